@@ -1,0 +1,203 @@
+/**
+ * The contract between a FUSE driver (client-fs/fuse: the kernel protocol driver and the
+ * fuse-native driver) and the file system behind it (client-fs/vfs). Types only.
+ *
+ * Shapes: offsets and sizes are bytes (u53). Times are nanoseconds since 1970 as bigint. Node ids
+ * are inode numbers; the root is 1. A failed operation throws a `DssError`, whose `errno` goes to the caller.
+ * A method that is missing answers ENOSYS (which tells the kernel not to ask again).
+ */
+import type { Ino } from "../cluster/base/ids.js";
+
+export interface Caller {
+  uid: number;
+  gid: number;
+  pid: number;
+  /** Supplementary groups are read by the driver on demand only. */
+  umask: number;
+}
+
+export interface Attributes {
+  ino: Ino;
+  /** File type and permission bits, as in st_mode. */
+  mode: number;
+  nlink: number;
+  uid: number;
+  gid: number;
+  rdev: number;
+  size: number;
+  /** 512-byte units. */
+  blocks: number;
+  /** Preferred I/O size in bytes. */
+  blksize: number;
+  atimeNs: bigint;
+  mtimeNs: bigint;
+  ctimeNs: bigint;
+}
+
+export interface Entry {
+  attributes: Attributes;
+  /** Differs when an inode number is reused; dss never reuses one, so always 0. */
+  generation: number;
+  /** How long the kernel may believe the name and the attributes, in milliseconds. */
+  entryValidMs: number;
+  attributesValidMs: number;
+}
+
+/** Flags of open(2) as the kernel passes them: O_ACCMODE, O_APPEND, O_TRUNC, O_DIRECT, O_SYNC… */
+export type OpenFlags = number;
+
+export interface OpenReply {
+  handle: number;
+  /** Bypass the kernel's page cache (FOPEN_DIRECT_IO, with FOPEN_PARALLEL_DIRECT_WRITES). */
+  directIo: boolean;
+  /** Pages cached at an earlier open are still good (FOPEN_KEEP_CACHE). */
+  keepCache: boolean;
+}
+
+export interface OpenDirReply {
+  handle: number;
+  /** Let the kernel cache the listing (FOPEN_CACHE_DIR with FOPEN_KEEP_CACHE). */
+  cacheListing: boolean;
+}
+
+export interface DirEntry {
+  name: Buffer;
+  ino: Ino;
+  /** File type bits of st_mode (S_IFMT). */
+  type: number;
+  /** Position after this entry, to continue from (u53 > 0). */
+  cookie: number;
+  /** Present when the listing asked for attributes (readdirplus); absent for "." and "..". */
+  entry?: Entry;
+}
+
+/** Only the given members change. `"now"` is the server's time. */
+export interface SetAttributes {
+  mode?: number;
+  uid?: number;
+  gid?: number;
+  size?: number;
+  atimeNs?: bigint | "now";
+  mtimeNs?: bigint | "now";
+  ctimeNs?: bigint;
+  /** Clear set-uid and set-gid bits as a write or chown by an unprivileged caller does. */
+  killPrivileges?: boolean;
+  /** The handle of ftruncate and friends. */
+  handle?: number;
+}
+
+export interface StatFs {
+  blockSize: number;
+  blocks: number;
+  blocksFree: number;
+  blocksAvailable: number;
+  files: number;
+  filesFree: number;
+  nameMax: number;
+}
+
+export interface RenameFlags {
+  noReplace: boolean;
+  exchange: boolean;
+}
+
+/** What the file system asks of the driver, outside any request. Never on the event loop's stack. */
+export interface KernelNotifier {
+  /** Drop cached attributes and the pages of [offset, offset + length); length 0 means to the end.
+   * Resolves when the kernel has done it (it may write mapped pages back first). */
+  invalidateInode(ino: Ino, offset: number, length: number): Promise<void>;
+  /** Drop one name. Can wait for the directory's lock: prefer `invalidateAllEntries`. */
+  invalidateEntry(parent: Ino, name: Buffer): Promise<void>;
+  /** Make every cached name be looked up again (FUSE_NOTIFY_INC_EPOCH, lock-free); false when the kernel lacks it. */
+  invalidateAllEntries(): Promise<boolean>;
+}
+
+export interface FileSystem {
+  /** Called once, before any request. `uniqueNames` says whether `invalidateAllEntries` works. */
+  init(notifier: KernelNotifier, kernel: { canInvalidateAllEntries: boolean }): void;
+  /** The kernel has unmounted: flush everything; the process ends after this resolves. */
+  destroy(): Promise<void>;
+
+  lookup(parent: Ino, name: Buffer, caller: Caller): Promise<Entry>;
+  /** The kernel dropped `count` references to the inode. Never fails, never waits. */
+  forget(ino: Ino, count: number): void;
+  getattr(ino: Ino, handle: number | undefined, caller: Caller): Promise<Entry>;
+  setattr(ino: Ino, changes: SetAttributes, caller: Caller): Promise<Entry>;
+  readlink(ino: Ino): Promise<Buffer>;
+  symlink(parent: Ino, name: Buffer, target: Buffer, caller: Caller): Promise<Entry>;
+  mknod(parent: Ino, name: Buffer, mode: number, rdev: number, caller: Caller): Promise<Entry>;
+  mkdir(parent: Ino, name: Buffer, mode: number, caller: Caller): Promise<Entry>;
+  unlink(parent: Ino, name: Buffer, caller: Caller): Promise<void>;
+  rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void>;
+  rename(
+    parent: Ino,
+    name: Buffer,
+    newParent: Ino,
+    newName: Buffer,
+    flags: RenameFlags,
+    caller: Caller,
+  ): Promise<void>;
+  link(ino: Ino, newParent: Ino, newName: Buffer, caller: Caller): Promise<Entry>;
+
+  open(ino: Ino, flags: OpenFlags, caller: Caller): Promise<OpenReply>;
+  create(
+    parent: Ino,
+    name: Buffer,
+    mode: number,
+    flags: OpenFlags,
+    caller: Caller,
+  ): Promise<Entry & OpenReply>;
+  /** Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
+   * The driver hands them to the kernel before the caller regains control of any of them. */
+  read(ino: Ino, handle: number, offset: number, length: number): Promise<Buffer[]>;
+  /** `data` is the driver's buffer and is reused when the promise settles: whoever keeps it copies it.
+   * Returns the bytes taken, which are all. `killPrivileges` as in SetAttributes. */
+  write(
+    ino: Ino,
+    handle: number,
+    offset: number,
+    data: Buffer,
+    options: { flags: OpenFlags; killPrivileges: boolean; fromPageCache: boolean },
+  ): Promise<number>;
+  /** close(2) of one descriptor: reports a failed write-back. */
+  flush(ino: Ino, handle: number, lockOwner: bigint): Promise<void>;
+  release(ino: Ino, handle: number, flags: OpenFlags): Promise<void>;
+  fsync(ino: Ino, handle: number, dataOnly: boolean): Promise<void>;
+
+  opendir(ino: Ino, flags: OpenFlags, caller: Caller): Promise<OpenDirReply>;
+  /** Entries after `cookie` (0: from the start), "." and ".." first. The driver takes what fits its
+   * reply, so the iterable may be lazy. */
+  readdir(
+    ino: Ino,
+    handle: number,
+    cookie: number,
+    options: { maxEntries: number; plus: boolean },
+  ): Promise<Iterable<DirEntry>>;
+  /** The driver took these entries of a readdirplus: each counts as one lookup. */
+  entriesTaken(inos: readonly Ino[]): void;
+  releasedir(ino: Ino, handle: number): Promise<void>;
+  fsyncdir(ino: Ino, handle: number, dataOnly: boolean): Promise<void>;
+
+  statfs(ino: Ino): Promise<StatFs>;
+  getxattr(ino: Ino, name: Buffer, caller: Caller): Promise<Buffer>;
+  setxattr(
+    ino: Ino,
+    name: Buffer,
+    value: Buffer,
+    flags: { create: boolean; replace: boolean },
+    caller: Caller,
+  ): Promise<void>;
+  /** NUL-terminated names, one after the other. */
+  listxattr(ino: Ino, caller: Caller): Promise<Buffer>;
+  removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
+
+  fallocate?(
+    ino: Ino,
+    handle: number,
+    offset: number,
+    length: number,
+    mode: number,
+  ): Promise<void>;
+  lseek?(ino: Ino, handle: number, offset: number, whence: number): Promise<number>;
+  syncfs?(): Promise<void>;
+}
