@@ -1,0 +1,165 @@
+/**
+ * The real platform: Node's timers, sockets and random numbers. Disks are in node-disk.ts.
+ */
+import { randomBytes, randomFillSync } from "node:crypto";
+import { rmSync, statSync } from "node:fs";
+import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { DssError } from "../base/errors.js";
+import { openNodeDisk } from "./node-disk.js";
+import {
+  formatAddress,
+  type Address,
+  type Clock,
+  type Connection,
+  type Listener,
+  type Network,
+  type Platform,
+  type RandomSource,
+} from "./ports.js";
+
+export const nodeClock: Clock = {
+  now: () => performance.now(),
+  wallNs: () => BigInt(Date.now()) * 1_000_000n,
+  setTimer(ms, callback) {
+    const timer = setTimeout(callback, ms);
+    return { cancel: () => clearTimeout(timer) };
+  },
+  defer: (callback) => void setImmediate(callback),
+};
+
+const randomWord = Buffer.alloc(4);
+export const nodeRandom: RandomSource = {
+  u32: () => randomFillSync(randomWord).readUInt32LE(0),
+  bytes: (length) => randomBytes(length),
+};
+
+class SocketConnection implements Connection {
+  readonly remote: string;
+  private error: Error | undefined;
+
+  constructor(
+    private readonly socket: Socket,
+    remote: string,
+  ) {
+    this.remote = remote;
+    socket.setNoDelay(true);
+    socket.on("error", (error) => (this.error = error));
+  }
+  onData(callback: (chunk: Buffer) => void): void {
+    this.socket.on("data", callback);
+  }
+  onClose(callback: (error?: Error) => void): void {
+    this.socket.on("close", () => callback(this.error));
+  }
+  onDrain(callback: () => void): void {
+    this.socket.on("drain", callback);
+  }
+  send(chunks: readonly Buffer[]): void {
+    if (!this.socket.writable) return;
+    if (chunks.length === 1) {
+      this.socket.write(chunks[0]!);
+      return;
+    }
+    this.socket.cork();
+    for (const chunk of chunks) this.socket.write(chunk);
+    this.socket.uncork();
+  }
+  get bufferedBytes(): number {
+    return this.socket.writableLength;
+  }
+  pause(): void {
+    this.socket.pause();
+  }
+  resume(): void {
+    this.socket.resume();
+  }
+  end(): void {
+    this.socket.end();
+  }
+  destroy(): void {
+    this.socket.destroy();
+  }
+}
+
+/** Removes a unix socket file that no process listens on any more; refuses one that is in use. */
+async function clearStaleSocket(path: string): Promise<void> {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat) return;
+  if (!stat.isSocket()) {
+    throw new DssError("Exists", `${path} exists and is not a socket`, {
+      hint: "choose another path for the socket",
+    });
+  }
+  const alive = await new Promise<boolean>((resolve) => {
+    const probe = createConnection({ path });
+    probe.once("connect", () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once("error", () => resolve(false));
+  });
+  if (alive) throw new DssError("Busy", `${path} is in use by another server`);
+  rmSync(path, { force: true });
+}
+
+function listenError(address: Address, error: NodeJS.ErrnoException): DssError {
+  const where = formatAddress(address);
+  if (error.code === "EADDRINUSE") {
+    return new DssError("Busy", `address ${where} is already in use`, {
+      cause: error,
+      hint: "stop the program that listens there, or choose another port",
+    });
+  }
+  return new DssError("InvalidArgument", `cannot listen on ${where}`, { cause: error });
+}
+
+const nodeNetwork: Network = {
+  async listen(address, onConnection): Promise<Listener> {
+    if ("path" in address) await clearStaleSocket(address.path);
+    const server: Server = createServer({ noDelay: true }, (socket) => {
+      const remote =
+        "path" in address ? `unix:${address.path}` : `${socket.remoteAddress}:${socket.remotePort}`;
+      onConnection(new SocketConnection(socket, remote));
+    });
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", (error) => reject(listenError(address, error)));
+      server.listen("path" in address ? { path: address.path } : { ...address }, () => resolve());
+    });
+    const bound = server.address();
+    return {
+      address:
+        bound !== null && typeof bound === "object" && "host" in address
+          ? { host: address.host, port: bound.port }
+          : address,
+      close: () => new Promise((resolve) => server.close(() => resolve())),
+    };
+  },
+
+  connect(address, { timeoutMs }): Promise<Connection> {
+    const where = formatAddress(address);
+    return new Promise((resolve, reject) => {
+      const socket = createConnection(address);
+      const timer = setTimeout(() => {
+        socket.destroy();
+        reject(new DssError("TimedOut", `no connection to ${where} within ${timeoutMs} ms`));
+      }, timeoutMs);
+      const fail = (cause: Error): void => {
+        clearTimeout(timer);
+        reject(new DssError("Unreachable", `cannot connect to ${where}`, { cause }));
+      };
+      socket.once("error", fail);
+      socket.once("connect", () => {
+        clearTimeout(timer);
+        socket.off("error", fail);
+        resolve(new SocketConnection(socket, where));
+      });
+    });
+  },
+};
+
+export const nodePlatform: Platform = {
+  clock: nodeClock,
+  random: nodeRandom,
+  network: nodeNetwork,
+  disk: openNodeDisk,
+};
