@@ -1,0 +1,285 @@
+/**
+ * The Disk port over node:fs. Purpose: one directory of one daemon, with errors translated to
+ * `DssError`, short writes completed, `sync` = fdatasync, and a lock that the kernel releases when
+ * the process ends. Owner of no state but open descriptors.
+ */
+import { spawn } from "node:child_process";
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { assert } from "../base/assert.js";
+import { DssError, type ErrorCode } from "../base/errors.js";
+import type { Disk, DiskFile, DiskUsage, OrderedStore } from "./ports.js";
+
+/** Linux takes at most 1,024 buffers in one writev (IOV_MAX). */
+const WRITEV_BUFFERS_MAX = 1024;
+
+const CODES: Record<string, ErrorCode> = {
+  ENOENT: "NotFound",
+  EEXIST: "Exists",
+  ENOSPC: "NoSpace",
+  EDQUOT: "NoSpace",
+};
+
+/** A DssError (Disk, NotFound, Exists, NoSpace) that says what was tried on which path. */
+function diskError(doing: string, path: string, cause: unknown): DssError {
+  const code = (cause as NodeJS.ErrnoException).code ?? "";
+  return new DssError(CODES[code] ?? "Disk", `cannot ${doing} ${path}`, { cause });
+}
+
+class NodeDiskFile implements DiskFile {
+  constructor(
+    private readonly fd: number,
+    private readonly path: string,
+  ) {}
+
+  read(buffer: Buffer, position: number): Promise<number> {
+    return new Promise((resolve, reject) => {
+      let done = 0;
+      const step = (): void => {
+        fs.read(this.fd, buffer, done, buffer.length - done, position + done, (error, count) => {
+          if (error) return reject(diskError("read", this.path, error));
+          done += count;
+          // A short read in the middle of a file is legal (a signal, a network file system).
+          if (count === 0 || done === buffer.length) resolve(done);
+          else step();
+        });
+      };
+      if (buffer.length === 0) resolve(0);
+      else step();
+    });
+  }
+
+  readSync(buffer: Buffer, position: number): number {
+    let done = 0;
+    try {
+      while (done < buffer.length) {
+        const count = fs.readSync(this.fd, buffer, done, buffer.length - done, position + done);
+        if (count === 0) break;
+        done += count;
+      }
+    } catch (error) {
+      throw diskError("read", this.path, error);
+    }
+    return done;
+  }
+
+  write(chunks: readonly Buffer[], position: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      // `skip` bytes of chunks[index] are already written.
+      let index = 0;
+      let skip = 0;
+      let at = position;
+      const done = (error: NodeJS.ErrnoException | null, count: number): void => {
+        if (error) return reject(diskError("write", this.path, error));
+        at += count;
+        skip += count;
+        while (index < chunks.length && skip >= chunks[index]!.length) skip -= chunks[index++]!.length;
+        step();
+      };
+      const step = (): void => {
+        while (index < chunks.length && chunks[index]!.length === 0) index++;
+        if (index >= chunks.length) return resolve();
+        if (index === chunks.length - 1) {
+          const last = chunks[index]!;
+          fs.write(this.fd, last, skip, last.length - skip, at, done);
+          return;
+        }
+        let batch = chunks.slice(index, index + WRITEV_BUFFERS_MAX);
+        if (skip > 0) batch = [batch[0]!.subarray(skip), ...batch.slice(1)];
+        fs.writev(this.fd, batch, at, done);
+      };
+      step();
+    });
+  }
+
+  sync(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.fdatasync(this.fd, (error) =>
+        error ? reject(diskError("sync", this.path, error)) : resolve(),
+      );
+    });
+  }
+
+  truncate(size: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.ftruncate(this.fd, size, (error) =>
+        error ? reject(diskError("resize", this.path, error)) : resolve(),
+      );
+    });
+  }
+
+  size(): Promise<number> {
+    return new Promise((resolve, reject) => {
+      fs.fstat(this.fd, (error, stat) =>
+        error ? reject(diskError("examine", this.path, error)) : resolve(stat.size),
+      );
+    });
+  }
+
+  close(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.close(this.fd, (error) =>
+        error ? reject(diskError("close", this.path, error)) : resolve(),
+      );
+    });
+  }
+}
+
+/**
+ * Takes the kernel's flock on `fd`. Node has no call for it, so util-linux's `flock` takes it on
+ * an inherited descriptor: the lock belongs to the open file description, which this process
+ * keeps after the child has gone. Resolves to false when another description holds the lock.
+ */
+function flock(fd: number, path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const child = spawn("flock", ["-n", "-x", "3"], { stdio: ["ignore", "ignore", "pipe", fd] });
+    let message = "";
+    child.stderr!.on("data", (chunk: Buffer) => (message += chunk.toString()));
+    child.once("error", (cause) =>
+      reject(
+        new DssError("Disk", `cannot lock ${path}: the command "flock" does not start`, {
+          cause,
+          hint: "install util-linux",
+        }),
+      ),
+    );
+    child.once("close", (code) => {
+      if (code === 0) resolve(true);
+      else if (code === 1 && message === "") resolve(false);
+      else reject(new DssError("Disk", `cannot lock ${path}: flock: ${message.trim() || code}`));
+    });
+  });
+}
+
+class NodeDisk implements Disk {
+  constructor(private readonly directory: string) {}
+
+  private resolve(path: string): string {
+    assert(!path.startsWith("/") && !path.split("/").includes(".."), `path "${path}" leaves its disk`);
+    return join(this.directory, path);
+  }
+
+  async open(
+    path: string,
+    options: { create?: boolean; exclusive?: boolean } = {},
+  ): Promise<DiskFile> {
+    const full = this.resolve(path);
+    const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
+    const flags =
+      O_RDWR | (options.create ? O_CREAT : 0) | (options.exclusive ? O_CREAT | O_EXCL : 0);
+    return new Promise((resolve, reject) => {
+      fs.open(full, flags, 0o600, (error, fd) =>
+        error ? reject(diskError("open", full, error)) : resolve(new NodeDiskFile(fd, full)),
+      );
+    });
+  }
+
+  async exists(path: string): Promise<boolean> {
+    const full = this.resolve(path);
+    try {
+      await fs.promises.stat(full);
+      return true;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+      throw diskError("examine", full, error);
+    }
+  }
+
+  async readFile(path: string): Promise<Buffer> {
+    const full = this.resolve(path);
+    return fs.promises.readFile(full).catch((error: unknown) => {
+      throw diskError("read", full, error);
+    });
+  }
+
+  async list(directory: string): Promise<string[]> {
+    const full = this.resolve(directory);
+    return fs.promises.readdir(full).catch((error: unknown) => {
+      throw diskError("list", full, error);
+    });
+  }
+
+  async makeDirectory(path: string): Promise<void> {
+    const full = this.resolve(path);
+    await fs.promises.mkdir(full, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+      throw diskError("create directory", full, error);
+    });
+  }
+
+  async rename(source: string, target: string): Promise<void> {
+    const full = this.resolve(source);
+    await fs.promises.rename(full, this.resolve(target)).catch((error: unknown) => {
+      throw diskError("rename", full, error);
+    });
+  }
+
+  async remove(path: string): Promise<void> {
+    const full = this.resolve(path);
+    await fs.promises.unlink(full).catch((error: unknown) => {
+      throw diskError("remove", full, error);
+    });
+  }
+
+  async syncDirectory(path: string): Promise<void> {
+    const full = this.resolve(path);
+    try {
+      const handle = await fs.promises.open(full, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+      try {
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+    } catch (error) {
+      throw diskError("sync directory", full, error);
+    }
+  }
+
+  async usage(): Promise<DiskUsage> {
+    try {
+      const stat = await fs.promises.statfs(this.directory);
+      return { total: stat.blocks * stat.bsize, available: stat.bavail * stat.bsize };
+    } catch (error) {
+      throw diskError("examine", this.directory, error);
+    }
+  }
+
+  async lock(path: string): Promise<{ release(): Promise<void> }> {
+    const full = this.resolve(path);
+    const handle = await fs.promises
+      .open(full, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o600)
+      .catch((error: unknown) => {
+        throw diskError("open", full, error);
+      });
+    try {
+      if (!(await flock(handle.fd, full))) {
+        const holder = (await handle.readFile("utf8")).trim();
+        throw new DssError(
+          "Busy",
+          `${this.directory} is in use by ${holder === "" ? "another process" : `process ${holder}`}`,
+          { hint: "stop that process, or choose another folder" },
+        );
+      }
+      await handle.truncate(0);
+      await handle.write(`${process.pid}\n`, 0);
+    } catch (error) {
+      await handle.close();
+      throw error instanceof DssError ? error : diskError("lock", full, error);
+    }
+    return { release: () => handle.close() };
+  }
+
+  async openStore(path: string): Promise<OrderedStore> {
+    const full = this.resolve(path);
+    // Loaded on demand: clients and command line never need the native module.
+    const { openLmdb } = await import("./lmdb.js");
+    return openLmdb(full);
+  }
+}
+
+/** The files below `directory`, which is created when missing. Errors: Disk, NoSpace. */
+export async function openNodeDisk(directory: string): Promise<Disk> {
+  await fs.promises.mkdir(directory, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+    throw diskError("create directory", directory, error);
+  });
+  return new NodeDisk(directory);
+}
