@@ -1,0 +1,331 @@
+/**
+ * Messages between clients and the MDS leader (design §6). Bodies are msgpack (control messages);
+ * numbers are u53, times are nanoseconds since 1970 as bigint, names are Buffers (bytes, 1 … 255).
+ *
+ * A client opens a session, then sends requests with rising ids. An answer is *unsafe* until the leader pushes a
+ * `Safe` with at least its `journal` number: until then the client keeps the request and replays it, in order, to a new leader
+ * (which answers from memory what it already has). `wait: "safe"` delays the answer itself.
+ */
+import type { ClientId, Epoch, Ino, PoolId } from "../cluster/base/ids.js";
+
+export const ROOT_INO: Ino = 1;
+export const NAME_MAX = 255;
+export const SYMLINK_MAX = 4095;
+export const XATTR_NAME_MAX = 255;
+export const XATTR_VALUE_MAX = 65_536;
+/** All extended attributes of one inode together. */
+export const XATTR_TOTAL_MAX = 131_072;
+export const LINK_MAX = 65_000;
+/** Largest file, in bytes: 8 EiB does not fit a u53; 4 PiB do. */
+export const FILE_SIZE_MAX = 2 ** 52;
+
+export interface Layout {
+  pool: PoolId;
+  objectSize: number;
+  stripeUnit: number;
+  stripeCount: number;
+}
+
+export interface Inode {
+  ino: Ino;
+  /** File type and permission bits. */
+  mode: number;
+  nlink: number;
+  uid: number;
+  gid: number;
+  rdev: number;
+  /** Bytes; for a directory the number of its entries. */
+  size: number;
+  atimeNs: bigint;
+  mtimeNs: bigint;
+  ctimeNs: bigint;
+  btimeNs: bigint;
+  /** Rises with every truncation (design §5 Truncation); both go with every object operation. */
+  truncateSeq: number;
+  truncateSize: number;
+  /** Absent for anything but regular files. */
+  layout?: Layout;
+  /** Symlinks only. */
+  target?: Buffer;
+  /** How many extended attributes there are, so that a client need not ask. */
+  xattrCount: number;
+}
+
+/**
+ * What a session may cache of one inode. shared: attributes, data for reading, and of a directory its names (also absent
+ * ones). exclusive (files only): also buffered writes; the holder is the authority on size and mtime.
+ */
+export type CapabilityMode = "none" | "shared" | "exclusive";
+
+/** Every answer brings the capabilities that it grants; a grant never lowers what the session holds. */
+export interface Grant {
+  ino: Ino;
+  mode: CapabilityMode;
+  /** Rises with each grant or recall of this inode: late messages are recognised by it. */
+  seq: number;
+  /** exclusive: writes at or beyond this offset need an `extend` first. */
+  maxSize: number;
+  /** Object operations under this grant carry at least this epoch, so that fences are seen. */
+  minEpoch: Epoch;
+}
+
+export type SessionType = "mount" | "nbd" | "cli" | "library";
+
+export interface SessionOpen {
+  type: SessionType;
+  /** `host:type:path`: a new session with the same instance fences its predecessor at once. Empty: no predecessor. */
+  instance: string;
+  /** For people: host name, process id, mount path or exports. */
+  host: string;
+  pid: number;
+  detail: string;
+  /** 0 for a new session; else the session's id, to go on after a lost connection or with a new leader. */
+  client: ClientId;
+  /** Going on: what the session holds. */
+  held: { ino: Ino; mode: CapabilityMode; seq: number }[];
+  /** Going on: unlinked files that it has open. */
+  orphans: Ino[];
+  /** The oldest request id whose answer is missing or unsafe. */
+  floor: number;
+}
+export interface SessionOpened {
+  client: ClientId;
+  term: number;
+  leaseMs: number;
+  /** Everything up to here is safe. */
+  safe: number;
+  /** Requests of this client at or above its floor that the leader has executed, so they need no replay. */
+  completed: number[];
+  /** An operation is one of a running cluster; clients compare it with what they know. */
+  clusterId: string;
+  epoch: Epoch;
+}
+
+/** Owner, group and times of new or changed inodes come from the client, so that a replay does the same again. */
+export interface Actor {
+  uid: number;
+  gid: number;
+  timeNs: bigint;
+}
+
+export type Request =
+  | { op: "lookup"; parent: Ino; name: Buffer }
+  | { op: "getattr"; ino: Ino }
+  /** Raises what the session holds; `exclusive` is journaled before it is answered. */
+  | { op: "acquire"; ino: Ino; mode: "shared" | "exclusive" }
+  /** Attributes come along when `plus`; entries follow `cookie` (0: the start) in cookie order. "." and ".." are not listed. */
+  | { op: "readdir"; ino: Ino; cookie: number; limit: number; plus: boolean }
+  /** Any kind of inode, as `mode` says. `ino` is from the session's range. A regular file comes with an exclusive grant.
+   * `exclusive: false` on an existing regular file answers with that file (open with O_CREAT). */
+  | {
+      op: "create";
+      parent: Ino;
+      name: Buffer;
+      ino: Ino;
+      mode: number;
+      rdev: number;
+      target?: Buffer;
+      exclusive: boolean;
+      actor: Actor;
+    }
+  | { op: "link"; ino: Ino; parent: Ino; name: Buffer; actor: Actor }
+  /** `stillOpen`: this session keeps the file if its last name goes (tell `orphanRelease` at the last close). */
+  | { op: "unlink"; parent: Ino; name: Buffer; stillOpen: boolean; actor: Actor }
+  | { op: "rmdir"; parent: Ino; name: Buffer; actor: Actor }
+  | {
+      op: "rename";
+      parent: Ino;
+      name: Buffer;
+      newParent: Ino;
+      newName: Buffer;
+      noReplace: boolean;
+      exchange: boolean;
+      /** As for unlink, about the replaced file. */
+      stillOpen: boolean;
+      actor: Actor;
+    }
+  /** Absent members stay. `size` truncates or extends (needs the exclusive grant, which it acquires); `clearSuid` as write(2) does. */
+  | {
+      op: "setattr";
+      ino: Ino;
+      mode?: number;
+      uid?: number;
+      gid?: number;
+      size?: number;
+      atimeNs?: bigint;
+      mtimeNs?: bigint;
+      clearSuid?: boolean;
+      actor: Actor;
+    }
+  /** The exclusive holder tells size and mtime of data that is durable (on close, fsync, recall, now and then). */
+  | { op: "publish"; ino: Ino; size: number; mtimeNs: bigint }
+  /** Raises maxSize to at least `size`; the leader is generous. Journaled before it is answered. */
+  | { op: "extend"; ino: Ino; size: number }
+  | { op: "orphanRelease"; ino: Ino }
+  | { op: "getxattrs"; ino: Ino }
+  | {
+      op: "setxattr";
+      ino: Ino;
+      name: Buffer;
+      value: Buffer;
+      create: boolean;
+      replace: boolean;
+      actor: Actor;
+    }
+  | { op: "removexattr"; ino: Ino; name: Buffer; actor: Actor }
+  | { op: "statfs" }
+  /** A fresh range of inode numbers for `create`, journaled before it is answered. */
+  | { op: "inoRange" }
+  /** `size` in bytes. Exists when the name is taken. */
+  | { op: "volumeCreate"; name: string; size: number; pool: string; actor: Actor }
+  | { op: "volumeList" }
+  | { op: "volumeInfo"; name: string }
+  /** Refused (Busy) while a session has it open. Its objects go to the purge queue. */
+  | { op: "volumeRemove"; name: string }
+  /** Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy with the owner's name. */
+  | { op: "volumeOpen"; name: string; write: boolean }
+  | { op: "volumeClose"; id: number }
+  /** Waits until everything this session did before is safe. */
+  | { op: "sync" };
+
+export type Operation = Request["op"];
+
+export interface DirectoryEntry {
+  name: Buffer;
+  ino: Ino;
+  /** S_IFMT bits. */
+  type: number;
+  /** Continue after this entry from here; grows along the listing, stable while the directory changes. */
+  cookie: number;
+  /** With `plus`. */
+  inode?: Inode;
+}
+
+export interface Volume {
+  id: number;
+  name: string;
+  /** Bytes. */
+  size: number;
+  layout: Layout;
+  createdNs: bigint;
+  /** Object names are `<prefix>.<index hex>`. */
+  objectPrefix: string;
+  features: string[];
+  /** Who has the exclusive lock: a description for people, or empty. */
+  owner: string;
+  ownerClient: ClientId;
+}
+
+export interface FileSystemUsage {
+  /** Bytes, as one copy of the data counts. */
+  total: number;
+  available: number;
+  inodes: number;
+}
+
+/** Which members are present follows from the operation. */
+export interface Answer {
+  inode?: Inode;
+  entries?: DirectoryEntry[];
+  /** readdir: nothing follows the entries. */
+  end?: boolean;
+  /** The parent directory after the change or look-up (its times and link count are newer than a cached one's). */
+  parent?: Inode;
+  newParent?: Inode;
+  /** unlink, rename: the inode whose name went, with its new link count (0: it lives while open). */
+  removed?: Inode;
+  /** rename with exchange: the other inode. */
+  other?: Inode;
+  xattrs?: { name: Buffer; value: Buffer }[];
+  usage?: FileSystemUsage;
+  inoRange?: { first: Ino; count: number };
+  volume?: Volume;
+  volumes?: Volume[];
+}
+
+export interface MdsCall {
+  id: number;
+  /** The client's oldest request whose answer is missing or unsafe: memory of earlier ones may be dropped. */
+  floor: number;
+  /** "safe": answer only when it is safe. */
+  wait: "unsafe" | "safe";
+  /** Sent before, to another leader or connection: execute only if not executed. */
+  replay: boolean;
+  request: Request;
+}
+export interface MdsReply {
+  id: number;
+  /** Number of the journal batch that will hold the change; 0 when nothing changed. */
+  journal: number;
+  /** NotFound of a look-up brings grants too (a cached absence). Other failures are error replies of the messenger. */
+  notFound: boolean;
+  answer: Answer;
+  grants: Grant[];
+}
+
+/** Leader to client: everything up to this journal number is in ZooKeeper. */
+export interface Safe {
+  journal: number;
+}
+/** Leader to client: lower what you hold of `ino` to `mode`; answered by `Released` when done. */
+export interface Recall {
+  ino: Ino;
+  mode: CapabilityMode;
+  seq: number;
+}
+/** The answer to `Recall`, and an unasked release. An exclusive holder has made its data durable first. */
+export interface Released {
+  ino: Ino;
+  mode: CapabilityMode;
+  seq: number;
+  /** The authority's last word, when it was exclusive. */
+  size?: number;
+  mtimeNs?: bigint;
+  /** The session still has the file open: it becomes an orphan of this session if its last name goes. */
+  open: boolean;
+}
+
+/** Client to leader, every third of the lease. Also how a leader learns that a session lives. */
+export interface KeepAlive {
+  client: ClientId;
+  floor: number;
+}
+export interface KeptAlive {
+  term: number;
+  safe: number;
+  leaseMs: number;
+}
+
+/** State for `dss status` and `dss mds ls`; needs no session. */
+export interface MdsStatus {
+  leader: number;
+  term: number;
+  journal: number;
+  safe: number;
+  sessions: {
+    id: ClientId;
+    type: SessionType;
+    host: string;
+    pid: number;
+    detail: string;
+    instance: string;
+    capabilities: number;
+  }[];
+  inodes: number;
+  volumes: number;
+  purgeQueue: { entries: number; bytes: number };
+  warnings: { code: string; severity: "HEALTH_WARN" | "HEALTH_ERR"; summary: string; detail: string[] }[];
+}
+
+/** Operations on the cluster map by people and by OSDs; the leader's coordinator executes them. */
+export type AdminRequest =
+  | { op: "status" }
+  | { op: "osdOut"; id: number }
+  | { op: "osdIn"; id: number }
+  | { op: "osdReweight"; id: number; weight: number }
+  | { op: "osdRemove"; id: number }
+  | { op: "fence"; client: ClientId };
+export interface AdminReply {
+  epoch: Epoch;
+  status?: MdsStatus;
+}
