@@ -54,8 +54,8 @@ export function definePost<Message>(
   return { number, name, message };
 }
 
-// int64AsType is per value: numbers stay numbers, times are bigints on both sides.
-const packr = new Packr({ useRecords: false, int64AsType: "auto", moreTypes: false });
+// Numbers stay numbers (large ones travel as doubles), bigints stay bigints (as int64).
+const packr = new Packr({ useRecords: false });
 
 /** msgpack for control messages: flexible, and quick enough where no bulk data travels. */
 export function msgpack<T>(): Codec<T> {

@@ -100,13 +100,13 @@ export const ascii: Field<string> = {
   put(buffer, offset, value) {
     if (value.length > 255) throw new DssError("TooLarge", `text of ${value.length} bytes`);
     buffer.writeUInt8(value.length, offset);
-    buffer.latin1Write(value, offset + 1);
+    buffer.write(value, offset + 1, "latin1");
     return offset + 1 + value.length;
   },
   get(cursor) {
     const length = cursor.buffer.readUInt8(cursor.take(1));
     const at = cursor.take(length);
-    return cursor.buffer.latin1Slice(at, at + length);
+    return cursor.buffer.toString("latin1", at, at + length);
   },
 };
 
@@ -168,12 +168,12 @@ export interface Struct<T> extends Codec<T>, Field<T> {
   readonly size: number;
 }
 
-type Fields = Record<string, Field<never>>;
+type Fields = Record<string, Field<any>>;
 type ValueOf<F extends Fields> = { [K in keyof F]: F[K] extends Field<infer T> ? T : never };
 /** The value type of a struct: `type RepOp = Infer<typeof RepOp>`. */
 export type Infer<S> = S extends Struct<infer T> ? T : never;
 
-export function struct<F extends Record<string, Field<any>>>(
+export function struct<F extends Fields>(
   name: string,
   fields: F,
 ): Struct<ValueOf<F>> {
