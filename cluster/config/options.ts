@@ -1,0 +1,356 @@
+/**
+ * The option table: every setting of every dss program with its unit, type, default, range, the
+ * range from which the simulator draws, and help. Help texts, validation, environment variables
+ * and the simulator's random settings are all generated from it. Pure; load.ts reads values into it.
+ *
+ * A section's options are written `osd.walSegments` (file, messages), `--osd-wal-segments` (flag)
+ * and `DSS_OSD_WAL_SEGMENTS` (environment); those of the section `cluster` have no prefix.
+ */
+
+const KiB = 2 ** 10;
+const MiB = 2 ** 20;
+const GiB = 2 ** 30;
+const TiB = 2 ** 40;
+const SECOND = 1_000;
+const MINUTE = 60 * SECOND;
+const HOUR = 60 * MINUTE;
+
+/** The unit of a number: bytes and ms accept suffixes (64K, 2s); a ratio is a fraction of 1. */
+export type Unit = "bytes" | "ms" | "count" | "ratio";
+
+export interface NumberOption {
+  readonly kind: "number";
+  readonly unit: Unit;
+  readonly default: number;
+  readonly min: number;
+  readonly max: number;
+  /** The simulator draws from here, to meet limits and races that the defaults rarely meet. */
+  readonly simulate: readonly [low: number, high: number];
+  readonly powerOfTwo: boolean;
+  readonly help: string;
+}
+
+export interface Endpoint {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface EndpointsOption {
+  readonly kind: "endpoints";
+  readonly default: readonly Endpoint[];
+  readonly help: string;
+}
+
+export interface ChoiceOption<T extends string = string> {
+  readonly kind: "choice";
+  readonly values: readonly T[];
+  readonly default: T;
+  readonly help: string;
+}
+
+export type Option = NumberOption | EndpointsOption | ChoiceOption;
+
+interface Range {
+  default: number;
+  min: number;
+  max: number;
+  /** Without it the simulator keeps the default. */
+  simulate?: readonly [number, number];
+  powerOfTwo?: boolean;
+}
+function number(unit: Unit, range: Range, help: string): NumberOption {
+  const { simulate = [range.default, range.default], powerOfTwo = false, ...rest } = range;
+  return { kind: "number", unit, ...rest, simulate, powerOfTwo, help };
+}
+const bytes = (range: Range, help: string): NumberOption => number("bytes", range, help);
+const ms = (range: Range, help: string): NumberOption => number("ms", range, help);
+const count = (range: Range, help: string): NumberOption => number("count", range, help);
+const ratio = (range: Range, help: string): NumberOption => number("ratio", range, help);
+function choice<const T extends string>(
+  values: readonly T[],
+  fallback: NoInfer<T>,
+  help: string,
+): ChoiceOption<T> {
+  return { kind: "choice", values, default: fallback, help };
+}
+
+export const OPTIONS = {
+  /** What all programs share. */
+  cluster: {
+    zookeeper: {
+      kind: "endpoints",
+      default: [{ host: "127.0.0.1", port: 2181 }],
+      help: "ZooKeeper servers of the cluster, host:port separated by commas",
+    },
+    zkSessionMs: ms(
+      { default: 6 * SECOND, min: SECOND, max: 2 * MINUTE, simulate: [2 * SECOND, 10 * SECOND] },
+      "a program that ZooKeeper has not heard for this long is taken for dead",
+    ),
+    heartbeatMs: ms(
+      { default: SECOND, min: 50, max: 10 * SECOND, simulate: [200, 1_500] },
+      "pause between heartbeats of OSDs that share placement groups",
+    ),
+    heartbeatGraceMs: ms(
+      { default: 5 * SECOND, min: 200, max: MINUTE, simulate: [2 * SECOND, 8 * SECOND] },
+      "silence after which an OSD reports a peer to the coordinator",
+    ),
+    leaderHeartbeatMs: ms(
+      { default: 500, min: 50, max: 10 * SECOND, simulate: [100, 800] },
+      "pause between heartbeats of MDS leader and standby",
+    ),
+    leaderGraceMs: ms(
+      { default: 3 * SECOND, min: 200, max: MINUTE, simulate: [SECOND, 5 * SECOND] },
+      "silence after which a standby doubts the leader",
+    ),
+    downOutMs: ms(
+      { default: 10 * MINUTE, min: SECOND, max: 7 * 24 * HOUR, simulate: [2 * SECOND, MINUTE] },
+      "an OSD that is down for this long is put out, and its data is replicated elsewhere",
+    ),
+    replicaTimeoutMs: ms(
+      { default: 3 * SECOND, min: 100, max: MINUTE, simulate: [500, 5 * SECOND] },
+      "a primary that misses a member's answer for this long asks for its removal",
+    ),
+    readLeaseMs: ms(
+      { default: SECOND, min: 50, max: SECOND, simulate: [200, SECOND] },
+      "how long a member's grant lets a primary serve reads",
+    ),
+    connectTimeoutMs: ms(
+      { default: 3 * SECOND, min: 100, max: MINUTE, simulate: [500, 4 * SECOND] },
+      "deadline for opening a connection, handshake included",
+    ),
+    reconnectMaxMs: ms(
+      { default: 2 * SECOND, min: 50, max: MINUTE, simulate: [100, 2 * SECOND] },
+      "longest pause between attempts to connect again",
+    ),
+    connectionInFlightBytesMax: bytes(
+      { default: 64 * MiB, min: 8 * MiB, max: 4 * GiB, simulate: [8 * MiB, 64 * MiB] },
+      "unanswered bytes on one connection before its senders wait",
+    ),
+    logLevel: choice(["debug", "info", "warn", "error"], "info", "least severity that is logged"),
+  },
+  osd: {
+    walSegmentBytes: bytes(
+      { default: 64 * MiB, min: 16 * MiB, max: GiB, simulate: [16 * MiB, 32 * MiB] },
+      "size of one preallocated segment of the write-ahead log",
+    ),
+    walSegments: count(
+      { default: 4, min: 3, max: 64, simulate: [3, 5] },
+      "segments of the write-ahead log, recycled in turn",
+    ),
+    groupCommitBytes: bytes(
+      { default: 8 * MiB, min: 64 * KiB, max: 256 * MiB, simulate: [64 * KiB, 8 * MiB] },
+      "bytes gathered into one write and sync of the log at most",
+    ),
+    groupCommitOps: count(
+      { default: 1_024, min: 1, max: 65_536, simulate: [1, 256] },
+      "operations gathered into one write and sync of the log at most",
+    ),
+    directWriteBytes: bytes(
+      { default: 64 * KiB, min: 4 * KiB, max: 64 * MiB, simulate: [4 * KiB, 128 * KiB] },
+      "writes of at least this size go to fresh space instead of through the log",
+    ),
+    overlayBytesMax: bytes(
+      { default: 64 * MiB, min: MiB, max: 4 * GiB, simulate: [MiB, 16 * MiB] },
+      "bytes in the log that have not reached their objects before writers wait",
+    ),
+    cacheBytes: bytes(
+      { default: 32 * MiB, min: 0, max: 64 * GiB, simulate: [0, 4 * MiB] },
+      "memory for object records and recently used blocks",
+    ),
+    inFlightBytesMax: bytes(
+      { default: 128 * MiB, min: 8 * MiB, max: 16 * GiB, simulate: [8 * MiB, 64 * MiB] },
+      "bytes of unanswered writes before connections are paused",
+    ),
+    nearFullRatio: ratio(
+      { default: 0.85, min: 0.01, max: 0.99, simulate: [0.7, 0.9] },
+      "used part of the disk at which health warns",
+    ),
+    fullRatio: ratio(
+      { default: 0.95, min: 0.02, max: 0.99, simulate: [0.92, 0.97] },
+      "used part of the disk at which writes are refused",
+    ),
+    reserveBytes: bytes(
+      { default: 64 * MiB, min: 4 * MiB, max: 64 * GiB, simulate: [4 * MiB, 32 * MiB] },
+      "space kept back so that log, index and deletes work on a full disk",
+    ),
+    pgLogEntries: count(
+      { default: 10_000, min: 16, max: 1_000_000, simulate: [16, 500] },
+      "entries kept in a placement group's log: longer absences are repaired by comparison",
+    ),
+  },
+  mds: {
+    journalBatchBytes: bytes(
+      { default: 64 * KiB, min: 4 * KiB, max: 512 * KiB, simulate: [4 * KiB, 64 * KiB] },
+      "bytes of one journal batch at most",
+    ),
+    journalBatchMs: ms(
+      { default: 2, min: 0, max: SECOND, simulate: [0, 20] },
+      "longest wait of a change for others to share its journal batch",
+    ),
+    journalBatchesMax: count(
+      { default: 256, min: 4, max: 16_384, simulate: [4, 64] },
+      "journal batches kept before pages are written back and the journal is trimmed",
+    ),
+    sessionLeaseMs: ms(
+      { default: 20 * SECOND, min: SECOND, max: 10 * MINUTE, simulate: [3 * SECOND, 30 * SECOND] },
+      "a client session that is silent for this long is evicted and fenced",
+    ),
+    recallTimeoutMs: ms(
+      { default: 10 * SECOND, min: 200, max: 10 * MINUTE, simulate: [SECOND, 15 * SECOND] },
+      "a client that keeps a recalled capability for this long is evicted and fenced",
+    ),
+    pageCacheBytes: bytes(
+      { default: 64 * MiB, min: MiB, max: 64 * GiB, simulate: [MiB, 8 * MiB] },
+      "memory for pages of inodes and directories",
+    ),
+    inoRange: count(
+      { default: 65_536, min: 128, max: 2 ** 24, simulate: [128, 1_024] },
+      "inode numbers reserved in the journal at a time",
+    ),
+  },
+  client: {
+    cacheBytes: bytes(
+      { default: 64 * MiB, min: 0, max: 64 * GiB, simulate: [0, 16 * MiB] },
+      "memory of a mount for file data that was read",
+    ),
+    writeBackBytesMax: bytes(
+      { default: 64 * MiB, min: MiB, max: 16 * GiB, simulate: [MiB, 16 * MiB] },
+      "unwritten bytes that a mount buffers before writers wait",
+    ),
+    writeBackAgeMs: ms(
+      { default: 5 * SECOND, min: 0, max: 10 * MINUTE, simulate: [0, 5 * SECOND] },
+      "buffered data is written back when it is this old",
+    ),
+    readAheadBytes: bytes(
+      { default: 8 * MiB, min: 0, max: GiB, simulate: [0, 4 * MiB] },
+      "how far a sequential reader is read ahead of",
+    ),
+    requestDeadlineMs: ms(
+      { default: 2 * MINUTE, min: SECOND, max: 24 * HOUR, simulate: [30 * SECOND, 2 * MINUTE] },
+      "a request that is not answered for this long, with all retries, fails",
+    ),
+    attributeLeaseMs: ms(
+      { default: SECOND, min: 0, max: MINUTE, simulate: [0, 2 * SECOND] },
+      "how long the kernel may keep attributes and names without asking",
+    ),
+  },
+  /** What a new pool gets; a pool keeps its values. */
+  pool: {
+    replicas: count({ default: 3, min: 1, max: 8 }, "copies of every object"),
+    minimum: count({ default: 2, min: 1, max: 8 }, "in-sync copies below which writes wait"),
+    pgs: count(
+      { default: 128, min: 1, max: 32_768, simulate: [4, 16], powerOfTwo: true },
+      "placement groups of the pool, a power of two",
+    ),
+    virtualNodes: count(
+      { default: 1_000, min: 1, max: 10_000, simulate: [50, 200] },
+      "points on the placement ring of an OSD of weight 1",
+    ),
+    objectBytes: bytes(
+      { default: 4 * MiB, min: 64 * KiB, max: 64 * MiB, powerOfTwo: true },
+      "size of the objects into which files and volumes are cut",
+    ),
+  },
+} as const satisfies Record<string, Record<string, Option>>;
+
+/** Largest size that any option or command accepts where nothing narrower is stated. */
+export const SIZE_MAX = 8_192 * TiB - 1;
+
+export type Section = keyof typeof OPTIONS;
+
+type ValueOf<O> = O extends NumberOption
+  ? number
+  : O extends ChoiceOption<infer T>
+    ? T
+    : readonly Endpoint[];
+type ValuesOf<S> = { readonly [K in keyof S]: ValueOf<S[K]> };
+
+/** The validated, frozen settings: `config.osd.walSegments`. */
+export type Config = { readonly [S in Section]: ValuesOf<(typeof OPTIONS)[S]> };
+
+/** One row of the table with its names. */
+export interface NamedOption {
+  readonly section: Section;
+  readonly key: string;
+  /** As in files and messages: `osd.walSegments`, `zkSessionMs`. */
+  readonly name: string;
+  /** `--osd-wal-segments` */
+  readonly flag: string;
+  /** `DSS_OSD_WAL_SEGMENTS` */
+  readonly environment: string;
+  readonly option: Option;
+}
+
+const toKebab = (name: string): string =>
+  name.replaceAll(".", "-").replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+/** Every row, in the table's order. */
+export const ALL_OPTIONS: readonly NamedOption[] = Object.entries(OPTIONS).flatMap(
+  ([section, rows]) =>
+    Object.entries(rows).map(([key, option]): NamedOption => {
+      const name = section === "cluster" ? key : `${section}.${key}`;
+      const kebab = toKebab(name);
+      return {
+        section: section as Section,
+        key,
+        name,
+        flag: `--${kebab}`,
+        environment: `DSS_${kebab.replaceAll("-", "_").toUpperCase()}`,
+        option,
+      };
+    }),
+);
+
+const SUFFIXES: readonly (readonly [number, string])[] = [
+  [TiB, "T"],
+  [GiB, "G"],
+  [MiB, "M"],
+  [KiB, "K"],
+];
+
+/** A value as people write it: 64M, 2s, 0.85, host:port. */
+export function formatValue(option: Option, value: unknown): string {
+  if (option.kind === "endpoints") {
+    const text = ({ host, port }: Endpoint): string =>
+      host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+    return (value as readonly Endpoint[]).map(text).join(",");
+  }
+  if (option.kind === "choice") return String(value);
+  const amount = value as number;
+  if (option.unit === "bytes" && amount !== 0) {
+    const suffix = SUFFIXES.find(([size]) => amount % size === 0);
+    if (suffix) return `${amount / suffix[0]}${suffix[1]}`;
+  }
+  if (option.unit === "ms") {
+    if (amount >= HOUR && amount % HOUR === 0) return `${amount / HOUR}h`;
+    if (amount >= MINUTE && amount % MINUTE === 0) return `${amount / MINUTE}m`;
+    return amount >= SECOND && amount % SECOND === 0 ? `${amount / SECOND}s` : `${amount}ms`;
+  }
+  return String(amount);
+}
+
+/** What an option accepts, for errors and help. */
+export function formatRange(option: Option): string {
+  switch (option.kind) {
+    case "endpoints":
+      return "host:port, separated by commas";
+    case "choice":
+      return `one of ${option.values.join(", ")}`;
+    case "number": {
+      const range = `${formatValue(option, option.min)} to ${formatValue(option, option.max)}`;
+      return option.powerOfTwo ? `a power of two, ${range}` : range;
+    }
+  }
+}
+
+/** Help for some sections, one option a line, for `--help` and the docs. */
+export function optionHelp(sections: readonly Section[]): string {
+  const rows = ALL_OPTIONS.filter((row) => sections.includes(row.section));
+  const width = Math.max(...rows.map((row) => row.flag.length));
+  return rows
+    .map(({ flag, option }) => {
+      const fallback = formatValue(option, option.default);
+      return `${flag.padEnd(width)}  ${option.help} (${fallback}; ${formatRange(option)})`;
+    })
+    .join("\n");
+}
