@@ -1,0 +1,58 @@
+/**
+ * What the NBD server serves: an image is a flat run of bytes, a directory names the images.
+ * The server owns an image from `open` to `close`; however many connections use it, it is opened
+ * once, so that a flush on one connection covers the writes answered on all of them.
+ */
+export interface BlockImage {
+  /** Canonical export name: valid UTF-8 without NUL, at most 4,096 bytes. */
+  readonly name: string;
+  /** For people; may be empty. */
+  readonly description: string;
+  /** Bytes (u53). Read again for every request, so that a resize takes effect at once. */
+  readonly size: number;
+  readonly readOnly: boolean;
+  /**
+   * Bytes. `minimum` is a power of two up to 65,536, `preferred` a power of two of at least 512,
+   * `maximum` the longest read or write. The server refuses requests outside them.
+   */
+  readonly blockSize: {
+    readonly minimum: number;
+    readonly preferred: number;
+    readonly maximum: number;
+  };
+
+  /** Pieces that add up to `length`; they must not change afterwards. Errors: any DssError. */
+  read(offset: number, length: number): Promise<Buffer[]>;
+  /**
+   * `data` belongs to the image until the promise settles and must not be kept longer. With `fua`
+   * the promise resolves only when the bytes are durable.
+   */
+  write(offset: number, data: Buffer, options: { fua: boolean }): Promise<void>;
+  /** Makes the range read as zeros; only with `mayTrim` may it give the space back. */
+  zero(
+    offset: number,
+    length: number,
+    options: { fua: boolean; mayTrim: boolean },
+  ): Promise<void>;
+  /** A hint: the bytes of the range are undefined until written again. */
+  trim(offset: number, length: number, options: { fua: boolean }): Promise<void>;
+  /** Resolves when every write, zero and trim answered before the call is durable. */
+  flush(): Promise<void>;
+}
+
+export interface ExportEntry {
+  readonly name: string;
+  readonly description: string;
+}
+
+export interface ExportDirectory {
+  /** Every export a client may ask for. */
+  list(): Promise<ExportEntry[]>;
+  /**
+   * Errors: NotFound when there is no such export; Busy, NotPermitted or AccessDenied when it may
+   * not be used; ShuttingDown; any other DssError when it cannot be reached.
+   */
+  open(name: string): Promise<BlockImage>;
+  /** Called once per successful `open`, after the last flush and with no request in flight. */
+  close(image: BlockImage): Promise<void>;
+}

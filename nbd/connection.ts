@@ -1,0 +1,504 @@
+/**
+ * One client's connection: runs the effects of the two state machines on a network connection and
+ * an image. Owner of: the requests in flight, the replies not yet sent, the bytes charged to the
+ * server's budget and the share of the export.
+ *
+ *   negotiating ──► serving ──► finishing ──► closed        (any ──► closed when the link ends)
+ *
+ * Invariants: the share is released exactly once, after the last request in flight has settled,
+ * whatever became of the link; every byte charged is given back; a request is taken only when
+ * its bytes fit into the connection's and the server's limits, and otherwise the link is paused.
+ */
+import { assert, AssertionFailure } from "../cluster/base/assert.js";
+import { describeError, DssError } from "../cluster/base/errors.js";
+import type { Logger } from "../cluster/base/log.js";
+import type { Clock, Connection as Link, Timer } from "../cluster/platform/ports.js";
+import { NBD_ERROR } from "./abi.js";
+import type { ExportEntry } from "./block-image.js";
+import type { Budget, BudgetWaiter } from "./budget.js";
+import type { ExportShare } from "./export-table.js";
+import { Handshake, type HandshakeEffect } from "./handshake.js";
+import { Transmission, type StartRequest } from "./transmission.js";
+
+/** Replies without data that may wait for a client that does not read, bytes. */
+const REPLY_BACKLOG_MAX = 1024 * 1024;
+/** Unsent output below this is not charged: the link need not tell when so little is gone. */
+const OUTPUT_FREE_BYTES = 64 * 1024;
+/** How long a client may take to close its side after we closed ours. */
+const LINGER_MS = 5_000;
+
+export interface ConnectionLimits {
+  /** Requests in flight on one connection. */
+  readonly connectionRequestsMax: number;
+  /** Bytes of reads and writes in flight on one connection, unsent replies included. */
+  readonly connectionBytesMax: number;
+  /** From connecting to the end of negotiation, the server's own work excepted. */
+  readonly handshakeMs: number;
+}
+
+/** What a connection needs of its server. */
+export interface ConnectionHost {
+  readonly clock: Clock;
+  readonly budget: Budget;
+  readonly limits: ConnectionLimits;
+  list(): Promise<readonly ExportEntry[]>;
+  /** The export meant by `name`; NotFound when it is "" and there is no default. */
+  resolve(name: string): string;
+  /** Takes a resolved name. */
+  acquire(name: string): Promise<ExportShare>;
+  /** The link is closed, nothing is in flight and the share is released. */
+  onGone(connection: NbdConnection): void;
+}
+
+type Phase = "negotiating" | "serving" | "finishing" | "closed";
+const LEGAL: Record<Phase, readonly Phase[]> = {
+  negotiating: ["serving", "finishing", "closed"],
+  serving: ["finishing", "closed"],
+  finishing: ["closed"],
+  closed: [],
+};
+
+const DURABLE = { fua: true } as const;
+const BUFFERED = { fua: false } as const;
+const NO_PIECES: readonly Buffer[] = [];
+
+export class NbdConnection {
+  private phase: Phase = "negotiating";
+  private readonly handshake = new Handshake();
+  private transmission: Transmission | undefined;
+  private share: ExportShare | undefined;
+  /** The directory is being asked; its answer must be awaited before the share is given up. */
+  private asking = false;
+  private gone = false;
+
+  private inFlight = 0;
+  /** Bytes charged to the budget: in flight, being assembled, and unsent. */
+  private charged = 0;
+  /** Charged for the request in hand, which has not started. */
+  private prepaid = 0;
+  /** Charged for finished reads whose replies are in `out`. */
+  private corkedCharge = 0;
+  /** Charged for replies that the link has not sent. */
+  private outputCharge = 0;
+  private waiter: BudgetWaiter | undefined;
+
+  private out: Buffer[] = [];
+  private turnDue = false;
+  private ended = false;
+  private paused = false;
+  private timer: Timer | undefined;
+  private progressAt: number;
+  private bufferedSeen = 0;
+  private readonly failuresLogged = new Set<string>();
+  private failureCount = 0;
+
+  constructor(
+    private readonly link: Link,
+    private readonly host: ConnectionHost,
+    private readonly log: Logger,
+  ) {
+    this.progressAt = host.clock.now();
+    link.onClose((error) => this.onLinkClosed(error));
+    link.onDrain(() => this.onDrain());
+    link.onData((chunk) => this.onData(chunk));
+    this.armHandshakeTimer();
+    this.runHandshake(this.handshake.start());
+  }
+
+  get requestsInFlight(): number {
+    return this.inFlight;
+  }
+
+  /** Takes no more requests, finishes those in flight, then closes. */
+  finish(): void {
+    if (this.phase === "finishing" || this.phase === "closed") return;
+    this.transition("finishing");
+    this.timer?.cancel();
+    this.handshake.abandon();
+    this.forgetRequestInHand();
+    this.pause();
+    this.endWhenIdle();
+  }
+
+  /** Closes at once; requests in flight run to their end unanswered. */
+  destroy(): void {
+    if (this.phase !== "closed") this.link.destroy();
+  }
+
+  /** Ends a client that holds memory and moves nothing, so that others get it. */
+  dropIfStalled(stallMs: number): void {
+    const holds = this.outputCharge > 0 || (this.prepaid > 0 && !this.paused);
+    const buffered = this.link.bufferedBytes;
+    const moved = buffered !== this.bufferedSeen;
+    this.bufferedSeen = buffered;
+    if (moved) this.progressAt = this.host.clock.now();
+    if (!holds || this.phase === "closed") return;
+    if (this.host.clock.now() - this.progressAt < stallMs) return;
+    this.fail(`no progress for ${stallMs} ms while others wait for memory`);
+  }
+
+  // ---- The link ----
+
+  /** A chunk is the receiver's: a write payload inside it is handed to the image uncopied. */
+  private onData(chunk: Buffer): void {
+    this.progressAt = this.host.clock.now();
+    if (this.phase === "serving") {
+      this.transmission!.push(chunk);
+      this.pump();
+    } else if (this.phase === "negotiating") {
+      this.runHandshake(this.handshake.onBytes(chunk));
+    }
+  }
+
+  private onDrain(): void {
+    this.progressAt = this.host.clock.now();
+    this.settleOutput();
+    if (!this.paused) return;
+    if (this.phase === "serving") this.pump();
+    else if (this.phase === "negotiating") this.throttleHandshake();
+  }
+
+  private onLinkClosed(error: Error | undefined): void {
+    if (this.phase === "closed") return;
+    this.transition("closed");
+    this.timer?.cancel();
+    this.handshake.abandon();
+    this.forgetRequestInHand();
+    this.out = [];
+    this.discharge(this.corkedCharge + this.outputCharge);
+    this.corkedCharge = this.outputCharge = 0;
+    this.log.debug(
+      { failures: this.failureCount, ...(error ? { reason: describeError(error) } : {}) },
+      "client disconnected",
+    );
+    this.leaveWhenIdle();
+  }
+
+  private leaveWhenIdle(): void {
+    if (this.phase !== "closed" || this.inFlight > 0 || this.asking || this.gone) return;
+    this.gone = true;
+    this.share?.release();
+    this.share = undefined;
+    assert(this.charged === 0, `connection leaves with ${this.charged} bytes charged`);
+    this.host.onGone(this);
+  }
+
+  private fail(fault: string): void {
+    this.log.warn({ fault }, "connection dropped");
+    if (this.phase !== "finishing") this.transition("finishing");
+    this.timer?.cancel();
+    this.handshake.abandon();
+    this.forgetRequestInHand();
+    this.link.destroy();
+  }
+
+  private endWhenIdle(): void {
+    if (this.inFlight > 0 || this.ended) return;
+    this.ended = true;
+    this.flush();
+    this.link.end();
+    this.resume(); // A paused link would not see the client's side close.
+    this.timer = this.host.clock.setTimer(LINGER_MS, () => this.link.destroy());
+  }
+
+  private transition(next: Phase): void {
+    assert(LEGAL[this.phase].includes(next), `connection: ${this.phase} -> ${next}`);
+    this.phase = next;
+  }
+
+  private pause(): void {
+    if (this.paused) return;
+    this.paused = true;
+    this.link.pause();
+  }
+  private resume(): void {
+    if (!this.paused) return;
+    this.paused = false;
+    this.link.resume();
+  }
+
+  // ---- Negotiation ----
+
+  private armHandshakeTimer(): void {
+    const { clock, limits } = this.host;
+    this.timer = clock.setTimer(limits.handshakeMs, () => {
+      if (this.phase !== "negotiating") return;
+      // Opening an export may wait for its lock; that is not the client's fault.
+      if (this.asking) this.armHandshakeTimer();
+      else this.fail(`no export chosen within ${limits.handshakeMs} ms`);
+    });
+  }
+
+  private runHandshake(effects: HandshakeEffect[]): void {
+    for (const effect of effects) {
+      switch (effect.do) {
+        case "send":
+          this.send(effect.bytes);
+          break;
+        case "list":
+          this.ask(this.host.list(), (exports) => this.handshake.onListed(exports));
+          break;
+        case "open":
+          this.ask(this.acquire(effect.name), (share) => this.handshake.onOpened(share.image));
+          break;
+        case "enter":
+          this.enter(effect.rest);
+          break;
+        case "close":
+          if (effect.fault !== undefined) this.fail(effect.fault);
+          else this.finish();
+          break;
+      }
+    }
+    if (this.phase === "negotiating") this.throttleHandshake();
+  }
+
+  /** Nothing is read while the server works or the client does not read its answers. */
+  private throttleHandshake(): void {
+    if (this.asking || this.link.bufferedBytes > REPLY_BACKLOG_MAX) this.pause();
+    else this.resume();
+  }
+
+  private ask<T>(answer: Promise<T>, onAnswer: (value: T) => HandshakeEffect[]): void {
+    this.asking = true;
+    answer.then(
+      (value) => {
+        this.asking = false;
+        if (this.phase === "negotiating") this.runHandshake(onAnswer(value));
+        this.leaveWhenIdle();
+      },
+      (error: unknown) => {
+        this.asking = false;
+        if (error instanceof AssertionFailure) throw error;
+        const refusal =
+          error instanceof DssError
+            ? error
+            : new DssError("Disk", "the export directory failed", { cause: error });
+        this.log.warn({ reason: describeError(refusal) }, "export refused");
+        if (this.phase === "negotiating") this.runHandshake(this.handshake.onRefused(refusal));
+        this.leaveWhenIdle();
+      },
+    );
+  }
+
+  /** The share stays with the connection: INFO and then GO of one export open it once. */
+  private async acquire(requested: string): Promise<ExportShare> {
+    const name = this.host.resolve(requested);
+    if (this.share?.name === name) return this.share;
+    const share = await this.host.acquire(name);
+    this.share?.release();
+    this.share = share;
+    return share;
+  }
+
+  private enter(rest: Buffer[]): void {
+    assert(this.share, "transmission without an export");
+    this.timer?.cancel();
+    this.transition("serving");
+    this.transmission = new Transmission(this.share.image);
+    this.log.info({ export: this.share.image.name }, "client attached");
+    for (const chunk of rest) this.transmission.push(chunk);
+    this.pump();
+  }
+
+  // ---- Transmission ----
+
+  /** Takes requests until there are no more bytes or a limit is reached. */
+  private pump(): void {
+    const { limits, budget } = this.host;
+    const transmission = this.transmission!;
+    while (this.phase === "serving") {
+      if (this.waiter || this.full()) {
+        this.pause();
+        return;
+      }
+      if (budget.crowded) {
+        budget.whenLessCrowded(this.schedule);
+        this.pause();
+        return;
+      }
+      const own = limits.connectionBytesMax - this.charged;
+      const effect = transmission.next(this.prepaid > 0 ? this.prepaid : Math.min(own, budget.room));
+      if (!effect) {
+        // A payload has begun to arrive: its buffer exists, so it counts.
+        if (this.prepaid === 0 && transmission.assembling > 0) {
+          this.prepaid = transmission.assembling;
+          this.charge(this.prepaid);
+        }
+        this.resume();
+        return;
+      }
+      switch (effect.do) {
+        case "start":
+          this.start(effect);
+          break;
+        case "send":
+          this.send(effect.bytes);
+          break;
+        case "wait":
+          if (effect.bytes > own) {
+            this.pause(); // Until replies of this connection are sent.
+            return;
+          }
+          this.waitFor(effect.bytes);
+          break;
+        case "disconnect":
+          this.finish();
+          break;
+        case "close":
+          this.fail(effect.fault);
+          break;
+      }
+    }
+  }
+
+  private full(): boolean {
+    return (
+      this.inFlight >= this.host.limits.connectionRequestsMax ||
+      this.link.bufferedBytes - this.outputCharge > REPLY_BACKLOG_MAX
+    );
+  }
+
+  private waitFor(bytes: number): void {
+    this.waiter = {
+      bytes,
+      granted: () => {
+        this.waiter = undefined;
+        this.prepaid = bytes;
+        this.charged += bytes;
+        this.schedule();
+      },
+    };
+    this.host.budget.wait(this.waiter);
+  }
+
+  /** Only reads and writes hold memory for as long as they last. */
+  private start(request: StartRequest): void {
+    const image = this.share!.image;
+    const { offset, length } = request;
+    this.inFlight++;
+    this.host.budget.takeRequest();
+    if (request.command === "read" || request.command === "write") {
+      if (this.prepaid === 0) this.charge(length);
+      this.prepaid = 0;
+    }
+    const onDone = (pieces: readonly Buffer[] | void): void =>
+      this.onDone(request, NBD_ERROR.NONE, pieces ?? NO_PIECES);
+    const onFailed = (error: unknown): void => this.onFailed(request, error);
+    const durability = request.fua ? DURABLE : BUFFERED;
+    switch (request.command) {
+      case "read":
+        image.read(offset, length).then(onDone, onFailed);
+        break;
+      case "write":
+        image.write(offset, request.data, durability).then(onDone, onFailed);
+        break;
+      case "zero":
+        image
+          .zero(offset, length, { fua: request.fua, mayTrim: !request.noHole })
+          .then(onDone, onFailed);
+        break;
+      case "trim":
+        image.trim(offset, length, durability).then(onDone, onFailed);
+        break;
+      case "flush":
+        image.flush().then(onDone, onFailed);
+        break;
+    }
+  }
+
+  private onDone(request: StartRequest, error: number, pieces: readonly Buffer[]): void {
+    this.inFlight--;
+    const reading = request.command === "read";
+    if (reading && error === NBD_ERROR.NONE) {
+      let total = 0;
+      for (const piece of pieces) total += piece.length;
+      assert(total === request.length, `read of ${request.length} bytes gave ${total}`);
+    }
+    if (this.phase === "closed") {
+      if (reading || request.command === "write") this.discharge(request.length);
+    } else {
+      // A read's bytes stay charged until the link has sent them.
+      if (reading) this.corkedCharge += request.length;
+      else if (request.command === "write") this.discharge(request.length);
+      this.transmission!.finish(request, error, pieces, this.out);
+      this.schedule();
+    }
+    this.host.budget.giveRequest();
+    this.leaveWhenIdle();
+  }
+
+  private onFailed(request: StartRequest, error: unknown): void {
+    if (error instanceof AssertionFailure) throw error;
+    const code = error instanceof DssError ? error.code : "unexpected";
+    this.failureCount++;
+    // Once per kind: a cluster in trouble fails every request of a busy device.
+    if (!this.failuresLogged.has(code)) {
+      this.failuresLogged.add(code);
+      const { command, offset, length } = request;
+      this.log.error({ command, offset, length, reason: describeError(error) }, "request failed");
+    }
+    this.onDone(request, error instanceof DssError ? error.nbd : NBD_ERROR.EIO, NO_PIECES);
+  }
+
+  /** The request being assembled or waiting for memory will never start. */
+  private forgetRequestInHand(): void {
+    if (this.waiter) {
+      this.host.budget.cancel(this.waiter);
+      this.waiter = undefined;
+    }
+    this.transmission?.close();
+    const prepaid = this.prepaid;
+    this.prepaid = 0;
+    this.discharge(prepaid);
+  }
+
+  private charge(bytes: number): void {
+    this.charged += bytes;
+    this.host.budget.take(bytes);
+  }
+  private discharge(bytes: number): void {
+    if (bytes === 0) return;
+    this.charged -= bytes;
+    this.host.budget.give(bytes);
+  }
+
+  // ---- Output: corked until the events already pending have run ----
+
+  private send(bytes: Buffer): void {
+    this.out.push(bytes);
+    this.schedule();
+  }
+
+  private readonly schedule = (): void => {
+    if (this.turnDue) return;
+    this.turnDue = true;
+    this.host.clock.defer(this.turn);
+  };
+  private readonly turn = (): void => {
+    this.turnDue = false;
+    if (this.phase === "closed") return;
+    this.flush();
+    if (this.phase === "serving" && this.paused) this.pump();
+    else if (this.phase === "finishing") this.endWhenIdle();
+  };
+
+  private flush(): void {
+    if (this.out.length === 0) return;
+    const chunks = this.out;
+    this.out = [];
+    this.link.send(chunks);
+    this.outputCharge += this.corkedCharge;
+    this.corkedCharge = 0;
+    this.settleOutput();
+  }
+
+  private settleOutput(): void {
+    if (this.outputCharge === 0) return;
+    const buffered = this.link.bufferedBytes;
+    const held = buffered > OUTPUT_FREE_BYTES ? Math.min(buffered, this.outputCharge) : 0;
+    const sent = this.outputCharge - held;
+    this.outputCharge = held;
+    this.discharge(sent);
+  }
+}
