@@ -14,6 +14,8 @@ export interface Caller {
   pid: number;
   /** Supplementary groups are read by the driver on demand only. */
   umask: number;
+  /** Set while the request runs when the caller was interrupted by a signal; may be ignored. */
+  interrupted?: boolean;
 }
 
 export interface Attributes {
@@ -139,13 +141,20 @@ export interface FileSystem {
   ): Promise<void>;
   link(ino: Ino, newParent: Ino, newName: Buffer, caller: Caller): Promise<Entry>;
 
-  open(ino: Ino, flags: OpenFlags, caller: Caller): Promise<OpenReply>;
+  /** `killPrivileges`: with O_TRUNC, clear set-uid and set-gid bits as in SetAttributes. */
+  open(
+    ino: Ino,
+    flags: OpenFlags,
+    caller: Caller,
+    options?: { killPrivileges: boolean },
+  ): Promise<OpenReply>;
   create(
     parent: Ino,
     name: Buffer,
     mode: number,
     flags: OpenFlags,
     caller: Caller,
+    options?: { killPrivileges: boolean },
   ): Promise<Entry & OpenReply>;
   /** Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
    * The driver hands them to the kernel before the caller regains control of any of them. */

@@ -1,0 +1,316 @@
+/**
+ * Layouts of the kernel's FUSE protocol (include/uapi/linux/fuse.h), version 7.45. The header
+ * of Debian 12 ends at 7.38; what came later (STATX, COPY_FILE_RANGE_64, RESEND, INC_EPOCH, PRUNE,
+ * the flags above bit 35) is declared here by hand.
+ *
+ * The protocol is in host byte order; dss runs on little-endian machines only (device.ts checks).
+ * Requests are read in place: an offset constant per field and two readers, `u32` and `u53`, no
+ * objects. Replies are written into a scratch message that its owner sends before it writes the
+ * next one. Pure; owns no state.
+ */
+import { DssError, type ErrorCode } from "../../cluster/base/errors.js";
+import type { Attributes, Entry, StatFs } from "../file-system.js";
+
+export const FUSE_MAJOR = 7;
+/** The newest minor version whose layouts this file knows. */
+export const FUSE_MINOR = 45;
+/** The oldest one served: older kernels lack MAX_PAGES, CACHE_SYMLINKS or WRITE_KILL_PRIV. */
+export const FUSE_MINOR_MIN = 31;
+/** The first minor version with FUSE_NOTIFY_INC_EPOCH. */
+export const MINOR_INC_EPOCH = 44;
+
+export const ROOT_ID = 1;
+export const PAGE_SIZE = 4096;
+/** Longest name of a directory entry, in bytes. */
+export const NAME_MAX = 255;
+/** The kernel refuses replies with an errno of 512 or above. */
+export const ERRNO_MAX = 511;
+
+// struct fuse_in_header
+export const IN_LENGTH = 0;
+export const IN_OPCODE = 4;
+export const IN_UNIQUE = 8;
+export const IN_NODE_ID = 16;
+export const IN_UID = 24;
+export const IN_GID = 28;
+export const IN_PID = 32;
+export const IN_HEADER_SIZE = 40;
+/** The high bit of the high half of `unique`: the request was sent before (NOTIFY_RESEND). */
+export const UNIQUE_HIGH_RESEND = 0x8000_0000;
+
+export const OUT_HEADER_SIZE = 16;
+
+/** Body sizes of requests: the fixed part that follows the header. */
+export const SIZE = {
+  initMin: 16, // Before INIT_EXT; 64 with it.
+  initExtended: 64,
+  forget: 8,
+  batchForget: 8,
+  forgetOne: 16,
+  getattr: 16,
+  setattr: 88,
+  mknod: 16,
+  mkdir: 8,
+  rename: 8,
+  rename2: 16,
+  link: 8,
+  open: 8,
+  create: 16,
+  release: 24,
+  flush: 24,
+  read: 40,
+  write: 40,
+  fsync: 16,
+  setxattr: 8, // Without SETXATTR_EXT, which is not asked for.
+  getxattr: 8,
+  interrupt: 8,
+  fallocate: 32,
+  lseek: 24,
+} as const;
+
+/** Bytes before the data in a WRITE request. */
+export const WRITE_DATA_OFFSET = IN_HEADER_SIZE + SIZE.write;
+
+/** Sizes of replies. */
+export const INIT_OUT_SIZE = 64;
+export const ATTR_SIZE = 88;
+export const ATTR_OUT_SIZE = 16 + ATTR_SIZE;
+export const ENTRY_OUT_SIZE = 40 + ATTR_SIZE;
+export const OPEN_OUT_SIZE = 16;
+export const STATFS_OUT_SIZE = 80;
+export const DIRENT_SIZE = 24;
+export const DIRENTPLUS_SIZE = ENTRY_OUT_SIZE + DIRENT_SIZE;
+
+/** INIT flags, bits 0 to 31. */
+export const INIT_FLAG = {
+  ASYNC_READ: 1 << 0,
+  POSIX_LOCKS: 1 << 1,
+  ATOMIC_O_TRUNC: 1 << 3,
+  EXPORT_SUPPORT: 1 << 4,
+  BIG_WRITES: 1 << 5,
+  DONT_MASK: 1 << 6,
+  FLOCK_LOCKS: 1 << 10,
+  AUTO_INVAL_DATA: 1 << 12,
+  DO_READDIRPLUS: 1 << 13,
+  READDIRPLUS_AUTO: 1 << 14,
+  ASYNC_DIO: 1 << 15,
+  WRITEBACK_CACHE: 1 << 16,
+  NO_OPEN_SUPPORT: 1 << 17,
+  PARALLEL_DIROPS: 1 << 18,
+  POSIX_ACL: 1 << 20,
+  ABORT_ERROR: 1 << 21,
+  MAX_PAGES: 1 << 22,
+  CACHE_SYMLINKS: 1 << 23,
+  NO_OPENDIR_SUPPORT: 1 << 24,
+  EXPLICIT_INVAL_DATA: 1 << 25,
+  HANDLE_KILLPRIV_V2: 1 << 28,
+  SETXATTR_EXT: 1 << 29,
+  INIT_EXT: 1 << 30,
+} as const;
+
+/** INIT flags, bits 32 to 63, which travel in `flags2`. */
+export const INIT_FLAG2 = {
+  SECURITY_CTX: 1 << 0,
+  HAS_INODE_DAX: 1 << 1,
+  CREATE_SUPP_GROUP: 1 << 2,
+  HAS_EXPIRE_ONLY: 1 << 3,
+  DIRECT_IO_ALLOW_MMAP: 1 << 4,
+  PASSTHROUGH: 1 << 5,
+  NO_EXPORT_SUPPORT: 1 << 6,
+  HAS_RESEND: 1 << 7,
+  ALLOW_IDMAP: 1 << 8,
+  OVER_IO_URING: 1 << 9,
+  REQUEST_TIMEOUT: 1 << 10,
+} as const;
+
+export const FATTR = {
+  MODE: 1 << 0,
+  UID: 1 << 1,
+  GID: 1 << 2,
+  SIZE: 1 << 3,
+  ATIME: 1 << 4,
+  MTIME: 1 << 5,
+  FH: 1 << 6,
+  ATIME_NOW: 1 << 7,
+  MTIME_NOW: 1 << 8,
+  CTIME: 1 << 10,
+  KILL_SUIDGID: 1 << 11,
+} as const;
+
+export const FOPEN = {
+  DIRECT_IO: 1 << 0,
+  KEEP_CACHE: 1 << 1,
+  CACHE_DIR: 1 << 3,
+  PARALLEL_DIRECT_WRITES: 1 << 6,
+} as const;
+
+export const GETATTR_FH = 1 << 0;
+export const WRITE_CACHE = 1 << 0;
+export const WRITE_KILL_SUIDGID = 1 << 2;
+export const OPEN_KILL_SUIDGID = 1 << 0;
+export const FSYNC_DATA_ONLY = 1 << 0;
+export const RENAME_NOREPLACE = 1 << 0;
+export const RENAME_EXCHANGE = 1 << 1;
+export const XATTR_CREATE = 1;
+export const XATTR_REPLACE = 2;
+
+/** Codes of unsolicited messages to the kernel; they stand in the error field of the header. */
+export const NOTIFY = {
+  INVAL_INODE: 2,
+  INVAL_ENTRY: 3,
+  RESEND: 7,
+  INC_EPOCH: 8,
+} as const;
+
+const TWO_32 = 2 ** 32;
+/** High halves from here up do not fit a safe integer. */
+const HIGH_LIMIT = 2 ** 21;
+
+export function u32(message: Buffer, offset: number): number {
+  return message.readUInt32LE(offset);
+}
+
+/** A u64 that counts or addresses. Throws `tooLarge` above 2^53. */
+export function u53(
+  message: Buffer,
+  offset: number,
+  tooLarge: ErrorCode = "InvalidArgument",
+): number {
+  const high = message.readUInt32LE(offset + 4);
+  if (high >= HIGH_LIMIT) throw new DssError(tooLarge, `FUSE field at ${offset} exceeds 2^53`);
+  return high * TWO_32 + message.readUInt32LE(offset);
+}
+
+export function putU53(message: Buffer, offset: number, value: number): void {
+  const high = Math.floor(value / TWO_32);
+  message.writeUInt32LE(value - high * TWO_32, offset);
+  message.writeUInt32LE(high, offset + 4);
+}
+
+/** Seconds as the kernel sends them (signed) and nanoseconds, to nanoseconds since 1970. */
+export function timeNs(message: Buffer, secondsOffset: number, nanosOffset: number): bigint {
+  return (
+    message.readBigInt64LE(secondsOffset) * 1_000_000_000n +
+    BigInt(message.readUInt32LE(nanosOffset))
+  );
+}
+
+function putTime(message: Buffer, secondsOffset: number, nanosOffset: number, ns: bigint): void {
+  let seconds = ns / 1_000_000_000n;
+  let nanos = Number(ns - seconds * 1_000_000_000n);
+  if (nanos < 0) {
+    seconds -= 1n; // Division truncates towards zero; before 1970 it must round down.
+    nanos += 1_000_000_000;
+  }
+  message.writeBigInt64LE(seconds, secondsOffset);
+  message.writeUInt32LE(nanos, nanosOffset);
+}
+
+/** struct fuse_attr at `offset`; 88 bytes. */
+export function putAttributes(message: Buffer, offset: number, a: Attributes): void {
+  putU53(message, offset, a.ino);
+  putU53(message, offset + 8, a.size);
+  putU53(message, offset + 16, a.blocks);
+  putTime(message, offset + 24, offset + 48, a.atimeNs);
+  putTime(message, offset + 32, offset + 52, a.mtimeNs);
+  putTime(message, offset + 40, offset + 56, a.ctimeNs);
+  message.writeUInt32LE(a.mode, offset + 60);
+  message.writeUInt32LE(a.nlink, offset + 64);
+  message.writeUInt32LE(a.uid, offset + 68);
+  message.writeUInt32LE(a.gid, offset + 72);
+  message.writeUInt32LE(a.rdev, offset + 76);
+  message.writeUInt32LE(a.blksize, offset + 80);
+  message.writeUInt32LE(0, offset + 84);
+}
+
+function putValidity(
+  message: Buffer,
+  secondsOffset: number,
+  nanosOffset: number,
+  ms: number,
+): void {
+  const seconds = Math.floor(ms / 1000);
+  putU53(message, secondsOffset, seconds);
+  message.writeUInt32LE(Math.floor((ms - seconds * 1000) * 1_000_000), nanosOffset);
+}
+
+/** struct fuse_attr_out at `offset`; 104 bytes. */
+export function putAttrOut(message: Buffer, offset: number, entry: Entry): void {
+  putValidity(message, offset, offset + 8, entry.attributesValidMs);
+  message.writeUInt32LE(0, offset + 12);
+  putAttributes(message, offset + 16, entry.attributes);
+}
+
+/** struct fuse_entry_out at `offset`; 128 bytes. */
+export function putEntry(message: Buffer, offset: number, entry: Entry): void {
+  putU53(message, offset, entry.attributes.ino);
+  putU53(message, offset + 8, entry.generation);
+  putValidity(message, offset + 16, offset + 32, entry.entryValidMs);
+  putValidity(message, offset + 24, offset + 36, entry.attributesValidMs);
+  putAttributes(message, offset + 40, entry.attributes);
+}
+
+/** struct fuse_kstatfs at `offset`; 80 bytes. */
+export function putStatFs(message: Buffer, offset: number, s: StatFs): void {
+  putU53(message, offset, s.blocks);
+  putU53(message, offset + 8, s.blocksFree);
+  putU53(message, offset + 16, s.blocksAvailable);
+  putU53(message, offset + 24, s.files);
+  putU53(message, offset + 32, s.filesFree);
+  message.writeUInt32LE(s.blockSize, offset + 40);
+  message.writeUInt32LE(s.nameMax, offset + 44);
+  message.writeUInt32LE(s.blockSize, offset + 48);
+  message.fill(0, offset + 52, offset + STATFS_OUT_SIZE);
+}
+
+/** Bytes that a directory entry takes, padded to 8. */
+export function direntSize(nameLength: number, plus: boolean): number {
+  return ((plus ? DIRENTPLUS_SIZE : DIRENT_SIZE) + nameLength + 7) & ~7;
+}
+
+/** Header of a reply. `errno` is positive or 0. */
+export function putOutHeader(
+  message: Buffer,
+  length: number,
+  errno: number,
+  unique: { low: number; high: number },
+): void {
+  message.writeUInt32LE(length, 0);
+  message.writeInt32LE(-errno, 4);
+  message.writeUInt32LE(unique.low, 8);
+  message.writeUInt32LE(unique.high, 12);
+}
+
+/** A notification: the header has unique 0 and the code where replies have the error. */
+function notification(code: number, bodySize: number): Buffer {
+  const message = Buffer.alloc(OUT_HEADER_SIZE + bodySize);
+  message.writeUInt32LE(message.length, 0);
+  message.writeInt32LE(code, 4);
+  return message;
+}
+
+/** Drop attributes and the pages of [offset, offset + length); length 0 means to the end. */
+export function invalidateInodeMessage(ino: number, offset: number, length: number): Buffer {
+  const message = notification(NOTIFY.INVAL_INODE, 24);
+  putU53(message, OUT_HEADER_SIZE, ino);
+  putU53(message, OUT_HEADER_SIZE + 8, offset);
+  putU53(message, OUT_HEADER_SIZE + 16, length);
+  return message;
+}
+
+export function invalidateEntryMessage(parent: number, name: Buffer): Buffer {
+  const message = notification(NOTIFY.INVAL_ENTRY, 16 + name.length + 1);
+  putU53(message, OUT_HEADER_SIZE, parent);
+  message.writeUInt32LE(name.length, OUT_HEADER_SIZE + 8);
+  name.copy(message, OUT_HEADER_SIZE + 16);
+  return message;
+}
+
+export function incrementEpochMessage(): Buffer {
+  return notification(NOTIFY.INC_EPOCH, 0);
+}
+
+/** Makes the kernel send every request again that has no answer, with UNIQUE_HIGH_RESEND set. */
+export function resendMessage(): Buffer {
+  return notification(NOTIFY.RESEND, 0);
+}
