@@ -36,6 +36,7 @@ export const nodeRandom: RandomSource = {
 class SocketConnection implements Connection {
   readonly remote: string;
   private error: Error | undefined;
+  private corked = false;
 
   constructor(
     private readonly socket: Socket,
@@ -56,14 +57,18 @@ class SocketConnection implements Connection {
   }
   send(chunks: readonly Buffer[]): void {
     if (!this.socket.writable) return;
-    if (chunks.length === 1) {
-      this.socket.write(chunks[0]!);
-      return;
+    if (!this.corked) {
+      // Everything sent in this turn of the event loop goes out in one writev.
+      this.corked = true;
+      this.socket.cork();
+      process.nextTick(this.uncork);
     }
-    this.socket.cork();
     for (const chunk of chunks) this.socket.write(chunk);
-    this.socket.uncork();
   }
+  private readonly uncork = (): void => {
+    this.corked = false;
+    this.socket.uncork();
+  };
   get bufferedBytes(): number {
     return this.socket.writableLength;
   }

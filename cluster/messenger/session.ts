@@ -1,0 +1,370 @@
+/**
+ * One connection with its handshake, calls in flight from this side, and requests of the other side that
+ * wait for their answer. Owns nothing beyond the connection; peers and the listener are in rpc.ts.
+ *
+ * Back-pressure: reading stops while the other side has more than `inFlightBytesMax` of unanswered requests here,
+ * or while answers pile up because it does not read.
+ */
+import { assert } from "../base/assert.js";
+import { DssError, codeFromWire, describeError } from "../base/errors.js";
+import type { Logger } from "../base/log.js";
+import type { Clock, Connection, Timer } from "../platform/ports.js";
+import { FrameParser, encodeFrame, type Frame, type FrameLimits } from "../wire/frame.js";
+import { defineCall, messageName, msgpack, type Call, type Post } from "../wire/registry.js";
+import type { Codec } from "../wire/struct.js";
+import type { Answered, CallOptions, Incoming, Link } from "./messenger.js";
+
+/** Reply type of a failed request. */
+const ERROR_REPLY = 1;
+interface ErrorBody {
+  code: number;
+  message: string;
+  epoch: number;
+}
+const errorCodec = msgpack<ErrorBody>();
+
+/** First message of the connecting side; both sides then know who the other is. */
+interface HelloMessage {
+  /** Empty: not known yet, accept any. */
+  clusterId: string;
+  entity: number;
+  role: string;
+}
+export const Hello = defineCall(2, "Hello", {
+  request: msgpack<HelloMessage>(),
+  reply: msgpack<HelloMessage>(),
+});
+
+export interface LinkLimits extends FrameLimits {
+  /** Unanswered requests of the other side, in number and in bytes, before reading stops. */
+  inFlightMax: number;
+  inFlightBytesMax: number;
+  /** Bytes queued for sending before reading stops. */
+  sendBufferBytesMax: number;
+}
+
+/** What links share: identity, handlers, clock, limits. */
+export interface LinkHost {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly limits: LinkLimits;
+  readonly role: string;
+  entity: number;
+  epoch: number;
+  clusterId(): string;
+  handler(type: number): Handler | undefined;
+}
+export type Handler =
+  | { kind: "call"; call: Call<any, any>; run: (incoming: Incoming<any, any>) => void }
+  | { kind: "post"; post: Post<any>; run: (message: any, link: Link) => void };
+
+interface Pending {
+  call: Call<unknown, unknown>;
+  deadline: number;
+  resolve: (answer: Answered<any>) => void;
+  reject: (error: DssError) => void;
+}
+
+/** How often deadlines are looked at. */
+const DEADLINE_TICK_MS = 50;
+/** A call timed out and nothing at all came for this long: the path is dead. */
+const SILENCE_MS = 3_000;
+
+export class LinkSession implements Link {
+  entity = -1;
+  closed = false;
+  readonly remote: string;
+  private readonly parser: FrameParser;
+  private readonly pending = new Map<number, Pending>();
+  private nextSequence = 1;
+  private ticker: Timer | undefined;
+  private lastReceived: number;
+  private inFlight = 0;
+  private inFlightBytes = 0;
+  private paused = false;
+  private readonly closeListeners: (() => void)[] = [];
+
+  constructor(
+    private readonly host: LinkHost,
+    private readonly connection: Connection,
+    private readonly accepted: boolean,
+  ) {
+    this.remote = connection.remote;
+    this.lastReceived = host.clock.now();
+    this.parser = new FrameParser((frame) => this.onFrame(frame), host.limits);
+    connection.onData((chunk) => this.onData(chunk));
+    connection.onDrain(() => this.adjustFlow());
+    connection.onClose((error) => this.onClosed(error));
+  }
+
+  /** The connecting side's first call. */
+  async hello(deadlineMs: number): Promise<void> {
+    const { host } = this;
+    const { message } = await this.call(
+      Hello,
+      { clusterId: host.clusterId(), entity: host.entity, role: host.role },
+      { deadlineMs },
+    );
+    const expected = host.clusterId();
+    if (expected !== "" && message.clusterId !== "" && message.clusterId !== expected) {
+      this.destroy();
+      throw new DssError("Conflict", `${this.remote} belongs to another cluster`, {
+        hint: "check the addresses: two clusters share this machine or network",
+      });
+    }
+    this.entity = message.entity;
+  }
+
+  call<Request, Reply>(
+    call: Call<Request, Reply>,
+    message: Request,
+    options: CallOptions,
+  ): Promise<Answered<Reply>> {
+    return new Promise((resolve, reject) => {
+      if (this.closed) {
+        reject(new DssError("ConnectionLost", `connection to ${this.remote} is closed`));
+        return;
+      }
+      const sequence = this.nextSequence;
+      this.nextSequence = (this.nextSequence + 1) >>> 0;
+      this.pending.set(sequence, {
+        call: call as Call<unknown, unknown>,
+        deadline: this.host.clock.now() + options.deadlineMs,
+        resolve,
+        reject,
+      });
+      this.ticker ??= this.host.clock.setTimer(DEADLINE_TICK_MS, () => this.onTick());
+      this.send(call.number, sequence, call.request.encode(message), options.data, options.sums);
+    });
+  }
+
+  post<Message>(post: Post<Message>, message: Message): void {
+    if (!this.closed) this.send(post.number, 0, post.message.encode(message));
+  }
+
+  onClose(callback: () => void): void {
+    if (this.closed) this.host.clock.defer(callback);
+    else this.closeListeners.push(callback);
+  }
+
+  destroy(): void {
+    this.connection.destroy();
+  }
+
+  private send(
+    type: number,
+    sequence: number,
+    body: Buffer,
+    data?: readonly Buffer[],
+    sums?: ArrayLike<number>,
+  ): void {
+    const { entity: sender, epoch } = this.host;
+    const header = { type, sequence, sender, receiver: Math.max(this.entity, 0), epoch };
+    this.connection.send(encodeFrame(header, body, data, sums));
+  }
+
+  private onData(chunk: Buffer): void {
+    if (this.closed) return;
+    this.lastReceived = this.host.clock.now();
+    try {
+      this.parser.push(chunk);
+    } catch (error) {
+      if (!(error instanceof DssError)) throw error;
+      this.host.logger.warn(
+        { remote: this.remote, entity: this.entity, error: describeError(error) },
+        "closing a connection that sent a bad frame",
+      );
+      this.destroy();
+    }
+  }
+
+  private onFrame(frame: Frame): void {
+    if (this.closed) return;
+    if (frame.type % 2 === 1) this.onReply(frame);
+    else if (this.accepted && this.entity < 0) this.onHello(frame);
+    else this.onRequest(frame);
+  }
+
+  private onHello(frame: Frame): void {
+    if (frame.type !== Hello.number) {
+      throw new DssError("Malformed", `${messageName(frame.type)} before Hello`);
+    }
+    const { host } = this;
+    const theirs = Hello.request.decode(frame.body);
+    const ours = host.clusterId();
+    if (ours !== "" && theirs.clusterId !== "" && theirs.clusterId !== ours) {
+      this.fail(frame.sequence, new DssError("Conflict", `this is cluster ${ours}`));
+      this.connection.end();
+      return;
+    }
+    if (!Number.isInteger(theirs.entity) || theirs.entity < 0) {
+      throw new DssError("Malformed", "Hello without an entity");
+    }
+    this.entity = theirs.entity;
+    const reply = { clusterId: ours, entity: host.entity, role: host.role };
+    this.send(Hello.number + 1, frame.sequence, Hello.reply.encode(reply));
+  }
+
+  private onReply(frame: Frame): void {
+    const pending = this.pending.get(frame.sequence);
+    if (pending === undefined) return; // Timed out here; the outcome is the caller's to find out.
+    this.pending.delete(frame.sequence);
+    if (frame.type === ERROR_REPLY) {
+      const { code, message, epoch } = errorCodec.decode(frame.body);
+      pending.reject(new DssError(codeFromWire(code), message, { epoch }));
+      return;
+    }
+    if (frame.type !== pending.call.number + 1) {
+      const error = new DssError(
+        "Malformed",
+        `${messageName(frame.type)} answers ${pending.call.name}`,
+      );
+      pending.reject(error);
+      throw error;
+    }
+    let message: unknown;
+    try {
+      message = pending.call.reply.decode(frame.body);
+    } catch (error) {
+      pending.reject(error as DssError);
+      throw error;
+    }
+    pending.resolve({ message, data: frame.data, sums: frame.sums, epoch: frame.epoch });
+  }
+
+  private onRequest(frame: Frame): void {
+    const handler = this.host.handler(frame.type);
+    if (handler === undefined) {
+      const text = `${messageName(frame.type)} is not served here`;
+      this.fail(frame.sequence, new DssError("NotSupported", text));
+      return;
+    }
+    if (handler.kind === "post") {
+      handler.run(handler.post.message.decode(frame.body), this);
+      return;
+    }
+    const request = new IncomingRequest(this, frame, handler.call);
+    this.inFlight++;
+    this.inFlightBytes += frame.data.length;
+    this.adjustFlow();
+    try {
+      handler.run(request);
+    } catch (error) {
+      request.fail(error);
+    }
+  }
+
+  /** An incoming request got its answer. */
+  answer<Reply>(
+    frame: Frame,
+    codec: Codec<Reply>,
+    message: Reply,
+    data?: readonly Buffer[],
+    sums?: ArrayLike<number>,
+  ): void {
+    this.settle(frame);
+    if (!this.closed) {
+      this.send(frame.type + 1, frame.sequence, codec.encode(message), data, sums);
+    }
+  }
+  answerError(frame: Frame, error: unknown): void {
+    // A bug in a handler must not look like an operating error to the other side: it stops the process.
+    if (!(error instanceof DssError)) throw error;
+    this.settle(frame);
+    if (!this.closed) this.fail(frame.sequence, error);
+  }
+  private settle(frame: Frame): void {
+    this.inFlight--;
+    this.inFlightBytes -= frame.data.length;
+    this.adjustFlow();
+  }
+  private fail(sequence: number, error: DssError): void {
+    const body = errorCodec.encode({
+      code: error.wire,
+      message: error.message,
+      epoch: error.epoch,
+    });
+    this.send(ERROR_REPLY, sequence, body);
+  }
+
+  private adjustFlow(): void {
+    const { inFlightMax, inFlightBytesMax, sendBufferBytesMax } = this.host.limits;
+    const full =
+      this.inFlight >= inFlightMax ||
+      this.inFlightBytes >= inFlightBytesMax ||
+      this.connection.bufferedBytes >= sendBufferBytesMax;
+    if (full === this.paused) return;
+    this.paused = full;
+    if (full) this.connection.pause();
+    else this.connection.resume();
+  }
+
+  private onTick(): void {
+    this.ticker = undefined;
+    const now = this.host.clock.now();
+    let timedOut = false;
+    for (const [sequence, pending] of this.pending) {
+      if (pending.deadline > now) continue;
+      this.pending.delete(sequence);
+      timedOut = true;
+      pending.reject(
+        new DssError("TimedOut", `${this.remote} did not answer ${pending.call.name} in time`),
+      );
+    }
+    if (timedOut && now - this.lastReceived > SILENCE_MS) {
+      this.destroy();
+      return;
+    }
+    if (this.pending.size > 0) {
+      this.ticker = this.host.clock.setTimer(DEADLINE_TICK_MS, () => this.onTick());
+    }
+  }
+
+  private onClosed(error: Error | undefined): void {
+    assert(!this.closed, "a connection closes once");
+    this.closed = true;
+    this.ticker?.cancel();
+    const lost = new DssError("ConnectionLost", `connection to ${this.remote} was lost`, {
+      cause: error,
+    });
+    const pending = [...this.pending.values()];
+    this.pending.clear();
+    for (const call of pending) call.reject(lost);
+    for (const callback of this.closeListeners) callback();
+  }
+}
+
+class IncomingRequest<Request, Reply> implements Incoming<Request, Reply> {
+  readonly message: Request;
+  private settled = false;
+
+  constructor(
+    readonly link: LinkSession,
+    private readonly frame: Frame,
+    private readonly callRow: Call<Request, Reply>,
+  ) {
+    this.message = callRow.request.decode(frame.body);
+  }
+  get data(): Buffer {
+    return this.frame.data;
+  }
+  get sums(): Uint32Array {
+    return this.frame.sums;
+  }
+  get sender(): number {
+    return this.frame.sender;
+  }
+  get epoch(): number {
+    return this.frame.epoch;
+  }
+  reply(message: Reply, data?: readonly Buffer[], sums?: ArrayLike<number>): void {
+    assert(!this.settled, `${this.callRow.name} answered twice`);
+    this.settled = true;
+    this.link.answer(this.frame, this.callRow.reply, message, data, sums);
+  }
+  fail(error: unknown): void {
+    assert(!this.settled, `${this.callRow.name} answered twice: ${describeError(error)}`);
+    this.settled = true;
+    this.link.answerError(this.frame, error);
+  }
+}

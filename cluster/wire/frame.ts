@@ -1,0 +1,166 @@
+/**
+ * The frame (design §10): 40 bytes of header, a body (a declared message), raw data.
+ * Pure: bytes in, frames out. Every length is checked against a limit before anything is allocated.
+ *
+ * The payload checksum is crc32 of the data followed by the body, so that it can be derived from the
+ * data's block checksums, which both sides need anyway.
+ */
+import { blockChecksums, crc32, crc32OfBlocks } from "../base/checksum.js";
+import { DssError } from "../base/errors.js";
+
+export const FRAME_MAGIC = 0x44535321; // "DSS!"
+export const FRAME_VERSION = 1;
+export const HEADER_SIZE = 40;
+/** Where the header's own checksum is; it covers what precedes it. */
+const HEADER_CRC_AT = 32;
+
+export interface FrameLimits {
+  bodyBytesMax: number;
+  dataBytesMax: number;
+}
+/** A body is a control message; data is at most one object and its slack. */
+export const FRAME_LIMITS: FrameLimits = {
+  bodyBytesMax: 4 * 1024 * 1024,
+  dataBytesMax: 8 * 1024 * 1024,
+};
+
+export interface FrameHeader {
+  type: number;
+  sequence: number;
+  sender: number;
+  receiver: number;
+  epoch: number;
+}
+export interface Frame extends FrameHeader {
+  body: Buffer;
+  data: Buffer;
+  /** crc32 of each 4 KiB block of `data`. */
+  sums: Uint32Array;
+}
+
+const NO_DATA = Buffer.alloc(0);
+const NO_SUMS = new Uint32Array(0);
+
+/** The chunks of a frame, ready to be sent. `sums` are the block checksums of all data together. */
+export function encodeFrame(
+  header: FrameHeader,
+  body: Buffer,
+  data: readonly Buffer[] = [],
+  sums?: ArrayLike<number>,
+): Buffer[] {
+  let dataLength = 0;
+  for (const piece of data) dataLength += piece.length;
+  let crc = 0;
+  if (dataLength > 0) {
+    if (sums !== undefined) crc = crc32OfBlocks(sums, dataLength);
+    else for (const piece of data) crc = crc32(piece, crc);
+  }
+  const head = Buffer.allocUnsafe(HEADER_SIZE + body.length);
+  head.writeUInt32LE(FRAME_MAGIC, 0);
+  head.writeUInt16LE(FRAME_VERSION, 4);
+  head.writeUInt16LE(header.type, 6);
+  head.writeUInt32LE(header.sequence, 8);
+  head.writeUInt32LE(header.sender, 12);
+  head.writeUInt32LE(header.receiver, 16);
+  head.writeUInt32LE(header.epoch, 20);
+  head.writeUInt32LE(body.length, 24);
+  head.writeUInt32LE(dataLength, 28);
+  head.writeUInt32LE(crc32(head.subarray(0, HEADER_CRC_AT)), HEADER_CRC_AT);
+  head.writeUInt32LE(crc32(body, crc), 36);
+  body.copy(head, HEADER_SIZE);
+  return dataLength === 0 ? [head] : [head, ...data];
+}
+
+/** Cuts a byte stream into frames. After it has thrown (Malformed, TooLarge, Corrupt) the stream is unusable. */
+export class FrameParser {
+  private readonly header = Buffer.alloc(HEADER_SIZE);
+  private headerFilled = 0;
+  /** Body and data of the frame under way, when it arrives in pieces. */
+  private payload: Buffer | undefined;
+  private payloadFilled = 0;
+  private bodyLength = 0;
+  private dataLength = 0;
+
+  constructor(
+    private readonly onFrame: (frame: Frame) => void,
+    private readonly limits: FrameLimits = FRAME_LIMITS,
+  ) {}
+
+  push(chunk: Buffer): void {
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.payload !== undefined) {
+        const take = Math.min(this.payload.length - this.payloadFilled, chunk.length - at);
+        chunk.copy(this.payload, this.payloadFilled, at, at + take);
+        this.payloadFilled += take;
+        at += take;
+        if (this.payloadFilled === this.payload.length) {
+          const payload = this.payload;
+          this.payload = undefined;
+          this.finish(payload);
+        }
+        continue;
+      }
+      if (this.headerFilled < HEADER_SIZE) {
+        const take = Math.min(HEADER_SIZE - this.headerFilled, chunk.length - at);
+        chunk.copy(this.header, this.headerFilled, at, at + take);
+        this.headerFilled += take;
+        at += take;
+        if (this.headerFilled < HEADER_SIZE) return;
+        this.checkHeader();
+      }
+      const length = this.bodyLength + this.dataLength;
+      if (chunk.length - at >= length) {
+        const payload = chunk.subarray(at, at + length);
+        at += length;
+        this.finish(payload);
+      } else {
+        this.payload = Buffer.allocUnsafeSlow(length);
+        this.payloadFilled = 0;
+      }
+    }
+  }
+
+  private checkHeader(): void {
+    const h = this.header;
+    if (h.readUInt32LE(0) !== FRAME_MAGIC) {
+      throw new DssError("Malformed", `not a dss frame: starts with 0x${h.toString("hex", 0, 4)}`);
+    }
+    if (h.readUInt32LE(HEADER_CRC_AT) !== crc32(h.subarray(0, HEADER_CRC_AT))) {
+      throw new DssError("Corrupt", "frame header fails its checksum");
+    }
+    const version = h.readUInt16LE(4);
+    if (version !== FRAME_VERSION) {
+      throw new DssError("IncompatibleVersion", `frame version ${version}, not ${FRAME_VERSION}`);
+    }
+    this.bodyLength = h.readUInt32LE(24);
+    this.dataLength = h.readUInt32LE(28);
+    if (this.bodyLength > this.limits.bodyBytesMax || this.dataLength > this.limits.dataBytesMax) {
+      throw new DssError(
+        "TooLarge",
+        `frame of ${this.bodyLength} + ${this.dataLength} bytes is over the limit`,
+      );
+    }
+  }
+
+  private finish(payload: Buffer): void {
+    this.headerFilled = 0;
+    const body = payload.subarray(0, this.bodyLength);
+    const data = this.dataLength === 0 ? NO_DATA : payload.subarray(this.bodyLength);
+    const sums = this.dataLength === 0 ? NO_SUMS : blockChecksums(data);
+    const dataCrc = this.dataLength === 0 ? 0 : crc32OfBlocks(sums, data.length);
+    if (crc32(body, dataCrc) !== this.header.readUInt32LE(36)) {
+      throw new DssError("Corrupt", "frame payload fails its checksum");
+    }
+    this.onFrame({
+      type: this.header.readUInt16LE(6),
+      sequence: this.header.readUInt32LE(8),
+      sender: this.header.readUInt32LE(12),
+      receiver: this.header.readUInt32LE(16),
+      epoch: this.header.readUInt32LE(20),
+      body,
+      data,
+      sums,
+    });
+  }
+}
