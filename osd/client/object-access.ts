@@ -1,0 +1,81 @@
+/** What clients do with objects; `objecter.ts` implements it over the network. */
+import type { Epoch, PoolId } from "../../cluster/base/ids.js";
+
+export interface ObjectAddress {
+  pool: PoolId;
+  object: string;
+}
+/** Goes with every operation on a file's object (design §5 Truncation); zeros for volumes. */
+export interface Truncation {
+  seq: number;
+  /** Bytes of this object (not of the file) that survived the last truncation. */
+  size: number;
+}
+export const NO_TRUNCATION: Truncation = Object.freeze({ seq: 0, size: 0 });
+
+export interface AccessOptions {
+  truncation: Truncation;
+  /** From the capability or lock under which the operation is done: makes OSDs see fences first. */
+  minEpoch: Epoch;
+}
+export interface ObjectStat {
+  exists: boolean;
+  size: number;
+  mtimeNs: bigint;
+  truncateSeq: number;
+  allocated: number;
+}
+export interface ObjectContent {
+  exists: boolean;
+  /** The object's size in bytes. */
+  size: number;
+  /** Bytes [offset, min(offset + length, size)) of the object; holes are zeros. */
+  data: Buffer;
+  mtimeNs: bigint;
+}
+
+/**
+ * Every method waits through failovers and map changes, resending under one request number, until it has the final
+ * answer or the operation deadline is over (TimedOut). Changes resolve when durable on every in-sync member.
+ * Fails with Fenced when this client is fenced, NoSpace, Corrupt (no good copy), ShuttingDown.
+ */
+export interface ObjectAccess {
+  read(
+    address: ObjectAddress,
+    offset: number,
+    length: number,
+    options: AccessOptions,
+  ): Promise<ObjectContent>;
+  stat(address: ObjectAddress, options: AccessOptions): Promise<ObjectStat>;
+  /** Runs that hold data, ascending. */
+  extents(
+    address: ObjectAddress,
+    offset: number,
+    length: number,
+    options: AccessOptions,
+  ): Promise<{ exists: boolean; size: number; extents: readonly { offset: number; length: number }[] }>;
+  /** `data` must not change until the promise settles. Any alignment. Resolves with the object's size. */
+  write(
+    address: ObjectAddress,
+    offset: number,
+    data: readonly Buffer[],
+    options: AccessOptions & { mtimeNs: bigint },
+  ): Promise<number>;
+  /** [offset, offset + length) reads as zeros; whole blocks become holes. Does not extend the object. */
+  zero(
+    address: ObjectAddress,
+    offset: number,
+    length: number,
+    options: AccessOptions & { mtimeNs: bigint },
+  ): Promise<void>;
+  truncate(
+    address: ObjectAddress,
+    size: number,
+    options: AccessOptions & { mtimeNs: bigint },
+  ): Promise<void>;
+  /** No error when it does not exist. Unless `unconditional`, keeps an object whose truncation is as new as `truncation.seq`. */
+  remove(
+    address: ObjectAddress,
+    options: AccessOptions & { unconditional: boolean },
+  ): Promise<void>;
+}

@@ -1,0 +1,251 @@
+/**
+ * Messages of the OSDs: objects for clients, replication and peering between members, figures for people.
+ * See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
+ */
+import { ascii, bool, i64, list, struct, u32, u53, u8, type Infer } from "../cluster/wire/struct.js";
+import { defineCall, msgpack } from "../cluster/wire/registry.js";
+
+/** Largest object: offsets in an object fit 32 bits and a whole object fits one frame. */
+export const OBJECT_SIZE_MAX = 4 * 1024 * 1024;
+export const OBJECT_NAME_MAX = 200;
+
+/** Operations that change an object; the numbers are `OpKind` of the chunk store. */
+export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4 } as const;
+export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
+/** remove: whatever the object's truncation says (the file is gone for good, or it is a volume's). */
+export const WRITE_UNCONDITIONAL = 1;
+
+/**
+ * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length). truncate: to size `offset`.
+ * (client, sequence) makes a repetition harmless; `floor` is the client's lowest unanswered sequence.
+ * truncateSeq and truncateSize (within this object) are the inode's (design §5 Truncation).
+ */
+export const OsdWrite = struct("OsdWrite", {
+  pg: u32,
+  interval: u32,
+  minEpoch: u32,
+  client: u32,
+  sequence: u53,
+  floor: u53,
+  kind: u8,
+  flags: u8,
+  offset: u32,
+  length: u32,
+  truncateSeq: u32,
+  truncateSize: u32,
+  mtimeNs: i64,
+  object: ascii,
+});
+export type OsdWrite = Infer<typeof OsdWrite>;
+/** Durable on every in-sync member. `size` is the object's size after the operation. */
+export const OsdWriteReply = struct("OsdWriteReply", { interval: u32, seq: u53, size: u32 });
+export type OsdWriteReply = Infer<typeof OsdWriteReply>;
+export const WriteObject = defineCall(100, "WriteObject", {
+  request: OsdWrite,
+  reply: OsdWriteReply,
+});
+
+export const OsdRead = struct("OsdRead", {
+  pg: u32,
+  interval: u32,
+  minEpoch: u32,
+  client: u32,
+  offset: u32,
+  length: u32,
+  truncateSeq: u32,
+  truncateSize: u32,
+  object: ascii,
+});
+export type OsdRead = Infer<typeof OsdRead>;
+/**
+ * The data are the whole blocks around the range asked for, clipped to the object's last block, and begin at `dataOffset`
+ * (so that their stored checksums go with them). Bytes at or beyond `size` are to be taken as zeros.
+ */
+export const OsdReadReply = struct("OsdReadReply", {
+  exists: bool,
+  size: u32,
+  dataOffset: u32,
+  mtimeNs: i64,
+});
+export type OsdReadReply = Infer<typeof OsdReadReply>;
+export const ReadObject = defineCall(102, "ReadObject", { request: OsdRead, reply: OsdReadReply });
+
+export const OsdStatReply = struct("OsdStatReply", {
+  exists: bool,
+  size: u32,
+  mtimeNs: i64,
+  truncateSeq: u32,
+  allocated: u32,
+});
+export type OsdStatReply = Infer<typeof OsdStatReply>;
+/** offset and length of the request are ignored. */
+export const StatObject = defineCall(104, "StatObject", { request: OsdRead, reply: OsdStatReply });
+
+const Extent = struct("Extent", { offset: u32, length: u32 });
+export const OsdExtentsReply = struct("OsdExtentsReply", {
+  exists: bool,
+  size: u32,
+  extents: list(Extent, 2048),
+});
+export type OsdExtentsReply = Infer<typeof OsdExtentsReply>;
+/** Which parts of the range hold data. */
+export const ObjectExtents = defineCall(106, "ObjectExtents", {
+  request: OsdRead,
+  reply: OsdExtentsReply,
+});
+
+/** Replication of one log entry, primary to member; its data are whole blocks. */
+export const OsdRepOp = struct("OsdRepOp", {
+  pg: u32,
+  interval: u32,
+  seq: u53,
+  client: u32,
+  sequence: u53,
+  floor: u53,
+  kind: u8,
+  offset: u32,
+  length: u32,
+  size: u32,
+  truncateSeq: u32,
+  mtimeNs: i64,
+  object: ascii,
+});
+export type OsdRepOp = Infer<typeof OsdRepOp>;
+const Empty = struct("Empty", {});
+/** Answered when synced. */
+export const RepOp = defineCall(120, "RepOp", { request: OsdRepOp, reply: Empty });
+
+export interface WireVersion {
+  interval: number;
+  seq: number;
+}
+export interface WireLogEntry {
+  version: WireVersion;
+  kind: number;
+  object: string;
+  client: number;
+  sequence: number;
+  size: number;
+}
+export interface WireRetry {
+  client: number;
+  floor: number;
+  answers: { sequence: number; version: WireVersion; size: number }[];
+}
+
+/** Peering: what a member has of the PG. From then on the member refuses older intervals. */
+export interface PgInfoRequest {
+  pg: number;
+  interval: number;
+}
+export interface PgInfoReply {
+  exists: boolean;
+  last: WireVersion;
+  logTail: WireVersion;
+  objects: number;
+  /** Objects that its log names but whose bytes it does not have yet. */
+  missing: string[];
+}
+export const PgGetInfo = defineCall(130, "PgGetInfo", {
+  request: msgpack<PgInfoRequest>(),
+  reply: msgpack<PgInfoReply>(),
+});
+
+export interface PgLogRequest {
+  pg: number;
+  interval: number;
+  after: WireVersion;
+}
+export interface PgLogReply {
+  entries: WireLogEntry[];
+  retries: WireRetry[];
+}
+export const PgGetLog = defineCall(132, "PgGetLog", {
+  request: msgpack<PgLogRequest>(),
+  reply: msgpack<PgLogReply>(),
+});
+
+/** The member takes the authoritative log after `common` and notes the objects it must receive; answered when synced. */
+export interface PgAdoptRequest {
+  pg: number;
+  interval: number;
+  /** The PG is new: create it empty. */
+  create: boolean;
+  common: WireVersion;
+  entries: WireLogEntry[];
+  retries: WireRetry[];
+  missing: string[];
+}
+export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
+  request: msgpack<PgAdoptRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+
+const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
+/** A whole object; the data of its extents follow one another in the frame. Answered when synced. */
+export const OsdPush = struct("OsdPush", {
+  pg: u32,
+  interval: u32,
+  exists: bool,
+  size: u32,
+  versionInterval: u32,
+  versionSeq: u53,
+  mtimeNs: i64,
+  truncateSeq: u32,
+  extents: list(ImageExtent, 2048),
+  object: ascii,
+});
+export type OsdPush = Infer<typeof OsdPush>;
+export const PushObject = defineCall(136, "PushObject", { request: OsdPush, reply: Empty });
+/** The primary asks a member that has it for a whole object. */
+export const OsdPull = struct("OsdPull", { pg: u32, interval: u32, object: ascii });
+export const PullObject = defineCall(138, "PullObject", { request: OsdPull, reply: OsdPush });
+
+/** A copy on this very OSD, whoever is primary: read and verified for `dss pg locate --verify`. */
+export const OsdDigest = struct("OsdDigest", { pg: u32, object: ascii });
+export const OsdDigestReply = struct("OsdDigestReply", {
+  exists: bool,
+  size: u32,
+  versionInterval: u32,
+  versionSeq: u53,
+  /** crc32 over (block index, block crc32) of every block that is not a hole; the bytes were read and verified. */
+  digest: u32,
+  allocated: u32,
+});
+export type OsdDigestReply = Infer<typeof OsdDigestReply>;
+export const DigestObject = defineCall(140, "DigestObject", {
+  request: OsdDigest,
+  reply: OsdDigestReply,
+});
+export const OsdList = struct("OsdList", { pg: u32, after: ascii, limit: u32 });
+const ListedObject = struct("ListedObject", {
+  object: ascii,
+  size: u32,
+  versionInterval: u32,
+  versionSeq: u53,
+  allocated: u32,
+});
+export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
+export const ListObjects = defineCall(142, "ListObjects", { request: OsdList, reply: OsdListReply });
+
+export type PgState = "active" | "peering" | "replica" | "waiting" | "incomplete";
+export interface OsdStatus {
+  id: number;
+  uuid: string;
+  version: string;
+  pid: number;
+  epoch: number;
+  startedMs: number;
+  used: number;
+  total: number;
+  objects: number;
+  /** `reason` tells people why a PG is not active. */
+  pgs: { pg: number; state: PgState; interval: number; objects: number; bytes: number; reason: string }[];
+  /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
+  counters: Record<string, number>;
+}
+export const GetOsdStatus = defineCall(144, "GetOsdStatus", {
+  request: msgpack<Record<string, never>>(),
+  reply: msgpack<OsdStatus>(),
+});
+
