@@ -7,6 +7,7 @@
  * (which answers from memory what it already has). `wait: "safe"` delays the answer itself.
  */
 import type { ClientId, Epoch, Ino, PoolId } from "../cluster/base/ids.js";
+import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
 
 export const ROOT_INO: Ino = 1;
 export const NAME_MAX = 255;
@@ -85,6 +86,8 @@ export interface SessionOpen {
   held: { ino: Ino; mode: CapabilityMode; seq: number }[];
   /** Going on: unlinked files that it has open. */
   orphans: Ino[];
+  /** Going on: files that it has open without holding a capability (released with `open`). */
+  open?: Ino[];
   /** The oldest request id whose answer is missing or unsafe. */
   floor: number;
 }
@@ -241,6 +244,8 @@ export interface Answer {
   inoRange?: { first: Ino; count: number };
   volume?: Volume;
   volumes?: Volume[];
+  /** volumeOpen: object operations under the lock carry at least this epoch, so that fences are seen. */
+  minEpoch?: Epoch;
 }
 
 export interface MdsCall {
@@ -329,3 +334,34 @@ export interface AdminReply {
   epoch: Epoch;
   status?: MdsStatus;
 }
+
+/** The session ends in good order: its capabilities, locks and orphans are dropped without a fence. */
+export interface SessionClose {
+  client: ClientId;
+}
+
+// Calls of a link belong to the session that was opened on it last. Daemons that do not lead fail all of them with NotLeader.
+export const OpenMdsSession = defineCall(300, "OpenMdsSession", {
+  request: msgpack<SessionOpen>(),
+  reply: msgpack<SessionOpened>(),
+});
+export const CloseMdsSession = defineCall(302, "CloseMdsSession", {
+  request: msgpack<SessionClose>(),
+  reply: msgpack<Record<string, never>>(),
+});
+/** NoSession: the session has ended (evicted or unknown); nothing it held counts any more. */
+export const MdsOperation = defineCall(304, "MdsOperation", {
+  request: msgpack<MdsCall>(),
+  reply: msgpack<MdsReply>(),
+});
+export const MdsKeepAlive = defineCall(306, "MdsKeepAlive", {
+  request: msgpack<KeepAlive>(),
+  reply: msgpack<KeptAlive>(),
+});
+export const MdsAdmin = defineCall(308, "MdsAdmin", {
+  request: msgpack<AdminRequest>(),
+  reply: msgpack<AdminReply>(),
+});
+export const MdsSafe = definePost(310, "MdsSafe", msgpack<Safe>());
+export const MdsRecall = definePost(312, "MdsRecall", msgpack<Recall>());
+export const MdsReleased = definePost(314, "MdsReleased", msgpack<Released>());
