@@ -131,7 +131,10 @@ function fromFile(file: { name: string; text: string }): Found[] {
     else if (isRecord(value)) {
       const prefix = name === "cluster" ? "" : `${name}.`;
       for (const [key, inner] of Object.entries(value)) add(`${prefix}${key}`, inner);
-    } else throw new DssError("Configuration", `${file.name}: ${name} must be an object of options`);
+    } else {
+      const message = `${file.name}: ${name} must be an object of options`;
+      throw new DssError("Configuration", message);
+    }
   }
   return found;
 }
@@ -199,9 +202,10 @@ export function parseNumber(option: NumberOption, value: unknown): number | unde
 
 /** `host:port,[v6]:port,host`; a missing port is 2181. Undefined when any part is malformed. */
 export function parseEndpoints(value: unknown): readonly Endpoint[] | undefined {
-  const parts = Array.isArray(value) ? (value as unknown[]) : String(value).split(",");
+  const parts: unknown = typeof value === "string" ? value.split(",") : value;
+  if (!Array.isArray(parts)) return undefined;
   const endpoints: Endpoint[] = [];
-  for (const part of parts) {
+  for (const part of parts as unknown[]) {
     if (typeof part !== "string") return undefined;
     const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{1,5}))?$/.exec(part.trim());
     const host = match?.[1] ?? match?.[2];

@@ -1,7 +1,7 @@
 /**
  * The option table: every setting of every dss program with its unit, type, default, range, the
  * range from which the simulator draws, and help. Help texts, validation, environment variables
- * and the simulator's random settings are all generated from it. Pure; load.ts reads values into it.
+ * and the simulator's random settings are all generated from it. Pure; load.ts finds the values.
  *
  * A section's options are written `osd.walSegments` (file, messages), `--osd-wal-segments` (flag)
  * and `DSS_OSD_WAL_SEGMENTS` (environment); those of the section `cluster` have no prefix.

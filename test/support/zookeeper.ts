@@ -1,0 +1,119 @@
+/**
+ * A real ZooKeeper server for one test: own data folder and port, small heap, quick ticks. It can
+ * be killed and started again on the same data and port.
+ */
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { start } from "./process.js";
+import type { Program } from "./process.js";
+import { freePort, tempFolder, waitFor } from "./temp.js";
+import type { Teardown } from "./temp.js";
+
+/** ZooKeeper and its dependencies as Debian installs them. */
+const JAR = "/usr/share/java/zookeeper.jar";
+const MAIN = "org.apache.zookeeper.server.ZooKeeperServerMain";
+const START_MS = 30_000;
+const ATTEMPTS = 3;
+
+export interface ZooKeeper {
+  /** `127.0.0.1:port` */
+  readonly address: string;
+  readonly port: number;
+  readonly process: Program;
+  /** `kill -9`. */
+  kill(): Promise<void>;
+  /** Starts it again after `kill`, with its data and port. */
+  restart(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Starts a server and waits until it answers. */
+export async function startZooKeeper(t: Teardown): Promise<ZooKeeper> {
+  if (!existsSync(JAR)) throw new Error("ZooKeeper is not installed: npm test installs it");
+  const folder = tempFolder(t, "zk");
+  for (let attempt = 1; ; attempt++) {
+    const port = await freePort();
+    let program: Program;
+    try {
+      program = await launch(t, folder, port);
+    } catch (error) {
+      // Another program may have taken the port meanwhile; anything else fails again.
+      if (attempt < ATTEMPTS) continue;
+      throw error;
+    }
+    return {
+      address: `127.0.0.1:${port}`,
+      port,
+      get process() {
+        return program;
+      },
+      kill: () => program.kill(),
+      restart: async () => {
+        program = await launch(t, folder, port);
+      },
+      stop: () => program.stop(),
+    };
+  }
+}
+
+async function launch(t: Teardown, folder: string, port: number): Promise<Program> {
+  const data = join(folder, "data");
+  mkdirSync(data, { recursive: true });
+  const settings = join(folder, "zoo.cfg");
+  const values = {
+    tickTime: 500,
+    initLimit: 10,
+    syncLimit: 4,
+    dataDir: data,
+    clientPort: port,
+    clientPortAddress: "127.0.0.1",
+    maxClientCnxns: 0,
+    minSessionTimeout: 1_000,
+    maxSessionTimeout: 120_000,
+    "admin.enableServer": false,
+    "4lw.commands.whitelist": "*",
+    "autopurge.purgeInterval": 0,
+  };
+  const text = Object.entries(values).map(([name, value]) => `${name}=${value}\n`);
+  writeFileSync(settings, text.join(""));
+  const logFile = join(folder, "zookeeper.log");
+  const heap = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
+  const program = start(
+    t,
+    "java",
+    [...heap, `-Djute.maxbuffer=${4 * 2 ** 20}`, "-cp", "/usr/share/java/*", MAIN, settings],
+    { logFile, cwd: folder },
+  );
+  try {
+    await waitFor(
+      `ZooKeeper answers on port ${port}`,
+      async () => {
+        if (!program.running) return "ended";
+        // `ruok` is answered before the server serves requests; `srvr` knows its mode.
+        return (await fourLetterWord(port, "srvr")).includes("Mode:") ? "ready" : undefined;
+      },
+      { withinMs: START_MS, everyMs: 50 },
+    );
+    if (!program.running) throw new Error("ZooKeeper ended");
+    return program;
+  } catch (cause) {
+    await program.stop();
+    const log = existsSync(logFile) ? readFileSync(logFile, "utf8") : "";
+    const tail = log.trim().split("\n").slice(-20).join("\n");
+    throw new Error(`ZooKeeper did not start:\n${tail}`, { cause });
+  }
+}
+
+/** One of ZooKeeper's administrative words (ruok, stat, mntr); "" when it cannot be reached. */
+export function fourLetterWord(port: number, word: string): Promise<string> {
+  return new Promise((done) => {
+    const socket = connect({ host: "127.0.0.1", port });
+    let answer = "";
+    socket.setTimeout(2_000, () => socket.destroy());
+    socket.on("connect", () => socket.write(word));
+    socket.on("data", (chunk) => (answer += chunk.toString("latin1")));
+    socket.on("error", () => undefined); // Refused: reported as "" by the close that follows.
+    socket.on("close", () => done(answer));
+  });
+}
