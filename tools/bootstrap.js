@@ -104,7 +104,7 @@ function checkNode() {
   );
 }
 
-// ---- npm packages ------------------------------------------------------------------------------
+// ---- npm packages -----------------------------------------------------------------------------
 
 /** Runs `npm ci` unless node_modules already is what package-lock.json describes. */
 function installModules() {
@@ -127,13 +127,13 @@ function installModules() {
     });
     if (result.error) throw new SetupError(`cannot start npm: ${result.error.message}`);
     if (result.status !== 0) {
-      throw new SetupError("npm ci failed (above): check the connection to the registry, try again");
+      throw new SetupError("npm ci failed (above): is the registry reachable? then try again");
     }
   }
   writeFileSync(INSTALLED_STAMP, `${wanted}\n`);
 }
 
-// ---- Debian packages ---------------------------------------------------------------------------
+// ---- Debian packages --------------------------------------------------------------------------
 
 /** Where a program is, or undefined; looks at the system folders that a user's PATH may lack. */
 function which(/** @type {string} */ program) {
@@ -237,7 +237,7 @@ function withoutServices(action) {
   }
 }
 
-// ---- The guest that brings a kernel with nbd -----------------------------------------------------
+// ---- The guest that brings a kernel with nbd --------------------------------------------------
 
 /** Folder of the unpacked guest packages; `packages` inside it exists once all are complete. */
 function guestFolder() {
@@ -288,7 +288,7 @@ function guestPackageName(wanted) {
   return names.map((name) => name.trim()).find((name) => pattern.test(name)) ?? wanted.depends;
 }
 
-// ---- Build -------------------------------------------------------------------------------------
+// ---- Build ------------------------------------------------------------------------------------
 
 /** Paths below `folder` (relative to the root), sorted, that pass the test. */
 function walk(/** @type {string} */ folder, /** @type {(name: string) => boolean} */ wanted) {
@@ -346,7 +346,7 @@ function lint(args) {
   return handOver(process.execPath, [eslint, "--max-warnings=0", ...targets]);
 }
 
-// ---- Running -----------------------------------------------------------------------------------
+// ---- Running ----------------------------------------------------------------------------------
 
 /** @param {string[]} args */
 async function test(args) {
@@ -366,7 +366,7 @@ async function test(args) {
  */
 function run(program, args) {
   const path = join(DIST, program);
-  if (!existsSync(path)) throw new SetupError(`this version has no ${program.replace(/js$/, "ts")}`);
+  if (!existsSync(path)) throw new SetupError(`there is no ${program.replace(/js$/, "ts")} here`);
   return handOver(process.execPath, ["--enable-source-maps", path, ...args]);
 }
 
@@ -406,7 +406,8 @@ function linkCommand() {
     }
     symlinkSync(target, link);
   } catch (error) {
-    say(`note: cannot link ${link} (${error instanceof Error ? error.message : error}); use npx dss`);
+    const why = error instanceof Error ? error.message : error;
+    say(`note: cannot link ${link} (${why}); use npx dss in ${ROOT}`);
   }
 }
 

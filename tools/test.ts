@@ -9,7 +9,8 @@
  */
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, mkdtempSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -118,13 +119,14 @@ async function runFile(file: string, deadline: number): Promise<Outcome> {
     print(`FAILED ${file}: ${[...problems, `${figures.failed} assertions`].join("; ")}`);
     const lines = failuresOf(output);
     for (const line of lines.slice(0, FAILURE_LINES_MAX)) print(`    ${line}`);
-    if (problems.length > 0) for (const line of lastLines(log)) print(`  | ${line}`);
+    if (problems.length > 0) print(`  | ${lastLines(log)}`);
     print(`    everything it printed: ${log}`);
   } else if (performance.now() - start > 10_000) print(`  ${file}: ${seconds(start)}`);
   return { passed: figures.passed, failed, skipped: figures.skipped };
 }
 
-const lastLines = (log: string): string[] => readFileSync(log, "utf8").trim().split("\n").slice(-30);
+const lastLines = (log: string): string =>
+  readFileSync(log, "utf8").trim().split("\n").slice(-30).join("\n  | ");
 
 /** Runs a compiled test; `reason` says why its end was not a good one. */
 async function execute(
@@ -135,7 +137,7 @@ async function execute(
 ): Promise<{ reason: string | undefined; output: string }> {
   const child = spawn(process.execPath, ["--enable-source-maps", program], {
     cwd: ROOT,
-    detached: true, // Its own process group, so that a test that hangs is stopped with its children.
+    detached: true, // Its own group, so that a test that hangs is stopped with its children.
     stdio: ["ignore", "pipe", "pipe"],
     env: {
       ...process.env,
