@@ -1,0 +1,181 @@
+/**
+ * Feeds the NBD state machines and the whole server garbage, mutated and re-split frames. Nothing
+ * may throw, hang, grow without bound, or hand the image a request outside its limits.
+ * `FUZZ_SEED` repeats a run, `FUZZ_FRAMES` lengthens it.
+ */
+import t from "tap";
+import { Prng } from "../../cluster/base/prng.js";
+import { silentLogger } from "../../cluster/base/log.js";
+import type { ExportFacts } from "../../nbd/abi.js";
+import { BACKLOG_BYTES_MAX, Handshake, type HandshakeEffect } from "../../nbd/handshake.js";
+import { Transmission, WRITE_BYTES_MAX } from "../../nbd/transmission.js";
+import { NbdServer } from "../../nbd/server.js";
+import { FLAGS, infoData, option, request, u32 } from "../unit/nbd/client-bytes.js";
+import { FakeClock, FakeNetwork } from "../unit/nbd/fake-platform.js";
+import { MemoryDirectory, MemoryImage } from "../unit/nbd/memory-image.js";
+
+const seed = Number(process.env["FUZZ_SEED"] ?? 20_240_611);
+const frames = Number(process.env["FUZZ_FRAMES"] ?? 50_000);
+const FACTS: ExportFacts = {
+  name: "disk",
+  description: "fuzzed",
+  size: 1 << 20,
+  readOnly: false,
+  blockSize: { minimum: 1, preferred: 4096, maximum: WRITE_BYTES_MAX },
+};
+
+function mutate(random: Prng, frame: Buffer): Buffer {
+  const out = Buffer.from(frame);
+  const kind = random.int(0, 30);
+  if (kind === 0 && out.length > 0) {
+    for (let i = random.int(1, 3); i > 0; i--) out[random.int(0, out.length - 1)] = random.u32() & 0xff;
+  } else if (kind === 1 && out.length >= 4) {
+    // An extreme number somewhere is what length fields fear most.
+    const extreme = random.pick([0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 65_536, 1 << 25]);
+    out.writeUInt32BE(extreme, random.int(0, out.length - 4));
+  } else if (kind === 2) {
+    return out.subarray(0, random.int(0, out.length));
+  } else if (kind === 3) {
+    return Buffer.concat([out, random.bytes(random.int(0, 40))]);
+  }
+  return out; // As it is, so that what follows is understood.
+}
+
+function* split(random: Prng, bytes: Buffer): Generator<Buffer> {
+  for (let at = 0; at < bytes.length; ) {
+    const size = random.chance(0.5) ? bytes.length : random.int(1, 40);
+    yield bytes.subarray(at, at + size);
+    at += size;
+  }
+}
+
+function someOption(random: Prng): Buffer {
+  const name = random.pick(["disk", "", "nope", "é"]);
+  switch (random.int(0, 5)) {
+    case 0:
+      return option(random.int(0, 12), random.bytes(random.int(0, 60)));
+    case 1:
+      return option(3);
+    case 2:
+      return option(random.pick([6, 7]), infoData(name, [random.int(0, 4), random.int(0, 4)]));
+    case 3:
+      return option(random.pick([1, 2]), Buffer.from(name));
+    case 4:
+      return random.bytes(random.int(0, 64));
+    default:
+      return option(random.pick([6, 7]), random.bytes(random.int(0, 30)));
+  }
+}
+
+function someRequest(random: Prng): Buffer {
+  const type = random.chance(0.01) ? 2 : random.pick([0, 1, 1, 1, 3, 4, 5, 6, 7, 300]);
+  const offset = BigInt(random.pick([0, 0, 1, 4096, FACTS.size - 1, 2 ** 53]));
+  const flags = random.pick([0, 0, 0, 0, 0, 1, 2, 0xffff]);
+  if (type === 1) return request({ type, offset, flags, data: random.bytes(random.int(0, 300)) });
+  const length = random.pick([0, 1, 512, FACTS.size, 0xffffffff]);
+  return request({ type, offset, flags, length });
+}
+
+t.test("negotiation", (t) => {
+  const random = new Prng(seed);
+  let fed = 0;
+  let entered = 0;
+  let closed = 0;
+  while (fed < frames) {
+    const handshake = new Handshake();
+    let over = false;
+    const run = (effects: HandshakeEffect[]): void => {
+      for (const effect of effects) {
+        if (effect.do === "enter") entered++;
+        if (effect.do === "close") closed++;
+        if (effect.do === "enter" || effect.do === "close") over = true;
+        else if (effect.do === "list") run(handshake.onListed([{ name: "disk", description: "" }]));
+        else if (effect.do === "open") run(handshake.onOpened(FACTS));
+        else if (effect.bytes.length > 2 * BACKLOG_BYTES_MAX) t.fail("a reply beyond all bounds");
+      }
+    };
+    run(handshake.start());
+    for (const chunk of split(random, random.chance(0.9) ? FLAGS : mutate(random, u32(3)))) {
+      run(handshake.onBytes(chunk));
+    }
+    for (let i = 0; i < 20 && !over; i++, fed++) {
+      for (const chunk of split(random, mutate(random, someOption(random)))) {
+        run(handshake.onBytes(chunk));
+      }
+    }
+    fed++;
+  }
+  t.ok(entered > frames / 500, `${entered} got through`);
+  t.ok(closed > frames / 500, `${closed} were closed`);
+  t.end();
+});
+
+t.test("transmission", (t) => {
+  const random = new Prng(seed + 1);
+  let fed = 0;
+  let started = 0;
+  let closed = 0;
+  while (fed < frames) {
+    const transmission = new Transmission(FACTS);
+    let over = false;
+    for (let i = 0; i < 20 && !over; i++, fed++) {
+      for (const chunk of split(random, mutate(random, someRequest(random)))) {
+        transmission.push(chunk);
+        for (;;) {
+          const effect = transmission.next(FACTS.size);
+          if (!effect || effect.do === "wait") break;
+          if (effect.do === "close" || effect.do === "disconnect") {
+            over = true;
+            closed++;
+          } else if (effect.do === "start") {
+            started++;
+            const { offset, length, data, command } = effect;
+            const dataFits = command !== "write" || data.length === length;
+            if (offset < 0 || offset + length > FACTS.size || !dataFits) {
+              t.fail(`${command} ${offset}+${length} with ${data.length} bytes`);
+            }
+          }
+        }
+        if (transmission.assembling > FACTS.size) t.fail("more allocated than granted");
+      }
+    }
+  }
+  t.ok(started > frames / 10, `${started} requests got through`);
+  t.ok(closed > frames / 500, `${closed} connections were closed`);
+  t.end();
+});
+
+t.test("the server survives, gives everything back and serves the next client", async (t) => {
+  const random = new Prng(seed + 2);
+  const clock = new FakeClock();
+  const network = new FakeNetwork();
+  const image = new MemoryImage({ name: "disk", size: FACTS.size });
+  const directory = new MemoryDirectory([image]);
+  const server = new NbdServer({ network, clock, log: silentLogger, directory });
+  await server.listen({ path: "/fuzz" });
+  for (let round = 0; round < 300; round++) {
+    const link = network.client();
+    const choose = option(7, infoData(random.chance(0.9) ? "disk" : "nope"));
+    link.push(FLAGS, random.chance(0.9) ? choose : mutate(random, choose));
+    if (random.chance(0.8)) await clock.settle();
+    for (let i = random.int(0, 30); i > 0; i--) {
+      link.push(...split(random, mutate(random, someRequest(random))));
+      if (random.chance(0.1)) await clock.settle();
+    }
+    if (random.chance(0.5)) await clock.settle();
+    link.hangUp();
+  }
+  await clock.settle();
+  t.same(server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
+  t.equal(directory.opens, directory.closes);
+  t.ok(directory.opens > 100, `${directory.opens} times attached`);
+  const good = network.client();
+  good.push(FLAGS, option(7, infoData("disk")));
+  await clock.settle();
+  good.take();
+  good.push(request({ type: 0, length: 4096 }));
+  await clock.settle();
+  t.equal(good.take().length, 16 + 4096);
+  good.hangUp();
+  await server.stop();
+});

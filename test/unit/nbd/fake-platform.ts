@@ -1,0 +1,145 @@
+/** A clock and a network under the test's control, for the NBD server. */
+import type {
+  Address,
+  Clock,
+  Connection,
+  Listener,
+  Network,
+  Timer,
+} from "../../../cluster/platform/ports.js";
+
+export class FakeClock implements Clock {
+  private time = 0;
+  private deferred: (() => void)[] = [];
+  private timers: { at: number; callback: () => void }[] = [];
+
+  now(): number {
+    return this.time;
+  }
+  wallNs(): bigint {
+    return BigInt(this.time) * 1_000_000n;
+  }
+  setTimer(ms: number, callback: () => void): Timer {
+    const timer = { at: this.time + ms, callback };
+    this.timers.push(timer);
+    return { cancel: () => (this.timers = this.timers.filter((other) => other !== timer)) };
+  }
+  defer(callback: () => void): void {
+    this.deferred.push(callback);
+  }
+  get timerCount(): number {
+    return this.timers.length;
+  }
+
+  /** Runs what is deferred and every promise reaction, until nothing is left. */
+  async settle(): Promise<void> {
+    let quiet = 0;
+    while (quiet < 2) {
+      await new Promise<void>((resolve) => setImmediate(resolve));
+      const due = this.deferred;
+      this.deferred = [];
+      quiet = due.length === 0 ? quiet + 1 : 0;
+      for (const callback of due) callback();
+    }
+  }
+  async advance(ms: number): Promise<void> {
+    const end = this.time + ms;
+    for (;;) {
+      await this.settle();
+      const next = this.timers.sort((a, b) => a.at - b.at)[0];
+      if (!next || next.at > end) break;
+      this.time = Math.max(this.time, next.at);
+      this.timers = this.timers.filter((timer) => timer !== next);
+      next.callback();
+    }
+    this.time = end;
+  }
+}
+
+/** The server's end of a connection; the test is the client. */
+export class FakeLink implements Connection {
+  readonly remote = "client";
+  sends: number[] = [];
+  received: Buffer[] = [];
+  paused = false;
+  ended = false;
+  destroyed = false;
+  /** When false the client does not read: what is sent counts as buffered. */
+  reading = true;
+  bufferedBytes = 0;
+  private data: (chunk: Buffer) => void = () => undefined;
+  private closed: (error?: Error) => void = () => undefined;
+  private drained: () => void = () => undefined;
+  private queue: Buffer[] = [];
+  private gone = false;
+
+  onData(callback: (chunk: Buffer) => void): void {
+    this.data = callback;
+  }
+  onClose(callback: (error?: Error) => void): void {
+    this.closed = callback;
+  }
+  onDrain(callback: () => void): void {
+    this.drained = callback;
+  }
+  send(chunks: readonly Buffer[]): void {
+    if (this.ended || this.destroyed) return;
+    this.sends.push(chunks.length);
+    this.received.push(...chunks);
+    if (!this.reading) for (const chunk of chunks) this.bufferedBytes += chunk.length;
+  }
+  pause(): void {
+    this.paused = true;
+  }
+  resume(): void {
+    this.paused = false;
+    while (!this.paused && this.queue.length > 0) this.data(this.queue.shift()!);
+  }
+  end(): void {
+    this.ended = true;
+  }
+  destroy(): void {
+    this.destroyed = true;
+    setImmediate(() => this.hangUp());
+  }
+
+  /** The client sends; a paused link keeps it. */
+  push(...chunks: Buffer[]): void {
+    this.queue.push(...chunks);
+    if (!this.paused) this.resume();
+  }
+  /** The client takes everything that was sent. */
+  take(): Buffer {
+    const all = Buffer.concat(this.received);
+    this.received = [];
+    return all;
+  }
+  drain(): void {
+    this.reading = true;
+    this.bufferedBytes = 0;
+    this.drained();
+  }
+  hangUp(error?: Error): void {
+    if (this.gone) return;
+    this.gone = true;
+    this.closed(error);
+  }
+}
+
+export class FakeNetwork implements Network {
+  private accept: ((connection: Connection) => void) | undefined;
+  closed = 0;
+
+  async listen(address: Address, onConnection: (c: Connection) => void): Promise<Listener> {
+    this.accept = onConnection;
+    return { address, close: async () => void this.closed++ };
+  }
+  connect(): Promise<Connection> {
+    return Promise.reject(new Error("the server never connects"));
+  }
+  client(): FakeLink {
+    const link = new FakeLink();
+    this.accept!(link);
+    return link;
+  }
+}

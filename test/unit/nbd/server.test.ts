@@ -1,0 +1,392 @@
+import t from "tap";
+import { DssError } from "../../../cluster/base/errors.js";
+import type { Logger } from "../../../cluster/base/log.js";
+import { NbdServer, type NbdLimits } from "../../../nbd/server.js";
+import { FLAGS, infoData, option, parseReply, request } from "./client-bytes.js";
+import { FakeClock, FakeNetwork, type FakeLink } from "./fake-platform.js";
+import { MemoryDirectory, MemoryImage } from "./memory-image.js";
+
+const [READ, WRITE, DISC, FLUSH] = [0, 1, 2, 3] as const;
+const MIB = 1024 * 1024;
+
+interface Setting {
+  server: NbdServer;
+  clock: FakeClock;
+  network: FakeNetwork;
+  directory: MemoryDirectory;
+  disk: MemoryImage;
+  lines: string[];
+  /** A client that has chosen "disk". */
+  attach(): Promise<FakeLink>;
+}
+
+async function setting(limits: Partial<NbdLimits> = {}, size = 40 * MIB): Promise<Setting> {
+  const clock = new FakeClock();
+  const network = new FakeNetwork();
+  const disk = new MemoryImage({ name: "disk", size });
+  disk.recording = true;
+  const directory = new MemoryDirectory([disk, new MemoryImage({ name: "other", size: 512 })]);
+  const lines: string[] = [];
+  const log: Logger = {
+    debug: () => undefined,
+    info: () => undefined,
+    warn: (fields, message) => lines.push(`warn ${message} ${JSON.stringify(fields)}`),
+    error: (fields, message) => lines.push(`error ${message} ${JSON.stringify(fields)}`),
+    child: () => log,
+  };
+  const server = new NbdServer({ network, clock, log, directory, limits, defaultExport: "disk" });
+  await server.listen({ host: "127.0.0.1", port: 0 });
+  const attach = async (): Promise<FakeLink> => {
+    const link = network.client();
+    link.push(FLAGS, option(7, infoData("disk")));
+    await clock.settle();
+    link.take();
+    return link;
+  };
+  return { server, clock, network, directory, disk, lines, attach };
+}
+function replies(link: FakeLink): { error: number; cookie: bigint }[] {
+  return link.received.filter((chunk) => chunk.length === 16).map(parseReply);
+}
+/** A promise and the function that resolves it. */
+function latch(): { wait: Promise<void>; open: () => void } {
+  let open = (): void => undefined;
+  const wait = new Promise<void>((resolve) => (open = resolve));
+  return { wait, open };
+}
+
+t.test("replies of one turn leave together", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  link.sends = [];
+  const reads = [1n, 2n, 3n, 4n].map((cookie) => request({ type: READ, length: 512, cookie }));
+  link.push(Buffer.concat(reads));
+  await s.clock.settle();
+  t.same(link.sends, [8], "four heads and four pieces in one send");
+  t.same(replies(link).map((reply) => reply.cookie), [1n, 2n, 3n, 4n]);
+});
+
+t.test("answers leave in the order in which the image finishes", async (t) => {
+  const s = await setting();
+  const slow = latch();
+  s.disk.gate = (call) => (call.startsWith("read 0") ? slow.wait : Promise.resolve());
+  const link = await s.attach();
+  link.push(request({ type: READ, length: 512, cookie: 1n }));
+  link.push(request({ type: READ, offset: 512n, length: 512, cookie: 2n }));
+  await s.clock.settle();
+  t.same(replies(link).map((reply) => reply.cookie), [2n]);
+  slow.open();
+  await s.clock.settle();
+  t.same(replies(link).map((reply) => reply.cookie), [2n, 1n]);
+});
+
+t.test("the image's errors become NBD errors, logged once per kind", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  const cases: [unknown, number][] = [
+    [new DssError("NoSpace", "full"), 28],
+    [new DssError("NoSpace", "full"), 28],
+    [new DssError("Fenced", "taken over"), 108],
+    [new DssError("Corrupt", "bad block"), 5],
+    [new Error("surprise"), 5],
+  ];
+  for (const [fault, expected] of cases) {
+    s.disk.fault = fault;
+    link.push(request({ type: WRITE, data: Buffer.alloc(512), cookie: 9n }));
+    await s.clock.settle();
+    t.same(replies(link), [{ error: expected, cookie: 9n }]);
+    link.take();
+  }
+  t.equal(s.lines.filter((line) => line.includes("request failed")).length, 4);
+  s.disk.fault = undefined;
+  link.push(request({ type: READ, length: 1 }));
+  await s.clock.settle();
+  t.same(replies(link), [{ error: 0, cookie: 1n }], "the connection lives on");
+  t.equal(s.server.figures.bytes, 0);
+});
+
+t.test("an export is opened once for all connections and closed after a flush", async (t) => {
+  const s = await setting();
+  const first = await s.attach();
+  const second = await s.attach();
+  t.equal(s.directory.opens, 1);
+  first.push(request({ type: WRITE, data: Buffer.from("abc") }));
+  second.push(request({ type: FLUSH }));
+  first.hangUp();
+  await s.clock.settle();
+  t.equal(s.directory.closes, 0);
+  t.same(s.disk.calls, ["write 0+3", "flush"]);
+  second.push(request({ type: DISC }));
+  await s.clock.settle();
+  t.ok(second.ended, "DISC closes our side");
+  second.hangUp();
+  await s.clock.settle();
+  t.same(s.disk.calls, ["write 0+3", "flush", "flush"]);
+  t.equal(s.directory.closes, 1);
+  t.same(s.server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
+  await s.attach();
+  t.equal(s.directory.opens, 2, "and can be opened again");
+});
+
+t.test("one who comes while the export is being closed gets it opened anew", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  const flushing = latch();
+  s.disk.gate = () => flushing.wait;
+  link.hangUp();
+  await s.clock.settle();
+  const next = s.network.client();
+  next.push(FLAGS, option(7, infoData("disk")));
+  await s.clock.settle();
+  t.equal(s.directory.opens, 1, "not while the first is being flushed");
+  flushing.open();
+  await s.clock.settle();
+  t.equal(s.directory.opens, 2);
+  t.equal(s.directory.opened.length, 1);
+});
+
+t.test("INFO then GO opens once; INFO of another export gives the first back", async (t) => {
+  const s = await setting();
+  const link = s.network.client();
+  link.push(FLAGS, option(6, infoData("disk")), option(7, infoData("")));
+  await s.clock.settle();
+  t.equal(s.directory.opens, 1, "the default export is the same one");
+  const other = s.network.client();
+  other.push(FLAGS, option(6, infoData("other")), option(6, infoData("disk")));
+  await s.clock.settle();
+  t.same(s.directory.opened, ["disk"]);
+  t.equal(s.directory.closes, 1);
+});
+
+t.test("requests in flight when the client vanishes run out before the image closes", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  const slow = latch();
+  s.disk.gate = (call) => (call.startsWith("write") ? slow.wait : Promise.resolve());
+  link.push(request({ type: WRITE, data: Buffer.alloc(4096) }));
+  link.push(request({ type: WRITE, data: Buffer.alloc(70_000) }).subarray(0, 9999));
+  await s.clock.settle();
+  t.equal(s.server.figures.bytes, 74_096);
+  link.hangUp(new Error("reset"));
+  await s.clock.settle();
+  t.equal(s.directory.closes, 0);
+  t.same(s.server.figures, { connections: 1, requests: 1, bytes: 4096, exports: 1 });
+  slow.open();
+  await s.clock.settle();
+  t.equal(s.directory.closes, 1);
+  t.same(s.server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
+});
+
+t.test("a silent client is dropped, one that waits for the server is not", async (t) => {
+  const s = await setting({ handshakeMs: 1000 });
+  const silent = s.network.client();
+  const slow = s.network.client();
+  const opening = latch();
+  const open = s.directory.open.bind(s.directory);
+  s.directory.open = (name) => opening.wait.then(() => open(name));
+  slow.push(FLAGS, option(7, infoData("disk")));
+  await s.clock.advance(999);
+  t.notOk(silent.destroyed);
+  await s.clock.advance(1001);
+  t.ok(silent.destroyed);
+  t.notOk(slow.destroyed);
+  opening.open();
+  await s.clock.advance(60_000);
+  t.notOk(slow.destroyed, "transmission may be idle for ever");
+  t.equal(s.lines.length, 1, "one line per drop");
+});
+
+t.test("garbage ends one connection with one line and nobody else's", async (t) => {
+  const s = await setting();
+  const good = await s.attach();
+  const bad = await s.attach();
+  bad.push(Buffer.alloc(100, 0x47));
+  const worse = s.network.client();
+  worse.push(Buffer.from("GET / HTTP/1.1\r\n\r\n"));
+  await s.clock.settle();
+  t.ok(bad.destroyed);
+  t.ok(worse.destroyed);
+  t.equal(s.lines.length, 2);
+  good.push(request({ type: READ, length: 4 }));
+  await s.clock.settle();
+  t.equal(replies(good).length, 1);
+  t.equal(s.server.figures.connections, 1);
+});
+
+t.test("too many connections are refused with one line", async (t) => {
+  const s = await setting({ connectionsMax: 2 });
+  const first = await s.attach();
+  await s.attach();
+  const refused = [s.network.client(), s.network.client()];
+  t.ok(refused.every((link) => link.destroyed));
+  t.equal(s.lines.length, 1);
+  first.hangUp();
+  await s.clock.settle();
+  t.notOk(s.network.client().destroyed);
+});
+
+t.test("requests in flight are limited per connection by pausing it", async (t) => {
+  const s = await setting({ connectionRequestsMax: 4 });
+  const link = await s.attach();
+  const slow = latch();
+  s.disk.gate = () => slow.wait;
+  const reads = Array.from({ length: 50 }, (_, i) =>
+    request({ type: READ, length: 10, cookie: BigInt(i) }),
+  );
+  link.push(Buffer.concat(reads));
+  await s.clock.settle();
+  t.equal(s.disk.calls.length, 4);
+  t.ok(link.paused);
+  slow.open();
+  await s.clock.settle();
+  t.equal(replies(link).length, 50, "and none is lost");
+  t.notOk(link.paused);
+});
+
+t.test("requests in flight are limited over all connections", async (t) => {
+  const s = await setting({ requestsMax: 3 });
+  const [a, b] = [await s.attach(), await s.attach()];
+  const slow = latch();
+  s.disk.gate = () => slow.wait;
+  for (const link of [a, b]) {
+    for (let i = 0; i < 5; i++) link.push(request({ type: FLUSH, cookie: BigInt(i) }));
+  }
+  await s.clock.settle();
+  t.equal(s.server.figures.requests, 3);
+  slow.open();
+  await s.clock.settle();
+  t.equal(replies(a).length, 5);
+  t.equal(replies(b).length, 5);
+});
+
+t.test("bytes in flight are limited over all connections, first come first served", async (t) => {
+  const s = await setting({ bytesMax: 32 * MIB });
+  const [a, b, c] = [await s.attach(), await s.attach(), await s.attach()];
+  const slow = latch();
+  s.disk.gate = () => slow.wait;
+  a.push(request({ type: READ, length: 20 * MIB }));
+  b.push(request({ type: READ, length: 20 * MIB }));
+  c.push(request({ type: READ, offset: 1n, length: MIB }));
+  await s.clock.settle();
+  t.same(s.disk.calls, [`read 0+${20 * MIB}`], "the small one does not overtake");
+  t.ok(b.paused && c.paused);
+  c.push(request({ type: FLUSH }));
+  slow.open();
+  await s.clock.settle();
+  t.same(s.disk.calls.slice(1), [`read 0+${20 * MIB}`, `read 1+${MIB}`, "flush"]);
+  t.equal(s.server.figures.bytes, 0);
+});
+
+t.test("a waiter that goes away does not block those behind it", async (t) => {
+  const s = await setting({ bytesMax: 32 * MIB });
+  const [a, b, c] = [await s.attach(), await s.attach(), await s.attach()];
+  const slow = latch();
+  s.disk.gate = () => slow.wait;
+  a.push(request({ type: READ, length: 20 * MIB }));
+  b.push(request({ type: READ, length: 20 * MIB }));
+  c.push(request({ type: READ, offset: 1n, length: MIB }));
+  await s.clock.settle();
+  b.hangUp();
+  await s.clock.settle();
+  t.equal(s.disk.calls.length, 2);
+  slow.open();
+  await s.clock.settle();
+  t.equal(s.server.figures.bytes, 0);
+});
+
+t.test("a client that does not read its data stops being served, not being charged", async (t) => {
+  const s = await setting({ connectionBytesMax: 32 * MIB });
+  const link = await s.attach();
+  link.reading = false;
+  link.push(Buffer.concat(Array<Buffer>(8).fill(request({ type: READ, length: 8 * MIB }))));
+  await s.clock.settle();
+  t.equal(s.disk.calls.length, 4);
+  t.equal(s.server.figures.bytes, 32 * MIB);
+  link.drain();
+  await s.clock.settle();
+  t.equal(s.disk.calls.length, 8);
+  t.equal(s.server.figures.bytes, 0);
+});
+
+t.test("nor can it make answers without data pile up", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  link.reading = false;
+  const garbage = Buffer.concat(Array<Buffer>(2000).fill(request({ type: 99 })));
+  for (let i = 0; i < 100; i++) {
+    link.push(garbage);
+    await s.clock.settle();
+  }
+  t.ok(link.paused);
+  t.ok(link.bufferedBytes < 1.2 * MIB, `${link.bufferedBytes} bytes`);
+});
+
+t.test("who holds memory and does not move is dropped when others need it", async (t) => {
+  const s = await setting({ bytesMax: 32 * MIB, stallMs: 5000 });
+  const [holder, needy] = [await s.attach(), await s.attach()];
+  holder.push(request({ type: WRITE, length: 30 * MIB }));
+  await s.clock.advance(60_000);
+  t.notOk(holder.destroyed, "nobody needs it");
+  needy.push(request({ type: READ, length: 8 * MIB }));
+  holder.push(Buffer.alloc(10)); // Still alive.
+  await s.clock.advance(4000);
+  t.notOk(holder.destroyed);
+  await s.clock.advance(3000);
+  t.ok(holder.destroyed);
+  t.equal(replies(needy).length, 1);
+  t.equal(s.lines.length, 1);
+  t.equal(s.server.figures.bytes, 0);
+});
+
+t.test("stop lets requests in flight finish, flushes and closes", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  const negotiating = s.network.client();
+  const slow = latch();
+  s.disk.gate = (call) => (call.startsWith("write") ? slow.wait : Promise.resolve());
+  link.push(request({ type: WRITE, data: Buffer.alloc(512), cookie: 5n }));
+  await s.clock.settle();
+  let stopped = false;
+  const stop = s.server.stop().then(() => (stopped = true));
+  link.push(request({ type: FLUSH }));
+  await s.clock.settle();
+  t.ok(negotiating.ended);
+  t.notOk(link.ended);
+  t.equal(s.network.closed, 1);
+  t.ok(s.network.client().destroyed, "no new clients");
+  slow.open();
+  await s.clock.settle();
+  t.same(replies(link), [{ error: 0, cookie: 5n }]);
+  t.ok(link.ended);
+  negotiating.hangUp();
+  link.hangUp();
+  await s.clock.settle();
+  await stop;
+  t.ok(stopped);
+  t.same(s.disk.calls, ["write 0+512", "flush"]);
+  t.equal(s.directory.closes, 1);
+  t.equal(s.clock.timerCount, 0, "no timer is left");
+  await t.rejects(s.server.listen({ path: "/x" }), { code: "ShuttingDown" });
+});
+
+t.test("stop is bounded, and says what it could not do", async (t) => {
+  const s = await setting({ stopMs: 1000 });
+  const link = await s.attach();
+  s.disk.gate = () => new Promise(() => undefined);
+  link.push(request({ type: WRITE, data: Buffer.alloc(512) }));
+  const stop = s.server.stop();
+  const result = t.rejects(stop, { code: "TimedOut" });
+  await s.clock.advance(2000);
+  await result;
+  t.ok(link.destroyed);
+});
+
+t.test("stop reports a flush that failed", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  s.disk.fault = new DssError("Unreachable", "no cluster");
+  link.hangUp();
+  await s.clock.settle();
+  await t.rejects(s.server.stop(), { code: "Unreachable" });
+  t.equal(s.directory.closes, 1, "the image is closed all the same");
+});
