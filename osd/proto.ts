@@ -228,7 +228,8 @@ const ListedObject = struct("ListedObject", {
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
 export const ListObjects = defineCall(142, "ListObjects", { request: OsdList, reply: OsdListReply });
 
-export type PgState = "active" | "peering" | "replica" | "waiting" | "incomplete";
+/** What a PG does on one OSD: osd/core/peering.ts has the same states with their transitions. */
+export type PgState = "stray" | "replica" | "waiting" | "peering" | "active" | "incomplete";
 export interface OsdStatus {
   id: number;
   uuid: string;

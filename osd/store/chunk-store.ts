@@ -11,16 +11,9 @@
  * holds, per PG, a prefix of what was applied, and at least all that was reported durable.
  */
 import type { PgId } from "../../cluster/base/ids.js";
+import type { Version } from "../core/version.js";
 
-/** Position in a PG's log: the interval of the primary that gave it, and its count there. */
-export interface Version {
-  interval: number;
-  seq: number;
-}
-export const VERSION_ZERO: Version = Object.freeze({ interval: 0, seq: 0 });
-export function compareVersions(a: Version, b: Version): number {
-  return a.interval - b.interval || a.seq - b.seq;
-}
+export { compareVersions, VERSION_ZERO, type Version } from "../core/version.js";
 
 /**
  * write: `data` replaces the blocks from `offset`. zero: the blocks of [offset, offset + length) become holes.

@@ -1,0 +1,92 @@
+/**
+ * Peering's decision (design §4): from what the in-sync members say, who has the authoritative log, what each lacks, and
+ * where to get it. Pure; osd/peering-driver.ts carries it out.
+ *
+ * Every in-sync member has every acknowledged write, and members append strictly in version order, so the
+ * longest log contains all others. The primary becomes active only after all members have synced it.
+ */
+import type { OsdId } from "../../cluster/base/ids.js";
+import type { PgState } from "../proto.js";
+import { compareVersions, VERSION_ZERO, type Version } from "./version.js";
+
+export interface MemberInfo {
+  member: OsdId;
+  exists: boolean;
+  last: Version;
+  logTail: Version;
+  objects: number;
+  /** Objects its log names but whose bytes it has not received yet (an earlier peering was cut short). */
+  missing: readonly string[];
+}
+
+export type PeeringPlan =
+  /** No member has the PG: it is new. */
+  | { plan: "create" }
+  | {
+      plan: "catch-up";
+      /** Has the longest log. */
+      authority: OsdId;
+      target: Version;
+      /** Members whose log ends earlier, with where theirs ends; new ones start at zero. */
+      lagging: { member: OsdId; after: Version; create: boolean }[];
+    }
+  /** People must help: the data of a member is gone. */
+  | { plan: "incomplete"; reason: string };
+
+export function planPeering(infos: readonly MemberInfo[]): PeeringPlan {
+  const present = infos.filter((info) => info.exists);
+  if (present.length === 0) return { plan: "create" };
+  let authority = present[0]!;
+  for (const info of present) {
+    const order = compareVersions(info.last, authority.last);
+    if (order > 0 || (order === 0 && info.missing.length < authority.missing.length)) {
+      authority = info;
+    }
+  }
+  const lost = infos.find((info) => !info.exists);
+  if (lost !== undefined && compareVersions(authority.last, VERSION_ZERO) > 0) {
+    return {
+      plan: "incomplete",
+      reason: `osd.${lost.member} is in the in-sync set but does not have the PG`,
+    };
+  }
+  const lagging = infos
+    .filter((info) => !info.exists || compareVersions(info.last, authority.last) < 0)
+    .map((info) => ({
+      member: info.member,
+      after: info.exists ? info.last : VERSION_ZERO,
+      create: !info.exists,
+    }));
+  for (const { member, after } of lagging) {
+    if (compareVersions(after, authority.logTail) < 0) {
+      return {
+        plan: "incomplete",
+        reason: `the log of osd.${authority.member} does not reach back to that of osd.${member}`,
+      };
+    }
+  }
+  return { plan: "catch-up", authority: authority.member, target: authority.last, lagging };
+}
+
+/** What a PG does on this OSD. Only the listed transitions exist; any other is a bug. */
+export type PgActivity = PgState;
+
+/*
+ *   stray ──► replica ◄──► waiting ──► peering ──► active
+ *                             ▲           │
+ *                             └───────────┴──► incomplete
+ *
+ * A new interval leads from every state to replica, waiting, peering or stray; within an interval
+ * a primary goes waiting → peering → active (or incomplete).
+ */
+const WITHIN_INTERVAL: Record<PgActivity, readonly PgActivity[]> = {
+  stray: [],
+  replica: [],
+  waiting: [],
+  peering: ["active", "incomplete"],
+  active: [],
+  incomplete: [],
+};
+export function legalWithinInterval(from: PgActivity, to: PgActivity): boolean {
+  return WITHIN_INTERVAL[from].includes(to);
+}

@@ -1,0 +1,380 @@
+/**
+ * The OSD daemon: follows the cluster map, checks fences, epochs and intervals of every message in one place (`gate`), and hands it to
+ * the placement group. Runs on injected ports, so the simulator runs the very same.
+ *
+ * Owns: the placement groups of this OSD.
+ */
+import { BLOCK_SIZE, crc32 } from "../cluster/base/checksum.js";
+import { DssError, describeError } from "../cluster/base/errors.js";
+import {
+  CLIENT_ID_FIRST,
+  OSD_ID_MAX,
+  formatPg,
+  poolOfPg,
+  type OsdId,
+  type PgId,
+} from "../cluster/base/ids.js";
+import type { Logger } from "../cluster/base/log.js";
+import {
+  allPgs,
+  osdOf,
+  pgOf,
+  type ClusterMap,
+  type MapSource,
+  type PgEntry,
+} from "../cluster/map/cluster-map.js";
+import type { Incoming, Messenger, Peer } from "../cluster/messenger/messenger.js";
+import type { Clock, RandomSource } from "../cluster/platform/ports.js";
+import { PeeringDriver } from "./peering-driver.js";
+import { PlacementGroup, validateRead, validateWrite, type PgHost } from "./placement-group.js";
+import {
+  DigestObject,
+  GetOsdStatus,
+  ListObjects,
+  ObjectExtents,
+  PgAdoptLog,
+  PgGetInfo,
+  PgGetLog,
+  PullObject,
+  PushObject,
+  ReadObject,
+  RepOp,
+  StatObject,
+  WriteObject,
+  type OsdDigestReply,
+  type OsdRead,
+  type OsdStatus,
+} from "./proto.js";
+import type { ChunkStore } from "./store/chunk-store.js";
+
+export interface OsdDaemonOptions {
+  id: OsdId;
+  /** Of this start of the daemon; the map shows it once the coordinator has seen the registration. */
+  incarnation: string;
+  version: string;
+  clock: Clock;
+  random: RandomSource;
+  logger: Logger;
+  messenger: Messenger;
+  maps: MapSource;
+  store: ChunkStore;
+  pid: number;
+  /** The store failed or a promise of ours was broken: stop the process. */
+  onFatal: (error: Error) => void;
+}
+
+/** How long a request may wait here for a map that its sender knows already. */
+const MAP_WAIT_MS = 3_000;
+/** The disk's usage is looked at this often at most. */
+const USAGE_MS = 200;
+const LIST_MAX = 10_000;
+
+interface GatedMessage {
+  pg: number;
+  interval: number;
+  minEpoch?: number;
+}
+
+export class OsdDaemon implements PgHost {
+  readonly id: OsdId;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly store: ChunkStore;
+  private readonly pgs = new Map<PgId, PlacementGroup>();
+  private readonly peering: PeeringDriver;
+  private fenced = new Set<number>();
+  private readonly counters: Record<string, number> = {};
+  private readonly startedMs: number;
+  private stopMaps: (() => void) | undefined;
+  private fullAt = -Infinity;
+  private isFull = false;
+
+  constructor(private readonly options: OsdDaemonOptions) {
+    this.id = options.id;
+    this.clock = options.clock;
+    this.logger = options.logger;
+    this.store = options.store;
+    this.peering = new PeeringDriver(this, options.random);
+    this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
+  }
+
+  start(): void {
+    this.serve();
+    this.stopMaps = this.options.maps.onChange((map) => this.onMap(map));
+    this.onMap(this.options.maps.current());
+  }
+  stop(): void {
+    this.stopMaps?.();
+    for (const pg of this.pgs.values()) pg.enterInterval(pg.entry, "stray", "stopping");
+  }
+
+  // ——— PgHost ———
+
+  peer(osd: OsdId): Peer | undefined {
+    const entry = osdOf(this.options.maps.current(), osd);
+    return entry === undefined ? undefined : this.options.messenger.peer(entry.address);
+  }
+  epoch(): number {
+    return this.options.maps.current().epoch;
+  }
+  full(): boolean {
+    const now = this.clock.now();
+    if (now - this.fullAt >= USAGE_MS) {
+      this.fullAt = now;
+      const { used, total } = this.store.usage();
+      this.isFull = used >= total * this.options.maps.current().fullRatio;
+    }
+    return this.isFull;
+  }
+  fatal(error: Error): void {
+    this.options.onFatal(error);
+  }
+  count(counter: string, amount = 1): void {
+    this.counters[counter] = (this.counters[counter] ?? 0) + amount;
+  }
+
+  // ——— The map ———
+
+  private onMap(map: ClusterMap): void {
+    this.options.messenger.setEpoch(map.epoch);
+    this.takeFences(map);
+    // Until the map shows this start of the daemon, its intervals are those of an earlier life.
+    if (osdOf(map, this.id)?.incarnation !== this.options.incarnation) return;
+    for (const { pg: id, entry } of allPgs(map)) {
+      const pg = this.pgs.get(id);
+      if (pg === undefined && !entry.inSync.includes(this.id)) continue;
+      if (pg !== undefined && pg.entry.interval === entry.interval) continue;
+      this.enterInterval(pg ?? this.addPg(id), entry, map);
+    }
+  }
+
+  private addPg(id: PgId): PlacementGroup {
+    const pg = new PlacementGroup(id, this);
+    this.pgs.set(id, pg);
+    return pg;
+  }
+
+  private enterInterval(pg: PlacementGroup, entry: PgEntry, map: ClusterMap): void {
+    if (!entry.inSync.includes(this.id)) {
+      pg.enterInterval(entry, "stray", "not in the in-sync set");
+    } else if (entry.primary !== this.id) {
+      pg.enterInterval(entry, "replica");
+    } else {
+      const down = entry.inSync.filter((osd) => osdOf(map, osd)?.up !== true);
+      if (down.length > 0) {
+        const names = down.map((osd) => `osd.${osd}`).join(", ");
+        pg.enterInterval(entry, "waiting", `waits for ${names}`);
+      } else {
+        pg.enterInterval(entry, "peering");
+        void this.peering.peer(pg);
+      }
+    }
+  }
+
+  private takeFences(map: ClusterMap): void {
+    for (const { client } of map.fences) {
+      if (!this.fenced.has(client)) this.store.forgetClient(client);
+    }
+    this.fenced = new Set(map.fences.map(({ client }) => client));
+  }
+
+  // ——— Requests ———
+
+  private serve(): void {
+    const { messenger } = this.options;
+    messenger.handle(WriteObject, (request) => {
+      const { message } = request;
+      validateWrite(message, request.data.length);
+      this.checkClient(message.client, request.sender);
+      this.gate(request, (pg) => pg.write(request));
+    });
+    messenger.handle(ReadObject, (request) => {
+      this.readGate(request, (pg) => pg.read(request));
+    });
+    messenger.handle(StatObject, (request) => {
+      this.readGate(request, (pg) => pg.stat(request));
+    });
+    messenger.handle(ObjectExtents, (request) => {
+      this.readGate(request, (pg) => pg.extents(request));
+    });
+    messenger.handle(RepOp, (request) => this.memberGate(request, (pg) => pg.repOp(request)));
+    messenger.handle(PgGetInfo, (request) => {
+      this.memberGate(request, (pg) => this.peering.getInfo(pg, request));
+    });
+    messenger.handle(PgGetLog, (request) => {
+      this.memberGate(request, () => this.peering.getLog(request));
+    });
+    messenger.handle(PgAdoptLog, (request) => {
+      this.memberGate(request, (pg) => this.peering.adoptLog(pg, request));
+    });
+    messenger.handle(PushObject, (request) => {
+      this.memberGate(request, () => this.peering.pushed(request));
+    });
+    messenger.handle(PullObject, (request) => {
+      this.memberGate(request, () => this.peering.pulled(request));
+    });
+    messenger.handle(DigestObject, (request) => this.digest(request));
+    messenger.handle(ListObjects, (request) => {
+      const { pg, after, limit } = request.message;
+      const listed = this.store.hasPg(pg)
+        ? this.store.list(pg, after, Math.min(limit, LIST_MAX))
+        : [];
+      request.reply({
+        objects: listed.map(({ object, info }) => ({
+          object,
+          size: info.size,
+          versionInterval: info.version.interval,
+          versionSeq: info.version.seq,
+          allocated: info.allocated,
+        })),
+      });
+    });
+    messenger.handle(GetOsdStatus, (request) => request.reply(this.status()));
+  }
+
+  private checkClient(client: number, sender: number): void {
+    if (client !== sender || client <= OSD_ID_MAX) {
+      throw new DssError("Malformed", `request of client ${client} came from ${sender}`);
+    }
+  }
+
+  private readGate<Reply>(
+    request: Incoming<OsdRead, Reply>,
+    run: (pg: PlacementGroup) => void,
+  ): void {
+    validateRead(request.message);
+    this.checkClient(request.message.client, request.sender);
+    this.gate(request, run);
+  }
+
+  /** Members talk to members only. */
+  private memberGate<M extends GatedMessage, Reply>(
+    request: Incoming<M, Reply>,
+    run: (pg: PlacementGroup) => void,
+  ): void {
+    if (request.sender > OSD_ID_MAX) {
+      throw new DssError("Malformed", `${request.sender} is not an OSD`);
+    }
+    this.gate(request, run);
+  }
+
+  /**
+   * The one place where a message meets the map: older intervals are refused unexecuted, newer ones and unseen
+   * fences make this OSD fetch the map first (design §4).
+   */
+  private gate<M extends GatedMessage, Reply>(
+    request: Incoming<M, Reply>,
+    run: (pg: PlacementGroup) => void,
+  ): void {
+    const { message, sender } = request;
+    const map = this.options.maps.current();
+    const entry = pgOf(map, message.pg);
+    const needed = Math.max(
+      message.minEpoch ?? 0,
+      entry === undefined || message.interval > entry.interval ? message.interval : 0,
+    );
+    if (needed > map.epoch) {
+      this.options.maps.atLeast(needed, MAP_WAIT_MS).then(
+        () => {
+          try {
+            this.gate(request, run);
+          } catch (error) {
+            request.fail(error);
+          }
+        },
+        (error: unknown) => request.fail(error),
+      );
+      return;
+    }
+    if (sender >= CLIENT_ID_FIRST && this.fenced.has(sender)) {
+      throw new DssError("Fenced", `client.${sender} is fenced`, { epoch: map.epoch });
+    }
+    if (entry === undefined) {
+      throw new DssError("NotFound", `there is no pg ${formatPg(message.pg)}`);
+    }
+    const pg = this.pgs.get(message.pg);
+    if (pg === undefined || pg.entry.interval !== entry.interval) {
+      const text = `osd.${this.id} has not taken up pg ${formatPg(message.pg)} in this interval`;
+      throw new DssError(entry.inSync.includes(this.id) ? "NotActive" : "NotPrimary", text, {
+        epoch: map.epoch,
+      });
+    }
+    if (message.interval !== entry.interval) {
+      throw new DssError("StaleEpoch", `pg ${formatPg(message.pg)} has a newer interval`, {
+        epoch: map.epoch,
+      });
+    }
+    run(pg);
+  }
+
+  private digest(request: Incoming<{ pg: number; object: string }, OsdDigestReply>): void {
+    const { pg, object } = request.message;
+    const none = { exists: false, size: 0, versionInterval: 0, versionSeq: 0, digest: 0 };
+    if (!this.store.hasPg(pg)) {
+      request.reply({ ...none, allocated: 0 });
+      return;
+    }
+    this.store.image(pg, object).then(
+      (image) => {
+        if (image === undefined) {
+          request.reply({ ...none, allocated: 0 });
+          return;
+        }
+        let digest = 0;
+        const row = Buffer.alloc(8);
+        for (const { offset, sums } of image.extents) {
+          for (let i = 0; i < sums.length; i++) {
+            row.writeUInt32LE(offset / BLOCK_SIZE + i, 0);
+            row.writeUInt32LE(sums[i]!, 4);
+            digest = crc32(row, digest);
+          }
+        }
+        const { size, version, allocated } = image.info;
+        request.reply({
+          exists: true,
+          size,
+          versionInterval: version.interval,
+          versionSeq: version.seq,
+          digest,
+          allocated,
+        });
+      },
+      (error: unknown) => request.fail(error),
+    );
+  }
+
+  status(): OsdStatus {
+    const { used, total, objects } = this.store.usage();
+    const map = this.options.maps.current();
+    return {
+      id: this.id,
+      uuid: this.store.uuid,
+      version: this.options.version,
+      pid: this.options.pid,
+      epoch: map.epoch,
+      startedMs: this.startedMs,
+      used,
+      total,
+      objects,
+      pgs: [...this.pgs.values()]
+        .filter((pg) => map.pools.some((pool) => pool.id === poolOfPg(pg.id)))
+        .map((pg) => {
+          const info = this.store.pgInfo(pg.id);
+          return {
+            pg: pg.id,
+            state: pg.activity,
+            interval: pg.entry.interval,
+            objects: info?.objects ?? 0,
+            bytes: info?.bytes ?? 0,
+            reason: pg.reason,
+          };
+        }),
+      counters: { ...this.counters, ...this.store.counters() },
+    };
+  }
+}
+
+/** The last words of a daemon whose disk failed. */
+export function describeFatal(error: Error): string {
+  return `the chunk store failed, the OSD stops: ${describeError(error)}`;
+}

@@ -1,0 +1,652 @@
+/**
+ * One placement group on this OSD: the primary's data path, the members' side of replication, and its activity. Peering
+ * is in peering-driver.ts; the daemon (daemon.ts) hands requests over once map, interval and fences are checked.
+ *
+ * Owns: locks, operations in flight, what each member has still to acknowledge. All of it belongs to one interval: a new
+ * one drops it, and clients ask again (their retries find the answer in the store's retry memory).
+ */
+import { assert } from "../cluster/base/assert.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
+import { DssError } from "../cluster/base/errors.js";
+import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
+import type { Logger } from "../cluster/base/log.js";
+import type { PgEntry } from "../cluster/map/cluster-map.js";
+import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
+import type { Clock, Timer } from "../cluster/platform/ports.js";
+import { blockCeil, blockFloor, edgesToRead, mergeBlocks, zeroedBlock } from "./core/blocks.js";
+import { legalWithinInterval, type PgActivity } from "./core/peering.js";
+import { RangeLocks, WHOLE, type RangeLock } from "./core/range-locks.js";
+import {
+  OBJECT_SIZE_MAX,
+  RepOp,
+  WRITE_UNCONDITIONAL,
+  WriteKind,
+  type OsdExtentsReply,
+  type OsdRead,
+  type OsdReadReply,
+  type OsdRepOp,
+  type OsdStatReply,
+  type OsdWrite,
+  type OsdWriteReply,
+} from "./proto.js";
+import { OpKind, type ChunkStore, type ObjectInfo, type Transaction } from "./store/chunk-store.js";
+
+/** What a PG needs of its daemon. */
+export interface PgHost {
+  readonly id: OsdId;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly store: ChunkStore;
+  /** The messenger's peer of another OSD, by the newest map. */
+  peer(osd: OsdId): Peer | undefined;
+  /** The newest map's epoch, for errors that make a client fetch it. */
+  epoch(): number;
+  /** True when objects may not grow any more (design §5 Full). */
+  full(): boolean;
+  /** The store failed: the OSD must stop. */
+  fatal(error: Error): void;
+  count(counter: string, amount?: number): void;
+}
+
+type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
+type ReadRequest<Reply> = Incoming<OsdRead, Reply>;
+
+/** A client's change under way: from its lock to the last member's acknowledgement. */
+interface InFlight {
+  requests: WriteRequest[];
+}
+/** One log entry that members have not all synced. */
+interface Replicating {
+  seq: number;
+  message: OsdRepOp;
+  data: readonly Buffer[];
+  sums: Uint32Array;
+  /** Members (and this OSD) that have not synced it. */
+  waitingFor: Set<OsdId>;
+  done: () => void;
+}
+
+/** What a change does to the log: entries in order, of which the last one carries the client's request number. */
+type Step = Pick<Transaction, "kind" | "offset" | "length" | "data" | "sums" | "size">;
+
+const NO_SUMS = new Uint32Array(0);
+/** A member that cannot be reached is asked again after this. */
+const RESEND_MS = 50;
+const REP_OP_DEADLINE_MS = 10_000;
+
+export class PlacementGroup {
+  activity: PgActivity = "stray";
+  reason = "";
+  entry: PgEntry = { inSync: [], primary: -1, interval: 0 };
+  /** Rises with every new interval: work that began under an older one ends quietly. */
+  generation = 0;
+
+  private nextSeq = 0;
+  private readonly locks = new Map<string, RangeLocks>();
+  private readonly inFlight = new Map<string, InFlight>();
+  private readonly replicating = new Map<number, Replicating>();
+  private readonly resendTimers = new Map<OsdId, Timer>();
+  /** As a member: the newest entry that is synced here, and who waits for which. */
+  private syncedSeq = 0;
+  private syncWaiters: { seq: number; reply: () => void }[] = [];
+
+  constructor(
+    readonly id: PgId,
+    private readonly host: PgHost,
+  ) {
+    const info = host.store.pgInfo(id);
+    this.nextSeq = (info?.last.seq ?? 0) + 1;
+    this.syncedSeq = info?.last.seq ?? 0;
+  }
+
+  get others(): OsdId[] {
+    return this.entry.inSync.filter((osd) => osd !== this.host.id);
+  }
+
+  // ——— Intervals and activity ———
+
+  /** A new interval: everything under way is dropped. */
+  enterInterval(entry: PgEntry, activity: PgActivity, reason = ""): void {
+    this.generation++;
+    this.entry = entry;
+    this.setActivity(activity, reason);
+    for (const timer of this.resendTimers.values()) timer.cancel();
+    this.resendTimers.clear();
+    this.replicating.clear();
+    this.locks.clear();
+    const dropped = [...this.inFlight.values()];
+    this.inFlight.clear();
+    for (const { requests } of dropped) {
+      for (const request of requests) request.fail(this.stale());
+    }
+  }
+  /** Within the interval, as core/peering.ts allows. */
+  transition(activity: PgActivity, reason = ""): void {
+    assert(
+      legalWithinInterval(this.activity, activity),
+      `pg ${formatPg(this.id)}: ${this.activity} -> ${activity}`,
+    );
+    if (activity === "active") {
+      const info = this.host.store.pgInfo(this.id);
+      assert(info !== undefined, `pg ${formatPg(this.id)} is active without a store`);
+      this.nextSeq = info.last.seq + 1;
+    }
+    this.setActivity(activity, reason);
+  }
+  private setActivity(activity: PgActivity, reason: string): void {
+    if (activity !== this.activity || reason !== this.reason) {
+      const { interval } = this.entry;
+      this.host.logger.debug({ pg: formatPg(this.id), activity, interval, reason }, "pg");
+    }
+    this.activity = activity;
+    this.reason = reason;
+  }
+
+  private stale(): DssError {
+    return new DssError("StaleEpoch", `pg ${formatPg(this.id)} has a new interval`, {
+      epoch: this.host.epoch(),
+    });
+  }
+  private refuseUnlessActive(): void {
+    if (this.activity === "active") return;
+    if (this.activity === "replica" || this.activity === "stray") {
+      const text = `osd.${this.host.id} is not the primary of pg ${formatPg(this.id)}`;
+      throw new DssError("NotPrimary", text, { epoch: this.host.epoch() });
+    }
+    const why = this.reason === "" ? this.activity : this.reason;
+    throw new DssError("NotActive", `pg ${formatPg(this.id)} is not active: ${why}`);
+  }
+
+  // ——— Reads, as the primary ———
+
+  read(request: ReadRequest<OsdReadReply>): void {
+    const { message } = request;
+    const start = blockFloor(message.offset);
+    const end = blockCeil(message.offset + Math.max(message.length, 1));
+    this.withSharedLock(request, message.object, start, end, async () => {
+      const read = await this.host.store.read(
+        this.id,
+        message.object,
+        message.offset,
+        message.length,
+      );
+      if (read === undefined) {
+        return { reply: { exists: false, size: 0, dataOffset: 0, mtimeNs: 0n } };
+      }
+      const size = effectiveSize(read.info, message);
+      this.host.count("readOps");
+      this.host.count("readBytes", message.length);
+      return {
+        reply: { exists: true, size, dataOffset: start, mtimeNs: read.info.mtimeNs },
+        data: read.data,
+        sums: read.sums,
+      };
+    });
+  }
+
+  stat(request: ReadRequest<OsdStatReply>): void {
+    const { message } = request;
+    this.withSharedLock(request, message.object, 0, WHOLE, () => {
+      const info = this.host.store.stat(this.id, message.object);
+      const reply: OsdStatReply =
+        info === undefined
+          ? { exists: false, size: 0, mtimeNs: 0n, truncateSeq: 0, allocated: 0 }
+          : {
+              exists: true,
+              size: effectiveSize(info, message),
+              mtimeNs: info.mtimeNs,
+              truncateSeq: info.truncateSeq,
+              allocated: info.allocated,
+            };
+      return Promise.resolve({ reply });
+    });
+  }
+
+  extents(request: ReadRequest<OsdExtentsReply>): void {
+    const { message } = request;
+    const end = message.offset + message.length;
+    this.withSharedLock(request, message.object, message.offset, end, () => {
+      const { object, offset, length } = message;
+      const info = this.host.store.stat(this.id, object);
+      if (info === undefined) {
+        return Promise.resolve({ reply: { exists: false, size: 0, extents: [] } });
+      }
+      const extents = this.host.store.extents(this.id, object, offset, length);
+      const size = effectiveSize(info, message);
+      return Promise.resolve({ reply: { exists: true, size, extents } });
+    });
+  }
+
+  private withSharedLock<Reply>(
+    request: ReadRequest<Reply>,
+    object: string,
+    start: number,
+    end: number,
+    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+  ): void {
+    this.refuseUnlessActive();
+    const { generation } = this;
+    this.lock(object, start, end, true, (unlock) => {
+      work().then(
+        ({ reply, data, sums }) => {
+          if (generation !== this.generation) return request.fail(this.stale());
+          unlock();
+          request.reply(reply, data, sums);
+        },
+        (error: unknown) => {
+          unlock();
+          request.fail(error);
+        },
+      );
+    });
+  }
+
+  private lock(
+    object: string,
+    start: number,
+    end: number,
+    shared: boolean,
+    run: (unlock: () => void) => void,
+  ): void {
+    let locks = this.locks.get(object);
+    if (locks === undefined) {
+      locks = new RangeLocks();
+      this.locks.set(object, locks);
+    }
+    const { generation } = this;
+    const held = locks;
+    const unlock = (): void => {
+      if (generation !== this.generation) return; // The interval's locks are gone with it.
+      held.release(lock);
+      if (held.idle) this.locks.delete(object);
+    };
+    let entered = false;
+    const enter = (): void => {
+      entered = true;
+    };
+    const lock: RangeLock = locks.acquire(start, end, shared, enter);
+    if (entered) run(unlock);
+    else {
+      lock.run = () => {
+        if (generation === this.generation) run(unlock);
+      };
+    }
+  }
+
+  // ——— Writes, as the primary ———
+
+  write(request: WriteRequest): void {
+    this.refuseUnlessActive();
+    const { message } = request;
+    const key = `${message.client}:${message.sequence}`;
+    const repeated = this.inFlight.get(key);
+    if (repeated !== undefined) {
+      repeated.requests.push(request);
+      return;
+    }
+    const known = this.host.store.answered(this.id, message.client, message.sequence);
+    if (known === "below-floor") {
+      throw new DssError("StaleRequest", `request ${key} is older than what the client waits for`);
+    }
+    if (known !== undefined) {
+      const { version, size } = known;
+      request.reply({ interval: version.interval, seq: version.seq, size });
+      return;
+    }
+    if (message.kind === WriteKind.write && this.host.full()) {
+      throw new DssError("NoSpace", `osd.${this.host.id} is full`);
+    }
+    const { start, end } = this.lockedRange(message);
+    this.inFlight.set(key, { requests: [request] });
+    this.lock(message.object, start, end, false, (unlock) => {
+      this.execute(request, key, unlock).catch((error: unknown) => {
+        unlock();
+        this.finish(key, (waiting) => waiting.fail(error));
+      });
+    });
+  }
+
+  private lockedRange(message: OsdWrite): { start: number; end: number } {
+    const info = this.host.store.stat(this.id, message.object);
+    const trims = info !== undefined && message.truncateSeq > info.truncateSeq;
+    if (trims || message.kind === WriteKind.truncate || message.kind === WriteKind.remove) {
+      return { start: 0, end: WHOLE };
+    }
+    const end = blockCeil(message.offset + Math.max(message.length, 1));
+    return { start: blockFloor(message.offset), end };
+  }
+
+  private finish(key: string, answer: (request: WriteRequest) => void): void {
+    const inFlight = this.inFlight.get(key);
+    if (inFlight === undefined) return; // Dropped with its interval, and answered then.
+    this.inFlight.delete(key);
+    for (const request of inFlight.requests) answer(request);
+  }
+
+  private async execute(request: WriteRequest, key: string, unlock: () => void): Promise<void> {
+    const { message } = request;
+    const { generation } = this;
+    const prepared = this.prepare(request);
+    const steps = prepared instanceof Promise ? await prepared : prepared;
+    if (generation !== this.generation) return;
+    const replySize = steps[steps.length - 1]!.size;
+    let left = steps.length;
+    const { interval } = this.entry;
+    let lastSeq = 0;
+    const done = (): void => {
+      if (--left > 0) return;
+      unlock();
+      this.host.count("writeOps");
+      this.host.count("writeBytes", message.length);
+      this.finish(key, (waiting) => waiting.reply({ interval, seq: lastSeq, size: replySize }));
+    };
+    steps.forEach((step, i) => {
+      lastSeq = this.append(message, step, i === steps.length - 1, done);
+    });
+  }
+
+  /** The log entries for a change: whole blocks, merged with what is there. */
+  private prepare(request: WriteRequest): Step[] | Promise<Step[]> {
+    const { message } = request;
+    const info = this.host.store.stat(this.id, message.object);
+    if (message.kind === WriteKind.remove) {
+      const newer = info !== undefined && info.truncateSeq >= message.truncateSeq;
+      const keep = newer && (message.flags & WRITE_UNCONDITIONAL) === 0;
+      return [keep ? touch(info.size) : step(OpKind.remove, 0, 0, 0)];
+    }
+    if (info === undefined && message.kind !== WriteKind.write) {
+      return [step(OpKind.remove, 0, 0, 0)]; // Nothing to change, but the answer is remembered.
+    }
+    if (info !== undefined && message.truncateSeq < info.truncateSeq) {
+      if (message.kind === WriteKind.truncate) return [touch(info.size)]; // A late purge.
+      throw new DssError("StaleRequest", `${message.object} was truncated after this request`);
+    }
+    const trims =
+      info !== undefined &&
+      message.truncateSeq > info.truncateSeq &&
+      info.size > message.truncateSize;
+    if (!trims) return this.prepareChange(request, info?.size ?? 0);
+    return this.shrinkSteps(message.object, message.truncateSize).then(async (steps) => [
+      ...steps,
+      ...(await this.prepareChange(request, message.truncateSize, message.truncateSize)),
+    ]);
+  }
+
+  /** `size` is the object's size when the change is made; `validTo` hides old bytes that a trim before it drops. */
+  private prepareChange(
+    request: WriteRequest,
+    size: number,
+    validTo = WHOLE,
+  ): Step[] | Promise<Step[]> {
+    const { message } = request;
+    const { offset, length, object } = message;
+    switch (message.kind) {
+      case WriteKind.write: {
+        const newSize = Math.max(size, offset + length);
+        const { head, tail } = edgesToRead(offset, length, size);
+        if (head === undefined && tail === undefined) {
+          return [writeStep(mergeBlocks(offset, request.data, request.sums, noEdge), newSize)];
+        }
+        return this.readEdges(object, [head, tail], validTo).then((edge) => [
+          writeStep(mergeBlocks(offset, request.data, request.sums, edge), newSize),
+        ]);
+      }
+      case WriteKind.zero:
+        return this.zeroSteps(object, offset, Math.min(offset + length, size), size, validTo);
+      case WriteKind.truncate:
+        if (offset >= size) return [touch(size)];
+        return this.shrinkSteps(object, offset);
+      default:
+        throw new DssError("Malformed", `unknown kind of change ${message.kind}`);
+    }
+  }
+
+  private async readEdges(
+    object: string,
+    blocks: readonly (number | undefined)[],
+    validTo = WHOLE,
+  ): Promise<(blockOffset: number) => Buffer | undefined> {
+    const edges = new Map<number, Buffer>();
+    for (const block of blocks) {
+      if (block === undefined || edges.has(block)) continue;
+      const read = await this.host.store.read(this.id, object, block, BLOCK_SIZE);
+      const data = read?.data[0];
+      if (data === undefined) continue;
+      const keep = Math.min(Math.max(validTo - block, 0), BLOCK_SIZE);
+      edges.set(block, keep < BLOCK_SIZE ? zeroedBlock(data, keep, BLOCK_SIZE).data : data);
+    }
+    return (block) => edges.get(block);
+  }
+
+  /** Blocks wholly inside become holes; partial ones at the edges are rewritten. The size stays. */
+  private async zeroSteps(
+    object: string,
+    start: number,
+    end: number,
+    size: number,
+    validTo: number,
+  ): Promise<Step[]> {
+    if (start >= end) return [touch(size)];
+    const steps: Step[] = [];
+    const holeStart = blockCeil(start);
+    // The last block of the object may go as a whole although the object ends inside it.
+    const holeEnd = end === size ? blockCeil(end) : blockFloor(end);
+    const partial = async (block: number, from: number, to: number): Promise<void> => {
+      const edge = await this.readEdges(object, [block], validTo);
+      const old = edge(block);
+      if (old === undefined) return;
+      const { data, sums } = zeroedBlock(old, from, to);
+      steps.push(writeStep({ offset: block, data: [data], sums }, size));
+    };
+    if (start < holeStart) {
+      const block = blockFloor(start);
+      await partial(block, start - block, Math.min(end - block, BLOCK_SIZE));
+    }
+    if (holeEnd > holeStart) steps.push(step(OpKind.zero, holeStart, holeEnd - holeStart, size));
+    if (holeEnd < end && blockFloor(end) >= holeStart) {
+      const block = blockFloor(end);
+      await partial(block, 0, end - block);
+    }
+    return steps.length === 0 ? [touch(size)] : steps;
+  }
+
+  private async shrinkSteps(object: string, size: number): Promise<Step[]> {
+    const block = blockFloor(size);
+    if (block === size) return [step(OpKind.truncate, size, 0, size)];
+    const edge = await this.readEdges(object, [block]);
+    const old = edge(block);
+    if (old === undefined) return [step(OpKind.truncate, blockCeil(size), 0, size)];
+    const { data, sums } = zeroedBlock(old, size - block, BLOCK_SIZE);
+    return [{ kind: OpKind.truncate, offset: block, length: 0, data: [data], sums, size }];
+  }
+
+  /** Gives the step the next version, applies it here and sends it to every other member. */
+  private append(message: OsdWrite, work: Step, last: boolean, done: () => void): number {
+    const seq = this.nextSeq++;
+    const info = this.host.store.stat(this.id, message.object);
+    const truncateSeq = Math.max(
+      info?.truncateSeq ?? 0,
+      message.kind === WriteKind.remove ? 0 : message.truncateSeq,
+    );
+    const rep: OsdRepOp = {
+      pg: this.id,
+      interval: this.entry.interval,
+      seq,
+      client: last ? message.client : 0,
+      sequence: last ? message.sequence : 0,
+      floor: last ? message.floor : 0,
+      kind: work.kind,
+      offset: work.offset,
+      length: work.length,
+      size: work.size,
+      truncateSeq,
+      mtimeNs: info !== undefined && info.mtimeNs > message.mtimeNs ? info.mtimeNs : message.mtimeNs,
+      object: message.object,
+    };
+    const entry: Replicating = {
+      seq,
+      message: rep,
+      data: work.data,
+      sums: work.sums,
+      waitingFor: new Set(this.entry.inSync),
+      done,
+    };
+    this.replicating.set(seq, entry);
+    const { generation } = this;
+    this.host.store.apply(transactionOf(rep, work.data, work.sums), (error) => {
+      if (error !== undefined) return this.host.fatal(error);
+      this.synced(seq);
+      if (generation === this.generation) this.acknowledged(this.host.id, seq);
+    });
+    for (const member of this.others) this.sendRepOp(member, entry);
+    return seq;
+  }
+
+  private sendRepOp(member: OsdId, entry: Replicating): void {
+    const { generation } = this;
+    const peer = this.host.peer(member);
+    if (peer === undefined) return this.resendLater(member);
+    peer
+      .call(RepOp, entry.message, {
+        deadlineMs: REP_OP_DEADLINE_MS,
+        data: entry.data,
+        sums: entry.sums,
+      })
+      .then(
+        () => {
+          if (generation === this.generation) this.acknowledged(member, entry.seq);
+        },
+        (error: unknown) => {
+          if (!(error instanceof DssError)) throw error;
+          if (generation === this.generation) this.resendLater(member);
+        },
+      );
+  }
+
+  private acknowledged(member: OsdId, seq: number): void {
+    const entry = this.replicating.get(seq);
+    if (entry === undefined) return;
+    entry.waitingFor.delete(member);
+    if (entry.waitingFor.size > 0) return;
+    this.replicating.delete(seq);
+    entry.done();
+  }
+
+  /** All that a member has not acknowledged goes to it again, in order: it recognises what it has. */
+  private resendLater(member: OsdId): void {
+    if (this.resendTimers.has(member)) return;
+    const timer = this.host.clock.setTimer(RESEND_MS, () => {
+      this.resendTimers.delete(member);
+      for (const entry of this.replicating.values()) {
+        if (entry.waitingFor.has(member)) this.sendRepOp(member, entry);
+      }
+    });
+    this.resendTimers.set(member, timer);
+  }
+
+  // ——— As a member ———
+
+  repOp(request: Incoming<OsdRepOp, Record<never, never>>): void {
+    const { message } = request;
+    const info = this.host.store.pgInfo(this.id);
+    if (info === undefined) {
+      throw new DssError("NotActive", `osd.${this.host.id} has no pg ${formatPg(this.id)} yet`);
+    }
+    const expected = info.last.seq + 1;
+    if (message.seq > expected) {
+      // An earlier one was lost with a connection; the primary sends all of them again in order.
+      const text = `pg ${formatPg(this.id)}: entry ${message.seq} came, ${expected} is next`;
+      throw new DssError("NotActive", text);
+    }
+    const reply = (): void => request.reply({});
+    if (message.seq < expected) {
+      if (message.seq <= this.syncedSeq) reply();
+      else this.syncWaiters.push({ seq: message.seq, reply });
+      return;
+    }
+    this.host.store.apply(transactionOf(message, [request.data], request.sums), (error) => {
+      if (error !== undefined) return this.host.fatal(error);
+      this.synced(message.seq);
+      reply();
+    });
+  }
+  private synced(seq: number): void {
+    this.syncedSeq = Math.max(this.syncedSeq, seq);
+    if (this.syncWaiters.length === 0) return;
+    const ready = this.syncWaiters.filter((waiter) => waiter.seq <= this.syncedSeq);
+    this.syncWaiters = this.syncWaiters.filter((waiter) => waiter.seq > this.syncedSeq);
+    for (const waiter of ready) waiter.reply();
+  }
+  /** Runs `ready` once everything that was applied is durable here. */
+  whenSynced(ready: () => void): void {
+    const last = this.host.store.pgInfo(this.id)?.last.seq ?? 0;
+    if (last <= this.syncedSeq) ready();
+    else this.syncWaiters.push({ seq: last, reply: ready });
+  }
+  /** Peering replaced the log: everything in it is synced. */
+  logReplaced(): void {
+    this.syncedSeq = this.host.store.pgInfo(this.id)?.last.seq ?? 0;
+  }
+}
+
+function transactionOf(rep: OsdRepOp, data: readonly Buffer[], sums: Uint32Array): Transaction {
+  return {
+    pg: rep.pg,
+    version: { interval: rep.interval, seq: rep.seq },
+    kind: rep.kind as OpKind,
+    object: rep.object,
+    client: rep.client,
+    sequence: rep.sequence,
+    floor: rep.floor,
+    size: rep.size,
+    offset: rep.offset,
+    length: rep.length,
+    data: data.length === 1 && data[0]!.length === 0 ? [] : data,
+    sums,
+    mtimeNs: rep.mtimeNs,
+    truncateSeq: rep.truncateSeq,
+  };
+}
+
+/** A reader that knows of a newer truncation does not see what it cut off. */
+function effectiveSize(info: ObjectInfo, message: OsdRead): number {
+  return message.truncateSeq > info.truncateSeq
+    ? Math.min(info.size, message.truncateSize)
+    : info.size;
+}
+
+const noEdge = (): undefined => undefined;
+function step(kind: OpKind, offset: number, length: number, size: number): Step {
+  return { kind, offset, length, data: [], sums: NO_SUMS, size };
+}
+function touch(size: number): Step {
+  return step(OpKind.touch, 0, 0, size);
+}
+function writeStep(
+  merged: { offset: number; data: Buffer[]; sums: Uint32Array },
+  size: number,
+): Step {
+  const { offset, data, sums } = merged;
+  return { kind: OpKind.write, offset, length: 0, data, sums, size };
+}
+
+/** Throws Malformed for what no correct client sends. */
+export function validateWrite(message: OsdWrite, dataLength: number): void {
+  const { kind, offset, length } = message;
+  const bad =
+    (kind === WriteKind.write && (length === 0 || length !== dataLength)) ||
+    (kind !== WriteKind.write && dataLength !== 0) ||
+    offset > OBJECT_SIZE_MAX ||
+    offset + length > OBJECT_SIZE_MAX ||
+    message.object.length === 0;
+  if (bad) {
+    const what = `kind ${kind}, offset ${offset}, length ${length}, data ${dataLength}`;
+    throw new DssError("Malformed", `bad write: ${what}`);
+  }
+}
+export function validateRead(message: OsdRead): void {
+  if (message.offset + message.length > OBJECT_SIZE_MAX || message.object.length === 0) {
+    const what = `offset ${message.offset}, length ${message.length}`;
+    throw new DssError("Malformed", `bad read: ${what}`);
+  }
+}
