@@ -27,6 +27,8 @@ export interface OsdEntry {
   weight: number;
   up: boolean;
   in: boolean;
+  /** It is out only because it was down for downOutInterval: it is put in again when it returns. */
+  autoOut?: boolean;
   state: OsdState;
   /** Differs for every start of the daemon; every PG it holds gets a new interval with it. */
   incarnation: string;

@@ -1,0 +1,177 @@
+/**
+ * Named health codes derived from the map (design §4, cli.md `dss health`): a pure function, so that the
+ * CLI, the MDS and tests say the same.
+ */
+import { formatPg } from "../base/ids.js";
+import { allPgs, type ClusterMap, type PgEntry, type PoolEntry } from "./cluster-map.js";
+import { upSets } from "./placement.js";
+
+export type Severity = "HEALTH_WARN" | "HEALTH_ERR";
+export interface HealthCheck {
+  code: string;
+  severity: Severity;
+  summary: string;
+  detail: string[];
+}
+export interface Health {
+  status: "HEALTH_OK" | Severity;
+  checks: HealthCheck[];
+}
+
+/** What the map does not know. Absent members are not judged. */
+export interface HealthExtra {
+  mds?: { leader: number | undefined; standbys: readonly number[] };
+  /** Bytes per OSD. */
+  usage?: ReadonlyMap<number, { used: number; total: number }>;
+  /** Found elsewhere (MDS, scrub). */
+  checks?: readonly HealthCheck[];
+}
+
+/** Longest list under one check. */
+const DETAIL_MAX = 50;
+
+/** never created: waits for OSDs. inactive: takes no writes. degraded: fewer good copies than wanted. */
+export type PgCondition = "creating" | "inactive" | "degraded" | "misplaced" | "clean";
+
+export function pgCondition(
+  map: ClusterMap,
+  pg: { entry: PgEntry; pool: PoolEntry; index: number },
+): PgCondition {
+  const { entry, pool, index } = pg;
+  if (entry.inSync.length === 0) return "creating";
+  const isUp = (id: number): boolean => map.osds.some((osd) => osd.id === id && osd.up);
+  const up = entry.inSync.filter(isUp).length;
+  if (entry.primary === -1 || up < pool.minimum) return "inactive";
+  if (up < pool.replicas) return "degraded";
+  const wanted = upSets(map, pool)[index]!;
+  return wanted.every((osd) => entry.inSync.includes(osd)) ? "clean" : "misplaced";
+}
+
+/** Counts for `dss status`: `pgs`. `recovering` is known to the OSDs only. */
+export function pgSummary(map: ClusterMap): {
+  total: number;
+  clean: number;
+  degraded: number;
+  misplaced: number;
+  inactive: number;
+} {
+  const summary = { total: 0, clean: 0, degraded: 0, misplaced: 0, inactive: 0 };
+  for (const pg of conditions(map)) {
+    summary.total++;
+    summary[pg.condition === "creating" ? "inactive" : pg.condition]++;
+  }
+  return summary;
+}
+
+function conditions(map: ClusterMap): { name: string; pool: PoolEntry; condition: PgCondition }[] {
+  return [...allPgs(map)].map(({ pg, entry, pool }) => ({
+    name: formatPg(pg),
+    pool,
+    condition: pgCondition(map, { entry, pool, index: pg % 65_536 }),
+  }));
+}
+
+const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+function check(code: string, severity: Severity, summary: string, detail: string[]): HealthCheck {
+  const more = detail.length - DETAIL_MAX;
+  const shown = more > 0 ? [...detail.slice(0, DETAIL_MAX), `and ${more} more`] : detail;
+  return { code, severity, summary, detail: shown };
+}
+
+export function healthOf(map: ClusterMap, extra: HealthExtra = {}): Health {
+  const checks = [
+    ...osdChecks(map),
+    ...poolChecks(map),
+    ...pgChecks(map),
+    ...usageChecks(map, extra),
+    ...mdsChecks(extra),
+    ...(extra.checks ?? []),
+  ];
+  const isError = checks.some((c) => c.severity === "HEALTH_ERR");
+  const status = isError ? "HEALTH_ERR" : checks.length > 0 ? "HEALTH_WARN" : "HEALTH_OK";
+  return { status, checks };
+}
+
+function osdChecks(map: ClusterMap): HealthCheck[] {
+  if (map.osds.length === 0) {
+    const detail = ['start storage daemons with "dss osd start ID"'];
+    return [check("NO_OSDS", "HEALTH_ERR", "no OSD has joined yet", detail)];
+  }
+  const checks: HealthCheck[] = [];
+  const down = map.osds.filter((osd) => !osd.up);
+  if (down.length > 0) {
+    const detail = down.map((osd) => `osd.${osd.id} on ${osd.host} is down${osd.in ? "" : " and out"}`);
+    const summary = `${plural(down.length, "OSD")} down of ${map.osds.length}`;
+    checks.push(check("OSD_DOWN", "HEALTH_WARN", summary, detail));
+  }
+  const wanted = Math.max(0, ...map.pools.map((pool) => pool.replicas));
+  const placeable = map.osds.filter((osd) => osd.in && osd.weight > 0).length;
+  if (placeable < wanted) {
+    const summary = `${plural(placeable, "OSD")} in, but pools want ${wanted} replicas`;
+    checks.push(check("TOO_FEW_OSDS", "HEALTH_WARN", summary, []));
+  }
+  return checks;
+}
+
+function poolChecks(map: ClusterMap): HealthCheck[] {
+  const waiting = map.pools.filter((pool) => map.pgs[pool.id]?.some((pg) => pg.inSync.length === 0));
+  if (waiting.length === 0) return [];
+  const up = map.osds.filter((osd) => osd.up && osd.in && osd.weight > 0).length;
+  const detail = waiting.map(
+    (pool) => `pool ${pool.name}: ${up} of ${pool.replicas} OSDs (at least ${pool.minimum}) are there`,
+  );
+  const summary = `${plural(waiting.length, "pool")} waiting for OSDs before first use`;
+  return [check("POOL_WAITING", "HEALTH_WARN", summary, detail)];
+}
+
+function pgChecks(map: ClusterMap): HealthCheck[] {
+  const all = conditions(map);
+  const named = (condition: PgCondition): string[] =>
+    all.filter((pg) => pg.condition === condition).map((pg) => `PG ${pg.name} (${pg.pool.name})`);
+  const checks: HealthCheck[] = [];
+  const inactive = named("inactive");
+  if (inactive.length > 0) {
+    const summary = `${plural(inactive.length, "PG")} without enough replicas to serve`;
+    checks.push(check("PG_INACTIVE", "HEALTH_ERR", summary, inactive));
+  }
+  const degraded = named("degraded");
+  if (degraded.length > 0) {
+    const summary = `${plural(degraded.length, "PG")} with fewer replicas than wanted`;
+    checks.push(check("PG_DEGRADED", "HEALTH_WARN", summary, degraded));
+  }
+  return checks;
+}
+
+function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
+  const full: string[] = [];
+  const nearFull: string[] = [];
+  for (const [id, { used, total }] of extra.usage ?? []) {
+    const ratio = total > 0 ? used / total : 0;
+    const line = `osd.${id} is ${Math.round(ratio * 100)} % full`;
+    if (ratio >= map.fullRatio) full.push(line);
+    else if (ratio >= map.nearFullRatio) nearFull.push(line);
+  }
+  const checks: HealthCheck[] = [];
+  if (full.length > 0) {
+    const summary = `${plural(full.length, "OSD")} full: writes are refused`;
+    checks.push(check("OSD_FULL", "HEALTH_ERR", summary, full));
+  }
+  if (nearFull.length > 0) {
+    const summary = `${plural(nearFull.length, "OSD")} nearly full`;
+    checks.push(check("OSD_NEAR_FULL", "HEALTH_WARN", summary, nearFull));
+  }
+  return checks;
+}
+
+function mdsChecks(extra: HealthExtra): HealthCheck[] {
+  if (!extra.mds) return [];
+  if (extra.mds.leader === undefined) {
+    const detail = ["metadata operations wait until one leads"];
+    return [check("MDS_NO_LEADER", "HEALTH_ERR", "no metadata server leads", detail)];
+  }
+  if (extra.mds.standbys.length > 0) return [];
+  const detail = ['start another with "dss mds start ID"'];
+  const summary = "the leading metadata server has no standby";
+  return [check("MDS_NO_STANDBY", "HEALTH_WARN", summary, detail)];
+}
