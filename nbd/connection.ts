@@ -3,7 +3,7 @@
  * an image. Owner of: the requests in flight, the replies not yet sent, the bytes charged to the
  * server's budget and the share of the export.
  *
- *   negotiating ──► serving ──► finishing ──► closed        (any ──► closed when the link ends)
+ *   negotiating ──► serving ──► finishing ──► closed     (any ──► closed when the link ends)
  *
  * Invariants: the share is released exactly once, after the last request in flight has settled,
  * whatever became of the link; every byte charged is given back; a request is taken only when
@@ -42,9 +42,7 @@ export interface ConnectionHost {
   readonly budget: Budget;
   readonly limits: ConnectionLimits;
   list(): Promise<readonly ExportEntry[]>;
-  /** The export meant by `name`; NotFound when it is "" and there is no default. */
-  resolve(name: string): string;
-  /** Takes a resolved name. */
+  /** "" is the default export. Errors: those of `ExportDirectory.open`. */
   acquire(name: string): Promise<ExportShare>;
   /** The link is closed, nothing is in flight and the share is released. */
   onGone(connection: NbdConnection): void;
@@ -281,10 +279,11 @@ export class NbdConnection {
     );
   }
 
-  /** The share stays with the connection: INFO and then GO of one export open it once. */
-  private async acquire(requested: string): Promise<ExportShare> {
-    const name = this.host.resolve(requested);
-    if (this.share?.name === name) return this.share;
+  /**
+   * The share of INFO stays with the connection until the next one is there, so that INFO and then
+   * GO of one export open it once.
+   */
+  private async acquire(name: string): Promise<ExportShare> {
     const share = await this.host.acquire(name);
     this.share?.release();
     this.share = share;
@@ -318,7 +317,8 @@ export class NbdConnection {
         return;
       }
       const own = limits.connectionBytesMax - this.charged;
-      const effect = transmission.next(this.prepaid > 0 ? this.prepaid : Math.min(own, budget.room));
+      const room = this.prepaid > 0 ? this.prepaid : Math.min(own, budget.room);
+      const effect = transmission.next(room);
       if (!effect) {
         // A payload has begun to arrive: its buffer exists, so it counts.
         if (this.prepaid === 0 && transmission.assembling > 0) {

@@ -10,7 +10,6 @@ import type { BlockImage, ExportDirectory } from "./block-image.js";
 
 /** One connection's right to use an image. */
 export interface ExportShare {
-  readonly name: string;
   readonly image: BlockImage;
   /** Once, when none of the holder's requests is in flight. */
   release(): void;
@@ -61,7 +60,6 @@ export class ExportTable {
     }
     let released = false;
     return {
-      name,
       image,
       release: () => {
         assert(!released, `export ${name}: released twice`);

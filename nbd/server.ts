@@ -85,16 +85,14 @@ export class NbdServer {
     this.clock = options.clock;
     this.log = options.log;
     this.exports = new ExportTable(options.directory, options.log);
-    this.budget = new Budget({ requests: this.limits.requestsMax, bytes: this.limits.bytesMax }, () =>
-      this.watchStalls(),
-    );
+    const { requestsMax, bytesMax } = this.limits;
+    this.budget = new Budget({ requests: requestsMax, bytes: bytesMax }, () => this.watchStalls());
     this.host = {
       clock: options.clock,
       budget: this.budget,
       limits: this.limits,
       list: () => options.directory.list(),
-      acquire: (name) => this.exports.acquire(name),
-      resolve: (name) => this.resolve(name),
+      acquire: async (name) => this.exports.acquire(this.resolve(name)),
       onGone: (connection) => this.onGone(connection),
     };
   }

@@ -7,9 +7,10 @@
  * of 32 MiB each, and a request is taken (and its write payload allocated) only when the caller
  * says that its bytes fit.
  *
- *   header ──► granted? ──► payload ──► header        DISC, a bad magic or an oversized
- *     ▲           │            │                      write: closed, which is final
- *     └───────────┴── skip ◄───┘ (a refused write: its payload is read past, then it is answered)
+ *   header ──► granting ──► payload ──► header     A read or write waits in "granting" for its
+ *     │  ▲                                           bytes. A refused write is answered after its
+ *     ▼  │                                           payload has been skipped. DISC, a bad magic
+ *     skip                                           or an oversized write: closed, for good.
  *
  * Invariants: a request is checked completely before it is handed out, so images see only valid
  * ranges; every request but DISC gets exactly one reply; a write payload is copied at most once,
@@ -52,7 +53,7 @@ export type TransmissionEffect =
   | StartRequest
   /** A reply that needs no image. */
   | { readonly do: "send"; readonly bytes: Buffer }
-  /** The next request needs `bytes`, more than the caller offered: pull again when they are free. */
+  /** The next request needs more than the caller offered: pull again when `bytes` are free. */
   | { readonly do: "wait"; readonly bytes: number }
   /** The client said goodbye: finish what is in flight, then close. */
   | { readonly do: "disconnect" }

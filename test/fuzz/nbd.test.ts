@@ -28,7 +28,9 @@ function mutate(random: Prng, frame: Buffer): Buffer {
   const out = Buffer.from(frame);
   const kind = random.int(0, 30);
   if (kind === 0 && out.length > 0) {
-    for (let i = random.int(1, 3); i > 0; i--) out[random.int(0, out.length - 1)] = random.u32() & 0xff;
+    for (let i = random.int(1, 3); i > 0; i--) {
+      out[random.int(0, out.length - 1)] = random.u32() & 0xff;
+    }
   } else if (kind === 1 && out.length >= 4) {
     // An extreme number somewhere is what length fields fear most.
     const extreme = random.pick([0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 65_536, 1 << 25]);

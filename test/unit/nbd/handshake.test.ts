@@ -214,7 +214,8 @@ t.test("too much option data is read past up to a limit", (t) => {
   const run = new Run().push(FLAGS, option(9, big), option(3));
   t.same(run.types, [TOO_BIG, SERVER, SERVER, ACK]);
   t.same(new Run().push(FLAGS, option(9, big.subarray(1))).types, [UNSUP], "the limit itself");
-  const flood = new Run().push(FLAGS, Buffer.from("IHAVEOPT"), u32(9), u32(OPTION_SKIP_BYTES_MAX + 1));
+  const flood = new Run().push(FLAGS, Buffer.from("IHAVEOPT"), u32(9));
+  flood.push(u32(OPTION_SKIP_BYTES_MAX + 1));
   t.match(flood.closed, /bytes of data/);
   t.end();
 });
@@ -225,7 +226,8 @@ t.test("a client that breaks the protocol is dropped", (t) => {
   t.match(new Run().push(FLAGS, Buffer.alloc(16)).closed, /magic/);
   t.match(new Run().push(Buffer.from("GET / HTTP/1.1\r\n")).closed, /client flags/);
   const busy = new Run();
-  for (let i = 0; i <= OPTIONS_MAX && busy.closed === undefined; i++) busy.push(i ? option(3) : FLAGS);
+  busy.push(FLAGS);
+  for (let i = 0; i < OPTIONS_MAX; i++) busy.push(option(3));
   t.equal(busy.closed, undefined);
   t.match(busy.push(option(3)).closed, /1024 options/);
   t.end();

@@ -66,6 +66,31 @@ t.test("replies of one turn leave together", async (t) => {
   t.same(replies(link).map((reply) => reply.cookie), [1n, 2n, 3n, 4n]);
 });
 
+t.test("commands and their flags reach the image", async (t) => {
+  const s = await setting();
+  const link = await s.attach();
+  const [TRIM, ZERO, FUA, NO_HOLE] = [4, 6, 1, 2];
+  link.push(request({ type: WRITE, data: Buffer.from("ab"), flags: FUA }));
+  link.push(request({ type: WRITE, offset: 2n, data: Buffer.from("c") }));
+  link.push(request({ type: READ, offset: 1n, length: 2, flags: FUA }));
+  link.push(request({ type: TRIM, length: 3 }), request({ type: TRIM, length: 4, flags: FUA }));
+  link.push(request({ type: ZERO, length: 5, flags: FUA }));
+  link.push(request({ type: ZERO, length: 6, flags: NO_HOLE }), request({ type: FLUSH }));
+  await s.clock.settle();
+  t.same(s.disk.calls, [
+    "write 0+2 fua",
+    "write 2+1",
+    "read 1+2",
+    "trim 0+3",
+    "trim 0+4 fua",
+    "zero 0+5 fua",
+    "zero 0+6 no-hole",
+    "flush",
+  ]);
+  t.equal(link.received.filter((chunk) => chunk.equals(Buffer.from("bc"))).length, 1);
+  t.ok(replies(link).every((reply) => reply.error === 0));
+});
+
 t.test("answers leave in the order in which the image finishes", async (t) => {
   const s = await setting();
   const slow = latch();
@@ -306,6 +331,14 @@ t.test("a client that does not read its data stops being served, not being charg
   await s.clock.settle();
   t.equal(s.disk.calls.length, 8);
   t.equal(s.server.figures.bytes, 0);
+
+  link.reading = false;
+  link.push(request({ type: READ, length: 8 * MIB }));
+  await s.clock.settle();
+  t.equal(s.server.figures.bytes, 8 * MIB);
+  link.hangUp();
+  await s.clock.settle();
+  t.equal(s.server.figures.bytes, 0, "what it never read is given back");
 });
 
 t.test("nor can it make answers without data pile up", async (t) => {
