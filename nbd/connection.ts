@@ -123,16 +123,17 @@ export class NbdConnection {
     if (this.phase !== "closed") this.link.destroy();
   }
 
-  /** Ends a client that holds memory and moves nothing, so that others get it. */
-  dropIfStalled(stallMs: number): void {
+  /** Ends a client that holds memory and moves nothing, so that others get it; true if it did. */
+  dropIfStalled(stallMs: number): boolean {
     const holds = this.outputCharge > 0 || (this.prepaid > 0 && !this.paused);
     const buffered = this.link.bufferedBytes;
     const moved = buffered !== this.bufferedSeen;
     this.bufferedSeen = buffered;
     if (moved) this.progressAt = this.host.clock.now();
-    if (!holds || this.phase === "closed") return;
-    if (this.host.clock.now() - this.progressAt < stallMs) return;
+    if (!holds || this.phase === "closed") return false;
+    if (this.host.clock.now() - this.progressAt < stallMs) return false;
     this.fail(`no progress for ${stallMs} ms while others wait for memory`);
+    return true;
   }
 
   // ---- The link ----

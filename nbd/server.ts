@@ -203,8 +203,9 @@ export class NbdServer {
     this.stallTimer = this.clock.setTimer(STALL_CHECK_MS, () => {
       this.stallTimer = undefined;
       if (!this.budget.scarce) return;
-      for (const connection of [...this.connections]) {
-        connection.dropIfStalled(this.limits.stallMs);
+      // One at a time: its memory may be enough.
+      for (const connection of this.connections) {
+        if (connection.dropIfStalled(this.limits.stallMs)) break;
       }
       if (this.budget.scarce) this.watchStalls();
     });

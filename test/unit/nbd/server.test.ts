@@ -371,6 +371,17 @@ t.test("who holds memory and does not move is dropped when others need it", asyn
   t.equal(s.server.figures.bytes, 0);
 });
 
+t.test("no more clients are dropped than the memory needed takes", async (t) => {
+  const s = await setting({ bytesMax: 40 * MIB, stallMs: 5000 });
+  const holders = [await s.attach(), await s.attach()];
+  for (const holder of holders) holder.push(request({ type: WRITE, length: 20 * MIB }));
+  const needy = await s.attach();
+  needy.push(request({ type: READ, length: 8 * MIB }));
+  await s.clock.advance(60_000);
+  t.same(holders.map((holder) => holder.destroyed), [true, false]);
+  t.equal(replies(needy).length, 1);
+});
+
 t.test("stop lets requests in flight finish, flushes and closes", async (t) => {
   const s = await setting();
   const link = await s.attach();
