@@ -22,7 +22,8 @@ export default tseslint.config(
       "@typescript-eslint/prefer-promise-reject-errors": ["error", { allowThrowingUnknown: true }],
       "@typescript-eslint/return-await": ["error", "error-handling-correctness-only"],
       // Types that say less than they could.
-      "@typescript-eslint/no-explicit-any": "error",
+      // `any` may stand in a constraint, where nothing else fits; what comes of it is checked.
+      "@typescript-eslint/no-explicit-any": "off",
       "@typescript-eslint/no-unsafe-assignment": "error",
       "@typescript-eslint/no-unsafe-call": "error",
       "@typescript-eslint/no-unsafe-member-access": "error",

@@ -3,21 +3,24 @@
  * names, comments, line lengths, links in the docs, and that every test file belongs to a part.
  * The tables below are the rules; a rule is changed here and in docs/architecture.md together.
  */
-import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize, relative } from "node:path";
 import t from "tap";
 import ts from "typescript";
 import { allTestFiles, partOf, ROOT } from "../tools/test-parts.js";
 
-/** Folders or files (without .ts) that are known to git or about to be. */
-const FILES = execFileSync("git", ["ls-files", "-co", "--exclude-standard"], {
-  cwd: ROOT,
-  encoding: "utf8",
-  maxBuffer: 64 * 2 ** 20,
-})
-  .split("\n")
-  .filter((file) => file !== "" && existsSync(join(ROOT, file)));
+/** Everything but what is installed or built; found without git, which a copy may lack. */
+const FILES = readdirSync(ROOT, { withFileTypes: true })
+  .filter(({ name }) => !/^(\.git|\.tap|node_modules|dist|build-.*)$/.test(name))
+  .flatMap((entry) => (entry.isDirectory() ? filesBelow(entry.name) : [entry.name]))
+  .sort();
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(join(ROOT, folder), { withFileTypes: true }).flatMap((entry) => {
+    const path = `${folder}/${entry.name}`;
+    return entry.isDirectory() ? filesBelow(path) : [path];
+  });
+}
 
 // ---- Layers -----------------------------------------------------------------------------------
 
