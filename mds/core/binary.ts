@@ -1,0 +1,128 @@
+/**
+ * Compact binary writing and reading for pages and journal records, whose fields are mostly small numbers: variable-length
+ * integers (7 bits a byte, low first) where the declared structs of cluster/wire have fixed widths.
+ * Reading checks every length against what is there; a violation is Corrupt, since only our own bytes come here.
+ */
+import { crc32 } from "../../cluster/base/checksum.js";
+import { DssError } from "../../cluster/base/errors.js";
+
+export class Writer {
+  private buffer: Buffer;
+  length = 0;
+
+  constructor(capacity = 512) {
+    this.buffer = Buffer.allocUnsafe(capacity);
+  }
+  private room(bytes: number): void {
+    if (this.length + bytes <= this.buffer.length) return;
+    const grown = Buffer.allocUnsafe(Math.max(this.buffer.length * 2, this.length + bytes));
+    this.buffer.copy(grown, 0, 0, this.length);
+    this.buffer = grown;
+  }
+  u8(value: number): void {
+    this.room(1);
+    this.buffer[this.length++] = value;
+  }
+  u32(value: number): void {
+    this.room(4);
+    this.length = this.buffer.writeUInt32LE(value >>> 0, this.length);
+  }
+  /** A safe integer >= 0. */
+  uint(value: number): void {
+    this.room(8);
+    let rest = value;
+    while (rest >= 0x80) {
+      this.buffer[this.length++] = (rest % 128) | 0x80;
+      rest = Math.floor(rest / 128);
+    }
+    this.buffer[this.length++] = rest;
+  }
+  bool(value: boolean): void {
+    this.u8(value ? 1 : 0);
+  }
+  time(ns: bigint): void {
+    this.room(8);
+    this.length = this.buffer.writeBigInt64LE(ns, this.length);
+  }
+  bytes(value: Buffer): void {
+    this.uint(value.length);
+    this.raw(value);
+  }
+  text(value: string): void {
+    this.bytes(Buffer.from(value, "utf8"));
+  }
+  raw(value: Buffer): void {
+    this.room(value.length);
+    value.copy(this.buffer, this.length);
+    this.length += value.length;
+  }
+  /** A view of what was written; the writer must not be used afterwards. */
+  finish(): Buffer {
+    return this.buffer.subarray(0, this.length);
+  }
+  /** Appends the crc32 of everything written so far. */
+  seal(): Buffer {
+    this.u32(crc32(this.buffer.subarray(0, this.length)));
+    return this.finish();
+  }
+}
+
+export class Reader {
+  private at = 0;
+
+  constructor(private readonly buffer: Buffer) {}
+  private take(length: number): number {
+    const at = this.at;
+    if (at + length > this.buffer.length) {
+      throw new DssError("Corrupt", `record ends early: ${length} bytes wanted at ${at}`);
+    }
+    this.at = at + length;
+    return at;
+  }
+  get end(): boolean {
+    return this.at === this.buffer.length;
+  }
+  u8(): number {
+    return this.buffer[this.take(1)]!;
+  }
+  u32(): number {
+    return this.buffer.readUInt32LE(this.take(4));
+  }
+  uint(): number {
+    let value = 0;
+    for (let factor = 1; ; factor *= 128) {
+      const byte = this.u8();
+      value += (byte & 0x7f) * factor;
+      if (byte < 0x80) break;
+      if (factor > 2 ** 49) throw new DssError("Corrupt", "number of more than 8 bytes");
+    }
+    if (!Number.isSafeInteger(value)) throw new DssError("Corrupt", "number above 2^53");
+    return value;
+  }
+  bool(): boolean {
+    return this.u8() !== 0;
+  }
+  time(): bigint {
+    return this.buffer.readBigInt64LE(this.take(8));
+  }
+  /** A copy: pages and records outlive the buffer they came in. */
+  bytes(): Buffer {
+    const length = this.uint();
+    const at = this.take(length);
+    return Buffer.from(this.buffer.subarray(at, at + length));
+  }
+  text(): string {
+    const length = this.uint();
+    const at = this.take(length);
+    return this.buffer.toString("utf8", at, at + length);
+  }
+}
+
+/** Checks and removes the crc32 at the end; `what` names the record in the error. */
+export function unseal(buffer: Buffer, what: string): Buffer {
+  const body = buffer.subarray(0, Math.max(buffer.length - 4, 0));
+  if (buffer.length < 5 || crc32(body) !== buffer.readUInt32LE(body.length)) {
+    throw new DssError("Corrupt", `${what}: checksum mismatch (${buffer.length} bytes)`);
+  }
+  return body;
+}

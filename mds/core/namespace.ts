@@ -1,0 +1,831 @@
+/**
+ * The operations on files, directories and attributes (proto.Request): POSIX outcomes over the metadata. Pure and synchronous.
+ *
+ * An operation looks at everything it needs (raising PageFault where a page is missing), tells `Access` what others must
+ * not cache, and returns a `Plan`; it changes nothing. Permissions were checked by the client's kernel; what is checked here is
+ * what the kernel leaves to the file system: sticky directories, set-group-id inheritance, set-id bits.
+ */
+import { DssError } from "../../cluster/base/errors.js";
+import type { ClientId, Ino } from "../../cluster/base/ids.js";
+import {
+  FILE_SIZE_MAX,
+  LINK_MAX,
+  NAME_MAX,
+  ROOT_INO,
+  SYMLINK_MAX,
+  XATTR_NAME_MAX,
+  XATTR_TOTAL_MAX,
+  XATTR_VALUE_MAX,
+  type Actor,
+  type Answer,
+  type DirectoryEntry,
+  type Inode,
+  type Layout,
+  type Request,
+} from "../proto.js";
+import type { Access } from "./capability.js";
+import type { Delta } from "./delta.js";
+import { hashDigits, hashOfCookie, nameKey, nextPrefix, type Dentry } from "./dentry.js";
+import { Draft, dataBound, grantSize } from "./draft.js";
+import {
+  PERMISSION_BITS,
+  S_IFBLK,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFIFO,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+  S_IFSOCK,
+  S_ISGID,
+  S_ISVTX,
+  isDirectory,
+  isRegular,
+  publicInode,
+  withoutSetId,
+  type InodeRecord,
+} from "./inode.js";
+import { faultTogether, type Metadata } from "./metadata.js";
+import { INODES_PER_PAGE, inodePageKey } from "./page.js";
+
+/** What an operation will do, once nothing stands in its way. */
+export interface Plan {
+  /** Journal facts; empty: nothing changes. */
+  record: Delta[];
+  answer: Answer;
+  notFound: boolean;
+  /** The session may cache these, unless somebody waits for them. */
+  shared: Ino[];
+  /** The session gets (or has) the exclusive capability; its grant is in the record unless it had it before. */
+  exclusive?: { ino: Ino; maxSize: number };
+  /** What others must not see before it is safe (inodes, or negative keys). */
+  hides: number[];
+  /** The answer waits until the change is safe. */
+  durable: boolean;
+  /** Inodes that are gone. */
+  removed: Ino[];
+}
+
+export interface NamespaceOptions {
+  /** Where new files go; undefined while there is no pool. */
+  fileLayout(): Layout | undefined;
+  usage(): { total: number; available: number };
+}
+
+const FILE_TYPES = new Set([S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK]);
+const INO_RANGE = 8 * INODES_PER_PAGE;
+/** Entries of one readdir answer at most. */
+const READDIR_MAX = 4096;
+
+type Of<Op extends Request["op"]> = Extract<Request, { op: Op }>;
+
+export function emptyPlan(): Plan {
+  return {
+    record: [],
+    answer: {},
+    notFound: false,
+    shared: [],
+    hides: [],
+    durable: false,
+    removed: [],
+  };
+}
+
+export class Namespace {
+  constructor(
+    private readonly metadata: Metadata,
+    private readonly options: NamespaceOptions,
+  ) {}
+
+  lookup(access: Access, { parent, name }: Of<"lookup">): Plan {
+    checkName(name);
+    const plan = emptyPlan();
+    access.see(parent);
+    const directory = this.directory(parent);
+    plan.shared.push(parent);
+    plan.answer.parent = publicInode(directory);
+    const entry = this.metadata.dentry(parent, name);
+    if (entry === undefined) return { ...plan, notFound: true };
+    access.attributes(entry.ino);
+    plan.shared.push(entry.ino);
+    plan.answer.inode = publicInode(this.inode(entry.ino));
+    return plan;
+  }
+
+  getattr(access: Access, { ino }: Of<"getattr">): Plan {
+    access.attributes(ino);
+    return { ...emptyPlan(), shared: [ino], answer: { inode: publicInode(this.inode(ino)) } };
+  }
+
+  acquire(access: Access, { ino, mode }: Of<"acquire">): Plan {
+    const inode = this.inode(ino);
+    const plan = emptyPlan();
+    plan.answer.inode = publicInode(inode);
+    if (mode === "shared" || access.capabilities.mode(access.session, ino) === "exclusive") {
+      access.attributes(ino);
+      if (mode === "shared") access.queue(ino);
+      plan.shared.push(ino);
+      if (mode === "exclusive") plan.exclusive = { ino, maxSize: this.granted(access, inode) };
+      return plan;
+    }
+    if (!isRegular(inode)) {
+      throw new DssError("InvalidArgument", "only regular files are held exclusively");
+    }
+    access.change(ino);
+    const draft = new Draft(this.metadata);
+    this.grantExclusive(access, draft, inode, plan);
+    return { ...plan, record: draft.finish(), durable: true };
+  }
+
+  readdir(access: Access, request: Of<"readdir">): Plan {
+    const { ino, cookie, plus } = request;
+    const limit = Math.min(Math.max(1, request.limit), READDIR_MAX);
+    access.see(ino);
+    const directory = this.directory(ino);
+    const { entries, end } = this.list(ino, cookie, limit);
+    const plan = emptyPlan();
+    plan.shared.push(ino);
+    plan.answer = { parent: publicInode(directory), end, entries: [] };
+    if (plus) {
+      faultTogether(
+        this.metadata.cache,
+        entries.map((entry) => inodePageKey(entry.ino)),
+      );
+    }
+    for (const entry of entries) {
+      const listed: DirectoryEntry = { ...entry };
+      const inode = plus ? this.metadata.inode(entry.ino) : undefined;
+      // What another session is changing is left out; a look-up waits for it where it is needed.
+      if (inode !== undefined && access.ready(entry.ino)) {
+        listed.inode = publicInode(inode);
+        plan.shared.push(entry.ino);
+      }
+      plan.answer.entries!.push(listed);
+    }
+    return plan;
+  }
+
+  private list(ino: Ino, cookie: number, limit: number): { entries: Dentry[]; end: boolean } {
+    const entries: Dentry[] = [];
+    let digits: string | undefined = hashDigits(hashOfCookie(cookie));
+    while (digits !== undefined) {
+      const { page, prefix } = this.metadata.directoryPage(ino, digits);
+      const { body } = page;
+      body.sorted ??= [...body.entries.values()].sort((a, b) => a.cookie - b.cookie);
+      for (let i = firstAfter(body.sorted, cookie); i < body.sorted.length; i++) {
+        if (entries.length === limit) return { entries, end: false };
+        entries.push(body.sorted[i]!);
+      }
+      const next: string | undefined = nextPrefix(prefix);
+      digits = next?.padEnd(digits.length, "0");
+    }
+    return { entries, end: true };
+  }
+
+  create(access: Access, request: Of<"create">): Plan {
+    const { parent, name, mode, actor } = request;
+    checkName(name);
+    const type = mode & S_IFMT;
+    if (!FILE_TYPES.has(type)) throw new DssError("InvalidArgument", "no such type of file");
+    access.see(parent);
+    const directory = this.directory(parent);
+    const known = this.metadata.dentry(parent, name);
+    if (known !== undefined) return this.createExisting(access, request, directory, known);
+    this.checkNewInode(access.session, request);
+    if (type === S_IFDIR) checkLinks(directory);
+
+    const inheritsGroup = (directory.mode & S_ISGID) !== 0;
+    const inode: InodeRecord = {
+      ino: request.ino,
+      mode:
+        type |
+        (mode & PERMISSION_BITS) |
+        (inheritsGroup && type === S_IFDIR ? S_ISGID : 0),
+      nlink: type === S_IFDIR ? 2 : 1,
+      uid: actor.uid,
+      gid: inheritsGroup ? directory.gid : actor.gid,
+      rdev: type === S_IFCHR || type === S_IFBLK ? request.rdev : 0,
+      size: 0,
+      atimeNs: actor.timeNs,
+      mtimeNs: actor.timeNs,
+      ctimeNs: actor.timeNs,
+      btimeNs: actor.timeNs,
+      truncateSeq: 0,
+      truncateSize: 0,
+      xattrCount: 0,
+      parent: type === S_IFDIR ? parent : 0,
+      dataMax: 0,
+      xattrBytes: 0,
+    };
+    if (type === S_IFLNK) {
+      inode.target = symlinkTarget(request.target);
+      inode.size = inode.target.length;
+    }
+    if (type === S_IFREG) inode.layout = this.newLayout();
+    access.change(parent);
+    const draft = new Draft(this.metadata);
+    const plan = emptyPlan();
+    draft.createInode(inode);
+    draft.link(parent, name, inode);
+    const changed = draft.put(
+      touched(directory, actor, { size: 1, nlink: type === S_IFDIR ? 1 : 0 }),
+    );
+    plan.answer = { inode: publicInode(inode), parent: publicInode(changed) };
+    plan.shared.push(inode.ino, parent);
+    plan.hides.push(inode.ino, parent);
+    if (type === S_IFREG) this.grantExclusive(access, draft, inode, plan);
+    plan.record = draft.finish();
+    return plan;
+  }
+
+  private createExisting(
+    access: Access,
+    request: Of<"create">,
+    directory: InodeRecord,
+    known: Dentry,
+  ): Plan {
+    const regular = known.type === S_IFREG && (request.mode & S_IFMT) === S_IFREG;
+    if (request.exclusive || !regular) throw exists(request.name);
+    access.attributes(known.ino);
+    const plan = emptyPlan();
+    plan.shared.push(known.ino, directory.ino);
+    plan.answer.inode = publicInode(this.inode(known.ino));
+    plan.answer.parent = publicInode(directory);
+    return plan;
+  }
+
+  private checkNewInode(session: ClientId, { ino }: Of<"create">): void {
+    const ranges = this.metadata.session(session)?.ranges ?? [];
+    if (!ranges.some((range) => ino >= range.first && ino < range.first + range.count)) {
+      throw new DssError("InvalidArgument", `inode number ${ino} is not from the session's ranges`);
+    }
+    if (this.metadata.inode(ino) !== undefined) {
+      throw new DssError("InvalidArgument", `inode number ${ino} is in use`);
+    }
+  }
+  private newLayout(): Layout {
+    const layout = this.options.fileLayout();
+    if (layout === undefined) {
+      throw new DssError("NoSpace", "the cluster has no pool for files", {
+        hint: "create one with `dss pool create`",
+      });
+    }
+    return layout;
+  }
+
+  link(access: Access, { ino, parent, name, actor }: Of<"link">): Plan {
+    checkName(name);
+    access.see(parent);
+    access.see(ino);
+    const directory = this.directory(parent);
+    const inode = this.inode(ino);
+    if (isDirectory(inode)) throw new DssError("NotPermitted", "directories have one name only");
+    if (this.metadata.dentry(parent, name) !== undefined) throw exists(name);
+    if (inode.nlink === 0) throw new DssError("NotFound", `inode ${ino} has been unlinked`);
+    checkLinks(inode);
+    access.change(parent);
+    access.change(ino);
+    const draft = new Draft(this.metadata);
+    draft.link(parent, name, inode);
+    const linked = draft.put({ ...inode, nlink: inode.nlink + 1, ctimeNs: actor.timeNs });
+    const changed = draft.put(touched(directory, actor, { size: 1 }));
+    return this.changing(draft, {
+      answer: { inode: publicInode(linked), parent: publicInode(changed) },
+      inodes: [ino, parent],
+    });
+  }
+
+  unlink(access: Access, { parent, name, stillOpen, actor }: Of<"unlink">): Plan {
+    checkName(name);
+    access.see(parent);
+    const directory = this.directory(parent);
+    const entry = this.entry(parent, name);
+    access.see(entry.ino);
+    const inode = this.inode(entry.ino);
+    if (isDirectory(inode)) throw new DssError("IsDirectory", "unlink of a directory");
+    checkSticky(directory, inode, actor);
+    access.change(parent);
+    access.change(inode.ino);
+    const draft = new Draft(this.metadata);
+    draft.unlink(parent, name);
+    const changed = draft.put(touched(directory, actor, { size: -1 }));
+    const { removed, gone } = this.dropLink(access, draft, inode, stillOpen, actor);
+    return this.changing(draft, {
+      answer: { parent: publicInode(changed), removed: publicInode(removed) },
+      inodes: [parent, inode.ino],
+      removed: gone ? [inode.ino] : [],
+    });
+  }
+
+  rmdir(access: Access, { parent, name, actor }: Of<"rmdir">): Plan {
+    checkName(name);
+    access.see(parent);
+    const directory = this.directory(parent);
+    const entry = this.entry(parent, name);
+    access.see(entry.ino);
+    const inode = this.inode(entry.ino);
+    if (!isDirectory(inode)) throw new DssError("NotDirectory", "rmdir of what is no directory");
+    checkSticky(directory, inode, actor);
+    if (inode.size > 0) throw new DssError("NotEmpty", "the directory is not empty");
+    access.change(parent);
+    access.change(inode.ino);
+    const draft = new Draft(this.metadata);
+    draft.unlink(parent, name);
+    const changed = draft.put(touched(directory, actor, { size: -1, nlink: -1 }));
+    const { removed } = this.dropLink(access, draft, inode, false, actor);
+    return this.changing(draft, {
+      answer: { parent: publicInode(changed), removed: publicInode(removed) },
+      inodes: [parent, inode.ino],
+      removed: [inode.ino],
+    });
+  }
+
+  /** A name of `inode` went. The returned record is what the client is told; `gone`: nothing of it is left. */
+  private dropLink(
+    access: Access,
+    draft: Draft,
+    inode: InodeRecord,
+    stillOpen: boolean,
+    actor: Actor,
+  ): { removed: InodeRecord; gone: boolean } {
+    const directory = isDirectory(inode);
+    const nlink = directory ? 0 : inode.nlink - 1;
+    const removed: InodeRecord = { ...inode, nlink, ctimeNs: actor.timeNs };
+    if (directory) {
+      draft.dropDirectory(inode.ino, this.options.fileLayout());
+    } else {
+      const openers = access.capabilities.openElsewhere(inode.ino, access.session);
+      if (stillOpen) openers.push(access.session);
+      if (nlink === 0) {
+        for (const id of openers) draft.add({ d: "orphanAdd", id, ino: inode.ino });
+      }
+      if (nlink > 0 || openers.length > 0) {
+        draft.put(removed);
+        return { removed, gone: false };
+      }
+    }
+    draft.removeInode(inode, access.capabilities);
+    return { removed, gone: true };
+  }
+
+  rename(access: Access, request: Of<"rename">): Plan {
+    const { parent, name, newParent, newName, actor } = request;
+    checkName(name);
+    checkName(newName);
+    if (request.noReplace && request.exchange) {
+      throw new DssError("InvalidArgument", "rename both without replacing and with exchange");
+    }
+    access.see(parent);
+    access.see(newParent);
+    const source = this.directory(parent);
+    const target = this.directory(newParent);
+    const entry = this.entry(parent, name);
+    access.see(entry.ino);
+    const moved = this.inode(entry.ino);
+    checkSticky(source, moved, actor);
+    if (isDirectory(moved)) this.checkNotBelow(newParent, moved.ino, access);
+    const known = this.metadata.dentry(newParent, newName);
+    if (known === undefined) {
+      if (request.exchange) throw new DssError("NotFound", "exchange with a name that is not there");
+      return this.move(access, request, { source, target, moved, replaced: undefined });
+    }
+    if (request.noReplace) throw exists(newName);
+    access.see(known.ino);
+    const other = this.inode(known.ino);
+    if (other.ino === moved.ino) {
+      // Two names of one file (or one name twice): POSIX says that nothing happens.
+      const plan = emptyPlan();
+      plan.answer = { parent: publicInode(source), newParent: publicInode(target) };
+      plan.answer.inode = publicInode(moved);
+      return plan;
+    }
+    checkSticky(target, other, actor);
+    if (request.exchange) {
+      if (isDirectory(other)) this.checkNotBelow(parent, other.ino, access);
+      return this.exchange(access, request, { source, target, moved, other });
+    }
+    if (isDirectory(other) && !isDirectory(moved)) {
+      throw new DssError("IsDirectory", "rename of a file over a directory");
+    }
+    if (!isDirectory(other) && isDirectory(moved)) {
+      throw new DssError("NotDirectory", "rename of a directory over a file");
+    }
+    if (isDirectory(other) && other.size > 0) {
+      throw new DssError("NotEmpty", "the directory to be replaced is not empty");
+    }
+    return this.move(access, request, { source, target, moved, replaced: other });
+  }
+
+  /** `directory` must not be `moved` or below it. */
+  private checkNotBelow(directory: Ino, moved: Ino, access: Access): void {
+    let at = directory;
+    for (;;) {
+      if (at === moved) {
+        throw new DssError("InvalidArgument", "rename of a directory into itself");
+      }
+      if (at === ROOT_INO) return;
+      access.see(at);
+      at = this.inode(at).parent;
+    }
+  }
+
+  private move(
+    access: Access,
+    { parent, name, newParent, newName, stillOpen, actor }: Of<"rename">,
+    parts: {
+      source: InodeRecord;
+      target: InodeRecord;
+      moved: InodeRecord;
+      replaced: InodeRecord | undefined;
+    },
+  ): Plan {
+    const { source, target, moved, replaced } = parts;
+    const directory = isDirectory(moved);
+    const same = parent === newParent;
+    const linkGain = directory && replaced === undefined ? 1 : 0;
+    if (!same && linkGain > 0) checkLinks(target);
+    for (const ino of [parent, newParent, moved.ino]) access.change(ino);
+    if (replaced !== undefined) access.change(replaced.ino);
+
+    const draft = new Draft(this.metadata);
+    draft.unlink(parent, name);
+    draft.link(newParent, newName, moved);
+    draft.put(touched(source, actor, { size: -1, nlink: directory ? -1 : 0 }));
+    const before = draft.inode(newParent)!;
+    // In one directory the entry and the subdirectory count itself as gone and come back.
+    const gain = replaced === undefined ? 1 : 0;
+    draft.put(touched(before, actor, { size: gain, nlink: linkGain }));
+    const placed = draft.put({
+      ...moved,
+      ctimeNs: actor.timeNs,
+      parent: directory ? newParent : 0,
+    });
+    const answer: Answer = {
+      inode: publicInode(placed),
+      parent: publicInode(draft.inode(parent)!),
+      newParent: publicInode(draft.inode(newParent)!),
+    };
+    const inodes = [parent, newParent, moved.ino];
+    let gone: Ino[] = [];
+    if (replaced !== undefined) {
+      const dropped = this.dropLink(access, draft, replaced, stillOpen, actor);
+      answer.removed = publicInode(dropped.removed);
+      inodes.push(replaced.ino);
+      if (dropped.gone) gone = [replaced.ino];
+    }
+    void target;
+    return this.changing(draft, { answer, inodes, removed: gone });
+  }
+
+  private exchange(
+    access: Access,
+    { parent, name, newParent, newName, actor }: Of<"rename">,
+    parts: { source: InodeRecord; target: InodeRecord; moved: InodeRecord; other: InodeRecord },
+  ): Plan {
+    const { source, moved, other } = parts;
+    const gain = (isDirectory(moved) ? 1 : 0) - (isDirectory(other) ? 1 : 0);
+    if (gain > 0) checkLinks(parts.target);
+    if (gain < 0) checkLinks(source);
+    for (const ino of [parent, newParent, moved.ino, other.ino]) access.change(ino);
+    const draft = new Draft(this.metadata);
+    draft.link(parent, name, other);
+    draft.link(newParent, newName, moved);
+    draft.put(touched(source, actor, { nlink: -gain }));
+    draft.put(touched(draft.inode(newParent)!, actor, { nlink: gain }));
+    const relocate = (inode: InodeRecord, to: Ino): InodeRecord =>
+      draft.put({ ...inode, ctimeNs: actor.timeNs, parent: isDirectory(inode) ? to : 0 });
+    const placed = relocate(moved, newParent);
+    const swapped = relocate(other, parent);
+    return this.changing(draft, {
+      answer: {
+        inode: publicInode(placed),
+        other: publicInode(swapped),
+        parent: publicInode(draft.inode(parent)!),
+        newParent: publicInode(draft.inode(newParent)!),
+      },
+      inodes: [parent, newParent, moved.ino, other.ino],
+    });
+  }
+
+  setattr(access: Access, request: Of<"setattr">): Plan {
+    const { ino, actor, size } = request;
+    access.see(ino);
+    const inode = this.inode(ino);
+    if (size !== undefined) checkSize(inode, size);
+    access.change(ino);
+    const draft = new Draft(this.metadata);
+    const plan = emptyPlan();
+    let changed: InodeRecord = { ...inode, ctimeNs: actor.timeNs };
+    if (request.uid !== undefined || request.gid !== undefined) {
+      changed.uid = request.uid ?? inode.uid;
+      changed.gid = request.gid ?? inode.gid;
+      changed.mode = withoutSetId(changed.mode);
+    }
+    if (request.clearSuid === true) changed.mode = withoutSetId(changed.mode);
+    if (request.mode !== undefined) {
+      changed.mode = (inode.mode & S_IFMT) | (request.mode & PERMISSION_BITS);
+    }
+    if (size !== undefined) {
+      const had = access.capabilities.mode(access.session, ino) === "exclusive";
+      changed = this.resize(access, draft, changed, size, actor);
+      this.grantExclusive(access, draft, changed, plan);
+      plan.durable = !had; // As for acquire: a new leader must know of the grant.
+    }
+    if (request.atimeNs !== undefined) changed.atimeNs = request.atimeNs;
+    if (request.mtimeNs !== undefined) changed.mtimeNs = request.mtimeNs;
+    draft.put(changed);
+    plan.answer.inode = publicInode(changed);
+    plan.shared.push(ino);
+    plan.hides.push(ino);
+    plan.record = draft.finish();
+    return plan;
+  }
+
+  /**
+   * Truncation (design §5): whenever bytes beyond `size` may exist, also such that their writer has not published, the sequence
+   * rises, so that OSDs clip them; whole objects beyond go to the purge queue.
+   */
+  private resize(
+    access: Access,
+    draft: Draft,
+    inode: InodeRecord,
+    size: number,
+    actor: Actor,
+  ): InodeRecord {
+    const bound = dataBound(this.metadata, access.capabilities, inode);
+    const changed: InodeRecord = { ...inode, size, mtimeNs: actor.timeNs };
+    if (size >= bound && size >= inode.size) return changed;
+    changed.truncateSeq = inode.truncateSeq + 1;
+    changed.truncateSize = size;
+    changed.dataMax = Math.min(inode.dataMax, size);
+    if (inode.layout !== undefined && size < bound) {
+      draft.purge({
+        what: "objects",
+        ino: inode.ino,
+        prefix: inode.ino.toString(16),
+        layout: inode.layout,
+        from: size,
+        likely: Math.min(inode.size, bound),
+        bound,
+        truncateSeq: changed.truncateSeq,
+        unconditional: false,
+      });
+    }
+    return changed;
+  }
+
+  publish(access: Access, { ino, size, mtimeNs }: Of<"publish">): Plan {
+    const inode = this.inode(ino);
+    this.checkHolder(access, ino);
+    if (!Number.isSafeInteger(size) || size < 0 || size > FILE_SIZE_MAX) {
+      throw new DssError("FileTooLarge", `size ${size}`);
+    }
+    const draft = new Draft(this.metadata);
+    const ctimeNs = mtimeNs > inode.ctimeNs ? mtimeNs : inode.ctimeNs;
+    const changed = draft.put({ ...inode, size, mtimeNs, ctimeNs });
+    return this.changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
+  }
+
+  extend(access: Access, { ino, size }: Of<"extend">): Plan {
+    const inode = this.inode(ino);
+    this.checkHolder(access, ino);
+    if (!Number.isSafeInteger(size) || size < 0 || size > FILE_SIZE_MAX) {
+      throw new DssError("FileTooLarge", `size ${size}`);
+    }
+    const plan = emptyPlan();
+    plan.answer.inode = publicInode(inode);
+    const granted = this.granted(access, inode);
+    if (size <= granted) return { ...plan, exclusive: { ino, maxSize: granted } };
+    const maxSize = grantSize(size);
+    const draft = new Draft(this.metadata);
+    draft.add({ d: "grantPut", id: access.session, ino, maxSize });
+    return { ...plan, record: draft.finish(), exclusive: { ino, maxSize }, durable: true };
+  }
+
+  orphanRelease(access: Access, { ino }: Of<"orphanRelease">): Plan {
+    const session = this.metadata.session(access.session);
+    if (session?.orphans.has(ino) !== true) return emptyPlan(); // Told twice, or never was one.
+    const draft = new Draft(this.metadata);
+    const gone = this.releaseOrphan(access, draft, ino);
+    return this.changing(draft, { answer: {}, inodes: [], removed: gone ? [ino] : [] });
+  }
+  /** The session no longer has the unlinked file open; true when nobody has. */
+  private releaseOrphan(access: Access, draft: Draft, ino: Ino): boolean {
+    draft.add({ d: "orphanRemove", id: access.session, ino });
+    const inode = this.metadata.inode(ino);
+    if (inode === undefined || inode.nlink > 0) return false;
+    for (const other of this.metadata.sessions()) {
+      if (other.id !== access.session && other.orphans.has(ino)) return false;
+    }
+    draft.removeInode(inode, access.capabilities);
+    return true;
+  }
+
+  getxattrs(access: Access, { ino }: Of<"getxattrs">): Plan {
+    access.see(ino);
+    const inode = this.inode(ino);
+    const plan = emptyPlan();
+    plan.answer = { inode: publicInode(inode), xattrs: [] };
+    if (inode.xattrCount === 0) return plan;
+    for (const [name, value] of this.metadata.xattrs(ino)) {
+      plan.answer.xattrs!.push({ name: Buffer.from(name, "latin1"), value });
+    }
+    return plan;
+  }
+
+  setxattr(access: Access, request: Of<"setxattr">): Plan {
+    const { ino, name, value, actor } = request;
+    if (name.length === 0 || name.length > XATTR_NAME_MAX) {
+      throw new DssError("RangeTooLarge", `attribute name of ${name.length} bytes`);
+    }
+    if (value.length > XATTR_VALUE_MAX) {
+      throw new DssError("TooBig", `attribute of ${value.length} bytes`);
+    }
+    access.see(ino);
+    const inode = this.inode(ino);
+    const known = this.metadata.xattrs(ino).get(nameKey(name));
+    if (known !== undefined && request.create) {
+      throw new DssError("Exists", "the attribute exists");
+    }
+    if (known === undefined && request.replace) {
+      throw new DssError("NoAttribute", "there is no such attribute");
+    }
+    const before = known === undefined ? 0 : name.length + known.length;
+    const xattrBytes = inode.xattrBytes - before + name.length + value.length;
+    if (xattrBytes > XATTR_TOTAL_MAX) {
+      throw new DssError("NoSpace", "the inode's attributes are too large together");
+    }
+    access.change(ino);
+    const draft = new Draft(this.metadata);
+    draft.add({ d: "xattrPut", ino, name, value });
+    const xattrCount = inode.xattrCount + (known === undefined ? 1 : 0);
+    const changed = draft.put({ ...inode, xattrBytes, xattrCount, ctimeNs: actor.timeNs });
+    return this.changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
+  }
+
+  removexattr(access: Access, { ino, name, actor }: Of<"removexattr">): Plan {
+    access.see(ino);
+    const inode = this.inode(ino);
+    const known = inode.xattrCount === 0 ? undefined : this.metadata.xattrs(ino).get(nameKey(name));
+    if (known === undefined) throw new DssError("NoAttribute", "there is no such attribute");
+    access.change(ino);
+    const draft = new Draft(this.metadata);
+    draft.add({ d: "xattrRemove", ino, name });
+    const changed = draft.put({
+      ...inode,
+      xattrCount: inode.xattrCount - 1,
+      xattrBytes: inode.xattrBytes - name.length - known.length,
+      ctimeNs: actor.timeNs,
+    });
+    return this.changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
+  }
+
+  statfs(): Plan {
+    const usage = { ...this.options.usage(), inodes: this.metadata.counter("inodes") };
+    return { ...emptyPlan(), answer: { usage } };
+  }
+
+  inoRange(access: Access): Plan {
+    const draft = new Draft(this.metadata);
+    const first = draft.counter("nextIno");
+    draft.setCounter("nextIno", first + INO_RANGE);
+    draft.add({ d: "sessionRange", id: access.session, first, count: INO_RANGE });
+    return {
+      ...emptyPlan(),
+      record: draft.finish(),
+      answer: { inoRange: { first, count: INO_RANGE } },
+      durable: true,
+    };
+  }
+
+  /** After a replay of what has been executed: the answer as the present state gives it. */
+  again(access: Access, request: Request): Plan {
+    const plan = emptyPlan();
+    const look = (ino: Ino): Inode | undefined => {
+      const inode = this.metadata.inode(ino);
+      return inode === undefined ? undefined : publicInode(inode);
+    };
+    const set = (member: "inode" | "parent" | "newParent", ino: Ino): void => {
+      const inode = look(ino);
+      if (inode !== undefined) plan.answer[member] = inode;
+    };
+    if ("ino" in request) set("inode", request.ino);
+    if ("parent" in request) set("parent", request.parent);
+    if ("newParent" in request) set("newParent", request.newParent);
+    if ("ino" in request && access.capabilities.mode(access.session, request.ino) === "exclusive") {
+      const inode = this.metadata.inode(request.ino);
+      if (inode !== undefined) {
+        plan.exclusive = { ino: inode.ino, maxSize: this.granted(access, inode) };
+      }
+    }
+    if (request.op === "inoRange") {
+      const range = this.metadata.session(access.session)?.ranges.at(-1);
+      if (range !== undefined) plan.answer.inoRange = { ...range };
+    }
+    return plan;
+  }
+
+  // What several operations share.
+
+  private changing(
+    draft: Draft,
+    { answer, inodes, removed = [] }: { answer: Answer; inodes: Ino[]; removed?: Ino[] },
+  ): Plan {
+    const shared = inodes.filter((ino) => !removed.includes(ino));
+    return { ...emptyPlan(), record: draft.finish(), answer, shared, hides: inodes, removed };
+  }
+  private grantExclusive(access: Access, draft: Draft, inode: InodeRecord, plan: Plan): void {
+    const held = access.capabilities.mode(access.session, inode.ino) === "exclusive";
+    const granted = this.metadata.session(access.session)?.exclusive.get(inode.ino);
+    const maxSize = held && granted !== undefined ? granted : grantSize(inode.dataMax);
+    if (granted !== maxSize) {
+      draft.add({ d: "grantPut", id: access.session, ino: inode.ino, maxSize });
+    }
+    plan.exclusive = { ino: inode.ino, maxSize };
+    if (!plan.shared.includes(inode.ino)) plan.shared.push(inode.ino);
+  }
+  private granted(access: Access, inode: InodeRecord): number {
+    return this.metadata.session(access.session)?.exclusive.get(inode.ino) ?? inode.dataMax;
+  }
+  private checkHolder(access: Access, ino: Ino): void {
+    if (access.capabilities.mode(access.session, ino) !== "exclusive") {
+      throw new DssError("Conflict", `inode ${ino} is not held exclusively by this session`);
+    }
+  }
+  private inode(ino: Ino): InodeRecord {
+    const inode = this.metadata.inode(ino);
+    if (inode === undefined) throw new DssError("StaleHandle", `inode ${ino} does not exist`);
+    return inode;
+  }
+  private directory(ino: Ino): InodeRecord {
+    const inode = this.inode(ino);
+    if (!isDirectory(inode)) throw new DssError("NotDirectory", `inode ${ino} is no directory`);
+    return inode;
+  }
+  private entry(parent: Ino, name: Buffer): Dentry {
+    const entry = this.metadata.dentry(parent, name);
+    if (entry === undefined) throw new DssError("NotFound", "no such name");
+    return entry;
+  }
+}
+
+function checkName(name: Buffer): void {
+  if (name.length > NAME_MAX) throw new DssError("NameTooLong", `name of ${name.length} bytes`);
+  const dots = name.length <= 2 && name.every((byte) => byte === 0x2e);
+  if (dots || name.includes(0x2f) || name.includes(0)) {
+    throw new DssError("InvalidArgument", "not a name: empty, a dot, two dots, or with / or NUL");
+  }
+}
+function exists(name: Buffer): DssError {
+  return new DssError("Exists", `${JSON.stringify(name.toString("utf8"))} exists`);
+}
+function checkLinks(inode: InodeRecord): void {
+  if (inode.nlink >= LINK_MAX) throw new DssError("TooManyLinks", `inode ${inode.ino}`);
+}
+function checkSticky(directory: InodeRecord, inode: InodeRecord, actor: Actor): void {
+  if ((directory.mode & S_ISVTX) === 0 || actor.uid === 0) return;
+  if (actor.uid === inode.uid || actor.uid === directory.uid) return;
+  throw new DssError("NotPermitted", "the directory is sticky and the file belongs to another");
+}
+function checkSize(inode: InodeRecord, size: number): void {
+  if (isDirectory(inode)) throw new DssError("IsDirectory", "size of a directory");
+  if (!isRegular(inode)) throw new DssError("InvalidArgument", "size of what is no regular file");
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new DssError("InvalidArgument", `size ${size}`);
+  }
+  if (size > FILE_SIZE_MAX) throw new DssError("FileTooLarge", `size ${size}`);
+}
+function symlinkTarget(target: Buffer | undefined): Buffer {
+  if (target === undefined || target.length === 0) {
+    throw new DssError("NotFound", "a symbolic link needs a target");
+  }
+  if (target.length > SYMLINK_MAX) {
+    throw new DssError("NameTooLong", `target of ${target.length} bytes`);
+  }
+  return target;
+}
+/** The directory after names came or went. */
+function touched(
+  directory: InodeRecord,
+  actor: Actor,
+  { size = 0, nlink = 0 }: { size?: number; nlink?: number },
+): InodeRecord {
+  return {
+    ...directory,
+    size: directory.size + size,
+    nlink: directory.nlink + nlink,
+    mtimeNs: actor.timeNs,
+    ctimeNs: actor.timeNs,
+  };
+}
+/** Index of the first entry beyond `cookie`. */
+function firstAfter(sorted: readonly Dentry[], cookie: number): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle]!.cookie > cookie) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
