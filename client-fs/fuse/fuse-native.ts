@@ -26,6 +26,7 @@ import { LRUCache } from "lru-cache";
 import { AssertionFailure } from "../../cluster/base/assert.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Attributes, Caller, FileSystem, KernelNotifier } from "../file-system.js";
+import { NAME_MAX } from "./abi.js";
 import { findMount, prepareMountpoint, unmountPath } from "./device.js";
 import type { Mounted, MountOptions } from "./driver.js";
 
@@ -88,7 +89,7 @@ export class PathTable {
     const { parent, name } = splitPath(path);
     const directory = await this.resolve(parent);
     try {
-      const entry = await this.fs.lookup(directory, Buffer.from(name), this.caller);
+      const entry = await this.fs.lookup(directory, name, this.caller);
       this.adopt(path, entry.attributes.ino, entry.entryValidMs);
       return entry.attributes.ino;
     } finally {
@@ -134,9 +135,12 @@ export class PathTable {
   }
 }
 
-export function splitPath(path: string): { parent: string; name: string } {
+/** Throws `NameTooLong`. */
+export function splitPath(path: string): { parent: string; name: Buffer } {
   const slash = path.lastIndexOf("/");
-  return { parent: path.slice(0, slash) || "/", name: path.slice(slash + 1) };
+  const name = Buffer.from(path.slice(slash + 1));
+  if (name.length > NAME_MAX) throw new DssError("NameTooLong", "name exceeds 255 bytes");
+  return { parent: path.slice(0, slash) || "/", name };
 }
 
 /** No invalidation in libfuse 2's high-level interface: short validity times must do. */
@@ -257,7 +261,7 @@ class NativeMount {
     work: (parent: number, name: Buffer) => Promise<T>,
   ): Promise<T> {
     const { parent, name } = splitPath(path);
-    return await this.at(parent, (ino) => work(ino, Buffer.from(name)));
+    return await this.at(parent, (ino) => work(ino, name));
   }
   /** As `inParent`, for operations that make an entry: its lookup is remembered. */
   private async make(

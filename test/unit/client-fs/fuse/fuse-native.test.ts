@@ -66,7 +66,8 @@ t.test("a failing lookup gives its parents back", async (t) => {
 });
 
 t.test("paths split at the last slash", (t) => {
-  t.same(splitPath("/a"), { parent: "/", name: "a" });
-  t.same(splitPath("/a/b"), { parent: "/a", name: "b" });
+  t.same(splitPath("/a"), { parent: "/", name: Buffer.from("a") });
+  t.same(splitPath("/a/b"), { parent: "/a", name: Buffer.from("b") });
+  t.throws(() => splitPath(`/${"é".repeat(128)}`), { code: "NameTooLong" }, "bytes count");
   t.end();
 });
