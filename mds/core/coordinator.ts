@@ -309,7 +309,7 @@ class Draft {
     if (this.pools.some((pool) => pool.name === wanted.name)) {
       throw new DssError("Exists", `there is a pool "${wanted.name}" already`);
     }
-    // Not from the present pools alone: the id of a removed pool may still be on disks.
+    // Ids are never used twice: the id of an earlier pool may still be on disks.
     const id = Math.max(0, ...Object.keys(this.pgs).map(Number)) + 1;
     const pool = { id, ...wanted };
     const fault = poolFault(pool);
