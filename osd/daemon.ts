@@ -59,6 +59,7 @@ export interface OsdDaemonOptions {
   maps: MapSource;
   store: ChunkStore;
   pid: number;
+  pgLogEntries: number;
   /** The store failed or a promise of ours was broken: stop the process. */
   onFatal: (error: Error) => void;
 }
@@ -80,6 +81,7 @@ export class OsdDaemon implements PgHost {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly store: ChunkStore;
+  readonly pgLogEntries: number;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly peering: PeeringDriver;
   private fenced = new Set<number>();
@@ -94,6 +96,7 @@ export class OsdDaemon implements PgHost {
     this.clock = options.clock;
     this.logger = options.logger;
     this.store = options.store;
+    this.pgLogEntries = options.pgLogEntries;
     this.peering = new PeeringDriver(this, options.random);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }

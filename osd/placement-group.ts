@@ -29,6 +29,7 @@ import {
   type OsdWrite,
   type OsdWriteReply,
 } from "./proto.js";
+import type { Version } from "./core/version.js";
 import { OpKind, type ChunkStore, type ObjectInfo, type Transaction } from "./store/chunk-store.js";
 
 /** What a PG needs of its daemon. */
@@ -46,6 +47,8 @@ export interface PgHost {
   /** The store failed: the OSD must stop. */
   fatal(error: Error): void;
   count(counter: string, amount?: number): void;
+  /** Log entries that a PG keeps at least (and at most a quarter more). */
+  readonly pgLogEntries: number;
 }
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
@@ -89,6 +92,9 @@ export class PlacementGroup {
   /** As a member: the newest entry that is synced here, and who waits for which. */
   private syncedSeq = 0;
   private syncWaiters: { seq: number; reply: () => void }[] = [];
+  /** Every quarter of the log's length, where it will be cut a whole length later. */
+  private readonly trimMarks: Version[] = [];
+  private untilMark = 0;
 
   constructor(
     readonly id: PgId,
@@ -493,6 +499,7 @@ export class PlacementGroup {
     };
     this.replicating.set(seq, entry);
     const { generation } = this;
+    this.trim({ interval: rep.interval, seq });
     this.host.store.apply(transactionOf(rep, work.data, work.sums), (error) => {
       if (error !== undefined) return this.host.fatal(error);
       this.synced(seq);
@@ -544,6 +551,14 @@ export class PlacementGroup {
     this.resendTimers.set(member, timer);
   }
 
+  /** Keeps the log at its length: called for every entry. */
+  private trim(version: Version): void {
+    if (this.untilMark-- > 0) return;
+    this.untilMark = Math.ceil(this.host.pgLogEntries / 4);
+    this.trimMarks.push(version);
+    if (this.trimMarks.length > 5) this.host.store.trimLog(this.id, this.trimMarks.shift()!);
+  }
+
   // ——— As a member ———
 
   repOp(request: Incoming<OsdRepOp, Record<never, never>>): void {
@@ -564,6 +579,7 @@ export class PlacementGroup {
       else this.syncWaiters.push({ seq: message.seq, reply });
       return;
     }
+    this.trim({ interval: message.interval, seq: message.seq });
     this.host.store.apply(transactionOf(message, [request.data], request.sums), (error) => {
       if (error !== undefined) return this.host.fatal(error);
       this.synced(message.seq);

@@ -1,0 +1,360 @@
+/**
+ * Random work on objects under faults, checked against a model: no acknowledged change is lost, no read is wrong, replicas are
+ * equal in the end. Each object has one writer at a time, so its content is known exactly; after a client crash the
+ * change it had under way may or may not have happened, block by block.
+ */
+import { strict as assert } from "node:assert";
+import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { DssError } from "../../cluster/base/errors.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Prng } from "../../cluster/base/prng.js";
+import { allPgs } from "../../cluster/map/cluster-map.js";
+import { OsdWorld, type DiskFactory, type SimClient } from "./osd-world.js";
+
+export interface ScenarioOptions {
+  seed: number;
+  disk: DiskFactory;
+  /** Operations in all. */
+  operations: number;
+  logger?: Logger;
+}
+export interface ScenarioResult {
+  simulatedMs: number;
+  events: number;
+  operations: number;
+  osdCrashes: number;
+  clientCrashes: number;
+  brokenConnections: number;
+}
+
+const OBJECT_BYTES_MAX = 12 * BLOCK_SIZE;
+const OBJECTS = 8;
+const OSDS = 3;
+const POOL = 1;
+
+interface Content {
+  exists: boolean;
+  data: Buffer;
+}
+
+/** What one object must hold, and the truncation its writer knows. */
+class ModelObject {
+  content: Content = { exists: false, data: Buffer.alloc(0) };
+  /** The content if the change under way takes effect. */
+  pending: Content | undefined;
+  truncation = { seq: 0, size: 0 };
+  busy = false;
+  constructor(readonly name: string) {}
+}
+
+export async function runOsdScenario(options: ScenarioOptions): Promise<ScenarioResult> {
+  const world = new OsdWorld({
+    seed: options.seed,
+    osds: OSDS,
+    replicas: 3,
+    pgCount: 4,
+    disk: options.disk,
+    ...(options.logger === undefined ? {} : { logger: options.logger }),
+  });
+  const scenario = new Scenario(world, options.operations);
+  return scenario.run();
+}
+
+class Scenario {
+  private readonly random: Prng;
+  private readonly objects: ModelObject[] = [];
+  private readonly started = new Set<number>();
+  private client: SimClient;
+  private minEpoch = 0;
+  private done = 0;
+  private running = 0;
+  private osdCrashes = 0;
+  private clientCrashes = 0;
+  private failure: unknown;
+  private faultsOn = true;
+
+  constructor(
+    private readonly world: OsdWorld,
+    private readonly operations: number,
+  ) {
+    this.random = world.random.fork();
+    this.client = world.startClient();
+    for (let i = 0; i < OBJECTS; i++) this.objects.push(new ModelObject(`f${i}.0`));
+  }
+
+  async run(): Promise<ScenarioResult> {
+    const { world } = this;
+    for (let id = 0; id < OSDS; id++) this.start(id);
+    await this.until(() => world.allActive(), 30_000, "the PGs never became active");
+    world.network.faults = {
+      delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
+      loss: this.random.pick([0, 0.0005, 0.002]),
+    };
+    for (const object of this.objects) this.work(object);
+    this.scheduleFault();
+    await this.until(() => this.done >= this.operations, 3_600_000, "the work never ended");
+    await this.heal();
+    await this.checkContents();
+    this.checkReplicas();
+    return {
+      simulatedMs: world.clock.now,
+      events: world.clock.events,
+      operations: this.done,
+      osdCrashes: this.osdCrashes,
+      clientCrashes: this.clientCrashes,
+      brokenConnections: world.network.broken,
+    };
+  }
+
+  private async until(done: () => boolean, withinMs: number, what: string): Promise<void> {
+    const stop = (): boolean => this.failure !== undefined || this.world.fatal.length > 0 || done();
+    const ended = await this.world.clock.runUntil(stop, withinMs);
+    if (this.failure !== undefined) throw this.failure;
+    if (this.world.fatal.length > 0) throw this.world.fatal[0]!;
+    assert.ok(ended, what);
+  }
+  private guard(work: Promise<void>): void {
+    work.catch((error: unknown) => (this.failure ??= error));
+  }
+
+  // ——— Faults ———
+
+  private start(id: number): void {
+    this.started.add(id);
+    this.guard(this.world.startOsd(id));
+  }
+
+  private scheduleFault(): void {
+    this.world.clock.schedule(this.random.float() * 4_000, () => {
+      if (!this.faultsOn) return;
+      const kind = this.random.float();
+      if (kind < 0.5) this.bounce([this.random.int(0, OSDS - 1)]);
+      else if (kind < 0.65) this.bounce([0, 1, 2]);
+      else if (kind < 0.8) this.guard(this.replaceClient());
+      this.scheduleFault();
+    });
+  }
+
+  private bounce(ids: number[]): void {
+    for (const id of ids) {
+      if (!this.started.has(id) || !this.world.running.has(id)) continue;
+      this.osdCrashes++;
+      this.started.delete(id);
+      this.world.crashOsd(id);
+      this.world.clock.schedule(10 + this.random.float() * 2_000, () => {
+        if (!this.started.has(id)) this.start(id);
+      });
+    }
+  }
+
+  /** The client dies; its successor has it fenced before it touches anything. */
+  private async replaceClient(): Promise<void> {
+    this.clientCrashes++;
+    this.world.crashClient(this.client);
+    this.minEpoch = this.world.fence(this.client.id);
+    this.client = this.world.startClient();
+    const client = this.client;
+    this.running = 0;
+    await Promise.all(
+      this.objects.map(async (object) => {
+        object.busy = true;
+        const found = await this.fetch(client, object);
+        if (client !== this.client) return;
+        this.settle(object, found);
+        object.busy = false;
+        this.work(object);
+      }),
+    );
+  }
+
+  /** Decides what became of the change that the dead client had under way. */
+  private settle(object: ModelObject, found: Content): void {
+    if (object.pending === undefined) {
+      this.compare(object, found, "after a client crash");
+      return;
+    }
+    const before = object.content;
+    const after = object.pending;
+    const sizes = [before.data.length, after.data.length];
+    assert.ok(
+      sizes.includes(found.data.length),
+      `${object.name}: ${found.data.length} bytes, neither of ${sizes.join(", ")}`,
+    );
+    for (let at = 0; at < found.data.length; at += BLOCK_SIZE) {
+      const end = Math.min(at + BLOCK_SIZE, found.data.length);
+      const block = found.data.subarray(at, end);
+      const old = blockOf(before.data, at, end);
+      const new_ = blockOf(after.data, at, end);
+      assert.ok(
+        block.equals(old) || block.equals(new_),
+        `${object.name}: the block at ${at} is neither old nor new`,
+      );
+    }
+    object.content = found;
+    object.pending = undefined;
+  }
+
+  // ——— Work ———
+
+  private work(object: ModelObject): void {
+    const { client } = this;
+    this.running++;
+    const next = async (): Promise<void> => {
+      while (client === this.client && this.done < this.operations && this.faultsOn) {
+        await this.operate(client, object);
+        this.done++;
+      }
+      if (client === this.client) this.running--;
+    };
+    this.guard(next());
+  }
+
+  private async operate(client: SimClient, object: ModelObject): Promise<void> {
+    const kind = this.random.float();
+    if (kind < 0.35) {
+      const found = await this.fetch(client, object);
+      if (client === this.client) this.compare(object, found, "read");
+    } else if (kind < 0.75) await this.write(client, object);
+    else if (kind < 0.85) await this.zero(client, object);
+    else if (kind < 0.95) this.truncate(object);
+    else await this.remove(client, object);
+  }
+
+  private async write(client: SimClient, object: ModelObject): Promise<void> {
+    const aligned = this.random.chance(0.4);
+    let offset = this.random.int(0, OBJECT_BYTES_MAX - 1);
+    let length = this.random.int(1, Math.min(OBJECT_BYTES_MAX - offset, 6 * BLOCK_SIZE));
+    if (aligned) {
+      offset -= offset % BLOCK_SIZE;
+      length = Math.min(Math.ceil(length / BLOCK_SIZE) * BLOCK_SIZE, OBJECT_BYTES_MAX - offset);
+    }
+    const bytes = this.random.bytes(length);
+    const data = Buffer.alloc(Math.max(object.content.data.length, offset + length));
+    object.content.data.copy(data);
+    bytes.copy(data, offset);
+    await this.change(client, object, { exists: true, data }, () =>
+      client.objecter.write(address(object), offset, [bytes], {
+        ...this.access(object),
+        mtimeNs: 1n,
+      }),
+    );
+  }
+
+  private async zero(client: SimClient, object: ModelObject): Promise<void> {
+    const offset = this.random.int(0, OBJECT_BYTES_MAX - 1);
+    const length = this.random.int(1, OBJECT_BYTES_MAX - offset);
+    const data = Buffer.from(object.content.data);
+    data.fill(0, Math.min(offset, data.length), Math.min(offset + length, data.length));
+    await this.change(client, object, { exists: object.content.exists, data }, () =>
+      client.objecter.zero(address(object), offset, length, {
+        ...this.access(object),
+        mtimeNs: 1n,
+      }),
+    );
+  }
+
+  /** The inode is truncated: later operations say so, and no one sees the bytes behind. */
+  private truncate(object: ModelObject): void {
+    const size = this.random.int(0, OBJECT_BYTES_MAX);
+    const { seq } = object.truncation;
+    object.truncation = { seq: seq + 1, size };
+    const { exists, data } = object.content;
+    object.content = { exists, data: data.subarray(0, Math.min(size, data.length)) };
+  }
+
+  private async remove(client: SimClient, object: ModelObject): Promise<void> {
+    await this.change(client, object, { exists: false, data: Buffer.alloc(0) }, () =>
+      client.objecter.remove(address(object), { ...this.access(object), unconditional: true }),
+    );
+  }
+
+  private async change(
+    client: SimClient,
+    object: ModelObject,
+    after: Content,
+    work: () => Promise<unknown>,
+  ): Promise<void> {
+    object.pending = after;
+    await work();
+    if (client !== this.client) return; // It died meanwhile; `settle` decides.
+    object.content = after;
+    object.pending = undefined;
+  }
+
+  private async fetch(client: SimClient, object: ModelObject): Promise<Content> {
+    const { objecter } = client;
+    const read = await objecter.read(address(object), 0, OBJECT_BYTES_MAX, this.access(object));
+    return { exists: read.exists, data: Buffer.from(read.data) };
+  }
+  private access(object: ModelObject): { truncation: { seq: number; size: number }; minEpoch: number } {
+    return { truncation: object.truncation, minEpoch: this.minEpoch };
+  }
+
+  // ——— Checks ———
+
+  private compare(object: ModelObject, found: Content, when: string): void {
+    const { data } = object.content;
+    const where = firstDifference(found.data, data);
+    assert.ok(
+      where < 0,
+      `${object.name} ${when}: ${found.data.length} bytes, ${data.length} expected, ` +
+        `first difference at ${where}`,
+    );
+  }
+
+  private async heal(): Promise<void> {
+    this.faultsOn = false;
+    this.world.network.faults = { delayMs: { min: 0.05, max: 0.2 }, loss: 0 };
+    const all = (): boolean => this.world.running.size === OSDS && this.world.allActive();
+    await this.until(all, 600_000, "the PGs did not become active again after healing");
+    await this.until(() => this.running === 0, 600_000, "an operation never ended");
+  }
+
+  private async checkContents(): Promise<void> {
+    let left = this.objects.length;
+    for (const object of this.objects) {
+      const check = async (): Promise<void> => {
+        const found = await this.fetch(this.client, object);
+        this.compare(object, found, "at the end");
+        left--;
+      };
+      this.guard(check());
+    }
+    await this.until(() => left === 0, 600_000, "an object could not be read at the end");
+  }
+
+  /** Every member holds the same objects at the same versions with the same checksums. */
+  private checkReplicas(): void {
+    for (const { pg, entry } of allPgs(this.world.map)) {
+      const copies = entry.inSync.map((osd) => {
+        const store = this.world.running.get(osd)!.store;
+        return JSON.stringify({
+          last: store.pgInfo(pg)!.last,
+          objects: store
+            .list(pg, "", 1_000)
+            .map(({ object, info }) => [object, info.size, info.version, info.allocated]),
+        });
+      });
+      for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
+    }
+  }
+}
+
+function address(object: ModelObject): { pool: number; object: string } {
+  return { pool: POOL, object: object.name };
+}
+function blockOf(data: Buffer, start: number, end: number): Buffer {
+  const block = Buffer.alloc(end - start);
+  data.copy(block, 0, Math.min(start, data.length), Math.min(end, data.length));
+  return block;
+}
+function firstDifference(a: Buffer, b: Buffer): number {
+  if (a.length === b.length && a.equals(b)) return -1;
+  for (let i = 0; i < Math.max(a.length, b.length); i++) if (a[i] !== b[i]) return i;
+  return -1;
+}
+
+/** For the message of a failure that is an operating error. */
+export function explain(error: unknown): string {
+  return error instanceof DssError ? `${error.code}: ${error.message}` : String(error);
+}
