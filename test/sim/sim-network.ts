@@ -190,8 +190,10 @@ class SimEnd implements Connection {
       }
     });
   }
+  /** What was sent arrives before the end is seen. */
   end(): void {
-    this.break();
+    const { clock } = this.host.network;
+    clock.schedule(this.lastArrival - clock.now, () => this.break());
   }
   destroy(): void {
     this.break();
