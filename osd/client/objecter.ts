@@ -290,8 +290,7 @@ export class Objecter implements ObjectAccess {
   }
 
   private floor(): number {
-    for (const sequence of this.unanswered) return sequence;
-    return this.nextSequence;
+    return this.unanswered.values().next().value ?? this.nextSequence;
   }
 
   private pauseOrNewMap(ms: number, seen: ClusterMap): Promise<void> {
