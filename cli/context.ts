@@ -1,0 +1,221 @@
+/**
+ * A quick, short-lived view of a cluster for commands: the map and the leader straight from ZooKeeper,
+ * figures from the daemons, admin requests to the leader. It registers nowhere (its messenger is
+ * anonymous) and leaves nothing behind; `close` lets the process end at once.
+ */
+import { hostname } from "node:os";
+import { ANONYMOUS_ENTITY, type OsdId } from "../cluster/base/ids.js";
+import { DssError, isDssError } from "../cluster/base/errors.js";
+import { silentLogger } from "../cluster/base/log.js";
+import type { ClusterMap, OsdEntry } from "../cluster/map/cluster-map.js";
+import { decodeMdsInfo, type MdsInfo } from "../cluster/map/daemon-info.js";
+import { decodeMap } from "../cluster/map/map-codec.js";
+import { RpcMessenger } from "../cluster/messenger/rpc.js";
+import { nodeClock, nodePlatform, nodeRandom } from "../cluster/platform/node.js";
+import type { Coordination } from "../cluster/zk/coordination.js";
+import { decodeLeader, watchLeader, type LeaderInfo } from "../cluster/zk/election.js";
+import { LEADER_PATH, LIVE_MDS_PATH, MAP_PATH, liveMdsPath } from "../cluster/zk/schema.js";
+import { connectZooKeeper } from "../cluster/zk/session.js";
+import { MdsClient } from "../mds/client/mds-client.js";
+import { MdsAdmin, type AdminReply, type AdminRequest } from "../mds/proto.js";
+import { GetOsdStatus, type OsdStatus } from "../osd/proto.js";
+
+const CONNECT_MS = 3_000;
+/** A daemon that does not answer within this is shown as not answering. */
+export const FIGURES_MS = 600;
+const ADMIN_MS = 15_000;
+const SESSION_MS = 10_000;
+
+export interface OsdReport {
+  osd: OsdEntry;
+  /** Undefined when it is down or does not answer. */
+  status: OsdStatus | undefined;
+}
+
+export class ClusterClient {
+  /** Undefined before the first metadata server has made one. */
+  map: ClusterMap | undefined;
+  leader: LeaderInfo | undefined;
+  /** Every metadata server that is alive, the leader included. */
+  mds: MdsInfo[] = [];
+
+  private constructor(
+    readonly zookeeper: string,
+    readonly coordination: Coordination,
+    readonly messenger: RpcMessenger,
+  ) {}
+
+  /** Errors: Unreachable. */
+  static async open(zookeeper: string): Promise<ClusterClient> {
+    const coordination = await connectZooKeeper({
+      servers: zookeeper,
+      clock: nodeClock,
+      log: silentLogger,
+      connectDeadlineMs: CONNECT_MS,
+    });
+    let client: ClusterClient | undefined;
+    const messenger = new RpcMessenger({
+      clock: nodeClock,
+      network: nodePlatform.network,
+      random: nodeRandom,
+      logger: silentLogger,
+      entity: ANONYMOUS_ENTITY,
+      role: "client",
+      clusterId: () => client?.map?.clusterId ?? "",
+    });
+    client = new ClusterClient(zookeeper, coordination, messenger);
+    try {
+      await client.refresh();
+      return client;
+    } catch (error) {
+      await client.close();
+      throw error;
+    }
+  }
+
+  /** Reads the map, the leader and the list of metadata servers again. */
+  async refresh(): Promise<void> {
+    const { coordination } = this;
+    const [map, leader, live] = await Promise.all([
+      coordination.get(MAP_PATH),
+      coordination.get(LEADER_PATH),
+      coordination.children(LIVE_MDS_PATH),
+    ]);
+    this.map = map === undefined || map.data.length === 0 ? undefined : decodeMap(map.data);
+    this.leader = decodeLeader(leader);
+    const nodes = await Promise.all(
+      (live?.names ?? []).map((name) => coordination.get(liveMdsPath(Number(name)))),
+    );
+    this.mds = nodes
+      .filter((node) => node !== undefined)
+      .map((node) => decodeMdsInfo(node.data, LIVE_MDS_PATH))
+      .sort((a, b) => a.id - b.id);
+  }
+
+  /** The map, for commands that can do nothing without one. Errors: NotActive. */
+  needMap(): ClusterMap {
+    if (this.map !== undefined) return this.map;
+    throw new DssError("NotActive", `there is no cluster map in ZooKeeper at ${this.zookeeper} yet`, {
+      hint: "start a metadata server: dss mds start 0, or everything: dss cluster up",
+    });
+  }
+
+  /** Sends a request to the leader; finds a new one when it has changed. */
+  async admin(request: AdminRequest, deadlineMs = ADMIN_MS): Promise<AdminReply> {
+    const start = performance.now();
+    for (;;) {
+      const left = deadlineMs - (performance.now() - start);
+      const leader = this.leader;
+      try {
+        if (leader === undefined) throw new DssError("NotLeader", "no metadata server leads");
+        const peer = this.messenger.peer(leader.address);
+        const call = peer.call(MdsAdmin, request, { deadlineMs: Math.max(left, 1) });
+        return (await call).message;
+      } catch (error) {
+        // Every request states a wanted result, so that it may be sent again.
+        const isPassing = isDssError(error) && error.retry === "same" && error.code !== "TimedOut";
+        if (!isPassing || left < 200) throw withHint(error);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      await this.refresh();
+    }
+  }
+
+  /** Figures of every OSD, asked for at the same time. */
+  osdReports(deadlineMs = FIGURES_MS): Promise<OsdReport[]> {
+    const osds = [...(this.map?.osds ?? [])].sort((a, b) => a.id - b.id);
+    return Promise.all(
+      osds.map(async (osd) => ({
+        osd,
+        status: osd.up ? await this.osdStatus(osd, deadlineMs) : undefined,
+      })),
+    );
+  }
+
+  private async osdStatus(osd: OsdEntry, deadlineMs: number): Promise<OsdStatus | undefined> {
+    try {
+      const peer = this.messenger.peer(osd.address);
+      const { message } = await peer.call(GetOsdStatus, {}, { deadlineMs });
+      return message.id === osd.id ? message : undefined;
+    } catch (error) {
+      if (isDssError(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /** The OSD's entry. Errors: NotFound. */
+  needOsd(id: OsdId): OsdEntry {
+    const map = this.needMap();
+    const osd = map.osds.find((each) => each.id === id);
+    if (osd !== undefined) return osd;
+    const known = map.osds.map((each) => each.id).join(", ");
+    throw new DssError("NotFound", `there is no osd.${id}`, {
+      hint: known === "" ? "no OSD has joined yet" : `the cluster has: ${known}`,
+    });
+  }
+
+  /** Runs the action in a session with the leader, which ends in good order. */
+  async withSession<T>(detail: string, action: (mds: MdsClient) => Promise<T>): Promise<T> {
+    let leader: LeaderInfo | undefined = this.leader;
+    const listeners = new Set<() => void>();
+    const watch = watchLeader(this.coordination, silentLogger, (next) => {
+      leader = next;
+      for (const listener of [...listeners]) listener();
+    });
+    const mds = new MdsClient({
+      messenger: this.messenger,
+      clock: nodeClock,
+      random: nodeRandom,
+      logger: silentLogger,
+      leader: {
+        current: () => leader,
+        onChange(listener) {
+          listeners.add(listener);
+          return () => void listeners.delete(listener);
+        },
+      },
+      type: "cli",
+      instance: "", // Two commands at a time do not succeed each other.
+      host: hostname(),
+      pid: process.pid,
+      detail,
+      operationDeadlineMs: ADMIN_MS,
+    });
+    mds.onSession((id) => this.messenger.setEntity(id));
+    try {
+      await mds.open(SESSION_MS);
+      return await action(mds);
+    } finally {
+      await mds.close();
+      watch.stop();
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.messenger.close(), this.coordination.close()]);
+  }
+}
+
+function withHint(error: unknown): unknown {
+  if (!isDssError(error) || error.hint !== undefined) return error;
+  const passing = error.retry === "same";
+  if (!passing) return error;
+  return new DssError(error.code, `the metadata servers do not answer: ${error.message}`, {
+    cause: error.cause,
+    hint: "see dss status; after a failover, try again in a few seconds",
+  });
+}
+
+/** Runs the action with a view of the cluster and closes it, whatever happens. */
+export async function withClient<T>(
+  zookeeper: string,
+  action: (client: ClusterClient) => Promise<T> | T,
+): Promise<T> {
+  const client = await ClusterClient.open(zookeeper);
+  try {
+    return await action(client);
+  } finally {
+    await client.close();
+  }
+}
+

@@ -1,0 +1,138 @@
+/**
+ * `dss mount PATH`: in the background by default. The parent checks what can be wrong and returns when
+ * the mount is usable; the worker is this same command with `--foreground`.
+ */
+import { Option, type Command } from "commander";
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { hostname, constants as osConstants } from "node:os";
+import { join, resolve } from "node:path";
+import { describeError } from "../cluster/base/errors.js";
+import { runtimeFolder } from "./local/folders.js";
+import { examples, settingsOf, withCluster, withSettings, zookeeperOf } from "./options.js";
+import { printLine } from "./output.js";
+import { version } from "./version.js";
+
+interface MountFlags {
+  foreground?: boolean;
+  options?: string[];
+  driver: "kernel" | "fuse-native";
+  log?: string;
+}
+
+const collect = (value: string, earlier: string[] | undefined): string[] => [
+  ...(earlier ?? []),
+  ...value.split(",").filter((each) => each !== ""),
+];
+
+export function register(command: Command): void {
+  withCluster(command)
+    .argument("<path>", "an existing, empty directory")
+    .option("-f, --foreground", "do not go to the background; log to the terminal")
+    .option("-o, --options <list>", "mount options: ro, nonempty, noatime, nosuid, nodev…", collect)
+    .option("--log <file>", "log of the background process")
+    .addOption(
+      new Option("--driver <driver>", "kernel: /dev/fuse itself; fuse-native: through libfuse")
+        .choices(["kernel", "fuse-native"])
+        .default("kernel"),
+    );
+  withSettings(command, ["cluster", "client"]);
+  command.action(async (path: string, flags: MountFlags) => {
+    const zookeeper = zookeeperOf(command);
+    settingsOf(command, zookeeper); // Refuses a wrong one before anything is started.
+    if (flags.foreground === true) {
+      await runWorker(command, path, flags);
+      return;
+    }
+    const { startMount } = await import("./local/mounts.js");
+    const { withClient } = await import("./context.js");
+    // A cluster that cannot be reached is told here, not by a worker that waits for it.
+    await withClient(zookeeper, (client) => client.needMap());
+    const record = await startMount({
+      path,
+      zookeeper,
+      log: flags.log === undefined ? defaultLog(path) : resolve(flags.log),
+      driver: flags.driver,
+      settings: settingArguments(command),
+      ...(flags.options !== undefined && { options: flags.options.join(",") }),
+    });
+    printLine(`mounted at ${record.mountpoint}; log: ${record.log}`);
+  });
+  examples(command, "dss mount /mnt/dss", "dss mount /mnt/dss -o ro,noatime");
+}
+
+function defaultLog(path: string): string {
+  const folder = join(runtimeFolder(), "log");
+  mkdirSync(folder, { recursive: true, mode: 0o755 });
+  const name = createHash("sha256").update(resolve(path)).digest("hex").slice(0, 12);
+  return join(folder, `mount-${name}.log`);
+}
+
+/** The settings given as flags, for the worker's command line. */
+function settingArguments(command: Command): string[] {
+  const own = new Set(["zookeeper", "foreground", "options", "log", "driver"]);
+  const given = command.opts<Record<string, unknown>>();
+  return command.options.flatMap((option) => {
+    const value = given[option.attributeName()];
+    if (own.has(option.name()) || typeof value !== "string") return [];
+    return [option.long!, value];
+  });
+}
+
+// ---- The worker --------------------------------------------------------------------------------
+
+async function runWorker(command: Command, path: string, flags: MountFlags): Promise<void> {
+  const { recordEnd, workerEnvironment } = await import("./local/mounts.js");
+  const environment = workerEnvironment();
+  if (process.env["UV_THREADPOOL_SIZE"] !== environment["UV_THREADPOOL_SIZE"]) {
+    await again(environment);
+    return;
+  }
+  const zookeeper = zookeeperOf(command);
+  const config = settingsOf(command, zookeeper);
+  const [{ runMount }, { daemonLogger, runToEnd }] = await Promise.all([
+    import("../client-fs/main.js"),
+    import("./daemon.js"),
+  ]);
+  const mountpoint = resolve(path);
+  const logger = daemonLogger(`mount ${mountpoint}`, config);
+  const options = flags.options ?? [];
+  const own = ["ro", "rw", "nonempty"];
+  try {
+    await runToEnd(logger, () =>
+      runMount({
+        mountpoint,
+        driver: flags.driver,
+        readOnly: options.includes("ro"),
+        allowNonEmpty: options.includes("nonempty"),
+        mountOptions: options.filter((each) => !own.includes(each)),
+        host: hostname(),
+        ...{ zookeeper, config, logger, version: version() },
+      }),
+    );
+    recordEnd(mountpoint, "");
+  } catch (error) {
+    recordEnd(mountpoint, describeError(error));
+    throw error;
+  }
+}
+
+/**
+ * The size of the thread pool is fixed when a process starts, and a mount needs more than the default:
+ * this process hands over to one that has it, with its terminal and its signals.
+ */
+async function again(environment: Readonly<Record<string, string>>): Promise<void> {
+  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+    stdio: "inherit",
+    env: { ...process.env, ...environment },
+  });
+  const forward = (signal: NodeJS.Signals): void => void child.kill(signal);
+  process.on("SIGTERM", forward).on("SIGINT", forward);
+  process.exitCode = await new Promise<number>((done, fail) => {
+    child.once("error", fail);
+    child.once("exit", (code, signal) => {
+      done(code ?? 128 + (signal === null ? 0 : (osConstants.signals[signal] ?? 0)));
+    });
+  });
+}

@@ -1,0 +1,117 @@
+/** What verbs share: the options of asking commands, the settings of daemons, examples in help. */
+import type { Command } from "commander";
+import { existsSync, readFileSync } from "node:fs";
+import { DssError } from "../cluster/base/errors.js";
+import { loadConfig, parseEndpoints } from "../cluster/config/load.js";
+import { ALL_OPTIONS, optionHelp, type Config, type Section } from "../cluster/config/options.js";
+import { dataFolder } from "./local/folders.js";
+import { isAlive } from "./local/process.js";
+import { readState, zookeeperAddress } from "./local/state.js";
+import { UsageError } from "./failure.js";
+
+export interface CommonOptions {
+  zookeeper?: string;
+  json?: boolean;
+}
+
+/** Adds `--zookeeper`, which every command that talks to a cluster has. */
+export function withCluster(command: Command): Command {
+  return command.option(
+    "--zookeeper <host:port,…>",
+    "the cluster's ZooKeeper servers (DSS_ZOOKEEPER; else the cluster on this machine)",
+  );
+}
+
+export function withJson(command: Command): Command {
+  return withCluster(command).option("--json", "print one JSON document");
+}
+
+export function examples(command: Command, ...lines: string[]): Command {
+  const title = lines.length === 1 ? "Example" : "Examples";
+  return command.addHelpText("after", `\n${title}:\n${lines.map((line) => `  $ ${line}`).join("\n")}`);
+}
+
+/** Where the cluster's ZooKeeper is: flag, environment, the cluster on this machine. */
+export function zookeeperOf(command: Command): string {
+  const { zookeeper } = command.optsWithGlobals<CommonOptions>();
+  const named = zookeeper ?? process.env["DSS_ZOOKEEPER"];
+  if (named !== undefined && named !== "") {
+    const source = zookeeper === undefined ? "DSS_ZOOKEEPER" : "--zookeeper";
+    return checkEndpoints(named, source);
+  }
+  const folder = dataFolder(undefined);
+  const state = readState(folder);
+  if (state === undefined) {
+    throw new DssError("Configuration", "no cluster is named, and none runs on this machine", {
+      hint: "start one with `dss cluster up`, or name one with --zookeeper or DSS_ZOOKEEPER",
+    });
+  }
+  const servers = state.processes.filter((each) => each.role === "zookeeper");
+  if (servers.length > 0 && !servers.some(isAlive)) {
+    throw new DssError("Unreachable", `the cluster in ${folder} does not run`, {
+      hint: "start it with `dss cluster up`",
+    });
+  }
+  return zookeeperAddress(state);
+}
+
+export function checkEndpoints(text: string, source: string): string {
+  const endpoints = parseEndpoints(text);
+  if (endpoints === undefined) {
+    throw new UsageError(
+      `${source}: "${text}" does not name ZooKeeper servers`,
+      "write host:port, or host:port,host:port,host:port",
+    );
+  }
+  const shown = endpoints.map(({ host, port }) => `${host}:${port}`);
+  return shown.join(",");
+}
+
+// ---- Settings of daemons -----------------------------------------------------------------------
+
+const shownAs = (unit: string): string => `<${unit}>`;
+
+/** Adds every setting of the sections as a flag, and their table to the help. */
+export function withSettings(command: Command, sections: readonly Section[]): Command {
+  command.option("--config <file>", "settings from a JSON file (flags and environment go before)");
+  for (const row of ALL_OPTIONS) {
+    if (!sections.includes(row.section) || row.name === "zookeeper") continue;
+    const unit = row.option.kind === "number" ? row.option.unit : row.option.kind;
+    const option = command.createOption(`${row.flag} ${shownAs(unit)}`, row.option.help);
+    command.addOption(option.hideHelp());
+  }
+  return command.addHelpText("after", `\nSettings:\n${indent(optionHelp(sections))}`);
+}
+
+const indent = (text: string): string =>
+  text
+    .split("\n")
+    .map((line) => `  ${line}`)
+    .join("\n");
+
+/** The settings from flags, environment and file. Throws UsageError. */
+export function settingsOf(command: Command, zookeeper: string): Config {
+  const given = command.opts<Record<string, unknown>>();
+  const known = new Set(ALL_OPTIONS.map((row) => row.flag.slice(2)));
+  const flags: Record<string, unknown> = { zookeeper };
+  for (const option of command.options) {
+    const name = option.name();
+    if (name !== "zookeeper" && known.has(name)) flags[name] = given[option.attributeName()];
+  }
+  const path = given["config"];
+  try {
+    return loadConfig({
+      flags,
+      environment: process.env,
+      ...(typeof path === "string" && { file: { name: path, text: readSettings(path) } }),
+    });
+  } catch (error) {
+    if (!(error instanceof DssError)) throw error;
+    throw new UsageError(error.message, error.hint ?? "see --help for the settings");
+  }
+}
+
+function readSettings(path: string): string {
+  if (!existsSync(path)) throw new DssError("Configuration", `there is no file ${path}`);
+  return readFileSync(path, "utf8");
+}

@@ -1,0 +1,276 @@
+/** `dss pg`: placement groups, and where the copies of an object are and whether they are equal. */
+import type { Command } from "commander";
+import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import { formatPg, parsePg, pgIndex, type OsdId } from "../cluster/base/ids.js";
+import {
+  allPgs,
+  osdOf,
+  pgOf,
+  poolNamed,
+  type ClusterMap,
+  type PgEntry,
+  type PoolEntry,
+} from "../cluster/map/cluster-map.js";
+import { pgCondition } from "../cluster/map/health.js";
+import { objectToPg, upSet } from "../cluster/map/placement.js";
+import { DigestObject, OBJECT_NAME_MAX, type OsdDigestReply } from "../osd/proto.js";
+import { withClient, type ClusterClient, type OsdReport } from "./context.js";
+import { UsageError } from "./failure.js";
+import { examples, withJson, zookeeperOf } from "./options.js";
+import { note, printJson, printLine, table } from "./output.js";
+import { formatSize } from "./sizes.js";
+
+/** Reading and verifying one object of an OSD. */
+const VERIFY_MS = 30_000;
+
+interface PgRow {
+  pg: string;
+  pool: string;
+  state: string;
+  /** Where its copies belong. */
+  up: readonly number[];
+  /** Where they are. */
+  inSync: readonly number[];
+  primary: number;
+  interval: number;
+  /** As the primary reports; null when it does not answer. */
+  objects: number | null;
+  bytes: number | null;
+  reason: string;
+}
+
+type Figures = Map<number, NonNullable<OsdReport["status"]>["pgs"][number]>;
+
+export function register(command: Command): void {
+  const list = withJson(command.command("ls").alias("list").description("list placement groups"));
+  list.action(async (options: { json?: boolean }) => {
+    const rows = await withClient(zookeeperOf(list), async (client) => {
+      const map = client.needMap();
+      const figures = figuresOf(map, await client.osdReports());
+      return [...allPgs(map)].map((each) => rowOf(map, each, figures));
+    });
+    if (options.json === true) {
+      printJson(rows);
+      return;
+    }
+    const head = ["PG", "POOL", "STATE", "UP", "IN SYNC", "PRIMARY", "OBJECTS", "BYTES"];
+    printLine(table(head, rows.map(cellsOf)));
+  });
+  examples(list, "dss pg ls", "dss pg ls --json | jq '.[] | select(.state != \"active+clean\")'");
+
+  const show = withJson(
+    command.command("show").description("show one placement group").argument("<pg>", "such as 1.7f"),
+  );
+  show.action(async (name: string, options: { json?: boolean }) => {
+    const row = await withClient(zookeeperOf(show), async (client) => {
+      const map = client.needMap();
+      const pg = parsePg(name);
+      if (pg === undefined) {
+        throw new UsageError(`"${name}" does not name a placement group`, "write POOL.INDEX: 1.7f");
+      }
+      const found = [...allPgs(map)].find((each) => each.pg === pg);
+      if (found === undefined) {
+        throw new DssError("NotFound", `there is no placement group ${name}`, {
+          hint: "see dss pg ls",
+        });
+      }
+      return rowOf(map, found, figuresOf(map, await client.osdReports()));
+    });
+    if (options.json === true) printJson(row);
+    else for (const [key, value] of Object.entries(row)) printLine(`${key.padEnd(9)} ${shown(value)}`);
+  });
+  examples(show, "dss pg show 1.7f");
+
+  const locate = withJson(
+    command
+      .command("locate")
+      .description("show where the copies of an object are")
+      .argument("<pool>", "name of the pool")
+      .argument("<object>", "name of the object")
+      .option("--verify", "read every copy, check its checksums and compare them"),
+  );
+  locate.action(async (pool: string, object: string, options: { json?: boolean; verify?: boolean }) => {
+    const found = await withClient(zookeeperOf(locate), (client) =>
+      locateObject(client, { pool, object, verify: options.verify === true }),
+    );
+    if (options.json === true) printJson(found);
+    else describeLocation(found);
+    if (found.equal === false) {
+      throw new DssError("Corrupt", `the copies of ${object} are not equal, or one is missing`, {
+        hint: "see dss health detail; recovery brings a member that is behind up to date",
+      });
+    }
+  });
+  examples(locate, "dss pg locate data 1.0 --verify");
+}
+
+const shown = (value: unknown): string =>
+  Array.isArray(value) ? value.join(", ") || "-" : String(value ?? "?") || "-";
+
+function cellsOf(row: PgRow): unknown[] {
+  return [
+    row.pg,
+    row.pool,
+    row.state,
+    shown(row.up),
+    shown(row.inSync),
+    row.primary < 0 ? "none" : row.primary,
+    row.objects ?? "?",
+    row.bytes === null ? "?" : formatSize(row.bytes),
+  ];
+}
+
+/** What the primary of each PG reports about it. */
+function figuresOf(map: ClusterMap, reports: readonly OsdReport[]): Figures {
+  const figures: Figures = new Map();
+  for (const { osd, status } of reports) {
+    for (const pg of status?.pgs ?? []) {
+      if (pgOf(map, pg.pg)?.primary === osd.id) figures.set(pg.pg, pg);
+    }
+  }
+  return figures;
+}
+
+function rowOf(
+  map: ClusterMap,
+  about: { pg: number; entry: PgEntry; pool: PoolEntry },
+  figures: Figures,
+): PgRow {
+  const { pg, entry, pool } = about;
+  const report = figures.get(pg);
+  const condition = pgCondition(map, { entry, pool, index: pgIndex(pg) });
+  const isServing = condition !== "creating" && condition !== "inactive";
+  const activity = report?.state ?? "unknown";
+  return {
+    pg: formatPg(pg),
+    pool: pool.name,
+    state: isServing ? `${activity}+${condition}` : condition,
+    up: upSet(map, pg),
+    inSync: entry.inSync,
+    primary: entry.primary,
+    interval: entry.interval,
+    objects: report?.objects ?? null,
+    bytes: report?.bytes ?? null,
+    reason: report?.reason ?? "",
+  };
+}
+
+// ---- One object --------------------------------------------------------------------------------
+
+export interface Copy {
+  osd: OsdId;
+  address: string;
+  /** With --verify. `digest` is over the checksums of all blocks, each read and verified. */
+  exists?: boolean;
+  size?: number;
+  version?: string;
+  digest?: string;
+  allocated?: number;
+  /** Why this copy could not be read. */
+  error?: string;
+}
+
+export interface Location {
+  pool: string;
+  object: string;
+  pg: string;
+  up: readonly OsdId[];
+  inSync: readonly OsdId[];
+  primary: OsdId;
+  copies: Copy[];
+  /** With --verify: as many copies as the pool wants, all readable and all the same. */
+  equal?: boolean;
+}
+
+export async function locateObject(
+  client: ClusterClient,
+  wanted: { pool: string; object: string; verify: boolean },
+): Promise<Location> {
+  const map = client.needMap();
+  const pool = poolNamed(map, wanted.pool);
+  if (pool === undefined) {
+    throw new DssError("NotFound", `there is no pool "${wanted.pool}"`, {
+      hint: `the cluster has: ${map.pools.map((each) => each.name).join(", ")}`,
+    });
+  }
+  // Printable ASCII, as OSDs accept it.
+  if (!/^[\x21-\x7e]+$/.test(wanted.object) || wanted.object.length > OBJECT_NAME_MAX) {
+    throw new UsageError(
+      `"${wanted.object}" is not the name of an object`,
+      "objects of a file are named <inode hex>.<index hex>; see dss volume info NAME --objects",
+    );
+  }
+  const pg = objectToPg(map, pool.id, wanted.object);
+  const entry = pgOf(map, pg)!;
+  const copies = await Promise.all(
+    entry.inSync.map(async (osd): Promise<Copy> => {
+      const address = osdOf(map, osd)?.address;
+      const copy: Copy = { osd, address: address ? `${address.host}:${address.port}` : "?" };
+      if (!wanted.verify || address === undefined) return copy;
+      return { ...copy, ...(await digestOf(client, address, pg, wanted.object)) };
+    }),
+  );
+  return {
+    pool: pool.name,
+    object: wanted.object,
+    pg: formatPg(pg),
+    up: upSet(map, pg),
+    inSync: entry.inSync,
+    primary: entry.primary,
+    copies,
+    ...(wanted.verify && { equal: areEqual(copies, pool.replicas) }),
+  };
+}
+
+async function digestOf(
+  client: ClusterClient,
+  address: { host: string; port: number },
+  pg: number,
+  object: string,
+): Promise<Partial<Copy>> {
+  try {
+    const peer = client.messenger.peer(address);
+    const { message } = await peer.call(DigestObject, { pg, object }, { deadlineMs: VERIFY_MS });
+    return copyOf(message);
+  } catch (error) {
+    if (isDssError(error)) return { error: describeError(error) };
+    throw error;
+  }
+}
+
+function copyOf(reply: OsdDigestReply): Partial<Copy> {
+  if (!reply.exists) return { exists: false };
+  return {
+    exists: true,
+    size: reply.size,
+    version: `${reply.versionInterval}.${reply.versionSeq}`,
+    digest: reply.digest.toString(16).padStart(8, "0"),
+    allocated: reply.allocated,
+  };
+}
+
+function areEqual(copies: readonly Copy[], replicas: number): boolean {
+  const same = (a: Copy, b: Copy): boolean =>
+    a.exists === b.exists && a.size === b.size && a.version === b.version && a.digest === b.digest;
+  if (copies.some((copy) => copy.error !== undefined || copy.exists === undefined)) return false;
+  return copies.length >= replicas && copies.every((copy) => same(copy, copies[0]!));
+}
+
+function describeLocation(found: Location): void {
+  printLine(`${found.object} is in placement group ${found.pg} of pool ${found.pool}`);
+  const rows = found.copies.map((copy) => [
+    `osd.${copy.osd}${copy.osd === found.primary ? " (primary)" : ""}`,
+    copy.address,
+    ...(found.equal === undefined
+      ? []
+      : copy.exists === true
+        ? [formatSize(copy.size ?? 0), copy.version, copy.digest]
+        : [copy.error ?? "no such object", "-", "-"]),
+  ]);
+  const head = ["OSD", "ADDRESS", ...(found.equal === undefined ? [] : ["SIZE", "VERSION", "DIGEST"])];
+  printLine(table(head, rows));
+  if (found.equal === true) {
+    const exists = found.copies[0]?.exists === true;
+    note(exists ? `${found.copies.length} equal copies` : "the object exists on none of them");
+  }
+}

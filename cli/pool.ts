@@ -1,0 +1,30 @@
+/** `dss pool ls`. */
+import type { Command } from "commander";
+import { withClient } from "./context.js";
+import { examples, withJson, zookeeperOf } from "./options.js";
+import { printJson, printLine, table } from "./output.js";
+import { formatSize } from "./sizes.js";
+
+export function register(command: Command): void {
+  const list = withJson(command.command("ls").alias("list").description("list the pools")).action(
+    async (options: { json?: boolean }) => {
+      const { pools } = await withClient(zookeeperOf(list), (client) => client.needMap());
+      if (options.json === true) {
+        printJson(pools);
+        return;
+      }
+      const head = ["POOL", "ID", "REPLICAS", "MINIMUM", "PGS", "OBJECT", "STRIPE"];
+      const rows = pools.map((pool) => [
+        pool.name,
+        pool.id,
+        pool.replicas,
+        pool.minimum,
+        pool.pgCount,
+        formatSize(pool.objectSize),
+        `${pool.stripeCount} x ${formatSize(pool.stripeUnit)}`,
+      ]);
+      printLine(table(head, rows));
+    },
+  );
+  examples(list, "dss pool ls");
+}

@@ -1,0 +1,94 @@
+/** `dss status`: the whole cluster on one screen, once or again every second. */
+import type { Command } from "commander";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ClusterClient, withClient } from "./context.js";
+import { leaderStatus, sample, viewOf, type Sample, type StatusView } from "./gather.js";
+import { examples, withJson, zookeeperOf } from "./options.js";
+import { printJson, printLine } from "./output.js";
+import { formatSize } from "./sizes.js";
+
+/** Between the two looks from which a single answer has its rates. */
+const SAMPLE_MS = 60;
+const WATCH_MS = 1_000;
+
+export function register(command: Command): void {
+  withJson(command)
+    .option("-w, --watch", "show it again every second until Ctrl-C")
+    .action(async (options: { json?: boolean; watch?: boolean }) => {
+      const print = (view: StatusView): void => {
+        if (options.json === true) printJson(view);
+        else printLine(describe(view));
+      };
+      await withClient(zookeeperOf(command), async (client) => {
+        let before = await sample(client);
+        if (options.watch !== true) {
+          print((await look(client, before, SAMPLE_MS)).view);
+          return;
+        }
+        // Ends with the process: Ctrl-C, or the reader of a pipe going away.
+        for (let first = true; ; first = false) {
+          const { view, now } = await look(client, before, first ? SAMPLE_MS : WATCH_MS);
+          before = now;
+          if (process.stdout.isTTY && options.json !== true) process.stdout.write("\x1b[2J\x1b[H");
+          print(view);
+        }
+      });
+    });
+  examples(command, "dss status", "dss status --json | jq .health.status", "dss status --watch");
+}
+
+async function look(
+  client: ClusterClient,
+  before: Sample,
+  pauseMs: number,
+): Promise<{ view: StatusView; now: Sample }> {
+  const [leader] = await Promise.all([
+    leaderStatus(client),
+    sleep(Math.max(0, before.atMs + pauseMs - performance.now())),
+  ]);
+  if (pauseMs === WATCH_MS) await client.refresh();
+  const now = await sample(client);
+  return { view: viewOf(client, client.needMap(), leader, before, now), now };
+}
+
+/** Once, for other commands. */
+export async function currentStatus(client: ClusterClient): Promise<StatusView> {
+  const before = await sample(client);
+  return (await look(client, before, 0)).view;
+}
+
+export function describe(view: StatusView): string {
+  const { health, osds, mds, pgs, usage, io, clients } = view;
+  const up = osds.filter((osd) => osd.up).length;
+  const inside = osds.filter((osd) => osd.in).length;
+  const standbys = mds.standbys.map((id) => `mds.${id}`).join(", ") || "none";
+  const lines = [
+    `cluster  ${view.clusterId}`,
+    `health   ${health.status}`,
+    ...health.checks.map((check) => `         ${check.code}: ${check.summary}`),
+    `mds      ${mds.leader === null ? "no leader" : `mds.${mds.leader} leads`}; standby: ${standbys}`,
+    `osds     ${osds.length}: ${up} up, ${inside} in (map epoch ${view.epoch})`,
+    `pgs      ${pgs.total} in ${view.pools} pool${view.pools === 1 ? "" : "s"}: ${pgLine(pgs)}`,
+    `usage    ${formatSize(usage.used)} used, ${formatSize(usage.available)} available of ` +
+      `${formatSize(usage.total)} (all copies)`,
+    `clients  ${clientLine(clients)}`,
+    `io       read ${formatSize(io.readBytesPerSecond)}/s (${io.readOps}/s), ` +
+      `write ${formatSize(io.writeBytesPerSecond)}/s (${io.writeOps}/s), ` +
+      `recovery ${formatSize(io.recoveryBytesPerSecond)}/s`,
+  ];
+  return lines.join("\n");
+}
+
+function pgLine(pgs: StatusView["pgs"]): string {
+  const parts = (["clean", "degraded", "recovering", "misplaced", "inactive"] as const)
+    .filter((name) => name === "clean" || pgs[name] > 0)
+    .map((name) => `${pgs[name]} ${name}`);
+  return parts.join(", ");
+}
+
+function clientLine(clients: StatusView["clients"]): string {
+  if (clients.length === 0) return "none";
+  const shown = clients.slice(0, 8).map(({ type, mount }) => (mount === "" ? type : `${type} ${mount}`));
+  if (clients.length > shown.length) shown.push(`${clients.length - shown.length} more`);
+  return `${clients.length}: ${shown.join(", ")}`;
+}
