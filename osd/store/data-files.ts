@@ -1,0 +1,152 @@
+/**
+ * The large sparse files that hold object bytes. Block b is in file floor(b / blocksPerFile). A
+ * file is created when the first block in it is written; its name is durable before any write to
+ * it counts as synced.
+ */
+import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { isDssError } from "../../cluster/base/errors.js";
+import type { Disk, DiskFile } from "../../cluster/platform/ports.js";
+import type { Run } from "./extent-map.js";
+
+const DIRECTORY = "data";
+
+export class DataFiles {
+  private readonly files: (DiskFile | undefined)[] = [];
+  private readonly opening: (Promise<DiskFile> | undefined)[] = [];
+  private readonly blocksPerFile: number;
+
+  constructor(
+    private readonly disk: Disk,
+    private readonly fileBytes: number,
+  ) {
+    this.blocksPerFile = fileBytes / BLOCK_SIZE;
+  }
+
+  static async format(disk: Disk): Promise<void> {
+    await disk.makeDirectory(DIRECTORY);
+  }
+
+  /** Opens what exists, so that reads need not wait for it. */
+  async open(): Promise<void> {
+    for (const name of await this.disk.list(DIRECTORY)) {
+      if (/^\d{5}$/.test(name)) await this.file(Number(name));
+    }
+  }
+
+  fileOf(block: number): number {
+    return Math.floor(block / this.blocksPerFile);
+  }
+
+  private file(index: number): Promise<DiskFile> {
+    return (this.opening[index] ??= this.openFile(index));
+  }
+
+  private async openFile(index: number): Promise<DiskFile> {
+    const path = `${DIRECTORY}/${String(index).padStart(5, "0")}`;
+    const file = await this.disk.open(path, { create: true });
+    // A crash may have left a name without its size; sizes only matter to readers of the file.
+    if ((await file.size()) < this.fileBytes) {
+      await file.truncate(this.fileBytes);
+      await file.sync();
+      await this.disk.syncDirectory(DIRECTORY);
+    }
+    this.files[index] = file;
+    return file;
+  }
+
+  /** Splits a run where a data file ends. */
+  private *pieces(run: Run): Generator<{ index: number; start: number; count: number }> {
+    let start = run.start;
+    let left = run.count;
+    while (left > 0) {
+      const index = this.fileOf(start);
+      const count = Math.min(left, (index + 1) * this.blocksPerFile - start);
+      yield { index, start, count };
+      start += count;
+      left -= count;
+    }
+  }
+
+  private position(block: number): number {
+    return (block % this.blocksPerFile) * BLOCK_SIZE;
+  }
+
+  /** Writes the run; `chunks` hold exactly its bytes. `touched` collects the files to sync. */
+  async write(run: Run, chunks: readonly Buffer[], touched: Set<number>): Promise<void> {
+    let offset = 0;
+    for (const { index, start, count } of this.pieces(run)) {
+      const bytes = count * BLOCK_SIZE;
+      const part = count === run.count ? chunks : sliceChunks(chunks, offset, bytes);
+      offset += bytes;
+      touched.add(index);
+      const file = this.files[index] ?? (await this.file(index));
+      await file.write(part, this.position(start));
+    }
+  }
+
+  async sync(touched: ReadonlySet<number>): Promise<void> {
+    if (touched.size === 1) {
+      for (const index of touched) await (this.files[index] ?? (await this.file(index))).sync();
+      return;
+    }
+    await Promise.all(
+      [...touched].map(async (index) => (this.files[index] ?? (await this.file(index))).sync()),
+    );
+  }
+
+  /** Reads the run on this thread; false when its file is not open yet (never written). */
+  readSync(run: Run, buffer: Buffer): boolean {
+    let offset = 0;
+    for (const { index, start, count } of this.pieces(run)) {
+      const file = this.files[index];
+      if (!file) return false;
+      const bytes = count * BLOCK_SIZE;
+      const got = file.readSync(buffer.subarray(offset, offset + bytes), this.position(start));
+      buffer.fill(0, offset + got, offset + bytes);
+      offset += bytes;
+    }
+    return true;
+  }
+
+  async read(run: Run, buffer: Buffer): Promise<void> {
+    let offset = 0;
+    for (const { index, start, count } of this.pieces(run)) {
+      const file = this.files[index] ?? (await this.file(index));
+      const bytes = count * BLOCK_SIZE;
+      const got = await file.read(buffer.subarray(offset, offset + bytes), this.position(start));
+      buffer.fill(0, offset + got, offset + bytes);
+      offset += bytes;
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const opening of this.opening) {
+      if (!opening) continue;
+      try {
+        await (await opening).close();
+      } catch (error) {
+        // A file that never opened has told its writer already.
+        if (!isDssError(error)) throw error;
+      }
+    }
+  }
+}
+
+/** The bytes [offset, offset + length) of `chunks`, uncopied. */
+export function sliceChunks(chunks: readonly Buffer[], offset: number, length: number): Buffer[] {
+  const out: Buffer[] = [];
+  let skip = offset;
+  let left = length;
+  for (const chunk of chunks) {
+    if (left === 0) break;
+    if (skip >= chunk.length) {
+      skip -= chunk.length;
+      continue;
+    }
+    const take = Math.min(chunk.length - skip, left);
+    out.push(take === chunk.length ? chunk : chunk.subarray(skip, skip + take));
+    skip = 0;
+    left -= take;
+  }
+  return out;
+}

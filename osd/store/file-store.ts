@@ -1,0 +1,914 @@
+/**
+ * The chunk store on a disk (docs/on-disk.md). `apply` changes the state in memory, puts a record
+ * into the WAL's gathering group and returns; the group's sync makes it durable. Small writes sit in
+ * the overlay until they are flushed to the data files, large ones go there at once, to blocks that
+ * nobody uses. Checkpoints (checkpoint.ts) carry the state into the index.
+ *
+ * Invariants:
+ * - A live block is overwritten in place only with bytes whose WAL group is declared durable.
+ * - A freed block is used again only when the quarantine says so.
+ * - State in memory = index + WAL records after the index's point, in order.
+ *
+ * Owner of: all PG and object states of the store.
+ */
+import { LRUCache } from "lru-cache";
+import { assert } from "../../cluster/base/assert.js";
+import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { DssError } from "../../cluster/base/errors.js";
+import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
+import { Checkpointer } from "./checkpoint.js";
+import {
+  compareVersions,
+  OpKind,
+  type ChunkStore,
+  type Durable,
+  type LogEntry,
+  type ObjectImage,
+  type ObjectInfo,
+  type ObjectRead,
+  type PgInfo,
+  type RetryRecord,
+  type StoreUsage,
+  type Transaction,
+  type Version,
+} from "./chunk-store.js";
+import { DataFiles, sliceChunks } from "./data-files.js";
+import { BlockAllocator, Quarantine, type Run } from "./extent-map.js";
+import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
+import { ObjectReader } from "./object-reader.js";
+import { ObjectState } from "./object-state.js";
+import { storeOptions, type StoreOptions } from "./options.js";
+import { Overlay } from "./overlay.js";
+import { PgState } from "./pg-state.js";
+import { loadIndex, verifyPlacement } from "./recovery.js";
+import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
+import { SpaceGauge } from "./space.js";
+import {
+  checkOwner,
+  newSuperblock,
+  readSuperblock,
+  writeSuperblock,
+  type Superblock,
+} from "./superblock.js";
+import { checkTransaction } from "./transaction-check.js";
+import { recoverWal, SALT_BYTES, Wal, type ReplayGroup, type WalGroup } from "./wal.js";
+
+export interface FileStoreConfig {
+  osdId: OsdId;
+  /** Checked against the superblock, and written into it when that has none yet. */
+  clusterId?: string;
+  options?: Partial<StoreOptions>;
+  logger: Logger;
+  clock: Clock;
+  random: RandomSource;
+}
+
+const META_BYTES_MAX = 64 * 1024;
+const NO_SUMS = new Uint32Array(0);
+const noop = (): void => undefined;
+
+function formatUuid(bytes: Buffer): string {
+  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
+  const hex = bytes.toString("hex");
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+}
+
+export class FileStore implements ChunkStore {
+  readonly uuid: string;
+  private readonly pgs = new Map<PgId, PgState>();
+  private readonly overlay = new Overlay();
+  private readonly allocator = new BlockAllocator();
+  private readonly quarantine = new Quarantine(this.allocator);
+  private readonly reader: ObjectReader;
+  private readonly checkpointer: Checkpointer;
+  private readonly cache: LRUCache<ObjectState, true>;
+  private wal!: Wal;
+  private usedBlocks = 0;
+  private objectTotal = 0;
+  private dead: Error | undefined;
+  private closing = false;
+  private readonly writes = { applies: 0, smallBlocks: 0, directBlocks: 0 };
+
+  private constructor(
+    private readonly disk: Disk,
+    private readonly superblock: Superblock,
+    private readonly options: Readonly<StoreOptions>,
+    private readonly config: FileStoreConfig,
+    private readonly index: OrderedStore,
+    private readonly files: DataFiles,
+    private readonly space: SpaceGauge,
+    private readonly lock: { release(): Promise<void> },
+  ) {
+    this.uuid = superblock.uuid;
+    this.cache = new LRUCache<ObjectState, true>({
+      maxSize: options.cacheBytes,
+      sizeCalculation: (_, object) => object.weight,
+      dispose: (_, object, reason) => {
+        if (reason === "evict") object.pg.objects.delete(object.name);
+      },
+    });
+    this.reader = new ObjectReader(files, this.quarantine, options.syncReadBytes, () =>
+      this.releaseBlocks(),
+    );
+    this.checkpointer = new Checkpointer(
+      {
+        index,
+        files,
+        overlay: this.overlay,
+        quarantine: this.quarantine,
+        space,
+        clock: config.clock,
+        options,
+        logger: config.logger,
+      },
+      {
+        onError: (error) => this.fail(error),
+        onFlushed: () => {
+          this.releaseBlocks();
+          this.wal.kick();
+        },
+        onClean: (object) => this.clean(object),
+        highWater: () => this.allocator.highWater,
+      },
+    );
+  }
+
+  /** Makes an empty folder a store. Fails with Conflict when it is not empty, Busy when in use. */
+  static async format(disk: Disk, config: FileStoreConfig): Promise<void> {
+    const lock = await disk.lock("lock");
+    try {
+      if (await readSuperblock(disk)) {
+        throw new DssError("Conflict", "the folder already holds a chunk store", {
+          hint: "choose an empty folder",
+        });
+      }
+      await FileStore.lay(disk, config);
+    } finally {
+      await lock.release();
+    }
+  }
+
+  private static async lay(disk: Disk, config: FileStoreConfig): Promise<Superblock> {
+    const options = storeOptions(config.options);
+    const salt = config.random.bytes(SALT_BYTES);
+    await DataFiles.format(disk);
+    await Wal.format(disk, {
+      segments: options.walSegments,
+      segmentBytes: options.walSegmentBytes,
+      salt,
+    });
+    await disk.makeDirectory("index");
+    await SpaceGauge.format(disk, options.reserveBytes);
+    await disk.syncDirectory(".");
+    const superblock = newSuperblock({
+      osd: config.osdId,
+      uuid: formatUuid(config.random.bytes(16)),
+      cluster: config.clusterId ?? "",
+      walSalt: salt.toString("hex"),
+      walSegments: options.walSegments,
+      walSegmentBytes: options.walSegmentBytes,
+      dataFileBytes: options.dataFileBytes,
+    });
+    await writeSuperblock(disk, superblock);
+    config.logger.info({ osd: config.osdId, uuid: superblock.uuid }, "formatted a chunk store");
+    return superblock;
+  }
+
+  /**
+   * Opens the folder's store, formatting an empty folder, and recovers what a crash left. Fails
+   * with Busy (in use), Conflict (another OSD's or cluster's, or no store), IncompatibleVersion,
+   * Corrupt (damage that would lose acknowledged writes) or Disk.
+   */
+  static async open(disk: Disk, config: FileStoreConfig): Promise<FileStore> {
+    const lock = await disk.lock("lock");
+    let index: OrderedStore | undefined;
+    try {
+      let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      checkOwner(superblock, config.osdId, config.clusterId);
+      if (config.clusterId && superblock.cluster === "") {
+        superblock = { ...superblock, cluster: config.clusterId };
+        await writeSuperblock(disk, superblock);
+      }
+      const { walSegments, walSegmentBytes, dataFileBytes } = superblock;
+      const options = storeOptions({
+        ...config.options,
+        walSegments,
+        walSegmentBytes,
+        dataFileBytes,
+      });
+      index = await disk.openStore("index");
+      const files = new DataFiles(disk, dataFileBytes);
+      await files.open();
+      const space = await SpaceGauge.open(disk, options);
+      const store = new FileStore(disk, superblock, options, config, index, files, space, lock);
+      await store.recover();
+      return store;
+    } catch (error) {
+      await index?.close();
+      await lock.release();
+      throw error;
+    }
+  }
+
+  private async recover(): Promise<void> {
+    const { superblock, config } = this;
+    const loaded = loadIndex(this.index, this.allocator);
+    for (const pg of loaded.pgs) {
+      this.pgs.set(pg.id, pg);
+      this.usedBlocks += pg.blocks;
+      this.objectTotal += pg.objectCount;
+    }
+    const geometry = {
+      segments: superblock.walSegments,
+      segmentBytes: superblock.walSegmentBytes,
+      salt: Buffer.from(superblock.walSalt, "hex"),
+    };
+    const files = await Wal.openFiles(this.disk, geometry);
+    const found = await recoverWal(files, geometry, loaded.point, {
+      verifyDirect: (placement) => verifyPlacement(this.files, placement),
+      apply: (group) => this.replay(group),
+      logger: config.logger,
+    });
+    this.wal = new Wal(files, geometry, { tail: loaded.point, end: found.end }, this.overlay, config.clock, {
+      syncData: (touched) => this.files.sync(touched),
+      mayWrite: () => this.overlay.bytes - this.wal.waitingBytes <= this.options.overlayBytesMax,
+      onDurable: () => this.onDurable(),
+      onFull: () => this.checkpointer.request(),
+      onError: (error) => this.fail(error),
+    });
+    this.checkpointer.start(this.wal);
+    if (found.groups > 0 || found.cut) {
+      config.logger.info(
+        { groups: found.groups, tornTail: found.cut },
+        "replayed the write-ahead log",
+      );
+      // From here on the last group need not be verified again: it is declared before anything
+      // that it refers to is overwritten, so a crash during this recovery is harmless.
+      await this.wal.declare(0);
+      await this.checkpointer.checkpoint();
+      if (this.dead) throw this.dead;
+    }
+    await this.space.refresh(this.allocator.highWater);
+  }
+
+  // ── Life and death ─────────────────────────────────────────────────────────────────────────
+
+  private fail(error: unknown): void {
+    if (this.dead) return;
+    this.dead =
+      error instanceof Error ? error : new DssError("Disk", "the chunk store failed", { cause: error });
+    this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
+    this.checkpointer.stop();
+    for (const done of this.wal.kill()) done(this.dead);
+  }
+
+  private assertUsable(): void {
+    assert(!this.dead, `the chunk store has failed: ${this.dead?.message}`);
+    assert(!this.closing, "the chunk store is closed");
+  }
+
+  async close(): Promise<void> {
+    if (this.closing) return;
+    this.closing = true;
+    await this.wal.drain();
+    this.checkpointer.stop();
+    await this.checkpointer.idle();
+    if (!this.dead) await this.checkpointer.checkpoint();
+    await this.wal.close();
+    await this.files.close();
+    await this.index.close();
+    await this.lock.release();
+  }
+
+  private onDurable(): void {
+    this.releaseBlocks();
+    this.checkpointer.consider();
+  }
+
+  private releaseBlocks(): void {
+    this.quarantine.release(this.wal.declared);
+  }
+
+  // ── Objects in memory ──────────────────────────────────────────────────────────────────────
+
+  private pg(id: PgId): PgState {
+    const pg = this.pgs.get(id);
+    assert(pg, `the store does not hold PG ${formatPg(id)}`);
+    return pg;
+  }
+
+  /** The state in memory or from the index; a state that does not exist is never cached. */
+  private load(pg: PgState, name: string): ObjectState | undefined {
+    const known = pg.objects.get(name);
+    if (known) {
+      if (!known.dirty && !known.frozen) this.cache.get(known);
+      return known;
+    }
+    if (pg.fresh) return undefined;
+    const key = objectKey(pg.id, name);
+    const value = this.index.get(key);
+    if (!value) return undefined;
+    const object = new ObjectState(pg, name);
+    object.decode(openValue(key, value, () => `object ${name} of PG ${formatPg(pg.id)}`));
+    this.remember(object);
+    return object;
+  }
+
+  private remember(object: ObjectState): void {
+    object.pg.objects.set(object.name, object);
+    this.cache.set(object, true);
+    // One that is larger than the whole cache is not kept at all.
+    if (!this.cache.has(object)) object.pg.objects.delete(object.name);
+  }
+
+  private find(id: PgId, name: string): ObjectState | undefined {
+    const pg = this.pgs.get(id);
+    if (!pg) return undefined;
+    const object = this.load(pg, name);
+    return object?.exists ? object : undefined;
+  }
+
+  /** The state to be changed now: pinned, and already serialised if a checkpoint wants it as it was. */
+  private change(pg: PgState, name: string): ObjectState {
+    let object = this.load(pg, name);
+    if (!object) {
+      assert(Buffer.byteLength(name) <= NAME_BYTES_MAX, "an object's name is too long");
+      object = new ObjectState(pg, name);
+    }
+    if (object.freezePending) this.checkpointer.serialise(object);
+    if (!object.dirty) {
+      object.dirty = true;
+      pg.objects.set(name, object);
+      if (!object.frozen) this.cache.delete(object);
+      this.checkpointer.addObject(object);
+    }
+    return object;
+  }
+
+  private create(object: ObjectState): void {
+    if (object.exists) return;
+    object.exists = true;
+    object.size = 0;
+    object.pg.objectCount++;
+    this.objectTotal++;
+  }
+
+  /** A checkpoint has carried the state into the index. */
+  private clean(object: ObjectState): void {
+    if (object.dirty || object.pg.objects.get(object.name) !== object) return;
+    if (object.exists) this.remember(object);
+    else object.pg.objects.delete(object.name);
+  }
+
+  private touchPg(pg: PgState): void {
+    if (pg.dirty) return;
+    pg.dirty = true;
+    this.checkpointer.addPg(pg);
+  }
+
+  // ── Blocks of an object ────────────────────────────────────────────────────────────────────
+
+  private forgetOverlay(object: ObjectState, at: number): void {
+    const entry = object.overlay?.get(at);
+    if (entry) this.overlay.retire(entry);
+  }
+
+  private dropBlocks(object: ObjectState, first: number, end: number, order: number): void {
+    const stop = Math.min(end, object.extent);
+    for (let at = first; at < stop; at++) {
+      const block = object.blocks[at]!;
+      if (block === 0) continue;
+      this.forgetOverlay(object, at);
+      object.blocks[at] = 0;
+      object.sums[at] = 0;
+      object.allocated--;
+      object.pg.blocks--;
+      this.usedBlocks--;
+      this.quarantine.add(block - 1, order);
+    }
+    if (end >= object.extent && first < object.extent) object.extent = first;
+  }
+
+  private setBlock(object: ObjectState, at: number, block: number, order: number): void {
+    const old = object.blocks[at]!;
+    if (old === block + 1) return;
+    if (old !== 0) {
+      this.quarantine.add(old - 1, order);
+    } else {
+      object.allocated++;
+      object.pg.blocks++;
+      this.usedBlocks++;
+    }
+    object.blocks[at] = block + 1;
+  }
+
+  /** Chooses disk blocks for a write: fresh ones for a direct write and for holes, the same otherwise. */
+  private chooseBlocks(object: ObjectState, first: number, count: number, direct: boolean): Run[] {
+    const before = first > 0 && first - 1 < object.extent ? object.blocks[first - 1]! - 1 : -1;
+    if (direct) return this.allocator.allocate(count, before);
+    const runs: Run[] = [];
+    for (let i = 0; i < count; ) {
+      const at = first + i;
+      const old = at < object.extent ? object.blocks[at]! : 0;
+      if (old !== 0) {
+        appendRun(runs, old - 1, 1);
+        i++;
+        continue;
+      }
+      let holes = 1;
+      while (i + holes < count && !(at + holes < object.extent && object.blocks[at + holes] !== 0)) holes++;
+      const near = runs.at(-1);
+      for (const run of this.allocator.allocate(holes, near ? near.start + near.count - 1 : before)) {
+        appendRun(runs, run.start, run.count);
+      }
+      i += holes;
+    }
+    return runs;
+  }
+
+  /** Points the object at the placement's blocks; small data goes into the overlay, held for `group`. */
+  private setBlocks(
+    object: ObjectState,
+    placement: Placement,
+    data: readonly Buffer[],
+    group: { order: number; entries: WalGroup["entries"] },
+  ): void {
+    const { first, sums, runs, direct } = placement;
+    object.reserve(first + sums.length);
+    if (first + sums.length > object.extent) object.extent = first + sums.length;
+    object.sums.set(sums, first);
+    let at = first;
+    let chunk = 0;
+    let skip = 0;
+    for (const run of runs) {
+      for (let i = 0; i < run.count; i++, at++) {
+        const block = run.start + i;
+        this.forgetOverlay(object, at);
+        this.setBlock(object, at, block, group.order);
+        if (direct) continue;
+        const entry = this.overlay.add(object, at, block, group.order);
+        group.entries.push(entry);
+        for (let filled = 0; filled < BLOCK_SIZE; ) {
+          const source = data[chunk]!;
+          const take = Math.min(source.length - skip, BLOCK_SIZE - filled);
+          source.copy(entry.bytes, filled, skip, skip + take);
+          filled += take;
+          skip += take;
+          if (skip === source.length) {
+            chunk++;
+            skip = 0;
+          }
+        }
+      }
+    }
+  }
+
+  private place(
+    object: ObjectState,
+    offset: number,
+    data: readonly Buffer[],
+    sums: Uint32Array,
+    group: WalGroup,
+    direct: boolean,
+  ): Placement {
+    const first = offset / BLOCK_SIZE;
+    object.reserve(first + sums.length);
+    const runs = this.chooseBlocks(object, first, sums.length, direct);
+    const placement = { first, sums, runs, direct };
+    this.setBlocks(object, placement, data, group);
+    if (direct) {
+      this.writes.directBlocks += sums.length;
+      let at = 0;
+      for (const run of runs) {
+        const bytes = run.count * BLOCK_SIZE;
+        const part = runs.length === 1 ? data : sliceChunks(data, at, bytes);
+        at += bytes;
+        const write = this.space.retryWithReserve(() => this.files.write(run, part, group.touched));
+        // The group waits for it and reports its failure; until then nobody else does.
+        write.catch(noop);
+        group.directs.push(write);
+      }
+    } else {
+      this.writes.smallBlocks += sums.length;
+    }
+    return placement;
+  }
+
+  // ── Writing ────────────────────────────────────────────────────────────────────────────────
+
+  private append(group: WalGroup, record: WalRecord, done: Durable): void {
+    putRecord(group.head, record);
+    this.wal.added(done);
+    this.checkpointer.consider();
+  }
+
+  apply(t: Transaction, done: Durable): void {
+    this.assertUsable();
+    checkTransaction(t);
+    const pg = this.pg(t.pg);
+    const { version, kind, object, client, sequence, size } = t;
+    const entry: LogEntry = { version, kind, object, client, sequence, size };
+    const group = this.wal.gather();
+    this.writes.applies++;
+    this.logEntry(pg, entry, t.floor);
+    let placement: Placement = { first: 0, sums: NO_SUMS, runs: [], direct: false };
+    if (kind !== OpKind.remove || this.load(pg, object)?.exists) {
+      const state = this.change(pg, object);
+      if (kind !== OpKind.remove) this.create(state);
+      if (t.sums.length > 0) {
+        const direct = t.sums.length * BLOCK_SIZE >= this.options.directWriteBytes;
+        placement = this.place(state, t.offset, t.data, t.sums, group, direct);
+      }
+      this.settle(state, t, t.offset / BLOCK_SIZE + t.sums.length, group.order);
+    }
+    const { floor, offset, length, mtimeNs, truncateSeq } = t;
+    const type = RecordType.apply;
+    this.append(
+      group,
+      { type, pg: t.pg, entry, floor, offset, length, mtimeNs, truncateSeq, placement },
+      done,
+    );
+  }
+
+  private logEntry(pg: PgState, entry: LogEntry, floor: number): void {
+    pg.append(entry);
+    pg.retries.record(entry, floor);
+    this.touchPg(pg);
+    this.checkpointer.entries++;
+  }
+
+  /** What an operation does besides its data, which ends at block `dataEnd`. */
+  private settle(
+    object: ObjectState,
+    t: Pick<Transaction, "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq">,
+    dataEnd: number,
+    order: number,
+  ): void {
+    const first = t.offset / BLOCK_SIZE;
+    if (t.kind === OpKind.zero) this.dropBlocks(object, first, first + t.length / BLOCK_SIZE, order);
+    else if (t.kind === OpKind.truncate) this.dropBlocks(object, dataEnd, Infinity, order);
+    else if (t.kind === OpKind.remove) return this.erase(object, order);
+    object.size = t.size;
+    object.version = t.version;
+    object.mtimeNs = t.mtimeNs;
+    object.truncateSeq = t.truncateSeq;
+    assert(
+      object.extent <= Math.ceil(t.size / BLOCK_SIZE),
+      `object ${object.name} would have ${object.extent} blocks in ${t.size} bytes`,
+    );
+  }
+
+  private erase(object: ObjectState, order: number): void {
+    if (!object.exists) return;
+    this.dropBlocks(object, 0, Infinity, order);
+    object.exists = false;
+    object.size = 0;
+    object.pg.objectCount--;
+    this.objectTotal--;
+  }
+
+  install(id: PgId, name: string, image: ObjectImage, done: Durable): void {
+    this.assertUsable();
+    const pg = this.pg(id);
+    const group = this.wal.gather();
+    const object = this.change(pg, name);
+    this.dropBlocks(object, 0, Infinity, group.order);
+    this.create(object);
+    const blocks = image.extents.reduce((sum, extent) => sum + extent.sums.length, 0);
+    const direct = blocks * BLOCK_SIZE >= this.options.directWriteBytes;
+    const placements = image.extents.map(({ offset, data, sums }) => {
+      assert(offset % BLOCK_SIZE === 0 && data.length === sums.length * BLOCK_SIZE, "bad image extent");
+      return this.place(object, offset, [data], sums, group, direct);
+    });
+    const { size, version, mtimeNs, truncateSeq } = image.info;
+    const fields = { size, version, mtimeNs, truncateSeq };
+    Object.assign(object, fields);
+    this.touchPg(pg);
+    this.append(group, { type: RecordType.install, pg: id, object: name, fields, placements }, done);
+  }
+
+  discard(id: PgId, name: string, done: Durable): void {
+    this.assertUsable();
+    const pg = this.pg(id);
+    const group = this.wal.gather();
+    if (this.load(pg, name)?.exists) this.erase(this.change(pg, name), group.order);
+    this.touchPg(pg);
+    this.append(group, { type: RecordType.discard, pg: id, object: name }, done);
+  }
+
+  createPg(id: PgId, meta: Buffer, done: Durable): void {
+    this.assertUsable();
+    const group = this.wal.gather();
+    const created = !this.pgs.has(id);
+    if (created) this.addPg(id, meta);
+    // A no-op still waits for the record that created the PG, which is before it in the log.
+    this.append(group, { type: RecordType.createPg, pg: id, meta: created ? Buffer.from(meta) : Buffer.alloc(0) }, done);
+  }
+
+  private addPg(id: PgId, meta: Buffer): void {
+    const pg = new PgState(id, this.index);
+    pg.meta = Buffer.from(meta);
+    this.pgs.set(id, pg);
+    this.touchPg(pg);
+  }
+
+  removePg(id: PgId, done: Durable): void {
+    this.assertUsable();
+    const group = this.wal.gather();
+    this.dropPg(id, group.order);
+    this.append(group, { type: RecordType.removePg, pg: id }, done);
+  }
+
+  private dropPg(id: PgId, order: number): void {
+    const pg = this.pgs.get(id);
+    if (!pg) return;
+    for (const name of this.names(pg)) {
+      const object = this.load(pg, name);
+      if (object?.exists) this.erase(this.change(pg, name), order);
+    }
+    for (const object of pg.objects.values()) this.cache.delete(object);
+    pg.objects.clear();
+    pg.removed = true;
+    this.pgs.delete(id);
+    this.checkpointer.addPurge(pg);
+  }
+
+  setPgMeta(id: PgId, meta: Buffer, done: Durable): void {
+    this.assertUsable();
+    assert(meta.length <= META_BYTES_MAX, `PG meta of ${meta.length} bytes`);
+    const pg = this.pg(id);
+    const group = this.wal.gather();
+    pg.meta = Buffer.from(meta);
+    this.touchPg(pg);
+    this.append(group, { type: RecordType.setPgMeta, pg: id, meta: pg.meta }, done);
+  }
+
+  trimLog(id: PgId, tail: Version): void {
+    const pg = this.pg(id);
+    if (pg.trim(tail)) this.touchPg(pg);
+  }
+
+  rewriteLog(id: PgId, common: Version, entries: readonly LogEntry[], done: Durable): void {
+    this.assertUsable();
+    const pg = this.pg(id);
+    const group = this.wal.gather();
+    const kept = entries.map(({ version, kind, object, client, sequence, size }) => ({
+      version,
+      kind,
+      object,
+      client,
+      sequence,
+      size,
+    }));
+    this.rewrite(pg, common, kept);
+    this.append(group, { type: RecordType.rewriteLog, pg: id, common, entries: kept }, done);
+  }
+
+  private rewrite(pg: PgState, common: Version, entries: readonly LogEntry[]): void {
+    if (compareVersions(common, pg.last) < 0) pg.retries.forgetAfter(common);
+    pg.rewrite(common, entries);
+    for (const entry of entries) pg.retries.record(entry, 0);
+    this.checkpointer.entries += entries.length;
+    this.touchPg(pg);
+  }
+
+  mergeRetries(id: PgId, records: readonly RetryRecord[]): void {
+    this.assertUsable();
+    const pg = this.pg(id);
+    const group = this.wal.gather();
+    pg.retries.merge(records);
+    this.touchPg(pg);
+    // Before whatever makes it durable, because the log keeps the order.
+    this.append(group, { type: RecordType.mergeRetries, pg: id, records: [...records] }, noop);
+  }
+
+  forgetClient(client: number): void {
+    this.assertUsable();
+    const group = this.wal.gather();
+    this.forget(client);
+    this.append(group, { type: RecordType.forgetClient, client }, noop);
+  }
+
+  private forget(client: number): void {
+    for (const pg of this.pgs.values()) if (pg.retries.forget(client)) this.touchPg(pg);
+  }
+
+  // ── Replay ─────────────────────────────────────────────────────────────────────────────────
+
+  private replay(group: ReplayGroup): void {
+    for (const { record, data } of group.records) this.replayRecord(record, data);
+    // Nothing is in flight during recovery: what a record freed, a later one may have taken.
+    this.quarantine.release(Infinity);
+  }
+
+  /** Blocks that a record wrote: they are taken unless the object has them already. */
+  private claim(object: ObjectState, placement: Placement): void {
+    let at = placement.first;
+    this.quarantine.release(Infinity);
+    for (const run of placement.runs) {
+      for (let i = 0; i < run.count; i++, at++) {
+        const block = run.start + i;
+        const kept = at < object.extent && object.blocks[at] === block + 1;
+        if (!kept && !this.allocator.claim(block)) {
+          throw new DssError(
+            "Corrupt",
+            `the write-ahead log gives block ${block} to object ${object.name}, but it is in use`,
+            { hint: "format this OSD's folder anew and let recovery fill it" },
+          );
+        }
+      }
+    }
+  }
+
+  private replayPlacement(object: ObjectState, placement: Placement, data: Buffer): void {
+    if (placement.sums.length === 0) return;
+    const entries: WalGroup["entries"] = [];
+    this.claim(object, placement);
+    this.setBlocks(object, placement, [data], { order: 0, entries });
+    for (const entry of entries) this.overlay.drop(entry); // No WAL write holds them.
+  }
+
+  private replayRecord(record: WalRecord, data: Buffer): void {
+    if (record.type === RecordType.forgetClient) return this.forget(record.client);
+    if (record.type === RecordType.createPg) {
+      if (!this.pgs.has(record.pg)) this.addPg(record.pg, record.meta);
+      return;
+    }
+    if (record.type === RecordType.removePg) return this.dropPg(record.pg, 0);
+    const pg = this.pg(record.pg);
+    this.touchPg(pg);
+    switch (record.type) {
+      case RecordType.apply: {
+        const { entry, placement } = record;
+        this.logEntry(pg, entry, record.floor);
+        if (entry.kind === OpKind.remove && !this.load(pg, entry.object)?.exists) return;
+        const object = this.change(pg, entry.object);
+        if (entry.kind !== OpKind.remove) this.create(object);
+        this.replayPlacement(object, placement, data);
+        this.settle(object, { ...record, ...entry }, record.offset / BLOCK_SIZE + placement.sums.length, 0);
+        return;
+      }
+      case RecordType.install: {
+        const object = this.change(pg, record.object);
+        this.dropBlocks(object, 0, Infinity, 0);
+        this.create(object);
+        let at = 0;
+        for (const placement of record.placements) {
+          const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
+          this.replayPlacement(object, placement, data.subarray(at, at + bytes));
+          at += bytes;
+        }
+        Object.assign(object, record.fields);
+        return;
+      }
+      case RecordType.discard:
+        if (this.load(pg, record.object)?.exists) this.erase(this.change(pg, record.object), 0);
+        return;
+      case RecordType.setPgMeta:
+        pg.meta = record.meta;
+        return;
+      case RecordType.rewriteLog:
+        return this.rewrite(pg, record.common, record.entries);
+      case RecordType.mergeRetries:
+        return pg.retries.merge(record.records);
+    }
+  }
+
+  // ── Reading ────────────────────────────────────────────────────────────────────────────────
+
+  listPgs(): PgId[] {
+    return [...this.pgs.keys()].sort((a, b) => a - b);
+  }
+  hasPg(id: PgId): boolean {
+    return this.pgs.has(id);
+  }
+  pgInfo(id: PgId): PgInfo | undefined {
+    const pg = this.pgs.get(id);
+    if (!pg) return undefined;
+    const { last, logTail, objectCount, blocks, meta } = pg;
+    return { pg: id, last, logTail, objects: objectCount, bytes: blocks * BLOCK_SIZE, meta };
+  }
+
+  stat(id: PgId, name: string): ObjectInfo | undefined {
+    return this.find(id, name)?.info();
+  }
+
+  async read(id: PgId, name: string, offset: number, length: number): Promise<ObjectRead | undefined> {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+    return this.reader.read(
+      () => this.find(id, name),
+      (object) => {
+        const first = Math.floor(offset / BLOCK_SIZE);
+        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), Math.ceil(object.size / BLOCK_SIZE));
+        return { first, count: Math.max(0, end - first) };
+      },
+    );
+  }
+
+  async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+    const found = await this.reader.read(
+      () => this.find(id, name),
+      (object) => ({ first: 0, count: object.extent }),
+    );
+    if (!found) return undefined;
+    const extents = found.pieces.map(({ first, count, buffer }) => ({
+      offset: first * BLOCK_SIZE,
+      data: buffer,
+      sums: found.sums.slice(first, first + count),
+    }));
+    return { info: found.info, extents };
+  }
+
+  extents(id: PgId, name: string, offset: number, length: number): { offset: number; length: number }[] {
+    const object = this.find(id, name);
+    const out: { offset: number; length: number }[] = [];
+    if (!object) return out;
+    const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
+    for (let at = Math.floor(offset / BLOCK_SIZE); at < end; at++) {
+      if (object.blocks[at] === 0) continue;
+      const last = out.at(-1);
+      if (last && last.offset + last.length === at * BLOCK_SIZE) last.length += BLOCK_SIZE;
+      else out.push({ offset: at * BLOCK_SIZE, length: BLOCK_SIZE });
+    }
+    return out;
+  }
+
+  /** Names after `after` in byte order: the index's, with what is pinned in memory over it. */
+  private *names(pg: PgState, after = ""): Generator<string> {
+    const pinned: { key: Buffer; name: string }[] = [];
+    for (const object of pg.objects.values()) {
+      if (!object.dirty && !object.frozen) continue;
+      pinned.push({ key: objectKey(pg.id, object.name), name: object.name });
+    }
+    pinned.sort((a, b) => a.key.compare(b.key));
+    const floor = objectKey(pg.id, after);
+    const range = objectsOf(pg.id);
+    const stored = pg.fresh ? [] : this.index.range({ start: after === "" ? range.start : floor, end: range.end });
+    let next = 0;
+    const skip = (key: Buffer): boolean => after !== "" && key.compare(floor) <= 0;
+    for (const { key } of stored) {
+      if (skip(key)) continue;
+      for (; next < pinned.length && pinned[next]!.key.compare(key) < 0; next++) {
+        if (!skip(pinned[next]!.key)) yield pinned[next]!.name;
+      }
+      if (next < pinned.length && pinned[next]!.key.equals(key)) next++;
+      yield nameOfKey(key);
+    }
+    for (; next < pinned.length; next++) if (!skip(pinned[next]!.key)) yield pinned[next]!.name;
+  }
+
+  list(id: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[] {
+    const pg = this.pgs.get(id);
+    const out: { object: string; info: ObjectInfo }[] = [];
+    if (!pg) return out;
+    for (const name of this.names(pg, after)) {
+      if (out.length >= limit) break;
+      const object = this.load(pg, name);
+      if (object?.exists) out.push({ object: name, info: object.info() });
+    }
+    return out;
+  }
+
+  log(id: PgId, after: Version, limit: number): LogEntry[] | undefined {
+    return this.pgs.get(id)?.log(after, limit);
+  }
+  newestAtOrBelow(id: PgId, version: Version): Version | undefined {
+    return this.pgs.get(id)?.newestAtOrBelow(version);
+  }
+  answered(id: PgId, client: number, sequence: number): ReturnType<ChunkStore["answered"]> {
+    return this.pgs.get(id)?.retries.answered(client, sequence);
+  }
+  exportRetries(id: PgId): RetryRecord[] {
+    return this.pgs.get(id)?.retries.export() ?? [];
+  }
+
+  usage(): StoreUsage {
+    const free = this.allocator.highWater - this.allocator.used;
+    return this.space.usage(this.usedBlocks, free, this.allocator.highWater, this.objectTotal);
+  }
+
+  counters(): Record<string, number> {
+    const { used, size } = this.wal.fill;
+    return {
+      ...this.writes,
+      ...this.wal.counters,
+      ...this.reader.counters,
+      ...this.checkpointer.counters,
+      walFillBytes: used,
+      walSizeBytes: size,
+      overlayBytes: this.overlay.bytes,
+      quarantineBytes: this.quarantine.blocks * BLOCK_SIZE,
+      cacheBytes: this.cache.calculatedSize,
+    };
+  }
+}
+
+function appendRun(runs: Run[], start: number, count: number): void {
+  const last = runs.at(-1);
+  if (last && last.start + last.count === start) last.count += count;
+  else runs.push({ start, count });
+}

@@ -1,0 +1,170 @@
+/**
+ * Reads blocks of an object and verifies each against its checksum, from the overlay too. An
+ * in-place write of newer bytes may overtake an asynchronous read: a mismatch counts as damage
+ * only when the object has not changed since and a second look says the same.
+ */
+import { BLOCK_SIZE, crc32, ZERO_BLOCK_CRC } from "../../cluster/base/checksum.js";
+import { DssError } from "../../cluster/base/errors.js";
+import { formatPg } from "../../cluster/base/ids.js";
+import type { ObjectInfo } from "./chunk-store.js";
+import type { DataFiles } from "./data-files.js";
+import type { BlockUser, Quarantine } from "./extent-map.js";
+import type { ObjectState } from "./object-state.js";
+
+/** Holes are read from here; pieces of it are handed out, nobody writes to it. */
+const ZEROS = Buffer.alloc(256 * 1024);
+/** Each needs a write to the very same blocks during the read before. */
+const ATTEMPTS_MAX = 100;
+
+export interface BlockRead {
+  data: Buffer[];
+  /** crc32 of each block, verified. */
+  sums: Uint32Array;
+  /** Block number in the object of the first one. */
+  first: number;
+  info: ObjectInfo;
+  /** The parts of `data` that are not holes. */
+  pieces: readonly Piece[];
+}
+
+/** Looked up anew for every attempt: the cache may have replaced the state meanwhile. */
+export type ObjectLookup = () => ObjectState | undefined;
+/** The blocks wanted of the object as it is now. */
+export type BlockRange = (object: ObjectState) => { first: number; count: number };
+
+export interface Piece {
+  /** Block number in the object. */
+  first: number;
+  count: number;
+  /** Disk block of the first, or -1: already in `buffer`. */
+  start: number;
+  buffer: Buffer;
+}
+
+interface Plan extends BlockRead {
+  diskBlocks: number;
+}
+
+function plan(object: ObjectState, range: BlockRange): Plan {
+  const { first, count } = range(object);
+  const sums = new Uint32Array(count);
+  const data: Buffer[] = [];
+  const pieces: Piece[] = [];
+  let diskBlocks = 0;
+  const { blocks, overlay } = object;
+  for (let i = 0; i < count; ) {
+    const at = first + i;
+    const block = at < object.extent ? blocks[at]! : 0;
+    let length = 1;
+    if (block === 0) {
+      while (i + length < count && !(at + length < object.extent && blocks[at + length] !== 0)) length++;
+      sums.fill(ZERO_BLOCK_CRC, i, i + length);
+      for (let left = length * BLOCK_SIZE; left > 0; left -= ZEROS.length) {
+        data.push(left >= ZEROS.length ? ZEROS : ZEROS.subarray(0, left));
+      }
+    } else {
+      const entry = overlay?.get(at);
+      let buffer: Buffer;
+      if (entry) {
+        buffer = Buffer.from(entry.bytes);
+      } else {
+        while (
+          i + length < count &&
+          blocks[at + length] === block + length &&
+          !overlay?.has(at + length)
+        ) {
+          length++;
+        }
+        buffer = Buffer.allocUnsafeSlow(length * BLOCK_SIZE);
+        diskBlocks += length;
+      }
+      sums.set(object.sums.subarray(at, at + length), i);
+      pieces.push({ first: at, count: length, start: entry ? -1 : block - 1, buffer });
+      data.push(buffer);
+    }
+    i += length;
+  }
+  return { data, sums, first, info: object.info(), pieces, diskBlocks };
+}
+
+/** The first block whose bytes do not match, or -1. */
+function mismatch(p: Plan): number {
+  for (const piece of p.pieces) {
+    for (let i = 0; i < piece.count; i++) {
+      const bytes =
+        piece.count === 1 ? piece.buffer : piece.buffer.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
+      if (crc32(bytes) !== p.sums[piece.first - p.first + i]) return piece.first + i;
+    }
+  }
+  return -1;
+}
+
+const same = (a: Uint32Array, b: Uint32Array): boolean =>
+  a.length === b.length && a.every((value, i) => value === b[i]);
+
+export class ObjectReader {
+  readonly counters = { reads: 0, syncReads: 0, readRetries: 0, corruptBlocks: 0 };
+
+  constructor(
+    private readonly files: DataFiles,
+    private readonly quarantine: Quarantine,
+    private readonly syncReadBytes: number,
+    private readonly onUseEnd: () => void,
+  ) {}
+
+  private corrupt(object: ObjectState, block: number): DssError {
+    this.counters.corruptBlocks++;
+    return new DssError(
+      "Corrupt",
+      `PG ${formatPg(object.pg.id)} object ${object.name} block ${block} fails its checksum`,
+    );
+  }
+
+  /** Undefined when the object does not exist. Fails with Corrupt or Disk. */
+  async read(lookup: ObjectLookup, range: BlockRange): Promise<BlockRead | undefined> {
+    this.counters.reads++;
+    const object = lookup();
+    if (!object) return undefined;
+    const p = plan(object, range);
+    if (p.diskBlocks * BLOCK_SIZE > this.syncReadBytes) return this.readAsync(lookup, range);
+    for (const piece of p.pieces) {
+      if (piece.start < 0) continue;
+      const run = { start: piece.start, count: piece.count };
+      if (!this.files.readSync(run, piece.buffer)) return this.readAsync(lookup, range);
+    }
+    this.counters.syncReads++;
+    const bad = mismatch(p);
+    if (bad >= 0) throw this.corrupt(object, bad);
+    return p;
+  }
+
+  private async readAsync(
+    lookup: ObjectLookup,
+    range: BlockRange,
+  ): Promise<BlockRead | undefined> {
+    let previous: Uint32Array | undefined;
+    for (let attempt = 1; ; attempt++) {
+      const object = lookup();
+      if (!object) return undefined;
+      const p = plan(object, range);
+      const user: BlockUser = this.quarantine.beginUse();
+      try {
+        await Promise.all(
+          p.pieces
+            .filter((piece) => piece.start >= 0)
+            .map((piece) => this.files.read({ start: piece.start, count: piece.count }, piece.buffer)),
+        );
+      } finally {
+        this.quarantine.endUse(user);
+        this.onUseEnd();
+      }
+      const bad = mismatch(p);
+      if (bad < 0) return p;
+      this.counters.readRetries++;
+      if (attempt >= ATTEMPTS_MAX || (previous && same(previous, p.sums))) {
+        throw this.corrupt(object, bad);
+      }
+      previous = p.sums;
+    }
+  }
+}
