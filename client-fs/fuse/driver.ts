@@ -21,7 +21,9 @@ export interface MountOptions {
   allowNonEmpty?: boolean;
   /** Told about every answered request: the place for counters and latencies. */
   observer?: RequestObserver;
-  /** Reads pending on the device, each of which holds one thread of libuv's pool (default 4). */
+  /** How requests are read from the device: see device.ts (default "poll"; kernel driver only). */
+  reading?: "poll" | "threads";
+  /** With "threads": pending reads, each of which holds one thread of libuv's pool (default 4). */
   readers?: number;
   /** How far the kernel reads ahead, in KiB (default 2,048); best effort. */
   readAheadKb?: number;

@@ -36,7 +36,7 @@ class Host {
     readonly mountpoint: string,
   ) {
     this.child = spawn(process.execPath, [HOST, driver, mountpoint], {
-      env: { ...process.env, UV_THREADPOOL_SIZE: String(threadPoolSize()) },
+      env: { ...process.env, UV_THREADPOOL_SIZE: String(threadPoolSize("threads")) },
       stdio: ["pipe", "pipe", "pipe"],
     });
     this.child.stdout!.setEncoding("utf8").on("data", (text: string) => (this.output += text));
@@ -117,7 +117,7 @@ function makeTree(root: string): void {
   fs.symlinkSync("nowhere", path.join(root, "deep/dangling"));
 }
 
-for (const driver of ["kernel", "fuse-native"]) {
+for (const driver of ["kernel", "kernel-threads", "fuse-native"]) {
   t.test(`driver ${driver}`, { timeout: 240_000 }, async (t) => {
     const host = await start(driver, driver);
     const at = (...parts: string[]): string => path.join(host.mountpoint, ...parts);
@@ -224,7 +224,7 @@ for call in (lambda: os.getxattr(f, "user.one"), lambda: os.setxattr(f, "user.tw
     });
 
     await t.test("fio verifies what it wrote", async () => {
-      const direct = driver === "kernel" ? ["--direct=1", "--ioengine=libaio", "--iodepth=8"] : [];
+      const direct = driver !== "fuse-native" ? ["--direct=1", "--ioengine=libaio", "--iodepth=8"] : [];
       await run("fio", [
         "--name=v", `--directory=${host.mountpoint}`, "--rw=randrw", "--bsrange=512-256k",
         "--size=16M", "--verify=crc32c", "--verify_fatal=1", "--numjobs=2", "--minimal",
@@ -232,7 +232,7 @@ for call in (lambda: os.getxattr(f, "user.one"), lambda: os.setxattr(f, "user.tw
       ]); // prettier-ignore
     });
 
-    if (driver === "kernel") await kernelOnly(t, host, at);
+    if (driver !== "fuse-native") await kernelOnly(t, host, at);
 
     await t.test("nothing is left of removed files once the kernel forgets them", async (t) => {
       await shell(`rm -rf -- *`, host.mountpoint);

@@ -518,14 +518,19 @@ function log(level: string, fields: object, message: string): void {
   process.stderr.write(`${level} ${message} ${JSON.stringify(fields)}\n`);
 }
 
-/** `memory-fs.js kernel|fuse-native MOUNTPOINT`; prints "ready", serves until unmounted. */
+/** `memory-fs.js kernel|kernel-threads|fuse-native MOUNTPOINT`; prints "ready", serves until unmounted. */
 async function main(driver: string, mountpoint: string): Promise<void> {
   const module = (await import(
-    driver === "kernel" ? "../../client-fs/fuse/device.js" : "../../client-fs/fuse/fuse-native.js"
+    driver === "fuse-native"
+      ? "../../client-fs/fuse/fuse-native.js"
+      : "../../client-fs/fuse/device.js"
   )) as { mountFileSystem: MountFileSystem };
   const files = new MemoryFileSystem();
-  const readers = Number(process.env["READERS"] ?? 4);
-  const mounted = await module.mountFileSystem(files, { mountpoint, logger: stderrLogger, readers });
+  const mounted = await module.mountFileSystem(files, {
+    mountpoint,
+    logger: stderrLogger,
+    reading: driver === "kernel-threads" ? "threads" : "poll",
+  });
   process.stdout.write("ready\n");
   // "inodes" on stdin prints how many inodes are known; "invalidate" exercises the notifier.
   process.stdin.setEncoding("utf8").on("data", (text: string) => {
