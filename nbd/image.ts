@@ -1,0 +1,236 @@
+/**
+ * A volume as an NBD image: bytes of the volume to operations on its objects, many at once.
+ *
+ * Invariants: a change is answered only when it is durable on every in-sync member of each object
+ * that it touches, and after all its operations have ended, so that its buffer is free; overlapping
+ * changes take effect in the order of their arrival; once the volume is lost (its lock may be
+ * another's) nothing succeeds any more, reads included, because they could be stale.
+ * Nothing is buffered, so a flush has nothing to wait for.
+ */
+import { DssError, isDssError } from "../cluster/base/errors.js";
+import type { Epoch } from "../cluster/base/ids.js";
+import type { Clock } from "../cluster/platform/ports.js";
+import type { Volume } from "../mds/proto.js";
+import {
+  NO_TRUNCATION,
+  type AccessOptions,
+  type ObjectAccess,
+  type ObjectAddress,
+  type ObjectContent,
+} from "../osd/client/object-access.js";
+import { objectName, objectSizeWithin } from "../osd/client/striper.js";
+import type { BlockImage } from "./block-image.js";
+import { objectRanges, type ObjectRange } from "./object-ranges.js";
+import { RangeOrder } from "./range-order.js";
+
+/** Longest read or write, bytes: what NBD clients may always ask for. */
+const REQUEST_BYTES_MAX = 32 * 1024 * 1024;
+/** Checksums and holes are kept by blocks of so many bytes. */
+const BLOCK = 4096;
+/** Operations of one trim or zero under way; it may span thousands of objects. */
+const OPERATIONS_MAX = 32;
+/** The same for zeros that are written out: their bytes are in flight. */
+const ZERO_WRITES_MAX = 4;
+/** Source of every hole that is read and every zero that is written. */
+const ZEROS = Buffer.alloc(1024 * 1024);
+
+export interface VolumeImageOptions {
+  readonly volume: Volume;
+  readonly access: ObjectAccess;
+  readonly clock: Clock;
+  readonly readOnly: boolean;
+  /** Of the lock under which the volume is used; makes OSDs see fences first. */
+  readonly minEpoch: Epoch;
+}
+
+export class VolumeImage implements BlockImage {
+  readonly name: string;
+  readonly description: string;
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly blockSize = { minimum: 1, preferred: BLOCK, maximum: REQUEST_BYTES_MAX };
+  readonly volume: Volume;
+  private readonly access: ObjectAccess;
+  private readonly clock: Clock;
+  private readonly options: AccessOptions;
+  private readonly order = new RangeOrder();
+  private loss: DssError | undefined;
+
+  constructor({ volume, access, clock, readOnly, minEpoch }: VolumeImageOptions) {
+    this.volume = volume;
+    this.name = volume.name;
+    this.description = `dss volume ${volume.id}`;
+    this.size = volume.size;
+    this.readOnly = readOnly;
+    this.access = access;
+    this.clock = clock;
+    this.options = { truncation: NO_TRUNCATION, minEpoch };
+  }
+
+  /** The session under which the volume was opened is over: everything fails from now on. */
+  lose(cause: DssError): void {
+    this.loss ??= new DssError("Fenced", `volume ${this.name} is no longer ours to use`, { cause });
+  }
+
+  async read(offset: number, length: number): Promise<Buffer[]> {
+    this.check();
+    const { extents, objects } = objectRanges(this.volume.layout, offset, length);
+    const contents = new Map<number, { from: number; content: ObjectContent }>();
+    await allEnded(
+      objects.map(async (object) => {
+        const address = this.address(object.index);
+        const content = await this.access.read(address, object.offset, object.length, this.options);
+        contents.set(object.index, { from: object.offset, content });
+      }),
+    );
+    // A read that was under way when the volume was lost may have been answered by a copy of it
+    // that somebody else has changed since.
+    this.check();
+    const pieces: Buffer[] = [];
+    for (const extent of extents) {
+      const { from, content } = contents.get(extent.index)!;
+      const at = extent.offset - from;
+      const data = content.data.subarray(at, at + extent.length);
+      if (data.length > 0) pieces.push(data);
+      pushZeros(pieces, extent.length - data.length);
+    }
+    return pieces;
+  }
+
+  write(offset: number, data: Buffer): Promise<void> {
+    return this.change(offset, data.length, async () => {
+      const { objects } = objectRanges(this.volume.layout, offset, data.length);
+      await allEnded(
+        objects.map((object) =>
+          this.access.write(
+            this.address(object.index),
+            object.offset,
+            object.pieces.map(({ at, length }) => data.subarray(at, at + length)),
+            this.stamped(),
+          ),
+        ),
+      );
+    });
+  }
+
+  zero(offset: number, length: number, options: { mayTrim: boolean }): Promise<void> {
+    return this.change(offset, length, () =>
+      options.mayTrim ? this.clear(offset, length, false) : this.writeZeros(offset, length),
+    );
+  }
+
+  trim(offset: number, length: number): Promise<void> {
+    return this.change(offset, length, () => this.clear(offset, length, true));
+  }
+
+  async flush(): Promise<void> {
+    this.check();
+  }
+
+  /** Runs a change in its order. */
+  private async change(offset: number, length: number, run: () => Promise<void>): Promise<void> {
+    this.check();
+    await this.order.run(offset, length, () => {
+      this.check();
+      return run();
+    });
+  }
+
+  private check(): void {
+    if (this.loss) throw this.loss;
+  }
+
+  /** Whole objects are removed; of others the range is zeroed, or only its whole blocks. */
+  private clear(offset: number, length: number, wholeBlocks: boolean): Promise<void> {
+    const { layout } = this.volume;
+    return this.inSlices(offset, length, OPERATIONS_MAX, async (object) => {
+      const address = this.address(object.index);
+      if (object.offset === 0 && object.length >= objectSizeWithin(layout, object.index, this.size)) {
+        await this.access.remove(address, { ...this.options, unconditional: true });
+        return;
+      }
+      const end = object.offset + object.length;
+      const start = wholeBlocks ? Math.ceil(object.offset / BLOCK) * BLOCK : object.offset;
+      const stop = wholeBlocks ? Math.floor(end / BLOCK) * BLOCK : end;
+      if (stop > start) await this.access.zero(address, start, stop - start, this.stamped());
+    });
+  }
+
+  /** Zeros that keep their space. */
+  private writeZeros(offset: number, length: number): Promise<void> {
+    return this.inSlices(offset, length, ZERO_WRITES_MAX, async (object) => {
+      const data: Buffer[] = [];
+      pushZeros(data, object.length);
+      await this.access.write(this.address(object.index), object.offset, data, this.stamped());
+    });
+  }
+
+  /**
+   * Does something to every object of a range that may be gigabytes long, at most `limit` at once.
+   * After a failure nothing more is begun.
+   */
+  private async inSlices(
+    offset: number,
+    length: number,
+    limit: number,
+    act: (object: ObjectRange) => Promise<void>,
+  ): Promise<void> {
+    const objects = this.objectsOf(offset, length);
+    let failed = false;
+    const worker = async (): Promise<void> => {
+      for (;;) {
+        const next = objects.next();
+        if (failed || next.done === true) return;
+        try {
+          this.check();
+          await act(next.value);
+        } catch (error) {
+          failed = true;
+          throw error;
+        }
+      }
+    };
+    await allEnded(Array.from({ length: limit }, worker));
+  }
+
+  /** Set by set of objects, so that a long range is never cut up as a whole. */
+  private *objectsOf(offset: number, length: number): Generator<ObjectRange> {
+    const { layout } = this.volume;
+    const setBytes = layout.objectSize * layout.stripeCount;
+    const end = offset + length;
+    for (let at = offset; at < end; ) {
+      const next = Math.min((Math.floor(at / setBytes) + 1) * setBytes, end);
+      yield* objectRanges(layout, at, next - at).objects;
+      at = next;
+    }
+  }
+
+  private address(index: number): ObjectAddress {
+    const { layout, objectPrefix } = this.volume;
+    return { pool: layout.pool, object: objectName(objectPrefix, index) };
+  }
+  private stamped(): AccessOptions & { mtimeNs: bigint } {
+    return { ...this.options, mtimeNs: this.clock.wallNs() };
+  }
+}
+
+function pushZeros(pieces: Buffer[], length: number): void {
+  for (let left = length; left > 0; left -= ZEROS.length) {
+    pieces.push(left >= ZEROS.length ? ZEROS : ZEROS.subarray(0, left));
+  }
+}
+
+/** Waits for all of them, then fails with the gravest failure: a fence tells more than its results. */
+async function allEnded(work: readonly Promise<unknown>[]): Promise<void> {
+  if (work.length === 1) {
+    await work[0];
+    return;
+  }
+  let failure: { error: unknown } | undefined;
+  for (const result of await Promise.allSettled(work)) {
+    if (result.status === "fulfilled") continue;
+    const { reason } = result as { reason: unknown };
+    if (failure === undefined || isDssError(reason, "Fenced")) failure = { error: reason };
+  }
+  if (failure) throw failure.error;
+}

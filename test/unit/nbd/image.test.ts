@@ -1,0 +1,238 @@
+/** Volumes over objects: a model of plain bytes, every layout, and many requests at once. */
+import t from "tap";
+import { DssError } from "../../../cluster/base/errors.js";
+import { Prng } from "../../../cluster/base/prng.js";
+import type { Clock } from "../../../cluster/platform/ports.js";
+import type { Volume } from "../../../mds/proto.js";
+import { VolumeImage } from "../../../nbd/image.js";
+import { RangeOrder } from "../../../nbd/range-order.js";
+import type { StripeLayout } from "../../../osd/client/striper.js";
+import { MemoryObjects } from "./memory-objects.js";
+
+const KIB = 1024;
+const clock = { wallNs: () => 7n } as Clock;
+const LAYOUTS: Record<string, StripeLayout> = {
+  plain: { objectSize: 64 * KIB, stripeUnit: 64 * KIB, stripeCount: 1 },
+  striped: { objectSize: 64 * KIB, stripeUnit: 8 * KIB, stripeCount: 3 },
+  "units in one object": { objectSize: 32 * KIB, stripeUnit: 4 * KIB, stripeCount: 1 },
+};
+// Not a multiple of the object size, of a set of objects, nor of a stripe.
+const SIZE = 500 * KIB + 4096;
+
+function volumeOf(layout: StripeLayout, size = SIZE): Volume {
+  return {
+    id: 5,
+    name: "disk",
+    size,
+    layout: { pool: 3, ...layout },
+    createdNs: 0n,
+    objectPrefix: "v5",
+    features: [],
+    owner: "",
+    ownerClient: 0,
+  };
+}
+function imageOf(layout: StripeLayout, size = SIZE) {
+  const access = new MemoryObjects(layout.objectSize);
+  const volume = volumeOf(layout, size);
+  const image = new VolumeImage({ volume, access, clock, readOnly: false, minEpoch: 42 });
+  return { access, image };
+}
+const plain = LAYOUTS["plain"]!;
+/** Lets everything that can go on without help go on. */
+const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+for (const [name, layout] of Object.entries(LAYOUTS)) {
+  t.test(`${name}: equals plain bytes under random requests of any alignment`, async (t) => {
+    const seed = Number(process.env["DSS_SEED"] ?? 11);
+    const random = new Prng(seed);
+    const { access, image } = imageOf(layout);
+    const model = Buffer.alloc(SIZE);
+    for (let step = 0; step < 600; step++) {
+      const long = random.int(0, 9) === 0;
+      const length = random.int(1, long ? SIZE : 40 * KIB);
+      const offset = random.int(0, SIZE - length);
+      const end = offset + length;
+      switch (random.int(0, 5)) {
+        case 0: {
+          await image.zero(offset, length, { mayTrim: random.int(0, 1) === 0 });
+          model.fill(0, offset, end);
+          break;
+        }
+        case 1: {
+          await image.trim(offset, length);
+          // Undefined by the protocol: whatever it is now, it stays.
+          const now = Buffer.concat(await image.read(offset, length));
+          const fault = now.findIndex((byte, at) => byte !== 0 && byte !== model[offset + at]);
+          t.equal(fault, -1, "trimmed bytes are old or zero");
+          now.copy(model, offset);
+          break;
+        }
+        case 2:
+        case 3: {
+          const data = random.bytes(length);
+          await image.write(offset, data);
+          data.copy(model, offset);
+          break;
+        }
+        default: {
+          const bytes = Buffer.concat(await image.read(offset, length));
+          if (!bytes.equals(model.subarray(offset, end))) {
+            t.fail(`step ${step} of seed ${seed}: read ${offset}+${length} differs`);
+            return;
+          }
+        }
+      }
+    }
+    t.ok(Buffer.concat(await image.read(0, SIZE)).equals(model), `seed ${seed}`);
+    t.equal(access.minEpoch, 42, "fences are seen");
+    await image.trim(0, SIZE);
+    t.equal(access.objects.size, 0, "a volume that is trimmed whole keeps no object");
+  });
+
+  t.test(`${name}: requests at the same time`, async (t) => {
+    const random = new Prng(5);
+    const { access, image } = imageOf(layout);
+    access.gate = async () => {
+      for (let turns = random.int(0, 5); turns > 0; turns--) await settle();
+    };
+    const model = Buffer.alloc(SIZE);
+    const running: Promise<void>[] = [];
+    for (let step = 0; step < 200; step++) {
+      const length = random.int(1, 50 * KIB);
+      const offset = random.int(0, SIZE - length);
+      // Overlapping changes take effect in the order of their arrival.
+      if (random.int(0, 3) === 0) {
+        running.push(image.zero(offset, length, { mayTrim: true }));
+        model.fill(0, offset, offset + length);
+      } else {
+        const data = random.bytes(length);
+        running.push(image.write(offset, data));
+        data.copy(model, offset);
+      }
+      if (step % 7 === 0) await settle();
+    }
+    t.ok(access.runningMax > 4, `${access.runningMax} operations at once`);
+    await Promise.all(running);
+    t.equal(access.running, 0);
+    t.ok(Buffer.concat(await image.read(0, SIZE)).equals(model));
+  });
+}
+
+t.test("one operation per object, however it is striped", async (t) => {
+  const { access, image } = imageOf(LAYOUTS["striped"]!);
+  await image.write(4 * KIB, Buffer.alloc(100 * KIB, 1));
+  t.same(access.calls, ["write v5.0 4096+36864", "write v5.1 0+32768", "write v5.2 0+32768"]);
+  access.calls.length = 0;
+  await image.read(4 * KIB, 100 * KIB);
+  t.same(access.calls, ["read v5.0 4096+36864", "read v5.1 0+32768", "read v5.2 0+32768"]);
+});
+
+t.test("holes are zeros, and cost no memory", async (t) => {
+  const layout = { objectSize: 4096 * KIB, stripeUnit: 4096 * KIB, stripeCount: 1 };
+  const { image } = imageOf(layout, 64 * 1024 * KIB);
+  const pieces = await image.read(0, 32 * 1024 * KIB);
+  t.equal(pieces.reduce((sum, piece) => sum + piece.length, 0), 32 * 1024 * KIB);
+  t.equal(new Set(pieces.map((piece) => piece.buffer)).size, 1, "one buffer for all of them");
+  t.ok(pieces.every((piece) => piece.every((byte) => byte === 0)));
+});
+
+t.test("trim and zero give back whole objects and blocks", async (t) => {
+  const { access, image } = imageOf(plain);
+  await image.write(0, Buffer.alloc(SIZE, 1));
+  access.calls.length = 0;
+  await image.trim(64 * KIB - 1000, 128 * KIB + 2000);
+  t.same(access.calls, ["remove v5.1", "remove v5.2"], "less than a block is left alone");
+  access.calls.length = 0;
+  await image.trim(1000, 10_000);
+  t.same(access.calls, ["zero v5.0 4096+4096"]);
+  access.calls.length = 0;
+  await image.zero(1000, 10_000, { mayTrim: true });
+  t.same(access.calls, ["zero v5.0 1000+10000"], "zeros are exact");
+  access.calls.length = 0;
+  await image.zero(448 * KIB, SIZE - 448 * KIB, { mayTrim: true });
+  t.same(access.calls, ["remove v5.7"], "the last object is short");
+  access.calls.length = 0;
+  await image.zero(0, 65 * KIB, { mayTrim: false });
+  t.same(access.calls, ["write v5.0 0+65536", "write v5.1 0+1024"], "no hole: written out");
+});
+
+t.test("a trim of gigabytes runs a bounded number of operations", async (t) => {
+  const size = 4 * 1024 * 1024 * KIB - 4096;
+  const layout = { objectSize: 4096 * KIB, stripeUnit: 4096 * KIB, stripeCount: 1 };
+  const { access, image } = imageOf(layout, size);
+  access.gate = settle as () => Promise<void>;
+  await image.trim(0, size);
+  t.equal(access.calls.length, 1024);
+  t.ok(access.runningMax <= 32, `${access.runningMax} at once`);
+});
+
+t.test("a failure is answered when nothing of the request is under way any more", async (t) => {
+  const { access, image } = imageOf(plain);
+  let release = (): void => undefined;
+  access.gate = (call) => {
+    if (call.startsWith("write v5.0")) return Promise.reject(new DssError("NoSpace", "full"));
+    return new Promise((resolve) => (release = resolve));
+  };
+  let answered = false;
+  const writing = image.write(60 * KIB, Buffer.alloc(8 * KIB)).finally(() => (answered = true));
+  await settle();
+  t.equal(answered, false, "the other object still uses the buffer");
+  release();
+  await t.rejects(writing, { code: "NoSpace" });
+  access.gate = () => Promise.reject(new DssError("Fenced", "fenced"));
+  await t.rejects(image.zero(0, SIZE, { mayTrim: true }), { code: "Fenced" });
+  access.gate = undefined;
+  await t.resolves(image.write(60 * KIB, Buffer.alloc(8 * KIB, 1)), "the range is free again");
+});
+
+t.test("overlapping writes wait for each other, others do not", async (t) => {
+  const { access, image } = imageOf(plain);
+  const gates: (() => void)[] = [];
+  access.gate = () => new Promise((resolve) => gates.push(resolve));
+  const first = image.write(0, Buffer.alloc(8 * KIB, 1));
+  const second = image.write(4 * KIB, Buffer.alloc(8 * KIB, 2));
+  const apart = image.write(32 * KIB, Buffer.alloc(KIB, 3));
+  await settle();
+  t.same(access.calls, ["write v5.0 0+8192", "write v5.0 32768+1024"]);
+  gates[0]!();
+  await first;
+  await settle();
+  t.equal(access.calls[2], "write v5.0 4096+8192");
+  gates[1]!();
+  gates[2]!();
+  await Promise.all([second, apart]);
+  access.gate = undefined;
+  const bytes = Buffer.concat(await image.read(0, 12 * KIB));
+  t.ok(bytes.equals(Buffer.concat([Buffer.alloc(4 * KIB, 1), Buffer.alloc(8 * KIB, 2)])));
+});
+
+t.test("a lost volume answers nothing, not even what was under way", async (t) => {
+  const { access, image } = imageOf(plain);
+  await image.write(0, Buffer.alloc(KIB, 1));
+  const gates: (() => void)[] = [];
+  access.gate = () => new Promise((resolve) => gates.push(resolve));
+  const reading = image.read(0, KIB);
+  const writing = image.write(0, Buffer.alloc(KIB, 2));
+  const waiting = image.write(0, Buffer.alloc(KIB, 3));
+  await settle();
+  image.lose(new DssError("NoSession", "evicted"));
+  for (const open of gates) open();
+  const lost = { code: "Fenced", nbd: 108, message: /disk is no longer ours/ };
+  await t.rejects(reading, lost);
+  await t.resolves(writing, "it had taken effect before");
+  await t.rejects(waiting, lost);
+  await t.rejects(image.read(0, 1), lost);
+  await t.rejects(image.write(0, Buffer.alloc(1)), lost);
+  await t.rejects(image.zero(0, 1, { mayTrim: false }), lost);
+  await t.rejects(image.trim(0, 1), lost);
+  await t.rejects(image.flush(), lost);
+});
+
+t.test("range order forgets what has ended", async (t) => {
+  const order = new RangeOrder();
+  await t.rejects(order.run(0, 10, () => Promise.reject(new Error("no"))));
+  t.equal(await order.run(5, 10, () => Promise.resolve(3)), 3);
+  await settle();
+  t.equal(order.size, 0);
+});
