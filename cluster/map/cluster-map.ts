@@ -1,7 +1,8 @@
 /**
- * The cluster map (design §4): which OSDs, pools and placement groups there are, and who is in charge of each.
- * It lives in one znode; only the coordinator (in the MDS leader) changes it, by compare-and-set under its term.
- * Values are immutable: a change makes a new map with the next epoch.
+ * The cluster map (design §4): which OSDs, pools and placement groups there are, and who is in
+ * charge of each. It lives in one znode; only the coordinator (in the MDS leader) changes it, by
+ * compare-and-set under its term. Values are immutable: a change makes a new map with the next
+ * epoch.
  */
 import {
   pgId,
@@ -34,7 +35,10 @@ export interface OsdEntry {
   incarnation: string;
   /** Epoch in which it was last marked up. */
   upFrom: Epoch;
-  /** Wall-clock ms since 1970 when it was marked down; 0 while up. For people and for downOutInterval. */
+  /**
+   * Wall-clock ms since 1970 when it was marked down; 0 while up. For people and for
+   * downOutInterval.
+   */
   downSinceMs: number;
 }
 
@@ -51,7 +55,9 @@ export interface PoolEntry {
 }
 
 export interface PgEntry {
-  /** Members that have every acknowledged write; the primary is one of them. Empty: never created. */
+  /**
+   * Members that have every acknowledged write; the primary is one of them. Empty: never created.
+   */
   inSync: readonly OsdId[];
   /** -1: none (no in-sync member is up). */
   primary: OsdId;
@@ -69,8 +75,8 @@ export interface ClusterMap {
   epoch: Epoch;
   osds: readonly OsdEntry[];
   pools: readonly PoolEntry[];
-  /** By pool id, then PG index. */
-  pgs: Readonly<Record<PoolId, readonly PgEntry[]>>;
+  /** By pool id (a PoolId), then PG index. */
+  pgs: Readonly<Record<number, readonly PgEntry[]>>;
   flags: readonly string[];
   fences: readonly Fence[];
   /** Virtual nodes of an OSD of weight 1. */
@@ -111,6 +117,9 @@ export interface MapSource {
   current(): ClusterMap;
   /** Called for every newer map, in order of epochs (some may be skipped). */
   onChange(listener: (map: ClusterMap) => void): () => void;
-  /** Resolves when `current().epoch >= epoch`, asking for it if need be; TimedOut after the deadline. */
+  /**
+   * Resolves when `current().epoch >= epoch`, asking for it if need be; TimedOut after the
+   * deadline.
+   */
   atLeast(epoch: Epoch, deadlineMs: number): Promise<ClusterMap>;
 }

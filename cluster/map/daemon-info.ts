@@ -1,6 +1,6 @@
 /**
- * What a daemon says about itself in its liveness znode (JSON, so that people can read it). Written by
- * the daemon, read by the coordinator and the CLI; checked here, at the edge.
+ * What a daemon says about itself in its liveness znode (JSON, so that people can read it). Written
+ * by the daemon, read by the coordinator and the CLI; checked here, at the edge.
  */
 import { DssError } from "../base/errors.js";
 import { OSD_ID_MAX, type MdsId, type OsdId } from "../base/ids.js";
@@ -52,12 +52,13 @@ class Fields {
     private readonly what: string,
   ) {}
   wrong(name: string): DssError {
-    return new DssError("Malformed", `${this.what}: ${name} is ${JSON.stringify(this.value[name])}`);
+    const value = JSON.stringify(this.value[name]);
+    return new DssError("Malformed", `${this.what}: ${name} is ${value}`);
   }
   text(name: string): string {
     const value = this.value[name];
-    if (typeof value !== "string" || value === "" || value.length > TEXT_MAX) throw this.wrong(name);
-    return value;
+    if (typeof value === "string" && value !== "" && value.length <= TEXT_MAX) return value;
+    throw this.wrong(name);
   }
   number(name: string, low: number, high: number): number {
     const value = this.value[name];

@@ -1,6 +1,6 @@
 /**
- * Named health codes derived from the map (design §4, cli.md `dss health`): a pure function, so that the
- * CLI, the MDS and tests say the same.
+ * Named health codes derived from the map (design §4, cli.md `dss health`): a pure function, so
+ * that the CLI, the MDS and tests say the same.
  */
 import { formatPg } from "../base/ids.js";
 import { allPgs, type ClusterMap, type PgEntry, type PoolEntry } from "./cluster-map.js";
@@ -30,7 +30,10 @@ export interface HealthExtra {
 /** Longest list under one check. */
 const DETAIL_MAX = 50;
 
-/** never created: waits for OSDs. inactive: takes no writes. degraded: fewer good copies than wanted. */
+/**
+ * never created: waits for OSDs. inactive: takes no writes. degraded: fewer good copies than
+ * wanted.
+ */
 export type PgCondition = "creating" | "inactive" | "degraded" | "misplaced" | "clean";
 
 export function pgCondition(
@@ -101,7 +104,9 @@ function osdChecks(map: ClusterMap): HealthCheck[] {
   const checks: HealthCheck[] = [];
   const down = map.osds.filter((osd) => !osd.up);
   if (down.length > 0) {
-    const detail = down.map((osd) => `osd.${osd.id} on ${osd.host} is down${osd.in ? "" : " and out"}`);
+    const detail = down.map(
+      (osd) => `osd.${osd.id} on ${osd.host} is down${osd.in ? "" : " and out"}`,
+    );
     const summary = `${plural(down.length, "OSD")} down of ${map.osds.length}`;
     checks.push(check("OSD_DOWN", "HEALTH_WARN", summary, detail));
   }
@@ -115,11 +120,13 @@ function osdChecks(map: ClusterMap): HealthCheck[] {
 }
 
 function poolChecks(map: ClusterMap): HealthCheck[] {
-  const waiting = map.pools.filter((pool) => map.pgs[pool.id]?.some((pg) => pg.inSync.length === 0));
+  const isNew = (pg: PgEntry): boolean => pg.inSync.length === 0;
+  const waiting = map.pools.filter((pool) => map.pgs[pool.id]?.some(isNew));
   if (waiting.length === 0) return [];
   const up = map.osds.filter((osd) => osd.up && osd.in && osd.weight > 0).length;
   const detail = waiting.map(
-    (pool) => `pool ${pool.name}: ${up} of ${pool.replicas} OSDs (at least ${pool.minimum}) are there`,
+    ({ name, replicas, minimum }) =>
+      `pool ${name}: ${up} of ${replicas} OSDs (at least ${minimum}) are there`,
   );
   const summary = `${plural(waiting.length, "pool")} waiting for OSDs before first use`;
   return [check("POOL_WAITING", "HEALTH_WARN", summary, detail)];

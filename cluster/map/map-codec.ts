@@ -1,7 +1,8 @@
 /**
  * The cluster map as bytes: "DSSM", format version u16, reserved u16, crc32 of the body u32, body.
  * The body is msgpack; PG tables and fences, which grow, are packed binary (little-endian):
- *   PG: member count u8, members u16 each, primary i16, interval u32.   fence: client u32, epoch u32.
+ *   PG: member count u8, members u16 each, primary i16, interval u32
+ *   fence: client u32, epoch u32
  * A map that was decoded is valid (`mapFault`), so nothing below checks it again.
  */
 import { crc32 } from "../base/checksum.js";
@@ -138,8 +139,8 @@ export function poolFault(pool: PoolEntry): string | undefined {
 export function mapFault(map: ClusterMap): string | undefined {
   if (!isText(map.clusterId) || map.clusterId === "") return "cluster id";
   if (!isInteger(map.epoch, 1, U32_MAX)) return `epoch ${map.epoch}`;
-  if (!isInteger(map.virtualNodes, 1, VIRTUAL_NODES_MAX)) return `${map.virtualNodes} virtual nodes`;
-  const { nearFullRatio, fullRatio } = map;
+  const { nearFullRatio, fullRatio, virtualNodes } = map;
+  if (!isInteger(virtualNodes, 1, VIRTUAL_NODES_MAX)) return `${virtualNodes} virtual nodes`;
   if (!(nearFullRatio > 0 && nearFullRatio <= fullRatio && fullRatio <= 1)) return "full ratios";
   if (!Array.isArray(map.flags) || !map.flags.every(isText)) return "flags";
   const osds = new Set<number>();
@@ -148,7 +149,8 @@ export function mapFault(map: ClusterMap): string | undefined {
     osds.add(osd.id);
     const texts = [osd.uuid, osd.host, osd.incarnation, osd.address.host];
     if (!texts.every(isText) || !isInteger(osd.address.port, 0, 65_535)) return `osd.${osd.id}`;
-    if (!(osd.weight >= 0 && osd.weight <= WEIGHT_MAX)) return `osd.${osd.id}: weight ${osd.weight}`;
+    const { weight } = osd;
+    if (!(weight >= 0 && weight <= WEIGHT_MAX)) return `osd.${osd.id}: weight ${weight}`;
     if (!isInteger(osd.upFrom, 0, map.epoch)) return `osd.${osd.id}: up from ${osd.upFrom}`;
   }
   const names = new Set<string>();

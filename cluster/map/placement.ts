@@ -43,7 +43,10 @@ const tables = new WeakMap<Ring, Map<string, Table>>();
 export function upSets(map: ClusterMap, pool: PoolEntry): Table {
   const ring = ringOf(map);
   let ofRing = tables.get(ring);
-  if (!ofRing) tables.set(ring, (ofRing = new Map()));
+  if (!ofRing) {
+    ofRing = new Map<string, Table>();
+    tables.set(ring, ofRing);
+  }
   const key = `${pool.id}/${pool.pgCount}/${pool.replicas}`;
   let table = ofRing.get(key);
   if (!table) {

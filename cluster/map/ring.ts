@@ -1,10 +1,10 @@
 /**
- * The consistent hash ring (design §3): every OSD that is in has `virtualNodes × weight` points on a
- * circle of 2³². A pure function of ids, weights, hosts and `virtualNodes`: every program computes
- * the same ring, and up/down changes leave it as it is.
+ * The consistent hash ring (design §3): every OSD that is in has `virtualNodes × weight` points on
+ * a circle of 2³². A pure function of ids, weights, hosts and `virtualNodes`: every program
+ * computes the same ring, and up/down changes leave it as it is.
  *
- * An OSD's points do not depend on other OSDs, and a higher weight only adds points: so a change moves
- * no more than the OSD's own share.
+ * An OSD's points do not depend on other OSDs, and a higher weight only adds points: so a change
+ * moves no more than the OSD's own share.
  */
 import { assert } from "../base/assert.js";
 import type { OsdId } from "../base/ids.js";
@@ -16,8 +16,8 @@ export const VIRTUAL_NODES_MAX = 10_000;
 export const WEIGHT_MAX = 100;
 
 /**
- * Any seed will do; this one was searched for an even spread of OSDs 0 … 9 (test/unit/cluster/map/ring.test.ts).
- * Frozen: another value would move every object.
+ * Any seed will do; this one was searched for an even spread of OSDs 0 … 9
+ * (test/unit/cluster/map/ring.test.ts). Frozen: another value would move every object.
  */
 const POINT_SEED = 2478;
 

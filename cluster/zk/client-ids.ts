@@ -1,6 +1,7 @@
 /**
- * Client ids, never reused in the life of a cluster: ranges are reserved by compare-and-set on a counter.
- * What is left of a range when its owner ends, or of one whose reservation got lost, is never given out.
+ * Client ids, never reused in the life of a cluster: ranges are reserved by compare-and-set on a
+ * counter. What is left of a range when its owner ends, or of one whose reservation got lost, is
+ * never given out.
  */
 import { DssError, isDssError } from "../base/errors.js";
 import { CLIENT_ID_FIRST, type ClientId } from "../base/ids.js";
@@ -33,7 +34,7 @@ export class ClientIds {
         const node = await this.coordination.get(CLIENT_IDS_PATH);
         const first = node ? Number(node.data.toString("utf8")) : CLIENT_ID_FIRST;
         if (!Number.isSafeInteger(first) || first < CLIENT_ID_FIRST) {
-          throw new DssError("Corrupt", `${CLIENT_IDS_PATH} holds "${node?.data.toString("utf8")}"`);
+          throw new DssError("Corrupt", `${CLIENT_IDS_PATH} holds "${String(node?.data)}"`);
         }
         const end = first + RANGE;
         if (end > CLIENT_ID_LIMIT) throw new DssError("Overloaded", "no client ids are left");

@@ -36,7 +36,8 @@ export async function readCluster(coordination: Coordination): Promise<ClusterRe
     throw new DssError("Corrupt", `${CLUSTER_PATH} is not JSON`, { cause });
   }
   const { clusterId, createdMs, schema } = record;
-  if (typeof clusterId !== "string" || typeof createdMs !== "number" || typeof schema !== "number") {
+  const isComplete = typeof createdMs === "number" && typeof schema === "number";
+  if (typeof clusterId !== "string" || !isComplete) {
     throw new DssError("Corrupt", `${CLUSTER_PATH} is incomplete`);
   }
   if (schema > SCHEMA_VERSION) {

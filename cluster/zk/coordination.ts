@@ -90,7 +90,10 @@ export interface Coordination {
   /** For messages: the servers' addresses. */
   readonly servers: string;
 
-  /** undefined when absent. `watch` fires at most once: on creation, change or removal; not on expiry. */
+  /**
+   * undefined when absent. `watch` fires at most once: on creation, change or removal; not on
+   * expiry.
+   */
   get(path: string, watch?: () => void): Promise<Znode | undefined>;
   /** undefined when absent (then no watch is left). `watch` fires at most once, not on expiry. */
   children(path: string, watch?: () => void): Promise<Children | undefined>;
@@ -104,7 +107,9 @@ export interface Coordination {
   multi(ops: readonly CoordinationOp[]): Promise<OpResult[]>;
   /** Creates the persistent node and its parents where missing, with empty data. */
   ensurePath(path: string): Promise<void>;
-  /** A round trip through the quorum: later reads of this session see everything committed before. */
+  /**
+   * A round trip through the quorum: later reads of this session see everything committed before.
+   */
   sync(): Promise<void>;
   /** Returns a function that ends the subscription. */
   onEvent(listener: (event: SessionEvent) => void): () => void;

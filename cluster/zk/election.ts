@@ -1,8 +1,8 @@
 /**
- * Leader election of the MDS and its fence. Each candidate has an ephemeral sequential node; the lowest
- * leads. A new leader first takes the next **term** by compare-and-set; every later write of it is a
- * transaction that checks the term node's version, so a deposed leader can write nothing, however late
- * it learns of its end.
+ * Leader election of the MDS and its fence. Each candidate has an ephemeral sequential node; the
+ * lowest leads. A new leader first takes the next **term** by compare-and-set; every later write of
+ * it is a transaction that checks the term node's version, so a deposed leader can write nothing,
+ * however late it learns of its end.
  *
  * State: this candidate's node, the candidates as last seen, and the term while it leads.
  */
@@ -38,8 +38,8 @@ export interface Term {
 }
 
 /**
- * Runs `ops` only if the term is still ours: all or nothing. Errors: Fenced when another leader has taken
- * over; MultiError with the index into `ops`; those of every request.
+ * Runs `ops` only if the term is still ours: all or nothing. Errors: Fenced when another leader has
+ * taken over; MultiError with the index into `ops`; those of every request.
  */
 export async function multiUnder(
   coordination: Coordination,
@@ -53,7 +53,8 @@ export async function multiUnder(
   } catch (error) {
     if (!(error instanceof MultiError)) throw error;
     if (error.index > 0) throw new MultiError(error.code, error.message, error.index - 1);
-    throw new DssError("Fenced", `term ${term.number} is over: another MDS leads`, { cause: error });
+    const message = `term ${term.number} is over: another MDS leads`;
+    throw new DssError("Fenced", message, { cause: error });
   }
 }
 
@@ -67,6 +68,9 @@ export interface ElectionEvents {
   /** A later start of the same MDS id has taken our place: this process must end. */
   onReplaced(): void;
 }
+
+/** A candidate that finds things changed this often in a row waits for the next event. */
+const RACES_MAX = 20;
 
 interface Seen extends Candidate {
   name: string;
@@ -92,7 +96,10 @@ export function decodeLeader(node: Znode | undefined): LeaderInfo | undefined {
   return typeof term === "number" ? { ...candidate, term } : undefined;
 }
 
-/** Who leads, now and whenever it changes; undefined while nobody does. For clients and `dss mds ls`. */
+/**
+ * Who leads, now and whenever it changes; undefined while nobody does. For clients and `dss mds
+ * ls`.
+ */
 export function watchLeader(
   coordination: Coordination,
   log: Logger,
@@ -111,7 +118,7 @@ export class Election {
   private running: Promise<void> | undefined;
   private followed: string | undefined;
   /** Our node was seen: its absence later means that it was removed. */
-  private enrolled: { name: string; session: bigint } | undefined;
+  private enrolled: { session: bigint } | undefined;
 
   constructor(
     private readonly coordination: Coordination,
@@ -140,7 +147,9 @@ export class Election {
     });
   }
 
-  /** Removes the present leader's candidacy: for a standby that finds it silent. The term fences it. */
+  /**
+   * Removes the present leader's candidacy: for a standby that finds it silent. The term fences it.
+   */
   async challenge(silent: Candidate): Promise<void> {
     const incumbent = this.candidates.find((c) => c.incarnation === silent.incarnation);
     if (!incumbent || silent.incarnation === this.self.incarnation) return;
@@ -179,17 +188,21 @@ export class Election {
   }
 
   private async run(): Promise<void> {
+    let races = 0;
     while (this.isDirty && !this.isClosed) {
       this.isDirty = false;
       try {
         await this.evaluate();
       } catch (error) {
-        // Without a connection the event "connected" starts the next evaluation.
         const fields = { error: describeError(error) };
-        this.log.warn(fields, "the election waits for ZooKeeper");
-        if (this.coordination.state === "connected") {
+        if (error instanceof MultiError && ++races <= RACES_MAX) {
+          // The nodes are not as last seen: look again.
+          this.log.debug(fields, "the election moved on meanwhile");
           await this.watch?.refresh();
           this.isDirty = true;
+        } else {
+          // The event "connected", or a change of the candidates, starts the next evaluation.
+          this.log.warn(fields, "the election waits for ZooKeeper");
         }
       }
     }
@@ -221,8 +234,8 @@ export class Election {
   }
 
   /**
-   * Takes a place in the queue, and in the same transaction removes what an earlier start of this MDS left
-   * behind, so that a restart does not wait for the old session's end.
+   * Takes a place in the queue, and in the same transaction removes what an earlier start of this
+   * MDS left behind, so that a restart does not wait for the old session's end.
    */
   private async enrol(): Promise<void> {
     const session = this.coordination.sessionId;
@@ -237,14 +250,13 @@ export class Election {
         }),
       ),
       { op: "create", path: prefix, data: encode(this.self), ephemeral: true, sequential: true },
-    ]).catch(async (error: unknown) => {
-      // Someone else removed a leftover, or the list is old: look again.
-      if (error instanceof MultiError) await this.watch?.refresh();
-      throw error;
-    });
+    ]);
     const path = results[results.length - 1]!.path!;
-    this.enrolled = { name: path.slice(ELECTION_PATH.length + 1), session };
-    await this.watch?.refresh();
+    const name = path.slice(ELECTION_PATH.length + 1);
+    this.enrolled = { session };
+    // Known now, not when the next list arrives: an old list would look as if we were replaced.
+    const others = this.candidates.filter((c) => !leftovers.includes(c));
+    this.candidates = [...others, { ...this.self, name, sequence: sequenceOf(name) }];
     this.isDirty = true;
   }
 
@@ -303,11 +315,16 @@ export class Election {
   }
 }
 
+/** ZooKeeper appends ten digits. */
+function sequenceOf(name: string): number {
+  return Number(name.slice(-10));
+}
+
 function seen(children: Map<string, Znode>): Seen[] {
   const list: Seen[] = [];
   for (const [name, node] of children) {
     const candidate = parse(node.data);
-    if (candidate) list.push({ ...candidate, name, sequence: Number(name.slice(-10)) });
+    if (candidate) list.push({ ...candidate, name, sequence: sequenceOf(name) });
   }
   return list.sort((a, b) => a.sequence - b.sequence);
 }

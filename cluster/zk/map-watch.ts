@@ -1,6 +1,6 @@
 /**
- * The cluster map as ZooKeeper has it: a MapSource that watches /dss/map. Epochs only rise; a map that
- * cannot be read, is older, or is another cluster's is reported and ignored.
+ * The cluster map as ZooKeeper has it: a MapSource that watches /dss/map. Epochs only rise; a map
+ * that cannot be read, is older, or is another cluster's is reported and ignored.
  */
 import { DssError, describeError } from "../base/errors.js";
 import type { Epoch } from "../base/ids.js";
@@ -43,7 +43,10 @@ export class MapWatch implements MapSource {
     return () => void this.listeners.delete(listener);
   }
 
-  /** `deadlineMs` is milliseconds from now. Errors: TimedOut; Corrupt or IncompatibleVersion of the first map. */
+  /**
+   * `deadlineMs` is milliseconds from now. Errors: TimedOut; Corrupt or IncompatibleVersion of the
+   * first map.
+   */
   async atLeast(epoch: Epoch, deadlineMs: number): Promise<ClusterMap> {
     if (this.map && this.map.epoch >= epoch) return this.map;
     return new Promise((resolve, reject) => {

@@ -1,4 +1,7 @@
-/** The part of node-zookeeper-client (1.1.3, plain JavaScript) that session.ts uses, internals included. */
+/**
+ * The part of node-zookeeper-client (1.1.3, plain JavaScript) that session.ts uses, internals
+ * included.
+ */
 declare module "node-zookeeper-client" {
   import type { EventEmitter } from "node:events";
   import type { Socket } from "node:net";

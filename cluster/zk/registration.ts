@@ -1,6 +1,7 @@
 /**
  * A daemon's liveness znode: ephemeral, replaced as a whole, made again after the session expired.
- * A restarted daemon takes its predecessor's node over at once (same id and, for an OSD, same store).
+ * A restarted daemon takes its predecessor's node over at once (same id and, for an OSD, same
+ * store).
  */
 import { randomBytes } from "node:crypto";
 import { DssError, describeError, isDssError } from "../base/errors.js";
@@ -33,7 +34,10 @@ export function newIncarnation(): string {
 
 const ATTEMPTS_MAX = 20;
 
-/** Errors: Conflict when a daemon with another store is registered under this id; those of a request. */
+/**
+ * Errors: Conflict when a daemon with another store is registered under this id; those of a
+ * request.
+ */
 export async function registerOsd(
   coordination: Coordination,
   info: OsdInfo,
@@ -157,7 +161,9 @@ class Registered implements Registration {
   }
 }
 
-/** All OSDs alive, now and after every change. Nodes that cannot be read are logged and left out. */
+/**
+ * All OSDs alive, now and after every change. Nodes that cannot be read are logged and left out.
+ */
 export function watchLiveOsds(
   coordination: Coordination,
   log: Logger,

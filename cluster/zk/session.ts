@@ -1,10 +1,10 @@
 /**
  * The Coordination port over ZooKeeper (npm `node-zookeeper-client`, used nowhere else).
  *
- * The package speaks the protocol; this file owns the life of the session and mends what the package
- * gets wrong (each marked "package:"). State: one client object per session, the requests in flight
- * on the present connection, and the requests parked until there is one. A lost connection fails
- * everything in flight with ConnectionLost and lets nothing be sent late.
+ * The package speaks the protocol; this file owns the life of the session and mends what the
+ * package gets wrong (each marked "package:"). State: one client object per session, the requests
+ * in flight on the present connection, and the requests parked until there is one. A lost
+ * connection fails everything in flight with ConnectionLost and lets nothing be sent late.
  */
 import {
   ACL,
@@ -70,8 +70,8 @@ const CM_CONNECTED = 2;
 const CM_CLOSING = -1;
 const XID_LIMIT = 2 ** 31 - 100_000;
 
-// package: an error code that it does not know (session moved, throttled, …) is an assertion in the
-// middle of its parser. Keep the code instead.
+// package: an error code that it does not know (session moved, throttled, …) is an assertion in
+// the middle of its parser. Keep the code instead.
 const createException = Exception.create;
 Exception.create = (code, path) => {
   try {
@@ -150,7 +150,9 @@ class ZooKeeperSession implements Coordination {
   private lastError: unknown;
   /** Clock time of the last byte from the server, or of the start of the present attempt. */
   private heardMs = 0;
+  /** Since the last connection. */
   private attempts = 0;
+  private turn = 0;
   private retryTimer: Timer | undefined;
   private watchdog: Timer | undefined;
 
@@ -215,7 +217,8 @@ class ZooKeeperSession implements Coordination {
     const round = Math.floor(this.attempts / servers.length);
     const isNewRound = this.attempts % servers.length === 0 && round > 0;
     const backoff = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** (round - 1));
-    const server = servers[this.attempts % servers.length]!;
+    // Never the server that was just lost: if it is frozen, trying it costs the session.
+    const server = servers[this.turn++ % servers.length]!;
     this.attempts++;
     // Never at once: the package's caller still has to set its state.
     this.retryTimer = this.clock.setTimer(isNewRound ? backoff : 0, () => {

@@ -1,7 +1,7 @@
 /**
- * Persistent watches over ZooKeeper's one-shot ones. Each keeps one watch armed, reads again whenever
- * it fires and after every new connection, and never misses the last state (intermediate ones may
- * be skipped). State: what was delivered last.
+ * Persistent watches over ZooKeeper's one-shot ones. Each keeps one watch armed, reads again
+ * whenever it fires and after every new connection, and never misses the last state (intermediate
+ * ones may be skipped). State: what was delivered last.
  */
 import { describeError, isDssError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
@@ -81,7 +81,10 @@ class Rereader implements Watch {
 
 const nothing = (): void => undefined;
 
-/** Calls `listener` with the node, or undefined while it is absent: first as it is, then on each change. */
+/**
+ * Calls `listener` with the node, or undefined while it is absent: first as it is, then on each
+ * change.
+ */
 export function watchData(
   coordination: Coordination,
   path: string,
@@ -103,8 +106,9 @@ export function watchData(
 }
 
 /**
- * Calls `listener` with all children and their data, first as they are, then whenever one was created,
- * removed or replaced. Changes of a child's data in place are not watched: a node under watch is replaced.
+ * Calls `listener` with all children and their data, first as they are, then whenever one was
+ * created, removed or replaced. Changes of a child's data in place are not watched: a node under
+ * watch is replaced.
  */
 export function watchDirectory(
   coordination: Coordination,

@@ -1,10 +1,10 @@
 /**
- * The coordinator (design §4): decides every change of the cluster map. Pure: a proposal is computed
- * from the committed map and a batch of events; the shell saves it under its term and then calls
- * `committed`, or drops it. Several events make one epoch.
+ * The coordinator (design §4): decides every change of the cluster map. Pure: a proposal is
+ * computed from the committed map and a batch of events; the shell saves it under its term and then
+ * calls `committed`, or drops it. Several events make one epoch.
  *
- * Invariants: an OSD is (id, store UUID); an in-sync set never loses its members to liveness, only its
- * primary moves; every change of a PG's primary or of a member's incarnation is a new interval.
+ * Invariants: an OSD is (id, store UUID); an in-sync set never loses its members to liveness, only
+ * its primary moves; every change of a PG's primary or of a member's incarnation is a new interval.
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
@@ -44,9 +44,9 @@ export const COORDINATOR_DEFAULTS: CoordinatorOptions = {
 };
 
 /**
- * A fence outlives its session, so none is ever dropped: a refused id may come back after any time. Each one
- * costs 8 bytes of the map; at this many (crashed or evicted clients of the cluster's whole life) new
- * ones are refused loudly rather than old ones forgotten.
+ * A fence outlives its session, so none is ever dropped: a refused id may come back after any time.
+ * Each one costs 8 bytes of the map; at this many (crashed or evicted clients of the cluster's
+ * whole life) new ones are refused loudly rather than old ones forgotten.
  */
 export const FENCES_MAX = 65_536;
 
@@ -86,7 +86,9 @@ function emptyPgs(pool: PoolEntry, epoch: number): PgEntry[] {
   return Array.from({ length: pool.pgCount }, () => ({ inSync: [], primary: -1, interval: epoch }));
 }
 
-/** The events that bring the map's idea of who lives up to a complete list of the liveness znodes. */
+/**
+ * The events that bring the map's idea of who lives up to a complete list of the liveness znodes.
+ */
 export function livenessEvents(map: ClusterMap, live: readonly OsdInfo[]): CoordinatorEvent[] {
   const present = new Map(live.map((info) => [info.id, info]));
   const gone = map.osds
@@ -121,7 +123,10 @@ export class Coordinator {
     this.current = map;
   }
 
-  /** `nowMs` is wall-clock time since 1970. Without events it does what has become due (call it once a second). */
+  /**
+   * `nowMs` is wall-clock time since 1970. Without events it does what has become due (call it once
+   * a second).
+   */
   propose(events: readonly CoordinatorEvent[], nowMs: number): Proposal {
     const draft = new Draft(this.current);
     const outcomes = events.map((event) => {
@@ -143,7 +148,8 @@ export class Coordinator {
   warnings(): HealthCheck[] {
     if (this.strangers.size === 0) return [];
     const detail = [...this.strangers].map(
-      ([id, uuid]) => `osd.${id}: store ${uuid} was refused; "dss osd rm ${id}" forgets the old one`,
+      ([id, uuid]) =>
+        `osd.${id}: store ${uuid} was refused; "dss osd rm ${id}" forgets the old one`,
     );
     return [
       {
@@ -230,7 +236,9 @@ export class Coordinator {
     }
   }
 
-  /** PGs of a new pool get their first in-sync sets, all at once: nothing was ever written to them. */
+  /**
+   * PGs of a new pool get their first in-sync sets, all at once: nothing was ever written to them.
+   */
   private createPgs(draft: Draft, nowMs: number): void {
     for (const pool of draft.pools) {
       if (draft.pgs[pool.id]!.every((pg) => pg.inSync.length > 0)) {
@@ -257,7 +265,7 @@ class Draft {
   readonly epoch: number;
   readonly osds: Map<OsdId, OsdEntry>;
   readonly pools: PoolEntry[];
-  readonly pgs: Record<PoolId, readonly PgEntry[]>;
+  readonly pgs: Record<number, readonly PgEntry[]>;
   private fences: ClusterMap["fences"];
   private isChanged = false;
   /** Members whose PGs get a new interval. */
@@ -369,10 +377,11 @@ class Draft {
 
   private intervalsOf(placed: ClusterMap, pool: PoolEntry): readonly PgEntry[] {
     const entries = this.pgs[pool.id]!;
-    if (this.restarted.size === 0) return entries;
+    const isAffected = (pg: PgEntry): boolean => pg.inSync.some((osd) => this.restarted.has(osd));
+    if (!entries.some(isAffected)) return entries;
     const wanted = upSets(placed, pool);
     return entries.map((pg, index) => {
-      if (!pg.inSync.some((osd) => this.restarted.has(osd))) return pg;
+      if (!isAffected(pg)) return pg;
       // The preferred primary first: it is the one that spreads the load.
       const order = [...wanted[index]!.filter((osd) => pg.inSync.includes(osd)), ...pg.inSync];
       const primary = order.find((osd) => this.osds.get(osd)?.up) ?? -1;

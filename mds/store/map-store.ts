@@ -1,6 +1,7 @@
 /**
- * The cluster map in ZooKeeper, as the leader writes it: compare-and-set on the node, in one transaction
- * with the check of the term. After a lost connection the outcome is read back before anything else.
+ * The cluster map in ZooKeeper, as the leader writes it: compare-and-set on the node, in one
+ * transaction with the check of the term. After a lost connection the outcome is read back before
+ * anything else.
  */
 import { DssError, isDssError } from "../../cluster/base/errors.js";
 import type { ClusterMap } from "../../cluster/map/cluster-map.js";
@@ -18,7 +19,9 @@ export interface StoredMap {
   version: number;
 }
 
-/** undefined before the cluster has a map. Errors: Corrupt, IncompatibleVersion, those of a request. */
+/**
+ * undefined before the cluster has a map. Errors: Corrupt, IncompatibleVersion, those of a request.
+ */
 export async function loadMap(coordination: Coordination): Promise<StoredMap | undefined> {
   await coordination.sync(); // A new leader must see its predecessor's last map.
   const node = await coordination.get(MAP_PATH);
@@ -26,8 +29,8 @@ export async function loadMap(coordination: Coordination): Promise<StoredMap | u
 }
 
 /**
- * Replaces the map of `version` (NO_MAP: creates it); resolves to the new version. When it resolves the
- * map is committed. Errors: Fenced (another leads), Conflict (the map is not of that version),
+ * Replaces the map of `version` (NO_MAP: creates it); resolves to the new version. When it resolves
+ * the map is committed. Errors: Fenced (another leads), Conflict (the map is not of that version),
  * Unreachable (unknown outcome: load the map again).
  */
 export async function saveMap(

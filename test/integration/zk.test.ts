@@ -1,15 +1,17 @@
 /**
- * The coordination layer over a real ZooKeeper: sessions, watches, election, registrations, client ids
- * and the map's store, with servers killed, stopped and started again.
+ * The coordination layer over a real ZooKeeper: sessions, watches, election, registrations, client
+ * ids and the map's store, with servers killed, stopped and started again.
  */
 import t, { type Test } from "tap";
-import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
+import type { DssError} from "../../cluster/base/errors.js";
+import { isDssError, type ErrorCode } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
 import type { OsdInfo } from "../../cluster/map/daemon-info.js";
 import { nodeClock } from "../../cluster/platform/node.js";
 import { ClientIds } from "../../cluster/zk/client-ids.js";
 import { ensureCluster, readCluster } from "../../cluster/zk/cluster-record.js";
-import { MultiError, type Coordination, type SessionEvent } from "../../cluster/zk/coordination.js";
+import type { MultiError} from "../../cluster/zk/coordination.js";
+import { type Coordination, type SessionEvent } from "../../cluster/zk/coordination.js";
 import { Election, multiUnder, watchLeader, type Term } from "../../cluster/zk/election.js";
 import { MapWatch } from "../../cluster/zk/map-watch.js";
 import { registerOsd, watchLiveOsds } from "../../cluster/zk/registration.js";
@@ -379,7 +381,7 @@ t.test("a server that dies, freezes and forgets", async (t) => {
 
   t.test("frozen: noticed in two thirds of the time-out, gone on after", async (t) => {
     const session = await join(t, zk, 3000);
-    const pid = zk.process.pid!;
+    const pid = zk.process.pid;
     process.kill(pid, "SIGSTOP");
     const start = performance.now();
     try {

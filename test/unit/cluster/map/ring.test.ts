@@ -143,7 +143,14 @@ t.test("a change moves only what it must", (t) => {
 
 t.test("weights, in and out", (t) => {
   const map = mapOf({
-    osds: [{ id: 0, weight: 2 }, { id: 1 }, { id: 2 }, { id: 3 }, { id: 4, in: false }, { id: 5, weight: 0 }],
+    osds: [
+      { id: 0, weight: 2 },
+      { id: 1 },
+      { id: 2 },
+      { id: 3 },
+      { id: 4, in: false },
+      { id: 5, weight: 0 },
+    ],
     replicas: 1,
     pgCount: 4096,
   });
