@@ -38,7 +38,7 @@ const O_RDWR = 2;
 const UNCHANGED_ID = 0xffff_ffff;
 /** Paths whose inode is remembered. */
 const PATHS_MAX = 4_096;
-/** How often to look whether somebody else has unmounted; libfuse 2 does not tell. */
+/** How often to look whether somebody else has unmounted, which libfuse 2 does not tell. */
 const WATCH_MS = 500;
 const LISTING_PAGE_ENTRIES = 1_024;
 const MAX_WRITE_BYTES = 128 * 1024;
@@ -75,6 +75,8 @@ export class PathTable {
     max: PATHS_MAX,
     dispose: (node) => this.unpin(node.ino),
   });
+  /** Counts removals and renames: what was looked up before one may not be remembered after it. */
+  private changes = 0;
 
   constructor(
     private readonly fs: FileSystem,
@@ -89,8 +91,10 @@ export class PathTable {
     const { parent, name } = splitPath(path);
     const directory = await this.resolve(parent);
     try {
+      const { changes } = this;
       const entry = await this.fs.lookup(directory, name, this.caller);
-      this.adopt(path, entry.attributes.ino, entry.entryValidMs);
+      const validMs = changes === this.changes ? entry.entryValidMs : 0;
+      this.adopt(path, entry.attributes.ino, validMs);
       return entry.attributes.ino;
     } finally {
       this.unpin(directory);
@@ -123,11 +127,24 @@ export class PathTable {
     this.fs.forget(ino, held.lookups);
   }
 
-  /** Forgets a path and what lies below it, after it was removed or renamed. */
+  /** Forgets a path after it was removed or replaced. */
   drop(path: string): void {
+    this.changes++;
+    this.cache.delete(path);
+  }
+
+  /** Forgets a path and what lies below it, after a rename. */
+  dropTree(path: string): void {
+    this.drop(path);
+    this.purge(); // `keys` passes over what has expired.
     for (const known of [...this.cache.keys()]) {
-      if (known === path || known.startsWith(`${path}/`)) this.cache.delete(known);
+      if (known.startsWith(`${path}/`)) this.cache.delete(known);
     }
+  }
+
+  /** Gives back the lookups of paths that are no longer valid. */
+  purge(): void {
+    this.cache.purgeStale();
   }
 
   clear(): void {
@@ -333,8 +350,8 @@ class NativeMount {
         this.fs.rename(parent, name, newParent, newName, flags, this.caller),
       ),
     );
-    this.paths.drop(source);
-    this.paths.drop(target);
+    this.paths.dropTree(source);
+    this.paths.dropTree(target);
   }
 
   /** The operations table, with the argument lists of the package. */
@@ -585,7 +602,9 @@ export async function mountFileSystem(
   const byUs = new Promise<void>((resolve) => {
     unmounted = resolve;
   });
+  const purging = setInterval(() => mount.paths.purge(), WATCH_MS);
   const done = Promise.race([byUs, watchUnmount(target)]).then(async () => {
+    clearInterval(purging);
     options.logger.info({}, "FUSE: unmounted");
     await finish(Fuse, fuse, mount, fileSystem);
   });

@@ -4,7 +4,7 @@ import { DssError, isDssError } from "../../../../cluster/base/errors.js";
 import type { Entry, FileSystem } from "../../../../client-fs/file-system.js";
 import { PathTable, splitPath } from "../../../../client-fs/fuse/fuse-native.js";
 
-function tree(validMs: number) {
+function tree(validMs: number, gate = Promise.resolve()) {
   const lookups = new Map<number, number>();
   const calls: string[] = [];
   const inos: Record<string, number> = { "1/a": 2, "2/b": 3, "3/c": 4 };
@@ -15,7 +15,7 @@ function tree(validMs: number) {
       const ino = inos[key];
       if (ino === undefined) return Promise.reject(new DssError("NotFound", key));
       lookups.set(ino, (lookups.get(ino) ?? 0) + 1);
-      return Promise.resolve({ attributes: { ino }, entryValidMs: validMs } as Entry);
+      return gate.then(() => ({ attributes: { ino }, entryValidMs: validMs }) as Entry);
     },
     forget: (ino: number, count: number): void => {
       const left = (lookups.get(ino) ?? 0) - count;
@@ -44,13 +44,29 @@ t.test("valid paths are looked up once", async (t) => {
   paths.unpin(await paths.resolve("/a/b/c"));
   const pinned = await paths.resolve("/a/b/c");
   t.equal(calls.length, 3);
-  paths.drop("/a");
+  paths.dropTree("/a");
   t.same([...lookups.keys()], [4], "a dropped path keeps what is in use");
   paths.unpin(pinned);
   t.equal(lookups.size, 0);
   paths.unpin(await paths.resolve("/a/b"));
   paths.clear();
   t.equal(lookups.size, 0);
+});
+
+t.test("a lookup that a removal overtakes is not remembered", async (t) => {
+  let open: () => void = () => undefined;
+  const gate = new Promise<void>((resolve) => (open = resolve));
+  const { paths, lookups, calls } = tree(60_000, gate);
+  const racing = paths.resolve("/a");
+  while (calls.length === 0) await Promise.resolve();
+  paths.drop("/a");
+  open();
+  paths.unpin(await racing);
+  t.equal(lookups.size, 0);
+  paths.unpin(await paths.resolve("/a"));
+  t.same(calls, ["1/a", "1/a"]);
+  paths.unpin(await paths.resolve("/a"));
+  t.equal(calls.length, 2, "but the next one is");
 });
 
 t.test("a failing lookup gives its parents back", async (t) => {
