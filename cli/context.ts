@@ -20,7 +20,7 @@ import { MdsClient } from "../mds/client/mds-client.js";
 import { MdsAdmin, type AdminReply, type AdminRequest } from "../mds/proto.js";
 import { GetOsdStatus, type OsdStatus } from "../osd/proto.js";
 
-const CONNECT_MS = 3_000;
+const CONNECT_MS = 2_000;
 /** A daemon that does not answer within this is shown as not answering. */
 export const FIGURES_MS = 600;
 const ADMIN_MS = 15_000;

@@ -24,8 +24,8 @@ export function register(command: Command): void {
   start.action(async (text: string, options: { port?: string; bind: string }) => {
     const id = parseCount(text.replace(/^mds\./, ""), { what: "MDS", min: 0, max: MDS_ID_MAX });
     const port = parsePort(options.port ?? String(PREFERRED.mds + id));
+    const config = settingsOf(start);
     const zookeeper = zookeeperOf(start);
-    const config = settingsOf(start, zookeeper);
     const [{ runMds }, { daemonLogger, runToEnd }] = await Promise.all([
       import("../mds/main.js"),
       import("./daemon.js"),

@@ -39,14 +39,17 @@ export function register(command: Command): void {
     );
   withSettings(command, ["cluster", "client"]);
   command.action(async (path: string, flags: MountFlags) => {
-    const zookeeper = zookeeperOf(command);
-    settingsOf(command, zookeeper); // Refuses a wrong one before anything is started.
+    settingsOf(command); // Refuses a wrong one before anything is started.
     if (flags.foreground === true) {
       await runWorker(command, path, flags);
       return;
     }
-    const { startMount } = await import("./local/mounts.js");
-    const { withClient } = await import("./context.js");
+    const [{ checkMountpoint, startMount }, { withClient }] = await Promise.all([
+      import("./local/mounts.js"),
+      import("./context.js"),
+    ]);
+    await checkMountpoint(path, flags.options);
+    const zookeeper = zookeeperOf(command);
     // A cluster that cannot be reached is told here, not by a worker that waits for it.
     await withClient(zookeeper, (client) => client.needMap());
     const record = await startMount({
@@ -89,8 +92,8 @@ async function runWorker(command: Command, path: string, flags: MountFlags): Pro
     await again(environment);
     return;
   }
+  const config = settingsOf(command);
   const zookeeper = zookeeperOf(command);
-  const config = settingsOf(command, zookeeper);
   const [{ runMount }, { daemonLogger, runToEnd }] = await Promise.all([
     import("../client-fs/main.js"),
     import("./daemon.js"),

@@ -89,11 +89,11 @@ const indent = (text: string): string =>
     .map((line) => `  ${line}`)
     .join("\n");
 
-/** The settings from flags, environment and file. Throws UsageError. */
-export function settingsOf(command: Command, zookeeper: string): Config {
+/** The settings from flags, environment and file; `zookeeperOf` has the servers. Throws UsageError. */
+export function settingsOf(command: Command): Config {
   const given = command.opts<Record<string, unknown>>();
   const known = new Set(ALL_OPTIONS.map((row) => row.flag.slice(2)));
-  const flags: Record<string, unknown> = { zookeeper };
+  const flags: Record<string, unknown> = {};
   for (const option of command.options) {
     const name = option.name();
     if (name !== "zookeeper" && known.has(name)) flags[name] = given[option.attributeName()];

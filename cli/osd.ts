@@ -107,8 +107,8 @@ function registerStart(command: Command): void {
     ) => {
       const id = parseOsdId(text);
       const port = options.port === undefined ? preferredOsdPort(id) : parsePort(options.port);
+      const config = settingsOf(start);
       const zookeeper = zookeeperOf(start);
-      const config = settingsOf(start, zookeeper);
       const [{ runOsd }, { daemonLogger, runToEnd }] = await Promise.all([
         import("../osd/main.js"),
         import("./daemon.js"),

@@ -250,8 +250,8 @@ async function withImage<T>(
   wanted: { name: string; write: boolean },
   action: (image: BlockImage) => Promise<T>,
 ): Promise<T> {
+  const config = settingsOf(command);
   const zookeeper = zookeeperOf(command);
-  const config = settingsOf(command, zookeeper);
   const { openVolume } = await import("../nbd/main.js");
   const opened = await openVolume({
     ...wanted,
@@ -374,8 +374,8 @@ function registerServe(parent: Command): void {
   );
   withSettings(serve, ["cluster", "client"]);
   serve.action(async (names: string[], flags: ServeFlags) => {
+    const config = settingsOf(serve);
     const zookeeper = zookeeperOf(serve);
-    const config = settingsOf(serve, zookeeper);
     const listen: Address[] = [];
     if (flags.unix !== undefined) listen.push({ path: resolve(flags.unix) });
     if (flags.listen !== undefined) listen.push(parseListen(flags.listen));

@@ -128,14 +128,21 @@ export async function probe(mountpoint: string): Promise<"none" | "dead" | "hung
   return await Promise.race([answered, sleep(ANSWER_MS, "hung" as const, { ref: false })]);
 }
 
-/** Starts a worker in the background and returns when the mount is usable. */
-export async function startMount(request: MountRequest): Promise<MountRecord> {
-  const options = request.options?.split(",") ?? [];
-  const mountpoint = await prepareMountpoint({
-    mountpoint: request.path,
+/**
+ * The canonical path of a directory that can be mounted on; takes a dead mount away. Errors: NotFound,
+ * NotDirectory, NotEmpty, Busy.
+ */
+export async function checkMountpoint(path: string, options: readonly string[] = []): Promise<string> {
+  return await prepareMountpoint({
+    mountpoint: path,
     logger: silentLogger,
     allowNonEmpty: options.includes("nonempty"),
   });
+}
+
+/** Starts a worker in the background and returns when the mount is usable. */
+export async function startMount(request: MountRequest): Promise<MountRecord> {
+  const mountpoint = await checkMountpoint(request.path, request.options?.split(","));
   const worker = await startDetached({
     program: process.execPath,
     args: [
