@@ -400,7 +400,7 @@ export class PlacementGroup {
       case WriteKind.zero:
         return this.zeroSteps(object, offset, Math.min(offset + length, size), size, validTo);
       case WriteKind.truncate:
-        if (offset >= size) return [touch(size)];
+        if ((message.flags & WRITE_UNCONDITIONAL) === 0 || offset >= size) return [touch(size)];
         return this.shrinkSteps(object, offset);
       default:
         throw new DssError("Malformed", `unknown kind of change ${message.kind}`);

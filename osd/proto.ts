@@ -12,7 +12,10 @@ export const OBJECT_NAME_MAX = 200;
 /** Operations that change an object; the numbers are `OpKind` of the chunk store. */
 export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4 } as const;
 export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
-/** remove: whatever the object's truncation says (the file is gone for good, or it is a volume's). */
+/**
+ * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a volume's). Without it
+ * an object that has seen the request's truncation is left alone; `truncate` then cuts at truncateSize.
+ */
 export const WRITE_UNCONDITIONAL = 1;
 
 /**

@@ -68,6 +68,12 @@ export interface ObjectAccess {
     length: number,
     options: AccessOptions & { mtimeNs: bigint },
   ): Promise<void>;
+  /**
+   * Cuts the object where `truncation` says, unless it has seen that truncation: then it may hold newer data. A
+   * file's next truncation to a larger size must wait until every object that the last one cut has been trimmed or removed.
+   */
+  trim(address: ObjectAddress, options: AccessOptions): Promise<void>;
+  /** Cuts the object to `size` bytes. */
   truncate(
     address: ObjectAddress,
     size: number,

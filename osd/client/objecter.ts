@@ -138,13 +138,20 @@ export class Objecter implements ObjectAccess {
     const change = { kind: WriteKind.zero, flags: 0, offset, length, data: [], mtimeNs };
     await this.change(address, options, change);
   }
+  async trim(address: ObjectAddress, options: AccessOptions): Promise<void> {
+    const kind = WriteKind.truncate;
+    const change = { kind, flags: 0, offset: 0, length: 0, data: [], mtimeNs: 0n };
+    await this.change(address, options, change);
+  }
   async truncate(
     address: ObjectAddress,
     size: number,
     options: AccessOptions & { mtimeNs: bigint },
   ): Promise<void> {
     const { mtimeNs } = options;
-    const change = { kind: WriteKind.truncate, flags: 0, offset: size, length: 0, data: [], mtimeNs };
+    const kind = WriteKind.truncate;
+    const flags = WRITE_UNCONDITIONAL;
+    const change = { kind, flags, offset: size, length: 0, data: [], mtimeNs };
     await this.change(address, options, change);
   }
   async remove(

@@ -203,10 +203,15 @@ class Scenario {
       while (client === this.client && this.done < this.operations && this.faultsOn) {
         await this.operate(client, object);
         this.done++;
+        if (this.random.chance(0.3)) await this.pause(this.random.float() * 300);
       }
       if (client === this.client) this.running--;
     };
     this.guard(next());
+  }
+
+  private pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.world.clock.schedule(ms, resolve));
   }
 
   private async operate(client: SimClient, object: ModelObject): Promise<void> {
@@ -216,7 +221,7 @@ class Scenario {
       if (client === this.client) this.compare(object, found, "read");
     } else if (kind < 0.75) await this.write(client, object);
     else if (kind < 0.85) await this.zero(client, object);
-    else if (kind < 0.95) this.truncate(object);
+    else if (kind < 0.95) await this.truncate(client, object);
     else await this.remove(client, object);
   }
 
@@ -253,13 +258,16 @@ class Scenario {
     );
   }
 
-  /** The inode is truncated: later operations say so, and no one sees the bytes behind. */
-  private truncate(object: ModelObject): void {
-    const size = this.random.int(0, OBJECT_BYTES_MAX);
-    const { seq } = object.truncation;
-    object.truncation = { seq: seq + 1, size };
+  /** The inode shrinks: later operations say so, and no one sees the bytes behind. */
+  private async truncate(client: SimClient, object: ModelObject): Promise<void> {
     const { exists, data } = object.content;
-    object.content = { exists, data: data.subarray(0, Math.min(size, data.length)) };
+    const size = this.random.int(0, OBJECT_BYTES_MAX);
+    if (size >= data.length) return;
+    // What the last truncation cut must be gone before a larger size could show it again.
+    if (size > object.truncation.size) await client.objecter.trim(address(object), this.access(object));
+    if (client !== this.client) return;
+    object.truncation = { seq: object.truncation.seq + 1, size };
+    object.content = { exists, data: data.subarray(0, size) };
   }
 
   private async remove(client: SimClient, object: ModelObject): Promise<void> {
