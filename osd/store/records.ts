@@ -93,7 +93,7 @@ export function getLogEntry(from: ByteReader): LogEntry {
   const client = from.u53();
   const sequence = from.u53();
   const size = from.u53();
-  return { version, kind, client, sequence, size, object: from.text() };
+  return { version, kind, object: from.text(), client, sequence, size };
 }
 
 export function putRetryRecord(out: ByteWriter, record: RetryRecord): void {
