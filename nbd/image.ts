@@ -145,7 +145,8 @@ export class VolumeImage implements BlockImage {
     const { layout } = this.volume;
     return this.inSlices(offset, length, OPERATIONS_MAX, async (object) => {
       const address = this.address(object.index);
-      if (object.offset === 0 && object.length >= objectSizeWithin(layout, object.index, this.size)) {
+      const whole = objectSizeWithin(layout, object.index, this.size);
+      if (object.offset === 0 && object.length >= whole) {
         await this.access.remove(address, { ...this.options, unconditional: true });
         return;
       }
@@ -220,7 +221,7 @@ function pushZeros(pieces: Buffer[], length: number): void {
   }
 }
 
-/** Waits for all of them, then fails with the gravest failure: a fence tells more than its results. */
+/** Waits for all of them, then fails with the gravest failure: a fence explains the others. */
 async function allEnded(work: readonly Promise<unknown>[]): Promise<void> {
   if (work.length === 1) {
     await work[0];

@@ -1,6 +1,7 @@
 /**
- * A byte range of a volume as one range per object, however finely it is striped: the bytes that a
- * contiguous range has in one object are contiguous there, so each object needs one operation. Pure.
+ * A byte range of a volume as one range per object, however finely it is striped: the bytes that
+ * a contiguous range has in one object are contiguous there, so each object needs one operation.
+ * Pure.
  */
 import { assert } from "../cluster/base/assert.js";
 import { extentsOf, type Extent, type StripeLayout } from "../osd/client/striper.js";

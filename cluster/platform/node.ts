@@ -33,6 +33,9 @@ export const nodeRandom: RandomSource = {
   bytes: (length) => randomBytes(length),
 };
 
+/** Silence after which the system asks whether the peer is still there. */
+const KEEP_ALIVE_MS = 10_000;
+
 class SocketConnection implements Connection {
   readonly remote: string;
   private error: Error | undefined;
@@ -44,6 +47,8 @@ class SocketConnection implements Connection {
   ) {
     this.remote = remote;
     socket.setNoDelay(true);
+    // Finds peers that vanished without a word while nothing is sent; ignored by unix sockets.
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("error", (error) => (this.error = error));
   }
   onData(callback: (chunk: Buffer) => void): void {

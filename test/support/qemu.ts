@@ -21,7 +21,7 @@ const MODULES = ["crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "nbd", "e
 const PROGRAMS = ["nbd-client", "mkfs.ext4", "e2fsck"];
 const RESULT = /^RESULT (\S+) ?(.*?)\r?$/gm;
 
-/** Where the guest's kernel is; the same rule as in tools/bootstrap.js, which also sets the variable. */
+/** Where the guest's kernel is: the rule of tools/bootstrap.js, which also sets the variable. */
 export function guestFolder(): string {
   const named = process.env["DSS_TEST_GUEST"];
   if (named !== undefined && named !== "") return named;
@@ -44,7 +44,7 @@ export interface GuestResult {
   console: string;
 }
 
-/** Boots the guest, runs the script and waits for its end. Fails when the guest does not get there. */
+/** Boots the guest, runs the script and waits for its end; fails when it does not come. */
 export async function runGuest(t: Teardown, options: GuestOptions): Promise<GuestResult> {
   if (!existsSync(join(guestFolder(), "complete"))) {
     throw new Error(`no guest kernel in ${guestFolder()}: "npm test" downloads it`);

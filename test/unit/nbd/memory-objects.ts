@@ -94,7 +94,13 @@ export class MemoryObjects implements ObjectAccess {
       this.objects.set(this.key(address), bytes);
     });
   }
-  remove(address: ObjectAddress, options: AccessOptions & { unconditional: boolean }): Promise<void> {
+  trim(): Promise<void> {
+    return Promise.reject(new Error("volumes know no truncation"));
+  }
+  remove(
+    address: ObjectAddress,
+    options: AccessOptions & { unconditional: boolean },
+  ): Promise<void> {
     assert(options.unconditional, "volumes know no truncation");
     return this.enter(`remove ${address.object}`, options, () => {
       this.objects.delete(this.key(address));

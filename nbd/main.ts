@@ -1,0 +1,188 @@
+/**
+ * Runs the NBD server over a cluster's volumes as a process, and opens single volumes for commands.
+ *
+ * Order of a start: ZooKeeper and map, then the addresses, and only then the metadata session: it
+ * fences an earlier server of the same address, which must not happen to one that is running.
+ */
+import { DssError, describeError } from "../cluster/base/errors.js";
+import type { Logger } from "../cluster/base/log.js";
+import type { Config } from "../cluster/config/options.js";
+import { nodePlatform } from "../cluster/platform/node.js";
+import { formatAddress, type Address } from "../cluster/platform/ports.js";
+import { connectCluster, type ClusterSession } from "../mds/client/cluster-session.js";
+import type { SessionType } from "../mds/proto.js";
+import { Objecter } from "../osd/client/objecter.js";
+import type { BlockImage } from "./block-image.js";
+import { NbdServer } from "./server.js";
+import { VolumeDirectory } from "./volume-directory.js";
+
+/** How long a start waits for a metadata leader. */
+const OPEN_MS = 20_000;
+
+interface ClusterAccess {
+  /** "host:port,…" */
+  zookeeper: string;
+  config: Config;
+  logger: Logger;
+  /** This machine's name. */
+  host: string;
+}
+
+export interface NbdProcessOptions extends ClusterAccess {
+  /** Volumes to serve, which are locked from the start; empty: all, each locked while in use. */
+  names: readonly string[];
+  /** At least one; port 0 picks a free one. */
+  listen: readonly Address[];
+  readOnly: boolean;
+  version: string;
+  /** Called when clients can be served, with the addresses in the order of `listen`. */
+  onReady?: (addresses: readonly Address[]) => void;
+}
+
+export interface RunningNbd {
+  /** Resolves when the process should end: undefined after `stop`, the error otherwise. */
+  readonly ended: Promise<Error | undefined>;
+  stop(): Promise<void>;
+}
+
+/**
+ * Errors: Busy (an address is in use; a volume has another owner, who is named), NotFound (no such
+ * volume), Unreachable or TimedOut (no ZooKeeper, no cluster, no leader).
+ */
+export async function runNbd(options: NbdProcessOptions): Promise<RunningNbd> {
+  const { names, listen, logger } = options;
+  const serving = names.length === 0 ? "all volumes" : names.join(", ");
+  const cluster = await connectCluster({
+    ...options,
+    platform: nodePlatform,
+    type: "nbd",
+    instance: instanceOf(options.host, listen),
+    detail: `serving ${serving} at ${listen.map(formatAddress).join(", ")}`,
+  });
+  let finish: (error: Error | undefined) => void = () => undefined;
+  const ended = new Promise<Error | undefined>((resolve) => (finish = resolve));
+  const directory = directoryOf(cluster, options, (error) => {
+    logger.error({ error: describeError(error) }, "stopping: volumes were lost");
+    finish(error);
+  });
+  const server = new NbdServer({
+    network: nodePlatform.network,
+    clock: nodePlatform.clock,
+    log: logger,
+    directory,
+    ...(names.length === 1 && { defaultExport: names[0]! }),
+  });
+  let stopping: Promise<void> | undefined;
+  const stop = (): Promise<void> => {
+    stopping ??= inOrder([
+      () => server.stop(),
+      () => directory.release(),
+      () => directory.shutDown(),
+      () => cluster.close(),
+    ]).finally(() => finish(undefined));
+    return stopping;
+  };
+  try {
+    const addresses: Address[] = [];
+    for (const address of listen) addresses.push(await server.listen(address));
+    await cluster.mds.open(OPEN_MS);
+    for (const name of new Set(names)) await directory.hold(name);
+    logger.info({ version: options.version, names: serving }, "volumes can be used");
+    options.onReady?.(addresses);
+    return { ended, stop };
+  } catch (error) {
+    await stop().catch((reason: unknown) => {
+      logger.warn({ error: describeError(reason) }, "while giving up");
+    });
+    throw error;
+  }
+}
+
+export interface VolumeOptions extends ClusterAccess {
+  name: string;
+  /** Takes the exclusive lock. */
+  write: boolean;
+  type: SessionType;
+  /** For people: what the volume is used for. */
+  detail: string;
+}
+
+/** One volume for a command; `close` gives it back. Errors: those of `runNbd`. */
+export async function openVolume(
+  options: VolumeOptions,
+): Promise<{ image: BlockImage; close(): Promise<void> }> {
+  const { name, write, logger } = options;
+  // Two commands at a time do not succeed each other: no instance.
+  const cluster = await connectCluster({ ...options, platform: nodePlatform, instance: "" });
+  const wanted = { ...options, names: [name], readOnly: !write };
+  const directory = directoryOf(cluster, wanted, (error) => {
+    logger.error({ error: describeError(error) }, "the volume was lost");
+  });
+  const close = (): Promise<void> =>
+    inOrder([
+      () => directory.release(),
+      () => directory.shutDown(),
+      () => cluster.close(),
+    ]);
+  try {
+    await cluster.mds.open(OPEN_MS);
+    await directory.hold(name);
+    return { image: await directory.open(name), close };
+  } catch (error) {
+    await close().catch((reason: unknown) => {
+      logger.warn({ error: describeError(reason) }, "while giving up");
+    });
+    throw error;
+  }
+}
+
+function directoryOf(
+  cluster: ClusterSession,
+  options: ClusterAccess & { names: readonly string[]; readOnly: boolean },
+  onLost: (error: DssError) => void,
+): VolumeDirectory {
+  const { clock, random } = nodePlatform;
+  const { messenger, maps, mds } = cluster;
+  const { logger, names, readOnly, config } = options;
+  return new VolumeDirectory({
+    mds,
+    clock,
+    names,
+    readOnly,
+    onLost,
+    accessAs: (id) =>
+      new Objecter({
+        messenger,
+        maps,
+        clock,
+        random,
+        logger,
+        client: () => id,
+        operationDeadlineMs: config.client.requestDeadlineMs,
+      }),
+  });
+}
+
+/**
+ * A later server of the same first address is the successor of this one. A free port (0) has none.
+ * The address is bound by then, so its earlier owner is gone.
+ */
+function instanceOf(host: string, listen: readonly Address[]): string {
+  const [first] = listen;
+  if (first === undefined) throw new DssError("InvalidArgument", "no address to serve at");
+  if ("port" in first && first.port === 0) return "";
+  return `${host}:nbd:${formatAddress(first)}`;
+}
+
+/** Every step runs, whatever became of those before; fails with the first failure. */
+async function inOrder(steps: readonly (() => Promise<void> | void)[]): Promise<void> {
+  let failure: { error: unknown } | undefined;
+  for (const step of steps) {
+    try {
+      await step();
+    } catch (error) {
+      failure ??= { error };
+    }
+  }
+  if (failure) throw failure.error;
+}

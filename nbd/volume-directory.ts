@@ -1,0 +1,155 @@
+/**
+ * The cluster's volumes as NBD exports. A volume is opened with the MDS (for writing under its
+ * exclusive lock) when a client asks for it, or earlier by `hold`, and given back when no client
+ * uses it any more, or at the end.
+ *
+ * Invariants: an image works under one metadata session, the one that opened it, and sends its
+ * requests under that session's id; when the session ends by eviction all its images are lost for
+ * good, because others may have the locks. Owner of the open images.
+ */
+import { DssError } from "../cluster/base/errors.js";
+import type { ClientId } from "../cluster/base/ids.js";
+import type { Clock } from "../cluster/platform/ports.js";
+import type { SessionCache } from "../mds/client/mds-client.js";
+import type { Answer, MdsReply, Request } from "../mds/proto.js";
+import type { ObjectAccess } from "../osd/client/object-access.js";
+import type { BlockImage, ExportDirectory, ExportEntry } from "./block-image.js";
+import { VolumeImage } from "./image.js";
+
+/** The part of `MdsClient` that volumes need. */
+export interface VolumeSession {
+  /** 0 while there is none. */
+  readonly client: ClientId;
+  call(request: Request, options?: { wait?: "unsafe" | "safe" }): Promise<MdsReply>;
+  setCache(cache: SessionCache): void;
+}
+
+export interface SessionAccess extends ObjectAccess {
+  close(): void;
+}
+
+export interface VolumeDirectoryOptions {
+  readonly mds: VolumeSession;
+  readonly clock: Clock;
+  /** Access to objects under this id; it is closed when the session is over. */
+  readonly accessAs: (client: ClientId) => SessionAccess;
+  /** The only volumes that clients may use; empty: all. */
+  readonly names: readonly string[];
+  readonly readOnly: boolean;
+  /** The session was ended by the leader while these volumes were open: they are lost. */
+  readonly onLost: (error: DssError) => void;
+}
+
+export class VolumeDirectory implements ExportDirectory {
+  private readonly images = new Set<VolumeImage>();
+  /** Open whether or not a client uses them, by name. */
+  private readonly held = new Map<string, VolumeImage>();
+  private access: { client: ClientId; objects: SessionAccess } | undefined;
+
+  constructor(private readonly options: VolumeDirectoryOptions) {
+    options.mds.setCache({
+      held: () => [],
+      orphans: () => [],
+      apply: () => undefined,
+      recall: () => undefined,
+      lapsed: () => undefined,
+      resumed: () => undefined,
+      evicted: (reason) => this.onEvicted(reason),
+    });
+  }
+
+  async list(): Promise<ExportEntry[]> {
+    const { volumes = [] } = await this.ask({ op: "volumeList" });
+    return volumes
+      .filter(({ name }) => this.isOffered(name))
+      .map(({ name, id }) => ({ name, description: `dss volume ${id}` }));
+  }
+
+  async open(name: string): Promise<VolumeImage> {
+    const held = this.held.get(name);
+    if (held !== undefined) return held;
+    if (!this.isOffered(name)) {
+      throw new DssError("NotFound", `volume ${name} is not offered by this server`);
+    }
+    const { mds, clock, readOnly } = this.options;
+    const answer = await this.ask({ op: "volumeOpen", name, write: !readOnly });
+    const { volume, minEpoch = 0 } = answer;
+    if (volume === undefined) {
+      throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
+    }
+    // The reply is the present session's: those of an evicted one fail.
+    const access = this.accessAs(mds.client);
+    const image = new VolumeImage({ volume, access, clock, readOnly, minEpoch });
+    this.images.add(image);
+    return image;
+  }
+
+  async close(image: BlockImage): Promise<void> {
+    if (this.held.get(image.name) === image) return;
+    await this.giveBack(image);
+  }
+
+  /** Opens the volume at once and keeps it until `release`. Errors: those of `open`. */
+  async hold(name: string): Promise<void> {
+    this.held.set(name, await this.open(name));
+  }
+
+  /** Gives back what is held; after the last use of the directory. */
+  async release(): Promise<void> {
+    const images = [...this.held.values()];
+    this.held.clear();
+    await Promise.all(images.map((image) => this.giveBack(image)));
+  }
+
+  /** Requests under way fail; nothing can be opened under this session any more. */
+  shutDown(): void {
+    this.access?.objects.close();
+  }
+
+  private async giveBack(image: BlockImage): Promise<void> {
+    // A lost one is not ours to give back.
+    if (!(image instanceof VolumeImage) || !this.images.delete(image)) return;
+    await this.ask({ op: "volumeClose", id: image.volume.id });
+  }
+
+  private isOffered(name: string): boolean {
+    const { names } = this.options;
+    return names.length === 0 || names.includes(name);
+  }
+
+  private accessAs(client: ClientId): SessionAccess {
+    if (client === 0) throw new DssError("NoSession", "there is no session with the MDS");
+    if (this.access?.client !== client) {
+      this.access = { client, objects: this.options.accessAs(client) };
+    }
+    return this.access.objects;
+  }
+
+  private onEvicted(reason: DssError): void {
+    const lost = [...this.images];
+    this.images.clear();
+    this.held.clear();
+    for (const image of lost) image.lose(reason);
+    this.access?.objects.close();
+    this.access = undefined;
+    if (lost.length > 0) {
+      const names = lost.map((image) => image.name).join(", ");
+      this.options.onLost(
+        new DssError("Fenced", `lost the right to use ${names}: evicted by the metadata server`, {
+          cause: reason,
+          hint: "start the server again",
+        }),
+      );
+    }
+  }
+
+  private async ask(request: Request): Promise<Answer> {
+    const { answer, notFound } = await this.options.mds.call(request, { wait: "safe" });
+    if (notFound) throw new DssError("NotFound", `there is no volume ${nameIn(request)}`);
+    return answer;
+  }
+}
+
+function nameIn(request: Request): string {
+  return "name" in request ? String(request.name) : "";
+}
