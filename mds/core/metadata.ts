@@ -97,6 +97,10 @@ export class Metadata {
   purge(id: number): PurgeEntry | undefined {
     return this.body<PurgesBody>(purgePageKey(purgePageNumber(id))).entries.get(id);
   }
+  /** Entries in the page that holds this one. */
+  purgeNeighbours(id: number): number {
+    return this.body<PurgesBody>(purgePageKey(purgePageNumber(id))).entries.size;
+  }
   *purges(): Iterable<PurgeEntry> {
     for (const number of this.super.purgePages) {
       yield* this.body<PurgesBody>(purgePageKey(number)).entries.values();

@@ -94,9 +94,10 @@ export class PageCache {
     page.flushingFrom = page.dirtyFrom;
     page.dirtyFrom = 0;
   }
-  flushed(page: Page, ok: boolean): void {
-    if (ok) page.stored = true;
-    else page.dirtyFrom = page.flushingFrom;
+  /** `stored`: whether a stored form exists now; undefined: the write failed. */
+  flushed(page: Page, stored: boolean | undefined): void {
+    if (stored === undefined) page.dirtyFrom = page.flushingFrom;
+    else page.stored = stored;
     page.flushingFrom = 0;
     if (page.dirtyFrom === 0) this.dirty.delete(page.key);
     this.settle(page);

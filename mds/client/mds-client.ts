@@ -1,0 +1,818 @@
+/**
+ * A client's session with the MDS leader (design §6): finds the leader, keeps the session alive, numbers the requests, keeps
+ * those whose effect is not yet in the journal, and replays them in order to the next leader.
+ *
+ * Invariants: request ids rise and are never reused; a changing request is kept until its journal batch is safe; requests are sent in
+ * the order of their ids; nothing is accepted from a leader of a lower term. Answers are given to the cache in the order in which the leader
+ * sent them, before the caller continues, so that a later recall finds what an earlier answer brought.
+ *
+ * Owns: the connection, the outstanding requests, ranges of inode numbers. The capabilities themselves belong to the `SessionCache`.
+ */
+import { assert } from "../../cluster/base/assert.js";
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
+import type { ClientId, Epoch, Ino } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import { Backoff } from "../../cluster/messenger/backoff.js";
+import type { Link, Messenger, Peer } from "../../cluster/messenger/messenger.js";
+import {
+  formatAddress,
+  type Address,
+  type Clock,
+  type RandomSource,
+  type Timer,
+} from "../../cluster/platform/ports.js";
+import {
+  CloseMdsSession,
+  MdsAdmin,
+  MdsKeepAlive,
+  MdsOperation,
+  MdsRecall,
+  MdsReleased,
+  MdsSafe,
+  OpenMdsSession,
+  type AdminReply,
+  type AdminRequest,
+  type CapabilityMode,
+  type MdsReply,
+  type Operation,
+  type Recall,
+  type Released,
+  type Request,
+  type SessionOpened,
+  type SessionType,
+} from "../proto.js";
+
+/** Who leads, as far as this program knows. The real one watches ZooKeeper. */
+export interface LeaderSource {
+  current(): { address: Address; term: number } | undefined;
+  /** Returns a function that ends the subscription. */
+  onChange(listener: () => void): () => void;
+}
+
+/** What the owner of the capabilities does for the session. All methods are synchronous and do not throw. */
+export interface SessionCache {
+  /** What is held, for a leader that must learn it again. */
+  held(): { ino: Ino; mode: CapabilityMode; seq: number }[];
+  /** Unlinked files that are open here. */
+  orphans(): Ino[];
+  /** An answer arrived; `repeated`: the caller had its answer before (a replay), only the grants are news. */
+  apply(request: Request, reply: MdsReply, repeated: boolean): void;
+  recall(recall: Recall): void;
+  /** The session is over: nothing that was held counts, data not yet written is lost. */
+  evicted(reason: DssError): void;
+  /** The lease ran out without contact: what is cached must not be believed until `resumed`. */
+  lapsed(): void;
+  resumed(): void;
+}
+const NO_CACHE: SessionCache = {
+  held: () => [],
+  orphans: () => [],
+  apply: () => undefined,
+  recall: () => undefined,
+  evicted: () => undefined,
+  lapsed: () => undefined,
+  resumed: () => undefined,
+};
+
+export interface MdsClientOptions {
+  messenger: Messenger;
+  clock: Clock;
+  random: RandomSource;
+  leader: LeaderSource;
+  logger: Logger;
+  type: SessionType;
+  /** `host:type:path`; empty: no predecessor to fence. */
+  instance: string;
+  host: string;
+  pid: number;
+  detail: string;
+  /** Milliseconds after which a request that no leader answered fails with TimedOut. */
+  operationDeadlineMs: number;
+}
+
+/** One attempt; the request itself goes on with the next. Long, because an answer may wait for another client's recall. */
+const ATTEMPT_MS = 60_000;
+const OPEN_ATTEMPT_MS = 5_000;
+const CLOSE_MS = 3_000;
+/** A wait that is longer than this is logged, once. */
+const SLOW_MS = 5_000;
+const CHECK_MS = 1_000;
+/** Look again for a leader although nothing said that it changed. */
+const LEADER_POLL_MS = 500;
+/** Fetch the next range when this part of the current one is left. */
+const RANGE_LOW_PART = 4;
+/** Requests without an answer before callers wait: the leader's memory of answers is bounded too. */
+const OUTSTANDING_MAX = 4_096;
+
+/** Their effect is journaled, so `fsync` waits for it; sizes are not among them (design §6 Sizes). */
+const CHANGES: ReadonlySet<Operation> = new Set<Operation>([
+  "create",
+  "link",
+  "unlink",
+  "rmdir",
+  "rename",
+  "setattr",
+  "orphanRelease",
+  "setxattr",
+  "removexattr",
+  "volumeCreate",
+  "volumeRemove",
+]);
+/** Harmless to do twice, so a new session may issue them again. */
+const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
+  "lookup",
+  "getattr",
+  "acquire",
+  "readdir",
+  "getxattrs",
+  "statfs",
+  "inoRange",
+  "volumeList",
+  "volumeInfo",
+]);
+
+interface Outstanding {
+  id: number;
+  readonly request: Request;
+  readonly wait: "unsafe" | "safe";
+  readonly deadlineAt: number;
+  readonly slowAt: number;
+  slowLogged: boolean;
+  /** Sent at least once. */
+  sent: boolean;
+  answered: boolean;
+  /** Batch that holds the change, once answered. */
+  journal: number;
+  resolve: (reply: MdsReply) => void;
+  reject: (error: DssError) => void;
+}
+interface SafeWaiter {
+  upTo: number;
+  resolve: () => void;
+  reject: (error: DssError) => void;
+}
+
+type State = "idle" | "connecting" | "active" | "closed";
+const LEGAL: Record<State, readonly State[]> = {
+  idle: ["connecting", "closed"],
+  connecting: ["active", "closed"],
+  active: ["connecting", "closed"],
+  closed: [],
+};
+
+export class MdsClient {
+  private state: State = "idle";
+  private cache: SessionCache = NO_CACHE;
+  private readonly clock: Clock;
+  private readonly logger: Logger;
+  private readonly backoff: Backoff;
+  private readonly peers = new Map<Peer, { link: Link | undefined }>();
+
+  private sessionId: ClientId = 0;
+  private term = 0;
+  private leaseMs = 0;
+  private epochSeen: Epoch = 0;
+  private link: Link | undefined;
+  /** Pushed by the leader before this side had finished opening the session. */
+  private early: { link: Link; run: () => void }[] = [];
+  private opening = false;
+
+  private nextId = 1;
+  /** By id, ascending. */
+  private readonly outstanding = new Map<number, Outstanding>();
+  /** The part of `outstanding` that `waitSafe` waits for. */
+  private readonly changes = new Map<number, Outstanding>();
+  private safe = 0;
+  private safeWaiters: SafeWaiter[] = [];
+  private roomWaiters: (() => void)[] = [];
+  /** A change that had been answered and was lost with its leader or session; the next waitSafe reports it. */
+  private lostChange: DssError | undefined;
+
+  private ranges: { next: Ino; left: number; count: number }[] = [];
+  private fetchingRange: Promise<void> | undefined;
+
+  private lastContactMs = 0;
+  private hasLapsed = false;
+  private keepAliveTimer: Timer | undefined;
+  private checkTimer: Timer | undefined;
+  private leaderWake: (() => void) | undefined;
+  private readonly stopLeaderWatch: () => void;
+  private readonly sessionListeners: ((client: ClientId) => void)[] = [];
+  private openWaiters: { resolve: () => void; reject: (error: DssError) => void }[] = [];
+
+  constructor(private readonly options: MdsClientOptions) {
+    this.clock = options.clock;
+    this.logger = options.logger;
+    this.backoff = new Backoff(options.random, { firstMs: 20, maxMs: 1_000 });
+    const { messenger } = options;
+    messenger.handlePost(MdsSafe, (message, link) => {
+      this.fromLeader(link, () => this.onSafe(message.journal));
+    });
+    messenger.handlePost(MdsRecall, (message, link) => {
+      this.fromLeader(link, () => this.cache.recall(message));
+    });
+    this.stopLeaderWatch = options.leader.onChange(() => this.onLeaderChange());
+  }
+
+  /** 0 while there is no session. */
+  get client(): ClientId {
+    return this.sessionId;
+  }
+  /** The map epoch that the leader named last. */
+  get epoch(): Epoch {
+    return this.epochSeen;
+  }
+  /** What is cached under capabilities may be believed. */
+  get trusted(): boolean {
+    return this.sessionId !== 0 && !this.hasLapsed;
+  }
+  get active(): boolean {
+    return this.state === "active";
+  }
+
+  setCache(cache: SessionCache): void {
+    this.cache = cache;
+  }
+  /** Called with the id of every new session, the present one included. */
+  onSession(listener: (client: ClientId) => void): void {
+    this.sessionListeners.push(listener);
+    if (this.sessionId !== 0) listener(this.sessionId);
+  }
+
+  /** Opens the session; TimedOut when no leader was found within `deadlineMs`. */
+  async open(deadlineMs: number): Promise<void> {
+    this.start();
+    if (this.state === "active") return;
+    await new Promise<void>((resolve, reject) => {
+      const timer = this.clock.setTimer(deadlineMs, () => {
+        this.openWaiters = this.openWaiters.filter((waiter) => waiter !== entry);
+        reject(
+          new DssError("TimedOut", `no metadata server answered within ${deadlineMs} ms`, {
+            hint: "check that an MDS is running: dss status",
+          }),
+        );
+      });
+      const entry = {
+        resolve: () => {
+          timer.cancel();
+          resolve();
+        },
+        reject: (error: DssError) => {
+          timer.cancel();
+          reject(error);
+        },
+      };
+      this.openWaiters.push(entry);
+    });
+  }
+
+  /**
+   * Sends one request; resolves with the answer, which for changes is *unsafe* unless `wait` is "safe". Waits through failovers.
+   * Fails with the leader's error, TimedOut, NoSession (evicted with a change in flight), ShuttingDown.
+   */
+  call(request: Request, options: { wait?: "unsafe" | "safe" } = {}): Promise<MdsReply> {
+    if (this.state === "closed") {
+      return Promise.reject(new DssError("ShuttingDown", "the metadata session is closed"));
+    }
+    this.start();
+    const wait = options.wait ?? "unsafe";
+    if (this.outstanding.size >= OUTSTANDING_MAX) return this.callWhenRoom(request, wait);
+    return this.issue(request, wait);
+  }
+
+  /** Resolves when every change made before is in the journal. Reports, once, a change that was lost. */
+  waitSafe(): Promise<void> {
+    const lost = this.lostChange;
+    if (lost !== undefined) {
+      this.lostChange = undefined;
+      return Promise.reject(lost);
+    }
+    if (this.changes.size === 0) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.safeWaiters.push({ upTo: this.nextId - 1, resolve, reject });
+    });
+  }
+
+  /** One-way; false when there is no connection (a new leader learns of a release by what is not held). */
+  release(released: Released): boolean {
+    if (this.state !== "active" || this.link === undefined) return false;
+    this.link.post(MdsReleased, released);
+    return true;
+  }
+
+  /** An inode number for `create`, never used before. */
+  async nextIno(): Promise<Ino> {
+    for (;;) {
+      const range = this.ranges[0];
+      if (range !== undefined) {
+        const ino = range.next++;
+        if (--range.left === 0) this.ranges.shift();
+        const left = this.ranges.reduce((sum, each) => sum + each.left, 0);
+        if (left < range.count / RANGE_LOW_PART) this.fetchRange().catch(() => undefined);
+        return ino;
+      }
+      await this.fetchRange();
+    }
+  }
+
+  /** Operations on the map and the daemon's figures; needs no session. Retries until `deadlineMs` are over. */
+  async admin(request: AdminRequest, deadlineMs: number): Promise<AdminReply> {
+    const end = this.clock.now() + deadlineMs;
+    let last: unknown;
+    for (;;) {
+      const leader = this.options.leader.current();
+      const left = end - this.clock.now();
+      if (left <= 0) {
+        throw new DssError("TimedOut", "no metadata server answered", {
+          cause: last,
+          hint: "check that an MDS is running: dss mds ls",
+        });
+      }
+      if (leader !== undefined) {
+        try {
+          const peer = this.options.messenger.peer(leader.address);
+          return (await peer.call(MdsAdmin, request, { deadlineMs: left })).message;
+        } catch (error) {
+          if (!isDssError(error) || error.retry !== "same") throw error;
+          last = error;
+        }
+      }
+      await this.pause(Math.min(this.backoff.next(), Math.max(left, 1)));
+    }
+  }
+
+  /** Waits until every change is safe, then ends the session in good order. */
+  async close(options: { force?: boolean } = {}): Promise<void> {
+    if (this.state === "closed") return;
+    const link = this.link;
+    let failure: unknown;
+    if (this.state === "active" && options.force !== true) {
+      try {
+        await this.waitSafe();
+        await link?.call(CloseMdsSession, { client: this.sessionId }, { deadlineMs: CLOSE_MS });
+      } catch (error) {
+        failure = error;
+      }
+    }
+    this.shutDown();
+    if (failure !== undefined) {
+      if (!isDssError(failure)) throw failure;
+      // The leader ends the session when its lease runs out; lost changes are another matter.
+      if (failure.retry === "never") throw failure;
+      this.logger.warn({ error: describeError(failure) }, "the session did not end in good order");
+    }
+  }
+
+  // ---- Requests --------------------------------------------------------------------------------
+
+  private async callWhenRoom(request: Request, wait: "unsafe" | "safe"): Promise<MdsReply> {
+    while (this.outstanding.size >= OUTSTANDING_MAX) {
+      await new Promise<void>((resolve) => this.roomWaiters.push(resolve));
+    }
+    return this.call(request, { wait });
+  }
+
+  private issue(request: Request, wait: "unsafe" | "safe"): Promise<MdsReply> {
+    return new Promise((resolve, reject) => {
+      const now = this.clock.now();
+      const entry: Outstanding = {
+        id: this.nextId++,
+        request,
+        wait,
+        deadlineAt: now + this.options.operationDeadlineMs,
+        slowAt: now + SLOW_MS,
+        slowLogged: false,
+        sent: false,
+        answered: false,
+        journal: 0,
+        resolve,
+        reject,
+      };
+      this.enter(entry);
+      if (this.state === "active") this.send(entry, false);
+      this.checkTimer ??= this.clock.setTimer(CHECK_MS, () => this.onCheck());
+    });
+  }
+
+  private enter(entry: Outstanding): void {
+    this.outstanding.set(entry.id, entry);
+    if (CHANGES.has(entry.request.op)) this.changes.set(entry.id, entry);
+  }
+
+  private floor(): number {
+    for (const id of this.outstanding.keys()) return id;
+    return this.nextId;
+  }
+
+  private send(entry: Outstanding, replay: boolean): void {
+    const link = this.link;
+    assert(link !== undefined, "requests are sent on an open session");
+    entry.sent = true;
+    const { id, wait, request } = entry;
+    link
+      .call(
+        MdsOperation,
+        { id, floor: this.floor(), wait, replay, request },
+        { deadlineMs: ATTEMPT_MS },
+      )
+      .then(
+        (answered) => this.onReply(entry, answered.message),
+        (error: unknown) => this.onFailure(entry, link, error),
+      );
+  }
+
+  private onReply(entry: Outstanding, reply: MdsReply): void {
+    if (this.outstanding.get(entry.id) !== entry) return; // Evicted or given up meanwhile.
+    const repeated = entry.answered;
+    this.cache.apply(entry.request, reply, repeated);
+    entry.answered = true;
+    entry.journal = reply.journal;
+    if (reply.journal === 0 || reply.journal <= this.safe || entry.wait === "safe") {
+      this.settle(entry);
+    }
+    if (!repeated) entry.resolve(reply);
+  }
+
+  private onFailure(entry: Outstanding, link: Link, error: unknown): void {
+    if (!(error instanceof DssError)) throw error;
+    if (this.outstanding.get(entry.id) !== entry) return;
+    if (error.code === "NoSession" || error.code === "Fenced") {
+      if (link === this.link) this.evict(error);
+      return;
+    }
+    if (error.retry === "same") {
+      if (link !== this.link) return; // The next leader gets it again.
+      if (error.code === "TimedOut" || error.code === "Overloaded") {
+        void this.pause(this.backoff.next()).then(() => {
+          if (link === this.link && this.outstanding.get(entry.id) === entry) this.send(entry, true);
+        });
+      } else {
+        this.lose(link);
+      }
+      return;
+    }
+    this.settle(entry);
+    if (entry.answered) {
+      this.logger.error(
+        { request: entry.id, op: entry.request.op, error: describeError(error) },
+        "a change that had been answered failed when it was replayed",
+      );
+      this.loseChange(error);
+    } else {
+      entry.reject(error);
+    }
+  }
+
+  private settle(entry: Outstanding): void {
+    this.outstanding.delete(entry.id);
+    if (this.changes.delete(entry.id)) this.wakeSafeWaiters();
+    if (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
+  }
+
+  private onSafe(journal: number): void {
+    if (journal <= this.safe) return;
+    this.safe = journal;
+    for (const entry of this.outstanding.values()) {
+      if (entry.answered && entry.journal <= journal) this.settle(entry);
+    }
+  }
+
+  private wakeSafeWaiters(): void {
+    if (this.safeWaiters.length === 0) return;
+    let oldest = this.nextId;
+    for (const id of this.changes.keys()) {
+      oldest = id;
+      break;
+    }
+    const waiting: SafeWaiter[] = [];
+    for (const waiter of this.safeWaiters) {
+      if (waiter.upTo < oldest) waiter.resolve();
+      else waiting.push(waiter);
+    }
+    this.safeWaiters = waiting;
+  }
+
+  private loseChange(error: DssError): void {
+    const waiters = this.safeWaiters;
+    this.safeWaiters = [];
+    if (waiters.length === 0) this.lostChange = error;
+    for (const waiter of waiters) waiter.reject(error);
+  }
+
+  private onCheck(): void {
+    this.checkTimer = undefined;
+    const now = this.clock.now();
+    for (const entry of this.outstanding.values()) {
+      if (entry.answered) continue;
+      if (now >= entry.deadlineAt) {
+        this.settle(entry);
+        entry.reject(
+          new DssError("TimedOut", `no metadata server answered ${entry.request.op} in time`),
+        );
+      } else if (now >= entry.slowAt && !entry.slowLogged) {
+        entry.slowLogged = true;
+        this.logger.warn(
+          { request: entry.id, op: entry.request.op, connected: this.state === "active" },
+          "a metadata request has been waiting for 5 s",
+        );
+      }
+    }
+    if (this.outstanding.size > 0) {
+      this.checkTimer = this.clock.setTimer(CHECK_MS, () => this.onCheck());
+    }
+  }
+
+  private fetchRange(): Promise<void> {
+    this.fetchingRange ??= this.call({ op: "inoRange" })
+      .then((reply) => {
+        const range = reply.answer.inoRange;
+        if (range === undefined || range.count < 1) {
+          throw new DssError("Malformed", "the metadata server gave no inode numbers");
+        }
+        this.ranges.push({ next: range.first, left: range.count, count: range.count });
+      })
+      .finally(() => {
+        this.fetchingRange = undefined;
+      });
+    return this.fetchingRange;
+  }
+
+  // ---- Session ---------------------------------------------------------------------------------
+
+  private transition(next: State): void {
+    assert(LEGAL[this.state].includes(next), `mds session: ${this.state} -> ${next}`);
+    this.state = next;
+  }
+
+  private start(): void {
+    if (this.state !== "idle") return;
+    this.transition("connecting");
+    this.connect();
+  }
+
+  private connect(): void {
+    if (this.opening) return;
+    this.opening = true;
+    void this.connectLoop().finally(() => {
+      this.opening = false;
+      // Lost again while the loop was ending.
+      if (this.state === "connecting") this.connect();
+    });
+  }
+
+  private async connectLoop(): Promise<void> {
+    let complained = false;
+    while (this.state === "connecting") {
+      const leader = this.options.leader.current();
+      if (leader === undefined || leader.term < this.term) {
+        await this.leaderChangeOr(LEADER_POLL_MS);
+        continue;
+      }
+      try {
+        await this.openWith(leader.address);
+        this.backoff.reset();
+        return;
+      } catch (error) {
+        if (!isDssError(error)) throw error;
+        if (error.code === "NoSession" || error.code === "Fenced") {
+          if (this.sessionId !== 0) this.evict(error);
+        } else if (error.retry === "never" && error.code !== "StaleRequest") {
+          // Two clusters, another version: asking again does not help the one who waits for open().
+          for (const waiter of this.openWaiters.splice(0)) waiter.reject(error);
+        }
+        if (!complained) {
+          complained = true;
+          const address = formatAddress(leader.address);
+          this.logger.warn({ address, error: describeError(error) }, "no session with the MDS yet");
+        }
+        await this.leaderChangeOr(this.backoff.next());
+      }
+    }
+  }
+
+  private async openWith(address: Address): Promise<void> {
+    const { options } = this;
+    const peer = options.messenger.peer(address);
+    let slot = this.peers.get(peer);
+    if (slot === undefined) {
+      const created: { link: Link | undefined } = { link: undefined };
+      slot = created;
+      this.peers.set(peer, created);
+      peer.onUp((link) => {
+        created.link = link;
+        link.onClose(() => {
+          if (created.link === link) created.link = undefined;
+          this.lose(link);
+        });
+      });
+    }
+    this.early = [];
+    const resumed = this.sessionId !== 0;
+    const sentMs = this.clock.now();
+    let opened: SessionOpened;
+    try {
+      const answer = await peer.call(
+        OpenMdsSession,
+        {
+          type: options.type,
+          instance: options.instance,
+          host: options.host,
+          pid: options.pid,
+          detail: options.detail,
+          client: this.sessionId,
+          held: resumed ? this.cache.held() : [],
+          orphans: resumed ? this.cache.orphans() : [],
+          floor: this.floor(),
+        },
+        { deadlineMs: OPEN_ATTEMPT_MS },
+      );
+      opened = answer.message;
+    } catch (error) {
+      if (isDssError(error, "TimedOut")) slot.link?.destroy();
+      throw error;
+    }
+    if (opened.term < this.term) {
+      throw new DssError("NotLeader", `this leader's term ${opened.term} is over`);
+    }
+    const link = slot.link;
+    if (link === undefined || link.closed || this.state !== "connecting") {
+      throw new DssError("ConnectionLost", "the connection was lost while the session opened");
+    }
+    this.onOpened(link, opened, sentMs);
+  }
+
+  private onOpened(link: Link, opened: SessionOpened, sentMs: number): void {
+    const sameTerm = opened.term === this.term;
+    const isNew = opened.client !== this.sessionId;
+    this.term = opened.term;
+    this.leaseMs = opened.leaseMs;
+    this.epochSeen = Math.max(this.epochSeen, opened.epoch);
+    this.sessionId = opened.client;
+    this.link = link;
+    this.lastContactMs = sentMs;
+    this.hasLapsed = false;
+    this.transition("active");
+    this.logger.info(
+      { client: opened.client, term: opened.term, leader: link.remote, resumed: !isNew },
+      "metadata session open",
+    );
+    if (isNew) {
+      this.options.messenger.setEntity(opened.client);
+      for (const listener of this.sessionListeners) listener(opened.client);
+    }
+    // A new leader counts its batches anew only above what is safe; an unsafe number of the old one means nothing to it.
+    this.safe = sameTerm ? Math.max(this.safe, opened.safe) : opened.safe;
+    this.cache.resumed();
+    const completed = new Set(opened.completed);
+    for (const entry of [...this.outstanding.values()]) {
+      if (entry.answered && completed.has(entry.id)) {
+        // Executed by this very leader: its Safe will come. Known to a new leader: it read it in the journal.
+        if (!sameTerm || entry.journal <= this.safe) this.settle(entry);
+      } else if (this.outstanding.get(entry.id) === entry) {
+        this.send(entry, entry.sent);
+      }
+    }
+    for (const { link: from, run } of this.early.splice(0)) if (from === link) run();
+    for (const waiter of this.openWaiters.splice(0)) waiter.resolve();
+    this.keepAliveSoon();
+  }
+
+  /** Pushes count only from the link that has the session; while it opens they wait their turn. */
+  private fromLeader(link: Link, run: () => void): void {
+    if (link === this.link) run();
+    else if (this.state === "connecting") this.early.push({ link, run });
+  }
+
+  /** The connection is useless; whatever was in flight goes to the next. */
+  private lose(link: Link): void {
+    if (link !== this.link) return;
+    this.link = undefined;
+    this.keepAliveTimer?.cancel();
+    link.destroy();
+    if (this.state !== "active") return;
+    this.transition("connecting");
+    this.watchLease();
+    this.connect();
+  }
+
+  private onLeaderChange(): void {
+    const leader = this.options.leader.current();
+    if (leader !== undefined && leader.term > this.term && this.link !== undefined) {
+      this.lose(this.link);
+    }
+    this.leaderWake?.();
+  }
+
+  private keepAliveSoon(): void {
+    this.keepAliveTimer?.cancel();
+    this.keepAliveTimer = this.clock.setTimer(this.leaseMs / 3, () => this.keepAlive());
+  }
+
+  private keepAlive(): void {
+    const link = this.link;
+    if (link === undefined) return;
+    const sentMs = this.clock.now();
+    const message = { client: this.sessionId, floor: this.floor() };
+    link.call(MdsKeepAlive, message, { deadlineMs: this.leaseMs / 3 }).then(
+      ({ message: kept }) => {
+        if (link !== this.link) return;
+        if (kept.term < this.term) {
+          this.lose(link);
+          return;
+        }
+        this.lastContactMs = sentMs;
+        this.leaseMs = kept.leaseMs;
+        this.onSafe(kept.safe);
+        this.keepAliveSoon();
+      },
+      (error: unknown) => {
+        if (!isDssError(error)) throw error;
+        if (link !== this.link) return;
+        if (error.code === "NoSession" || error.code === "Fenced") this.evict(error);
+        else this.lose(link);
+      },
+    );
+  }
+
+  /** Without contact the lease runs out; then other clients may change what is cached here. */
+  private watchLease(): void {
+    const left = this.lastContactMs + this.leaseMs - this.clock.now();
+    this.keepAliveTimer?.cancel();
+    this.keepAliveTimer = this.clock.setTimer(Math.max(left, 0), () => {
+      if (this.state !== "connecting" || this.sessionId === 0 || this.hasLapsed) return;
+      this.hasLapsed = true;
+      this.logger.warn({ client: this.sessionId }, "no contact with the MDS: caches are set aside");
+      this.cache.lapsed();
+    });
+  }
+
+  /** Asks the leader at once whether the session lives (an OSD said that this client is fenced). */
+  checkSession(): void {
+    if (this.state === "active") this.keepAlive();
+  }
+
+  private evict(reason: DssError): void {
+    this.logger.error(
+      { client: this.sessionId, error: describeError(reason) },
+      "the metadata session was ended by the leader",
+    );
+    const error = new DssError("NoSession", "this client was evicted by the metadata server", {
+      cause: reason,
+    });
+    this.sessionId = 0;
+    this.ranges = [];
+    const entries = [...this.outstanding.values()];
+    this.outstanding.clear();
+    this.changes.clear();
+    let lost = this.safeWaiters.length > 0;
+    for (const entry of entries) {
+      if (entry.answered) {
+        lost ||= CHANGES.has(entry.request.op);
+      } else if (!entry.sent || REPEATABLE.has(entry.request.op)) {
+        entry.id = this.nextId++;
+        entry.sent = false;
+        this.enter(entry);
+      } else {
+        entry.reject(error);
+      }
+    }
+    if (lost) this.loseChange(error);
+    while (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
+    this.cache.evicted(error);
+    const link = this.link;
+    if (link !== undefined) this.lose(link);
+  }
+
+  private shutDown(): void {
+    this.transition("closed");
+    this.stopLeaderWatch();
+    this.keepAliveTimer?.cancel();
+    this.checkTimer?.cancel();
+    const error = new DssError("ShuttingDown", "the metadata session is closed");
+    const entries = [...this.outstanding.values()];
+    this.outstanding.clear();
+    this.changes.clear();
+    for (const entry of entries) if (!entry.answered) entry.reject(error);
+    for (const waiter of this.safeWaiters.splice(0)) waiter.reject(error);
+    for (const waiter of this.openWaiters.splice(0)) waiter.reject(error);
+    for (const wake of this.roomWaiters.splice(0)) wake();
+    const link = this.link;
+    this.link = undefined;
+    link?.destroy();
+    this.leaderWake?.();
+  }
+
+  private pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.clock.setTimer(ms, resolve));
+  }
+  private leaderChangeOr(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.clock.setTimer(ms, () => this.leaderWake?.());
+      this.leaderWake = () => {
+        this.leaderWake = undefined;
+        timer.cancel();
+        resolve();
+      };
+    });
+  }
+}

@@ -1,0 +1,966 @@
+/**
+ * One term of leadership: sessions with their leases, requests, capabilities on the wire, eviction. Created with replayed metadata;
+ * ends for good with `stop` or with its first failed write.
+ *
+ * Phases: *reconnecting* until every journaled session has come back, or its lease is over and it was fenced; in it only
+ * sessions are opened and replays executed. Then *active*. An answer leaves only while the store has confirmed the term lately.
+ */
+import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
+import type { Logger } from "../cluster/base/log.js";
+import type { Incoming, Link } from "../cluster/messenger/messenger.js";
+import type { Clock, Timer } from "../cluster/platform/ports.js";
+import type { ObjectAccess } from "../osd/client/object-access.js";
+import { Checkpointer } from "./checkpointer.js";
+import { CapabilityTable, type Access } from "./core/capability.js";
+import { Draft, afterGrant } from "./core/draft.js";
+import { S_IFDIR } from "./core/inode.js";
+import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
+import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
+import { Volumes, volumeKey } from "./core/volume.js";
+import { JournalWriter } from "./journal-writer.js";
+import { Operations } from "./operations.js";
+import {
+  MdsRecall,
+  MdsSafe,
+  ROOT_INO,
+  type CapabilityMode,
+  type Grant,
+  type KeepAlive,
+  type KeptAlive,
+  type Layout,
+  type MdsCall,
+  type MdsReply,
+  type MdsStatus,
+  type Released,
+  type SessionClose,
+  type SessionOpen,
+  type SessionOpened,
+} from "./proto.js";
+import { Purger } from "./purger.js";
+import { recoverFile } from "./recovery.js";
+import type { Replayed } from "./replay.js";
+import { checkCall, checkOpen } from "./request-check.js";
+import type { MetadataStore } from "./store/metadata-store.js";
+
+export interface LeaderOptions {
+  /** A session that is silent for this long may be evicted. */
+  leaseMs: number;
+  /** A live session that keeps a recalled capability this long is evicted. */
+  recallTimeoutMs: number;
+  /** Answers leave only this long after a round trip to the store was begun. */
+  confirmedMs: number;
+  /** A checkpoint is begun this often, or after so many batches. */
+  checkpointMs: number;
+  checkpointBatches: number;
+  /** Capabilities of one session at most; the oldest are recalled. */
+  capabilitiesMax: number;
+  /** A silent session is evicted after this long even if nobody waits for it. */
+  expiryMs: number;
+}
+export const LEADER_DEFAULTS: LeaderOptions = {
+  leaseMs: 10_000,
+  recallTimeoutMs: 10_000,
+  confirmedMs: 3_000,
+  checkpointMs: 5_000,
+  checkpointBatches: 256,
+  capabilitiesMax: 65_536,
+  expiryMs: 300_000,
+};
+
+/** What the leader needs of the cluster. */
+export interface ClusterPort {
+  clusterId: string;
+  epoch(): Epoch;
+  /** Refuses the client at the OSDs; resolves with the epoch of the fence, once it is in the map. */
+  fence(client: ClientId): Promise<Epoch>;
+  allocateClient(): Promise<ClientId>;
+  /** Layout of the pool with this name ("" or undefined: the file system's). */
+  layoutOf(pool: string | undefined): Layout | undefined;
+  usage(): { total: number; available: number };
+}
+
+interface Pending {
+  incoming: Incoming<MdsCall, MdsReply>;
+  reply?: MdsReply;
+}
+interface LiveSession {
+  id: ClientId;
+  link: Link | undefined;
+  lastSeen: number;
+  floor: number;
+  /** Requests in progress, and answers that may be asked for again. */
+  requests: Map<number, Pending>;
+  lastJournal: number;
+  pushedSafe: number;
+  /** The end of the replays of the present link. */
+  replays: Promise<void>;
+  replaying: number;
+  /** Its replays after a reconnection are over. */
+  settled: boolean;
+  openedAt: number;
+  /** Recalls that it has not answered. */
+  recalls: Map<Ino, { mode: CapabilityMode; seq: number; since: number }>;
+  evicting: Promise<void> | undefined;
+}
+
+/** How long a reconnected session has to send its replays when nothing says that they are over. */
+const SETTLE_MS = 300;
+const TICK_MS = 250;
+const CONFIRM_MS = 1_000;
+const PROBE_RETRY_MS = 1_000;
+/** Exclusive grants of one session at most: its page holds them all. */
+const EXCLUSIVE_MAX = 16_384;
+
+export class MdsLeader {
+  readonly journal: JournalWriter;
+  private readonly capabilities: CapabilityTable;
+  private readonly operations: Operations;
+  private readonly namespace: Namespace;
+  private readonly volumes: Volumes;
+  private readonly checkpointer: Checkpointer;
+  private readonly purger: Purger;
+  private readonly sessions = new Map<ClientId, LiveSession>();
+  private readonly byLink = new Map<Link, LiveSession>();
+  /** Journaled sessions that have not come back yet. */
+  private readonly awaited = new Set<ClientId>();
+  private readonly startedAt: number;
+  private phase: "reconnecting" | "active" | "stopped" = "reconnecting";
+  private readonly whenActive: (() => void)[] = [];
+  /** Answers that wait for the store to confirm the term. */
+  private held: (() => void)[] = [];
+  private confirmedAt: number;
+  private confirming = false;
+  private lastCheckpoint: number;
+  private fenceEpoch: Epoch;
+  private tick: Timer | undefined;
+
+  constructor(
+    private readonly parts: {
+      clock: Clock;
+      logger: Logger;
+      store: MetadataStore;
+      replayed: Replayed;
+      term: number;
+      id: number;
+      cluster: ClusterPort;
+      objects: Pick<ObjectAccess, "stat" | "remove">;
+      options: LeaderOptions;
+      /** It cannot go on: superseded, or the store failed. */
+      onFailure: (error: unknown) => void;
+    },
+  ) {
+    const { clock, store, replayed, term, cluster, logger } = parts;
+    const { metadata, loader } = replayed;
+    this.startedAt = clock.now();
+    this.confirmedAt = this.startedAt;
+    this.lastCheckpoint = this.startedAt;
+    this.fenceEpoch = cluster.epoch();
+    this.capabilities = new CapabilityTable(term);
+    this.journal = new JournalWriter({
+      store,
+      clock,
+      term,
+      last: replayed.last,
+      events: {
+        onSealed: (seq) => this.checkpointer.onSealed(seq),
+        onSafe: (seq) => this.onSafe(seq),
+        onFailure: (error) => this.fail(error),
+      },
+      onContact: (sentMs) => this.confirmed(sentMs),
+    });
+    this.checkpointer = new Checkpointer({
+      cache: metadata.cache,
+      store,
+      journal: this.journal,
+      logger,
+      checkpoint: replayed.checkpoint,
+      batches: replayed.batches,
+      onFailure: (error) => this.fail(error),
+    });
+    this.operations = new Operations({
+      metadata,
+      loader,
+      capabilities: this.capabilities,
+      journal: this.journal,
+      recall: (ino, mode, sessions) => {
+        for (const session of sessions) this.recall(session, ino, mode);
+      },
+      panic: (error) => this.fail(error),
+    });
+    this.namespace = new Namespace(metadata, {
+      fileLayout: () => cluster.layoutOf(undefined),
+      usage: () => cluster.usage(),
+    });
+    this.volumes = new Volumes(metadata, {
+      layoutOf: (pool) => cluster.layoutOf(pool),
+      minEpoch: () => this.fenceEpoch,
+      lapsed: (id) => this.isLapsed(id),
+    });
+    this.purger = new Purger({
+      metadata,
+      objects: parts.objects,
+      clock,
+      logger,
+      change: async (work) => {
+        await this.operations.change(work);
+      },
+      read: (read) => loader.run(read),
+      stopped: () => this.phase === "stopped",
+    });
+  }
+
+  private get metadata() {
+    return this.parts.replayed.metadata;
+  }
+  private now(): number {
+    return this.parts.clock.now();
+  }
+
+  /** Makes the root of an empty file system, takes over the journaled sessions, begins to work. */
+  async start(): Promise<void> {
+    if (this.metadata.counter("formatted") === 0) await this.format();
+    for (const session of this.metadata.sessions()) {
+      this.awaited.add(session.id);
+      this.sessions.set(session.id, this.newSession(session.id, undefined, session.floor));
+      for (const ino of session.exclusive.keys()) {
+        this.capabilities.raise(session.id, ino, "exclusive");
+      }
+    }
+    this.parts.logger.info(
+      { term: this.parts.term, sessions: this.awaited.size, journal: this.journal.last },
+      "leading the metadata",
+    );
+    this.onTick();
+    this.purger.wake();
+  }
+  private async format(): Promise<void> {
+    const timeNs = this.parts.clock.wallNs();
+    const seq = await this.operations.change(() => {
+      const draft = new Draft(this.metadata);
+      draft.setCounter("formatted", 1);
+      draft.setCounter("nextIno", 1024);
+      draft.createInode({
+        ino: ROOT_INO,
+        mode: S_IFDIR | 0o755,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        atimeNs: timeNs,
+        mtimeNs: timeNs,
+        ctimeNs: timeNs,
+        btimeNs: timeNs,
+        truncateSeq: 0,
+        truncateSize: 0,
+        xattrCount: 0,
+        parent: ROOT_INO,
+        dataMax: 0,
+        xattrBytes: 0,
+      });
+      return draft.finish();
+    });
+    await this.safe(seq);
+  }
+  private safe(seq: number): Promise<void> {
+    return new Promise((resolve) => this.journal.whenSafe(seq, resolve));
+  }
+
+  /** Stops at once. Whoever waits gets NotLeader and turns to the next leader. */
+  stop(): void {
+    if (this.phase === "stopped") return;
+    this.phase = "stopped";
+    this.tick?.cancel();
+    this.operations.stop();
+    const error = new DssError("NotLeader", "this metadata server no longer leads");
+    for (const session of this.sessions.values()) {
+      for (const pending of session.requests.values()) {
+        if (pending.reply === undefined) pending.incoming.fail(error);
+      }
+      session.link?.destroy();
+    }
+    this.held = [];
+  }
+  /** For a stop in good order: what was answered is safe, and pages are written so that the successor has little to replay. */
+  async finish(): Promise<void> {
+    if (this.phase === "stopped") return;
+    await this.safe(this.journal.last);
+  }
+  private fail(error: unknown): void {
+    if (this.phase === "stopped") return;
+    this.stop();
+    this.parts.onFailure(error);
+  }
+
+  // The lease of the leader itself.
+
+  private confirmed(sentMs: number): void {
+    if (sentMs > this.confirmedAt) this.confirmedAt = sentMs;
+    if (this.held.length === 0 || !this.mayAnswer()) return;
+    const due = this.held;
+    this.held = [];
+    for (const send of due) send();
+  }
+  private mayAnswer(): boolean {
+    return this.now() - this.confirmedAt < this.parts.options.confirmedMs;
+  }
+  private answering(send: () => void): void {
+    if (this.phase === "stopped") return;
+    if (this.mayAnswer()) send();
+    else this.held.push(send);
+  }
+  private async confirm(): Promise<void> {
+    if (this.confirming) return;
+    this.confirming = true;
+    try {
+      const sent = this.now();
+      await this.parts.store.confirm();
+      this.confirmed(sent);
+    } catch (error) {
+      this.fail(error);
+    } finally {
+      this.confirming = false;
+    }
+  }
+
+  private onTick(): void {
+    if (this.phase === "stopped") return;
+    const now = this.now();
+    const { options } = this.parts;
+    if (now - this.confirmedAt > CONFIRM_MS) void this.confirm();
+    if (this.phase === "reconnecting") this.checkReconnected();
+    for (const session of this.sessions.values()) this.checkSession(session, now);
+    const batches = this.journal.safe - this.checkpointer.checkpoint;
+    const due = now - this.lastCheckpoint > options.checkpointMs;
+    if (batches > 0 && (due || batches > options.checkpointBatches)) {
+      this.lastCheckpoint = now;
+      void this.checkpointer.run();
+    }
+    this.tick = this.parts.clock.setTimer(TICK_MS, () => this.onTick());
+  }
+  private checkSession(session: LiveSession, now: number): void {
+    if (session.evicting !== undefined || this.awaited.has(session.id)) return;
+    const silent = now - session.lastSeen;
+    if (silent > this.parts.options.expiryMs) {
+      void this.evict(session, "silent for too long");
+      return;
+    }
+    for (const { since } of session.recalls.values()) {
+      if (silent > this.parts.options.leaseMs) {
+        void this.evict(session, "its lease is over while others wait");
+        return;
+      }
+      if (now - since > this.parts.options.recallTimeoutMs) {
+        void this.evict(session, "it keeps what was recalled");
+        return;
+      }
+    }
+  }
+  private isLapsed(id: ClientId): boolean {
+    const session = this.sessions.get(id);
+    if (session === undefined) return true;
+    return this.now() - session.lastSeen > this.parts.options.leaseMs;
+  }
+
+  /** Ends the reconnecting phase when it can. */
+  private checkReconnected(): void {
+    const now = this.now();
+    if (this.awaited.size > 0) {
+      if (now - this.startedAt <= this.parts.options.leaseMs) return;
+      for (const id of this.awaited) {
+        const session = this.sessions.get(id);
+        if (session !== undefined && session.evicting === undefined) {
+          void this.evict(session, "it did not come back to the new leader");
+        }
+      }
+      return;
+    }
+    for (const session of this.sessions.values()) {
+      const isNew = session.link !== undefined && now - session.openedAt < SETTLE_MS;
+      if (session.replaying > 0 || (isNew && !session.settled)) return;
+    }
+    this.phase = "active";
+    this.parts.logger.info({ tookMs: Math.round(now - this.startedAt) }, "serving metadata");
+    for (const resume of this.whenActive.splice(0)) resume();
+  }
+  private settled(session: LiveSession): void {
+    if (session.settled) return;
+    session.settled = true;
+    this.checkAgain();
+  }
+  private checkAgain(): void {
+    if (this.phase === "reconnecting") this.checkReconnected();
+  }
+  private async active(): Promise<void> {
+    if (this.phase === "reconnecting") {
+      this.checkReconnected();
+      if ((this.phase as string) === "active") return;
+      await new Promise<void>((resolve) => this.whenActive.push(resolve));
+    }
+  }
+
+  // Sessions.
+
+  private newSession(id: ClientId, link: Link | undefined, floor: number): LiveSession {
+    return {
+      id,
+      link,
+      lastSeen: this.now(),
+      floor,
+      requests: new Map(),
+      lastJournal: 0,
+      pushedSafe: 0,
+      replays: Promise.resolve(),
+      replaying: 0,
+      settled: false,
+      openedAt: this.now(),
+      recalls: new Map(),
+      evicting: undefined,
+    };
+  }
+
+  async openSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
+    checkOpen(open);
+    return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
+  }
+  private async beginSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
+    await this.active();
+    for (const id of predecessors(this.metadata, open)) {
+      const session = this.sessions.get(id);
+      if (session !== undefined) await this.evict(session, "a successor has started");
+    }
+    const id = await this.parts.cluster.allocateClient();
+    const seq = await this.operations.change(() => openSession(this.metadata, id, open));
+    await this.safe(seq);
+    const session = this.newSession(id, link, 1);
+    session.settled = true;
+    this.sessions.set(id, session);
+    this.bind(session, link);
+    const { type, host, pid, detail } = open;
+    this.parts.logger.info({ client: id, type, host, pid, detail }, "session opened");
+    return this.opened(session, []);
+  }
+  private async resumeSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
+    const session = this.sessions.get(open.client);
+    const known = this.metadata.session(open.client);
+    if (session === undefined || known === undefined || session.evicting !== undefined) {
+      throw new DssError("NoSession", `session ${open.client} has ended`);
+    }
+    const returning = this.awaited.delete(session.id);
+    session.openedAt = this.now();
+    session.settled = false;
+    session.floor = Math.max(session.floor, open.floor);
+    this.bind(session, link);
+    this.takeHeld(session, open, returning);
+    for (const [ino, { mode, seq }] of session.recalls) link.post(MdsRecall, { ino, mode, seq });
+    this.parts.logger.info({ client: session.id, returning }, "session resumed");
+    const completed = [...known.completed].filter((id) => id >= open.floor);
+    return this.opened(session, completed);
+  }
+  private bind(session: LiveSession, link: Link): void {
+    if (session.link !== undefined) this.byLink.delete(session.link);
+    session.link = link;
+    session.lastSeen = this.now();
+    session.pushedSafe = this.journal.safe;
+    this.byLink.set(link, session);
+    link.onClose(() => {
+      this.byLink.delete(link);
+      if (session.link === link) session.link = undefined;
+    });
+  }
+  private opened(session: LiveSession, completed: number[]): SessionOpened {
+    return {
+      client: session.id,
+      term: this.parts.term,
+      leaseMs: this.parts.options.leaseMs,
+      safe: this.journal.safe,
+      completed,
+      clusterId: this.parts.cluster.clusterId,
+      epoch: this.parts.cluster.epoch(),
+    };
+  }
+  /** What a resuming session says that it holds, against what is known. */
+  private takeHeld(session: LiveSession, open: SessionOpen, returning: boolean): void {
+    const told = new Map(open.held.map((held) => [held.ino, held]));
+    for (const [ino, held] of [...this.capabilities.ofSession(session.id)]) {
+      const claim = told.get(ino);
+      if (held.mode === "exclusive") {
+        // The holder's last word went to a leader that is gone: its objects tell.
+        if (claim?.mode !== "exclusive" && returning) void this.recoverReleased(session, ino);
+      } else if (claim === undefined || claim.mode === "none") {
+        this.lower(session, ino, "none");
+      }
+    }
+    for (const { ino, mode, seq } of open.held) {
+      if (mode !== "shared" || this.capabilities.exclusiveHolder(ino) !== undefined) continue;
+      // A new leader learns of shared capabilities only here; an old one knows what it has granted.
+      if (returning) this.capabilities.raise(session.id, ino, "shared", seq);
+    }
+    for (const ino of open.open ?? []) this.capabilities.setOpen(session.id, ino, true);
+  }
+  private async recoverReleased(session: LiveSession, ino: Ino): Promise<void> {
+    const found = await this.probe(session.id, ino);
+    if (this.phase === "stopped") return;
+    await this.endGrant(session, ino, found);
+    this.lower(session, ino, "none");
+  }
+
+  async closeSession(message: SessionClose, link: Link): Promise<void> {
+    const session = this.byLink.get(link);
+    if (session === undefined || session.id !== message.client) {
+      throw new DssError("NoSession", "this link has no such session");
+    }
+    await this.end(session, undefined);
+    this.parts.logger.info({ client: session.id }, "session closed");
+  }
+
+  keepAlive(message: KeepAlive, link: Link): KeptAlive {
+    const session = this.byLink.get(link);
+    if (session === undefined || session.id !== message.client) {
+      throw new DssError("NoSession", `session ${message.client} is not open on this link`);
+    }
+    session.lastSeen = this.now();
+    this.raiseFloor(session, message.floor);
+    this.settled(session);
+    return {
+      term: this.parts.term,
+      safe: this.journal.safe,
+      leaseMs: this.parts.options.leaseMs,
+    };
+  }
+  private raiseFloor(session: LiveSession, floor: number): void {
+    if (!(floor > session.floor)) return;
+    session.floor = floor;
+    for (const [id, pending] of session.requests) {
+      if (id >= floor) break; // Ids rise.
+      if (pending.reply !== undefined) session.requests.delete(id);
+    }
+  }
+
+  // Eviction: first the fence, then what its objects say, then the capabilities are free.
+
+  private evict(session: LiveSession, reason: string): Promise<void> {
+    session.evicting ??= this.runEviction(session, reason);
+    return session.evicting;
+  }
+  private async runEviction(session: LiveSession, reason: string): Promise<void> {
+    const { logger, cluster } = this.parts;
+    logger.warn({ client: session.id, reason }, "evicting a session");
+    try {
+      for (;;) {
+        try {
+          const epoch = await cluster.fence(session.id);
+          this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
+          break;
+        } catch (error) {
+          if (this.phase === "stopped" || !isDssError(error) || error.retry !== "same") throw error;
+          await this.pause();
+        }
+      }
+      await this.end(session, this.fenceEpoch);
+      logger.warn({ client: session.id, epoch: this.fenceEpoch }, "session evicted and fenced");
+    } catch (error) {
+      if (this.phase !== "stopped") this.fail(error);
+    }
+  }
+  private pause(): Promise<void> {
+    return new Promise((resolve) => void this.parts.clock.setTimer(PROBE_RETRY_MS, resolve));
+  }
+  /** The session is over; `fenced`: nobody writes under its grants any more. */
+  private async end(session: LiveSession, fenced: Epoch | undefined): Promise<void> {
+    session.evicting ??= Promise.resolve();
+    const { id } = session;
+    const recovered = new Map<Ino, Recovered>();
+    const locks = [...(this.metadata.session(id)?.volumes.keys() ?? [])].map(volumeKey);
+    for (const ino of this.metadata.session(id)?.exclusive.keys() ?? []) {
+      const found = await this.probe(id, ino);
+      if (this.phase === "stopped") return;
+      if (found !== undefined) recovered.set(ino, found);
+    }
+    let removed: Ino[] = [];
+    const hides = [...recovered.keys()];
+    const seq = await this.operations.change(
+      () => {
+        const ended = endSession(this.metadata, this.capabilities, { id, recovered });
+        removed = ended.removed;
+        return ended.record;
+      },
+      id,
+      hides,
+    );
+    await this.safe(seq);
+    for (const ino of removed) this.capabilities.forget(ino);
+    const freed = [...this.capabilities.ofSession(id)].map(([ino]) => ino);
+    this.capabilities.dropSession(id);
+    this.sessions.delete(id);
+    this.awaited.delete(id);
+    const gone = new DssError(fenced === undefined ? "NoSession" : "Fenced", "the session is over");
+    for (const pending of session.requests.values()) {
+      if (pending.reply === undefined) pending.incoming.fail(gone);
+    }
+    if (session.link !== undefined) {
+      this.byLink.delete(session.link);
+      if (fenced !== undefined) session.link.destroy();
+    }
+    for (const ino of [...freed, ...locks]) this.operations.released(ino);
+    for (const ino of session.recalls.keys()) this.operations.released(ino);
+    this.purger.wake();
+    this.checkAgain();
+  }
+  /** Size and time of a file by its objects, below what the session may have written. */
+  private async probe(id: ClientId, ino: Ino): Promise<Recovered | undefined> {
+    for (;;) {
+      try {
+        const inode = await this.parts.replayed.loader.run(() => this.metadata.inode(ino));
+        const bound = this.metadata.session(id)?.exclusive.get(ino);
+        if (inode === undefined || bound === undefined) return undefined;
+        return await recoverFile(this.parts.objects, inode, {
+          bound: Math.max(bound, inode.dataMax),
+          minEpoch: this.fenceEpoch,
+        });
+      } catch (error) {
+        if (this.phase === "stopped") return undefined;
+        // Nobody else may have the file before its end is known: wait for the OSDs, however long.
+        this.parts.logger.warn(
+          { client: id, ino, err: describeError(error) },
+          "the size of a dead writer's file cannot be found yet; trying again",
+        );
+        await this.pause();
+      }
+    }
+  }
+
+  // Capabilities on the wire.
+
+  private recall(id: ClientId, ino: Ino, mode: CapabilityMode): void {
+    const session = this.sessions.get(id);
+    if (session === undefined) return;
+    const silent = this.now() - session.lastSeen > this.parts.options.leaseMs;
+    if (silent || ino < 0) {
+      void this.evict(session, "its lease is over while others wait");
+      return;
+    }
+    const known = session.recalls.get(ino);
+    if (known !== undefined && (known.mode === "none" || known.mode === mode)) return;
+    const seq = this.capabilities.nextSeq();
+    session.recalls.set(ino, { mode, seq, since: known?.since ?? this.now() });
+    session.link?.post(MdsRecall, { ino, mode, seq });
+  }
+
+  onReleased(message: Released, link: Link): void {
+    const session = this.byLink.get(link);
+    if (session === undefined || session.evicting !== undefined) return;
+    session.lastSeen = this.now();
+    void this.release(session, message).catch((error: unknown) => this.fail(error));
+  }
+  private async release(session: LiveSession, message: Released): Promise<void> {
+    const { ino, mode, seq, size, mtimeNs } = message;
+    const held = this.capabilities.held(session.id, ino);
+    const recalled = session.recalls.get(ino);
+    // Sent before the newest grant arrived: the client holds that grant.
+    if (held !== undefined && seq < held.seq) return;
+    if (held?.mode === "exclusive" && mode !== "exclusive") {
+      const told =
+        Number.isSafeInteger(size) && typeof mtimeNs === "bigint"
+          ? { size: size!, mtimeNs }
+          : undefined;
+      await this.endGrant(session, ino, told);
+    }
+    this.capabilities.setOpen(session.id, ino, message.open && mode === "none");
+    if (recalled !== undefined && rank(mode) <= rank(recalled.mode)) session.recalls.delete(ino);
+    this.lower(session, ino, mode);
+  }
+  private lower(session: LiveSession, ino: Ino, mode: CapabilityMode): void {
+    this.capabilities.lower(session.id, ino, mode);
+    this.operations.released(ino);
+  }
+  /** Journals the end of an exclusive grant, with its holder's last word. */
+  private async endGrant(
+    session: LiveSession,
+    ino: Ino,
+    last: { size: number; mtimeNs: bigint } | undefined,
+  ): Promise<void> {
+    await this.operations.change(
+      () => {
+        const grant = this.metadata.session(session.id)?.exclusive.get(ino);
+        const inode = this.metadata.inode(ino);
+        if (grant === undefined) return [];
+        const draft = new Draft(this.metadata);
+        if (inode !== undefined) draft.put(afterGrant(inode, grant, last));
+        draft.add({ d: "grantRemove", id: session.id, ino });
+        return draft.finish();
+      },
+      session.id,
+      [ino],
+    );
+  }
+
+  private grants(session: LiveSession, plan: Plan): Grant[] {
+    const grants: Grant[] = [];
+    const { capabilities } = this;
+    const minEpoch = this.fenceEpoch;
+    if (plan.exclusive !== undefined) {
+      const { ino, maxSize } = plan.exclusive;
+      capabilities.raise(session.id, ino, "exclusive");
+      const held = capabilities.held(session.id, ino)!;
+      held.seq = capabilities.nextSeq(); // The same grant, perhaps with another maxSize.
+      session.recalls.delete(ino);
+      grants.push({ ino, mode: "exclusive", seq: held.seq, maxSize, minEpoch });
+    }
+    for (const ino of plan.shared) {
+      if (ino === plan.exclusive?.ino || plan.removed.includes(ino)) continue;
+      if (capabilities.pendingBefore(ino, Infinity) !== undefined) continue;
+      if (capabilities.above(ino, session.id, "shared").length > 0) continue;
+      const held = capabilities.raise(session.id, ino, "shared");
+      if (held === undefined) continue;
+      grants.push({ ino, mode: "shared", seq: held.seq, maxSize: 0, minEpoch });
+    }
+    this.limitCapabilities(session);
+    return grants;
+  }
+  private limitCapabilities(session: LiveSession): void {
+    const journaled = this.metadata.session(session.id)?.exclusive;
+    if (journaled !== undefined && journaled.size > EXCLUSIVE_MAX) {
+      this.recallOldest(session, journaled.keys(), "shared");
+    }
+    const { capabilitiesMax } = this.parts.options;
+    if (this.capabilities.count(session.id) - session.recalls.size <= capabilitiesMax) return;
+    const inos = [...this.capabilities.ofSession(session.id)].map(([ino]) => ino);
+    this.recallOldest(session, inos, "none");
+  }
+  /** Asks for an eighth of them back. */
+  private recallOldest(session: LiveSession, inos: Iterable<Ino>, mode: CapabilityMode): void {
+    let left = Math.ceil(this.parts.options.capabilitiesMax / 8);
+    for (const ino of inos) {
+      if (left-- <= 0) return;
+      if (!session.recalls.has(ino)) this.recall(session.id, ino, mode);
+    }
+  }
+
+  // Requests.
+
+  onOperation(incoming: Incoming<MdsCall, MdsReply>): void {
+    const call = incoming.message;
+    const session = this.byLink.get(incoming.link);
+    if (session === undefined || session.evicting !== undefined) {
+      throw new DssError("NoSession", "this link has no session");
+    }
+    checkCall(call);
+    session.lastSeen = this.now();
+    if (call.id < session.floor) {
+      throw new DssError("StaleRequest", `request ${call.id} is below the floor ${session.floor}`);
+    }
+    this.raiseFloor(session, Math.min(call.floor, call.id));
+    const known = session.requests.get(call.id);
+    if (known !== undefined) {
+      known.incoming = incoming; // The earlier link is gone; this one gets the answer.
+      if (known.reply !== undefined) this.send(session, call, known.reply);
+      return;
+    }
+    session.requests.set(call.id, { incoming });
+    if (!call.replay) {
+      this.settled(session);
+      if (this.phase === "active") this.execute(session, call, () => undefined);
+      else this.whenActive.push(() => this.execute(session, call, () => undefined));
+      return;
+    }
+    // Replays run one after the other, as they were sent.
+    session.replaying++;
+    session.replays = session.replays
+      .then(() => new Promise<void>((resolve) => this.execute(session, call, resolve)))
+      .then(() => {
+        session.replaying--;
+        this.checkAgain();
+      });
+  }
+
+  private execute(session: LiveSession, call: MdsCall, over: () => void): void {
+    const { request, id } = call;
+    const repeated =
+      call.replay && this.metadata.session(session.id)?.completed.has(id) === true;
+    this.operations.submit({
+      session: session.id,
+      request: { id, floor: session.floor },
+      plan: (access) =>
+        this.planFor(session, access, { call, repeated }),
+      done: (plan, seq) => {
+        this.finished(session, call, plan, repeated ? this.journal.last : seq);
+        over();
+      },
+      fail: (error) => {
+        const pending = session.requests.get(id);
+        session.requests.delete(id);
+        this.answering(() => pending?.incoming.fail(error));
+        over();
+      },
+    });
+  }
+
+  private planFor(
+    session: LiveSession,
+    access: Access,
+    { call, repeated }: { call: MdsCall; repeated: boolean },
+  ): Plan {
+    // It may have waited while its session was evicted.
+    if (session.evicting !== undefined) throw new DssError("NoSession", "the session is over");
+    return repeated ? this.namespace.again(access, call.request) : this.plan(access, call);
+  }
+
+  private finished(session: LiveSession, call: MdsCall, plan: Plan, seq: number): void {
+    const reply: MdsReply = {
+      id: call.id,
+      journal: seq,
+      notFound: plan.notFound,
+      answer: plan.answer,
+      grants: this.grants(session, plan),
+    };
+    if (seq > session.lastJournal) session.lastJournal = seq;
+    const pending = session.requests.get(call.id);
+    if (pending !== undefined) {
+      if (seq > 0) pending.reply = reply;
+      else session.requests.delete(call.id);
+    }
+    const send = (): void => this.send(session, call, reply, pending?.incoming);
+    const needed = call.request.op === "sync" ? session.lastJournal : seq;
+    if (plan.durable || call.wait === "safe" || call.request.op === "sync") {
+      if (pending !== undefined) delete pending.reply;
+      this.journal.whenSafe(needed, () => {
+        if (pending !== undefined && seq > 0) pending.reply = reply;
+        send();
+      });
+    } else send();
+    if (plan.record.some((delta) => delta.d === "purgePut")) this.purger.wake();
+  }
+  private send(
+    session: LiveSession,
+    call: MdsCall,
+    reply: MdsReply,
+    first?: Incoming<MdsCall, MdsReply>,
+  ): void {
+    this.answering(() => {
+      const incoming = session.requests.get(call.id)?.incoming ?? first;
+      incoming?.reply(reply);
+    });
+  }
+
+  private plan(access: Access, { request }: MdsCall): Plan {
+    const { namespace, volumes } = this;
+    switch (request.op) {
+      case "lookup":
+        return namespace.lookup(access, request);
+      case "getattr":
+        return namespace.getattr(access, request);
+      case "acquire":
+        return namespace.acquire(access, request);
+      case "readdir":
+        return namespace.readdir(access, request);
+      case "create":
+        return namespace.create(access, request);
+      case "link":
+        return namespace.link(access, request);
+      case "unlink":
+        return namespace.unlink(access, request);
+      case "rmdir":
+        return namespace.rmdir(access, request);
+      case "rename":
+        return namespace.rename(access, request);
+      case "setattr":
+        return namespace.setattr(access, request);
+      case "publish":
+        return namespace.publish(access, request);
+      case "extend":
+        return namespace.extend(access, request);
+      case "orphanRelease":
+        return namespace.orphanRelease(access, request);
+      case "getxattrs":
+        return namespace.getxattrs(access, request);
+      case "setxattr":
+        return namespace.setxattr(access, request);
+      case "removexattr":
+        return namespace.removexattr(access, request);
+      case "statfs":
+        return namespace.statfs();
+      case "inoRange":
+        return namespace.inoRange(access);
+      case "volumeCreate":
+        return volumes.create(access, request);
+      case "volumeList":
+        return volumes.list(access);
+      case "volumeInfo":
+        return volumes.info(access, request);
+      case "volumeRemove":
+        return volumes.remove(access, request);
+      case "volumeOpen":
+        return volumes.open(access, request);
+      case "volumeClose":
+        return volumes.close(access, request);
+      case "sync":
+        return emptyPlan();
+    }
+  }
+
+  private onSafe(seq: number): void {
+    this.operations.onSafe(seq);
+    for (const session of this.sessions.values()) {
+      if (session.link === undefined || session.pushedSafe >= session.lastJournal) continue;
+      session.pushedSafe = seq;
+      session.link.post(MdsSafe, { journal: seq });
+    }
+  }
+
+  /** Begins a checkpoint and waits for its end. */
+  checkpoint(): Promise<void> {
+    return this.checkpointer.run();
+  }
+  /** People fence a client: its session ends too. */
+  async fence(client: ClientId): Promise<Epoch> {
+    const session = this.sessions.get(client);
+    if (session === undefined) return this.parts.cluster.fence(client);
+    await this.evict(session, "an administrator asked for it");
+    return this.fenceEpoch;
+  }
+
+  status(): MdsStatus {
+    let entries = 0;
+    let bytes = 0;
+    for (const entry of this.metadata.purges()) {
+      entries++;
+      bytes += Math.max(0, Math.min(entry.likely, entry.bound) - entry.from);
+    }
+    const silent = [...this.sessions.values()].filter((session) => this.isLapsed(session.id));
+    return {
+      leader: this.parts.id,
+      term: this.parts.term,
+      journal: this.journal.last,
+      safe: this.journal.safe,
+      sessions: [...this.metadata.sessions()].map((session) => ({
+        id: session.id,
+        type: session.type,
+        host: session.host,
+        pid: session.pid,
+        detail: session.detail,
+        instance: session.instance,
+        capabilities: this.capabilities.count(session.id),
+      })),
+      inodes: this.metadata.counter("inodes"),
+      volumes: [...this.metadata.volumes()].length,
+      purgeQueue: { entries, bytes },
+      warnings:
+        silent.length === 0
+          ? []
+          : [
+              {
+                code: "MDS_CLIENT_SILENT",
+                severity: "HEALTH_WARN",
+                summary: `${silent.length} client(s) have not been heard of for a lease`,
+                detail: silent.map((session) => `client.${session.id}`),
+              },
+            ],
+    };
+  }
+}
+
+function rank(mode: CapabilityMode): number {
+  return mode === "none" ? 0 : mode === "shared" ? 1 : 2;
+}

@@ -1,0 +1,139 @@
+/** The shape of requests, checked once where they come in: below this, members are what their types say. */
+import { DssError } from "../cluster/base/errors.js";
+import type { MdsCall, Request, SessionOpen } from "./proto.js";
+
+type Kind = "int" | "bytes" | "text" | "bool" | "actor" | "mode" | "time" | "capability";
+const OPTIONAL = "?";
+
+/** Members of each operation; a trailing ? marks those that may be absent. */
+const SHAPES: Record<Request["op"], Record<string, Kind>> = {
+  lookup: { parent: "int", name: "bytes" },
+  getattr: { ino: "int" },
+  acquire: { ino: "int", mode: "capability" },
+  readdir: { ino: "int", cookie: "int", limit: "int", plus: "bool" },
+  create: {
+    parent: "int",
+    name: "bytes",
+    ino: "int",
+    mode: "mode",
+    rdev: "int",
+    "target?": "bytes",
+    exclusive: "bool",
+    actor: "actor",
+  },
+  link: { ino: "int", parent: "int", name: "bytes", actor: "actor" },
+  unlink: { parent: "int", name: "bytes", stillOpen: "bool", actor: "actor" },
+  rmdir: { parent: "int", name: "bytes", actor: "actor" },
+  rename: {
+    parent: "int",
+    name: "bytes",
+    newParent: "int",
+    newName: "bytes",
+    noReplace: "bool",
+    exchange: "bool",
+    stillOpen: "bool",
+    actor: "actor",
+  },
+  setattr: {
+    ino: "int",
+    "mode?": "mode",
+    "uid?": "mode",
+    "gid?": "mode",
+    "size?": "int",
+    "atimeNs?": "time",
+    "mtimeNs?": "time",
+    "clearSuid?": "bool",
+    actor: "actor",
+  },
+  publish: { ino: "int", size: "int", mtimeNs: "time" },
+  extend: { ino: "int", size: "int" },
+  orphanRelease: { ino: "int" },
+  getxattrs: { ino: "int" },
+  setxattr: {
+    ino: "int",
+    name: "bytes",
+    value: "bytes",
+    create: "bool",
+    replace: "bool",
+    actor: "actor",
+  },
+  removexattr: { ino: "int", name: "bytes", actor: "actor" },
+  statfs: {},
+  inoRange: {},
+  volumeCreate: { name: "text", size: "int", pool: "text", actor: "actor" },
+  volumeList: {},
+  volumeInfo: { name: "text" },
+  volumeRemove: { name: "text" },
+  volumeOpen: { name: "text", write: "bool" },
+  volumeClose: { id: "int" },
+  sync: {},
+};
+
+const TEXT_MAX = 1024;
+const INT64_LIMIT = 2n ** 63n;
+
+function isOf(kind: Kind, value: unknown): boolean {
+  switch (kind) {
+    case "int":
+      return Number.isSafeInteger(value) && (value as number) >= 0;
+    case "mode":
+      return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32;
+    case "bytes":
+      return Buffer.isBuffer(value);
+    case "text":
+      return typeof value === "string" && value.length <= TEXT_MAX;
+    case "bool":
+      return typeof value === "boolean";
+    case "time":
+      return typeof value === "bigint" && value < INT64_LIMIT && value >= -INT64_LIMIT;
+    case "capability":
+      return value === "shared" || value === "exclusive";
+    case "actor": {
+      const actor = value as Record<string, unknown> | null;
+      if (typeof actor !== "object" || actor === null) return false;
+      return isOf("mode", actor["uid"]) && isOf("mode", actor["gid"]) && isOf("time", actor["timeNs"]);
+    }
+  }
+}
+
+/** Malformed unless the call is one of the protocol. */
+export function checkCall(call: MdsCall): void {
+  const request = call?.request as unknown as Record<string, unknown> | undefined;
+  const op = request?.["op"];
+  if (request === undefined || typeof op !== "string" || !Object.hasOwn(SHAPES, op)) {
+    throw new DssError("Malformed", `no such metadata operation: ${String(op)}`);
+  }
+  if (!isOf("int", call.id) || !isOf("int", call.floor)) {
+    throw new DssError("Malformed", `${op}: request id and floor are numbers`);
+  }
+  for (const [member, kind] of Object.entries(SHAPES[op as Request["op"]])) {
+    const optional = member.endsWith(OPTIONAL);
+    const name = optional ? member.slice(0, -1) : member;
+    const value = request[name];
+    if (optional && (value === undefined || value === null)) {
+      delete request[name]; // msgpack may carry an absent member as nil.
+      continue;
+    }
+    if (!isOf(kind, value)) throw new DssError("Malformed", `${op}: ${name} is no ${kind}`);
+  }
+  for (const member of ["name", "newName", "target", "value"]) {
+    // Views of the message would keep it in memory as long as the metadata.
+    const value = request[member];
+    if (Buffer.isBuffer(value)) request[member] = Buffer.from(value);
+  }
+}
+
+export function checkOpen(open: SessionOpen): void {
+  for (const member of ["instance", "host", "detail"] as const) {
+    if (!isOf("text", open[member])) throw new DssError("Malformed", `session: ${member}`);
+  }
+  for (const member of ["client", "floor", "pid"] as const) {
+    if (!isOf("int", open[member])) throw new DssError("Malformed", `session: ${member}`);
+  }
+  if (!["mount", "nbd", "cli", "library"].includes(open.type)) {
+    throw new DssError("Malformed", `session: type ${String(open.type)}`);
+  }
+  if (!Array.isArray(open.held) || !Array.isArray(open.orphans)) {
+    throw new DssError("Malformed", "session: lists of what it holds");
+  }
+}
