@@ -18,6 +18,7 @@ export function daemonLogger(name: string, config: Config): ProcessLogger {
 }
 
 const HARD_EXIT = 130;
+const START_GRACE_MS = 1_500;
 
 /** Runs until a signal or its own end. Throws what ended it. */
 export async function runToEnd(
@@ -33,8 +34,11 @@ export async function runToEnd(
       process.exit(HARD_EXIT);
     }
     logger.info({ signal }, "ending in good order");
-    if (running === undefined) isEarly = true;
-    else stopping = running.stop();
+    if (running === undefined) {
+      // A start may wait for its cluster without end. Nothing was acknowledged yet.
+      isEarly = true;
+      setTimeout(() => process.exit(HARD_EXIT), START_GRACE_MS).unref();
+    } else stopping = running.stop();
     // A failure of it is thrown below.
     stopping?.catch(() => undefined);
   };

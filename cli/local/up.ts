@@ -3,7 +3,7 @@
  * usable. Starts only what is missing; a part that runs is never touched. Order: ZooKeeper, then
  * metadata servers and OSDs together, then the mount. Every start is recorded before the next.
  */
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DssError, isDssError } from "../../cluster/base/errors.js";
@@ -12,10 +12,19 @@ import { ClusterClient } from "../context.js";
 import { UsageError } from "../failure.js";
 import { rememberCluster } from "./folders.js";
 import { lockFolder } from "./lock.js";
-import { MAIN, isMountAlive, probe, readRecord, startMount, stopMount, takeAway } from "./mounts.js";
+import {
+  MAIN,
+  checkMountpoint,
+  isMountAlive,
+  probe,
+  readRecord,
+  startMount,
+  stopMount,
+  takeAway,
+} from "./mounts.js";
 import { plan, preferredOsdPort, PREFERRED, type UpOptions } from "./plan.js";
 import { isFree, pickPort } from "./ports.js";
-import { failureIn, startDetached, type Started } from "./process.js";
+import { failureIn, startDetached, stop, type Started } from "./process.js";
 import {
   checkUsable,
   newState,
@@ -31,6 +40,7 @@ import { servesRequests, startZooKeeper } from "./zookeeper.js";
 const LOCK_MS = 60_000;
 const ZOOKEEPER_MS = 40_000;
 const READY_MS = 60_000;
+const STOP_MS = 5_000;
 
 export interface UpRequest extends UpOptions {
   folder: string;
@@ -61,15 +71,32 @@ export async function bringUp(request: UpRequest): Promise<UpResult> {
     const state = found ?? newState("");
     const work: Work = { folder, state, children: [], started: [], say: request.say };
     await settle(work, request, found === undefined);
-    mkdirSync(join(folder, "log"), { recursive: true, mode: 0o755 });
-    rememberCluster(folder);
-    await startServers(work);
-    await Promise.all([startAll(work, "mds"), startAll(work, "osd")]);
-    await untilReady(work);
-    await ensureMount(work);
+    try {
+      await startMissing(work);
+    } catch (error) {
+      await stopStarted(work);
+      throw error;
+    }
     return { state, started: work.started };
   } finally {
     await unlock();
+  }
+}
+
+async function startMissing(work: Work): Promise<void> {
+  mkdirSync(join(work.folder, "log"), { recursive: true, mode: 0o755 });
+  rememberCluster(work.folder);
+  await startServers(work);
+  await Promise.all([startAll(work, "mds"), startAll(work, "osd")]);
+  await untilReady(work);
+  await ensureMount(work);
+}
+
+/** A start that failed leaves what ran before, and nothing else but logs. */
+async function stopStarted(work: Work): Promise<void> {
+  for (const role of ["osd", "mds", "zookeeper"]) {
+    const ours = work.children.filter(({ name }) => name.startsWith(role));
+    await Promise.all(ours.map(({ process }) => stop(process, STOP_MS)));
   }
 }
 
@@ -87,6 +114,7 @@ async function settle(work: Work, request: UpRequest, isNew: boolean): Promise<v
     );
   }
   state.mount = mount;
+  await checkMountTarget(mount);
   const taken = new Set<number>();
   if ("external" in wanted.zookeeper) state.zookeeper = wanted.zookeeper;
   else await settleZooKeeper(work, wanted.zookeeper.servers, taken);
@@ -267,6 +295,21 @@ async function whatIsMissing(work: Work, client: ClusterClient): Promise<string 
 /** The mount of the cluster, if its process runs. */
 function readMountOf(state: LocalCluster): LocalProcess | undefined {
   return state.mount === "" ? undefined : running(state, "mount");
+}
+
+/** Said before anything is started. Errors: NotDirectory, NotEmpty, Busy. */
+async function checkMountTarget(path: string): Promise<void> {
+  const condition = await probe(path);
+  if (condition === "dead" || !existsSync(path)) return;
+  if (condition === "none") {
+    await checkMountpoint(path);
+    return;
+  }
+  const record = readRecord(path);
+  if (record !== undefined && isMountAlive(record)) return;
+  throw new DssError("Busy", `${path} is a mount that this command did not make`, {
+    hint: `unmount it (umount ${path}), or choose another one with --mount`,
+  });
 }
 
 async function ensureMount(work: Work): Promise<void> {
