@@ -1,0 +1,51 @@
+/**
+ * The file suites on the mount of a real cluster: 3 OSDs, 2 metadata servers, the kernel's FUSE. One
+ * cluster for all, because starting one takes longer than most of the tests.
+ */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { startCluster } from "../../support/cluster.js";
+import { tempFolder } from "../../support/temp.js";
+import { posixSuite, randomSuite } from "../../posix/posix-suite.js";
+import { programsSuite } from "../../posix/programs-suite.js";
+import { twoMountsSuite } from "../../posix/two-mounts-suite.js";
+
+const cluster = await startCluster(t);
+const local = tempFolder(t, "local");
+
+/** Neither the client nor the kernel keeps a byte. */
+async function cold(): Promise<void> {
+  await cluster.remount();
+  writeFileSync("/proc/sys/vm/drop_caches", "3");
+}
+const place = (name: string) => {
+  const folder = join(cluster.mount, name);
+  mkdirSync(folder);
+  mkdirSync(join(local, name));
+  return { folder, local: join(local, name), scale: 1, cold };
+};
+
+await posixSuite(t, place("posix"));
+await t.test("programs", (t) => programsSuite(t, place("programs")));
+await randomSuite(t, place("random"), { seeds: [1, 2, 3], count: 1_500 });
+await t.test("two mounts", async (t) => {
+  const second = await cluster.mountAgain("second");
+  mkdirSync(join(cluster.mount, "two"));
+  await twoMountsSuite(t, { a: join(cluster.mount, "two"), b: join(second, "two") });
+  await cluster.ok(["umount", second]);
+});
+await t.test("every copy of every placement group is in place afterwards", async (t) => {
+  interface Pg {
+    pg: string;
+    up: number[];
+    inSync: number[];
+  }
+  await cluster.healthy();
+  const pgs = await cluster.json<Pg[]>(["pg", "ls"]);
+  t.ok(pgs.length > 0);
+  for (const { pg, up, inSync } of pgs) {
+    t.equal(up.length, 3, pg);
+    t.same([...inSync].sort(), [...up].sort(), pg);
+  }
+});

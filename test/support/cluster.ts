@@ -1,0 +1,277 @@
+/**
+ * A real cluster for tests: `dss cluster up` in a folder of its own, with its own runtime folder
+ * (DSS_DATA), ports and mount point, so that it disturbs no other cluster of the machine. It ends
+ * with the test, also when the test fails: asked first, then by process id, then the mount lazily.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { join } from "node:path";
+import { dss, run, start } from "./process.js";
+import type { Program, RunResult } from "./process.js";
+import { tempFolder, waitFor } from "./temp.js";
+import type { Teardown } from "./temp.js";
+
+export type Role = "zookeeper" | "mds" | "osd" | "mount";
+
+export interface ClusterProcess {
+  readonly name: string;
+  readonly role: Role;
+  readonly pid: number;
+  readonly data: string;
+  readonly log: string;
+}
+
+export interface ClusterStatus {
+  readonly data: string;
+  readonly mount: string;
+  readonly zookeeper: string;
+  readonly processes: readonly ClusterProcess[];
+}
+
+export interface ClusterOptions {
+  readonly osds?: number;
+  readonly mds?: number;
+  /** Mount point; one in the cluster's own folder when left out. */
+  readonly mount?: string;
+  /** The whole cluster below this existing folder instead of a temporary one. */
+  readonly folder?: string;
+  /** Added to the environment of every command and so of every daemon. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+export interface CommandOptions {
+  readonly withinMs?: number;
+  readonly input?: string | Buffer;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+const UP_MS = 120_000;
+const DOWN_MS = 60_000;
+const COMMAND_MS = 30_000;
+
+/** Commands of the teardown itself end by their deadline: a teardown adds no teardown. */
+const NOBODY: Teardown = { teardown: () => undefined };
+
+const isGone = (pid: number): boolean => {
+  try {
+    // A zombie waits for its parent, which may be this process; it runs no more.
+    return /\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "latin1"));
+  } catch {
+    return true;
+  }
+};
+
+export class Cluster {
+  readonly folder: string;
+  readonly data: string;
+  readonly mount: string;
+  private readonly env: Record<string, string>;
+  private readonly extraMounts = new Set<string>();
+
+  constructor(
+    private readonly t: Teardown,
+    private readonly options: ClusterOptions = {},
+  ) {
+    this.folder = options.folder ?? tempFolder(t, "c");
+    this.data = join(this.folder, "data");
+    this.mount = options.mount ?? join(this.folder, "mnt");
+    this.env = { DSS_DATA: this.data, DSS_ZOOKEEPER: "", ...options.env };
+    t.teardown(() => this.end());
+  }
+
+  // ---- Commands --------------------------------------------------------------------------------
+
+  /** Runs `dss ARGS` against this cluster; its exit code is for the caller to judge. */
+  async dss(args: readonly string[], options: CommandOptions = {}): Promise<RunResult> {
+    const [program, all] = dss(...args);
+    return await run(this.t, program, all, {
+      withinMs: options.withinMs ?? COMMAND_MS,
+      env: { ...this.env, ...options.env },
+      ...(options.input === undefined ? {} : { input: options.input }),
+    });
+  }
+
+  /** Runs `dss ARGS`, which must succeed, and returns its standard output. */
+  async ok(args: readonly string[], options: CommandOptions = {}): Promise<string> {
+    const { code, signal, stdout, stderr } = await this.dss(args, options);
+    if (code === 0) return stdout;
+    throw new Error(`dss ${args.join(" ")}: ${signal ?? `exit code ${code}`}\n${stdout}${stderr}`);
+  }
+
+  async json<T>(args: readonly string[], options: CommandOptions = {}): Promise<T> {
+    return JSON.parse(await this.ok([...args, "--json"], options)) as T;
+  }
+
+  /** Starts `dss ARGS` in the foreground, for example `volume serve`. */
+  start(args: readonly string[]): Program {
+    const [program, all] = dss(...args);
+    return start(this.t, program, all, { env: this.env });
+  }
+
+  /** `dss cluster up`; returns how long it took, in milliseconds. */
+  async up(args: readonly string[] = []): Promise<number> {
+    const { osds, mds } = this.options;
+    const counts = existsSync(join(this.data, "cluster.json"))
+      ? []
+      : [
+          ...(osds === undefined ? [] : ["--osds", String(osds)]),
+          ...(mds === undefined ? [] : ["--mds", String(mds)]),
+        ];
+    mkdirSync(this.mount, { recursive: true });
+    const begin = performance.now();
+    await this.ok(
+      ["cluster", "up", "--data", this.data, "--mount", this.mount, ...counts, ...args],
+      { withinMs: UP_MS },
+    ).catch((cause: unknown) => {
+      throw new Error(`${String(cause)}\n${this.logTails()}`, { cause });
+    });
+    return performance.now() - begin;
+  }
+
+  async down(args: readonly string[] = []): Promise<void> {
+    await this.ok(["cluster", "down", "--data", this.data, ...args], { withinMs: DOWN_MS });
+  }
+
+  /** What runs of the cluster; a process that was recorded and is gone is left out. */
+  async status(): Promise<ClusterStatus> {
+    const status = await this.json<ClusterStatus>(["cluster", "status", "--data", this.data]);
+    const known = status.processes as readonly (ClusterProcess & { pid: number | null })[];
+    return { ...status, processes: known.filter(({ pid }) => pid !== null) };
+  }
+
+  async processes(role: Role): Promise<ClusterProcess[]> {
+    return (await this.status()).processes.filter((each) => each.role === role);
+  }
+
+  /** Waits until `dss status` says HEALTH_OK. */
+  async healthy(withinMs = 60_000): Promise<void> {
+    interface Health {
+      health: { status: string; checks: { summary: string }[] };
+    }
+    let last = "no answer";
+    await waitFor(
+      "HEALTH_OK",
+      async () => {
+        const { health } = await this.json<Health>(["status"]);
+        last = JSON.stringify(health);
+        return health.status === "HEALTH_OK";
+      },
+      { withinMs, everyMs: 250 },
+    ).catch((cause: unknown) => {
+      throw new Error(`${String(cause)}: ${last}`, { cause });
+    });
+  }
+
+  // ---- Mounts and volumes ----------------------------------------------------------------------
+
+  /** Mounts the file system once more, at a new place; ends with the cluster. */
+  async mountAgain(name: string): Promise<string> {
+    const path = join(this.folder, name);
+    mkdirSync(path, { recursive: true });
+    this.extraMounts.add(path);
+    await this.ok(["mount", path], { withinMs: 60_000 });
+    return path;
+  }
+
+  /** Unmounts and mounts the cluster's mount point: nothing of the client's cache survives. */
+  async remount(path = this.mount): Promise<void> {
+    await this.ok(["umount", path], { withinMs: 120_000 });
+    if (path === this.mount) await this.up();
+    else await this.ok(["mount", path], { withinMs: 60_000 });
+  }
+
+  /** Creates a volume of that size in bytes when it does not exist, and serves it. */
+  async serve(volume: string, bytes: number): Promise<{ server: Program; socket: string }> {
+    const known = await this.dss(["volume", "info", volume, "--json"]);
+    if (known.code !== 0) await this.ok(["volume", "create", volume, `${bytes / 1024}K`]);
+    const socket = join(this.folder, `${volume}-${process.pid}-${Date.now() % 1e6}.sock`);
+    const server = this.start(["volume", "serve", volume, "--unix", socket]);
+    await server.output(/nbd(\+unix)?:\/\/\S+/, 30_000);
+    return { server, socket };
+  }
+
+  // ---- Violence --------------------------------------------------------------------------------
+
+  /** `kill -9` of these processes, all of them before the first is waited for. */
+  async kill(pids: readonly number[], signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    for (const pid of pids) {
+      try {
+        process.kill(pid, signal);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+      }
+    }
+    if (signal !== "SIGKILL") return;
+    await waitFor(`the end of ${pids.join(", ")}`, () => pids.every(isGone), { withinMs: 20_000 });
+  }
+
+  /** All that run of these roles at the same instant; returns what they were. */
+  async killRoles(...roles: Role[]): Promise<ClusterProcess[]> {
+    const chosen = (await this.status()).processes.filter((each) => roles.includes(each.role));
+    await this.kill(chosen.map((each) => each.pid));
+    return chosen;
+  }
+
+  /** Process id of the leading metadata server. */
+  async leaderPid(): Promise<number> {
+    const { mds } = await this.json<{ mds: { leader: number | null } }>(["status"]);
+    const name = `mds.${mds.leader ?? "none"}`;
+    const found = (await this.processes("mds")).find((each) => each.name === name);
+    if (found === undefined) throw new Error(`no process ${name}`);
+    return found.pid;
+  }
+
+  // ---- The end ---------------------------------------------------------------------------------
+
+  /** The last lines of every log, for messages. */
+  logTails(lines = 12): string {
+    const folder = join(this.data, "log");
+    if (!existsSync(folder)) return "no logs";
+    return readdirSync(folder)
+      .map((name) => {
+        const text = readFileSync(join(folder, name), "utf8").trim().split("\n");
+        return `--- ${name}\n${text.slice(-lines).join("\n")}`;
+      })
+      .join("\n");
+  }
+
+  private async end(): Promise<void> {
+    if (existsSync(join(this.data, "cluster.json"))) {
+      const pids = this.recordedPids();
+      const [program, args] = dss("cluster", "down", "--data", this.data, "--purge", "--force");
+      const result = await run(NOBODY, program, args, {
+        withinMs: DOWN_MS,
+        env: this.env,
+      }).catch(() => undefined);
+      if (result?.code !== 0) await this.kill(pids).catch(() => undefined);
+    }
+    for (const path of [this.mount, ...this.extraMounts]) this.takeAway(path);
+  }
+
+  private recordedPids(): number[] {
+    try {
+      const text = readFileSync(join(this.data, "cluster.json"), "utf8");
+      const { processes } = JSON.parse(text) as { processes: { pid: number }[] };
+      return processes.map(({ pid }) => pid).filter((pid) => pid > 1);
+    } catch {
+      return []; // It was purged meanwhile, or never written whole.
+    }
+  }
+
+  private takeAway(path: string): void {
+    if (!readFileSync("/proc/self/mountinfo", "utf8").includes(` ${path} `)) return;
+    try {
+      execFileSync("umount", ["-l", path], { stdio: "ignore", timeout: 10_000 });
+    } catch {
+      // The runner reports a mount that stays.
+    }
+  }
+}
+
+/** A cluster that is up and healthy. */
+export async function startCluster(t: Teardown, options: ClusterOptions = {}): Promise<Cluster> {
+  const cluster = new Cluster(t, options);
+  await cluster.up();
+  await cluster.healthy();
+  return cluster;
+}
