@@ -35,8 +35,7 @@ export const IN_UID = 24;
 export const IN_GID = 28;
 export const IN_PID = 32;
 export const IN_HEADER_SIZE = 40;
-/** The high bit of the high half of `unique`: the request was sent before (NOTIFY_RESEND). */
-export const UNIQUE_HIGH_RESEND = 0x8000_0000;
+// Bit 63 of `unique` says that the request was sent before (NOTIFY_RESEND); replies echo it.
 
 export const OUT_HEADER_SIZE = 16;
 
@@ -268,19 +267,6 @@ export function direntSize(nameLength: number, plus: boolean): number {
   return ((plus ? DIRENTPLUS_SIZE : DIRENT_SIZE) + nameLength + 7) & ~7;
 }
 
-/** Header of a reply. `errno` is positive or 0. */
-export function putOutHeader(
-  message: Buffer,
-  length: number,
-  errno: number,
-  unique: { low: number; high: number },
-): void {
-  message.writeUInt32LE(length, 0);
-  message.writeInt32LE(-errno, 4);
-  message.writeUInt32LE(unique.low, 8);
-  message.writeUInt32LE(unique.high, 12);
-}
-
 /** A notification: the header has unique 0 and the code where replies have the error. */
 function notification(code: number, bodySize: number): Buffer {
   const message = Buffer.alloc(OUT_HEADER_SIZE + bodySize);
@@ -310,7 +296,7 @@ export function incrementEpochMessage(): Buffer {
   return notification(NOTIFY.INC_EPOCH, 0);
 }
 
-/** Makes the kernel send every request again that has no answer, with UNIQUE_HIGH_RESEND set. */
+/** Makes the kernel send every request again that has no answer (bit 63 of `unique` set). */
 export function resendMessage(): Buffer {
   return notification(NOTIFY.RESEND, 0);
 }

@@ -140,7 +140,7 @@ interface PipeBinding {
   constants: { SOCKET: number };
 }
 
-/** Takes the descriptor over and makes it non-blocking; `undefined` where Node has no such handle. */
+/** Takes the descriptor over, non-blocking; `undefined` where Node has no such handle. */
 function openPipeHandle(fd: number, logger: Logger): PipeHandle | undefined {
   try {
     const host = process as unknown as { binding(name: string): unknown };
@@ -160,7 +160,7 @@ function openPipeHandle(fd: number, logger: Logger): PipeHandle | undefined {
 
 /**
  * Reads whole requests whenever epoll reports one. Node destroys a socket whose read failed and
- * closes its descriptor with it; here the device decides, because a closed descriptor ends the mount.
+ * closes its descriptor with it; here the device decides, because closing it ends the mount.
  */
 class PollingReader extends net.Socket {
   private readonly onFailure: (error: unknown) => void;
@@ -212,13 +212,13 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   private poller: PollingReader | undefined;
   private activeReaders = 0;
   private ended = false;
-  private endError: unknown;
+  private endError: Error | undefined;
   private pendingWrites = 0;
   private notifying = 0;
   private readonly notifyQueue: (() => void)[] = [];
   private writesDone: (() => void) | undefined;
   private settleReady!: (outcome: Negotiated | DssError) => void;
-  private settleDone!: (error?: unknown) => void;
+  private settleDone!: (error?: Error) => void;
 
   constructor(fd: number, fileSystem: FileSystem, options: DeviceOptions) {
     assert(os.endianness() === "LE", "the FUSE driver needs a little-endian machine");
@@ -229,7 +229,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
       this.settleReady = (outcome) => (isDssError(outcome) ? reject(outcome) : resolve(outcome));
     });
     this.done = new Promise((resolve, reject) => {
-      this.settleDone = (error) => (error === undefined ? resolve() : reject(error as Error));
+      this.settleDone = (error) => (error === undefined ? resolve() : reject(error));
     });
     this.ready.catch(() => undefined); // Whoever awaits them sees the errors.
     this.done.catch(() => undefined);
@@ -352,7 +352,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
       await this.connection.idle();
       await this.connection.destroy();
     } catch (error) {
-      failure ??= error;
+      failure ??= asError(error);
     }
     if (this.pendingWrites > 0) {
       await new Promise<void>((resolve) => {
@@ -363,7 +363,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
       if (this.poller) await this.poller.close();
       else fs.closeSync(this.fd);
     } catch (error) {
-      failure ??= error;
+      failure ??= asError(error);
     }
     this.settleDone(failure);
   }
@@ -467,6 +467,10 @@ export class FuseDevice implements ReplySink, KernelNotifier {
       });
     });
   }
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new DssError("Disk", String(error));
 }
 
 /** Ends the process from outside any promise chain, as an uncaught exception. */

@@ -38,8 +38,8 @@ export interface Mounted {
    */
   unmount(options?: { lazy?: boolean }): Promise<void>;
   /**
-   * Resolves when the mount is gone, whoever unmounted it, and the file system is destroyed. Rejects
-   * when the connection broke or the file system could not flush.
+   * Resolves when the mount is gone, whoever unmounted it, and the file system is destroyed.
+   * Rejects when the connection broke or the file system could not flush.
    */
   readonly done: Promise<void>;
 }

@@ -14,7 +14,7 @@
  * - No rename flags (EXCHANGE, NOREPLACE), no fallocate, no SEEK_DATA, no open flags at create, no
  *   O_DIRECT, no locks beyond this mount, no set-uid clearing by unprivileged writes.
  * - No cache invalidation: other mounts' changes are seen after the entry and attribute times.
- * - Inode numbers are cut to 32 bits; a hard link made here may show two inode numbers for a second.
+ * - Inode numbers are cut to 32 bits.
  * - Names must be UTF-8; a listing is read whole into memory.
  * - A file unlinked while open becomes .fuse_hidden… until it is closed.
  * - Requests of 128 KiB at most, and every one costs several thread switches.

@@ -202,8 +202,9 @@ export class MemoryFileSystem implements FileSystem {
       this.truncate(inode, changes.size);
       inode.mtimeNs = now;
     }
-    if (changes.atimeNs !== undefined) inode.atimeNs = changes.atimeNs === "now" ? now : changes.atimeNs;
-    if (changes.mtimeNs !== undefined) inode.mtimeNs = changes.mtimeNs === "now" ? now : changes.mtimeNs;
+    const { atimeNs, mtimeNs } = changes;
+    if (atimeNs !== undefined) inode.atimeNs = atimeNs === "now" ? now : atimeNs;
+    if (mtimeNs !== undefined) inode.mtimeNs = mtimeNs === "now" ? now : mtimeNs;
     inode.ctimeNs = now;
     return this.entry(inode);
   }
@@ -221,7 +222,13 @@ export class MemoryFileSystem implements FileSystem {
     inode.size = target.length;
     return this.lookedUp(inode);
   }
-  async mknod(parent: number, name: Buffer, mode: number, rdev: number, caller: Caller): Promise<Entry> {
+  async mknod(
+    parent: number,
+    name: Buffer,
+    mode: number,
+    rdev: number,
+    caller: Caller,
+  ): Promise<Entry> {
     const inode = this.add(parent, name, mode, caller);
     inode.rdev = rdev;
     return this.lookedUp(inode);
@@ -518,7 +525,7 @@ function log(level: string, fields: object, message: string): void {
   process.stderr.write(`${level} ${message} ${JSON.stringify(fields)}\n`);
 }
 
-/** `memory-fs.js kernel|kernel-threads|fuse-native MOUNTPOINT`; prints "ready", serves until unmounted. */
+/** `memory-fs.js kernel|kernel-threads|fuse-native MOUNTPOINT`; prints "ready" and serves. */
 async function main(driver: string, mountpoint: string): Promise<void> {
   const module = (await import(
     driver === "fuse-native"
@@ -536,7 +543,9 @@ async function main(driver: string, mountpoint: string): Promise<void> {
   process.stdin.setEncoding("utf8").on("data", (text: string) => {
     void answer(files, text.trim());
   });
-  process.on("SIGTERM", () => void mounted.unmount().catch(() => mounted.unmount({ lazy: true })));
+  process.on("SIGTERM", () => {
+    void mounted.unmount().catch(() => mounted.unmount({ lazy: true }));
+  });
   await mounted.done;
   process.stdout.write(files.destroyed ? "destroyed\n" : "gone\n");
   process.exit(0);

@@ -1,4 +1,4 @@
-/** The layouts of the FUSE protocol, checked against byte positions of include/uapi/linux/fuse.h. */
+/** The layouts of the FUSE protocol against the byte positions in include/uapi/linux/fuse.h. */
 import t from "tap";
 import { isDssError } from "../../../../cluster/base/errors.js";
 import type { Attributes } from "../../../../client-fs/file-system.js";
