@@ -1,0 +1,137 @@
+/**
+ * File data that was read, in pages, bounded by bytes; shared by all files of a mount. A page is a promise while it is
+ * fetched, so that concurrent readers share one fetch.
+ *
+ * Invariant: a page in the cache holds what the OSDs hold, as of a moment after the last `drop` of its range: whoever changes
+ * objects drops the range before and after. Dirty data are never here: they overlay what is read (writer.ts).
+ */
+import { LRUCache } from "lru-cache";
+import type { Ino } from "../../cluster/base/ids.js";
+
+export const PAGE_BYTES = 512 * 1024;
+
+export interface Page {
+  readonly ino: Ino;
+  readonly index: number;
+  /** Bytes that count against the bound. */
+  readonly weight: number;
+  /** Pieces in order; undefined while the fetch runs. Shorter than a page only at the end of the file. */
+  pieces: readonly Buffer[] | undefined;
+  length: number;
+  readonly ready: Promise<void>;
+}
+
+export class ExtentCache {
+  private readonly pages: LRUCache<string, Page> | undefined;
+  private readonly byIno = new Map<Ino, Map<number, Page>>();
+
+  /** `bytes`: 0 keeps nothing. */
+  constructor(bytes: number) {
+    if (bytes < PAGE_BYTES) return;
+    this.pages = new LRUCache<string, Page>({
+      maxSize: bytes,
+      sizeCalculation: (page) => page.weight,
+      dispose: (page) => this.forget(page),
+    });
+  }
+
+  get enabled(): boolean {
+    return this.pages !== undefined;
+  }
+
+  get(ino: Ino, index: number): Page | undefined {
+    const page = this.byIno.get(ino)?.get(index);
+    if (page !== undefined) this.pages!.get(key(ino, index));
+    return page;
+  }
+  has(ino: Ino, index: number): boolean {
+    return this.byIno.get(ino)?.has(index) === true;
+  }
+
+  /** Starts a page. A fetch that fails, or whose range is dropped meanwhile, is not kept. */
+  fetch(ino: Ino, index: number, length: number, read: Promise<readonly Buffer[]>): Page {
+    const page: Page = {
+      ino,
+      index,
+      weight: Math.max(length, 4096),
+      pieces: undefined,
+      length,
+      ready: read.then(
+        (pieces) => {
+          page.pieces = pieces;
+        },
+        (error: unknown) => {
+          this.remove(page);
+          throw error;
+        },
+      ),
+    };
+    page.ready.catch(() => undefined); // Read-ahead that nobody waits for; readers see the error.
+    if (this.pages === undefined) return page;
+    // First the cache: what it evicts for this page may empty (and so end) the inode's own map.
+    this.pages.set(key(ino, index), page);
+    let pages = this.byIno.get(ino);
+    if (pages === undefined) this.byIno.set(ino, (pages = new Map()));
+    pages.set(index, page);
+    return page;
+  }
+
+  /** Forgets what overlaps [start, end). */
+  drop(ino: Ino, start: number, end: number): void {
+    const pages = this.byIno.get(ino);
+    if (pages === undefined) return;
+    const first = Math.floor(start / PAGE_BYTES);
+    const last = Math.floor((Math.max(end, start + 1) - 1) / PAGE_BYTES);
+    if (last - first < pages.size) {
+      for (let index = first; index <= last; index++) {
+        const page = pages.get(index);
+        if (page !== undefined) this.remove(page);
+      }
+    } else {
+      for (const page of [...pages.values()]) {
+        if (page.index >= first && page.index <= last) this.remove(page);
+      }
+    }
+  }
+  dropAll(ino: Ino): void {
+    const pages = this.byIno.get(ino);
+    if (pages === undefined) return;
+    for (const page of [...pages.values()]) this.remove(page);
+  }
+
+  private remove(page: Page): void {
+    const name = key(page.ino, page.index);
+    // Another fetch may have taken the place.
+    if (this.byIno.get(page.ino)?.get(page.index) === page) this.pages!.delete(name);
+  }
+  private forget(page: Page): void {
+    const pages = this.byIno.get(page.ino);
+    if (pages?.get(page.index) !== page) return;
+    pages.delete(page.index);
+    if (pages.size === 0) this.byIno.delete(page.ino);
+  }
+}
+
+function key(ino: Ino, index: number): string {
+  return `${ino}:${index}`;
+}
+
+/** [from, from + length) of the concatenation of `pieces`, without copying. */
+export function slice(pieces: readonly Buffer[], from: number, length: number): Buffer[] {
+  const found: Buffer[] = [];
+  let at = 0;
+  const end = from + length;
+  for (const piece of pieces) {
+    if (at >= end) break;
+    const next = at + piece.length;
+    if (next > from) {
+      found.push(
+        at >= from && next <= end
+          ? piece
+          : piece.subarray(Math.max(from - at, 0), Math.min(piece.length, end - at)),
+      );
+    }
+    at = next;
+  }
+  return found;
+}

@@ -1,0 +1,264 @@
+/**
+ * The bytes of one regular file on this mount: buffered and direct reads and writes, truncation, holes. The caller holds the
+ * capability (a pin) for the time of each call and has extended the grant.
+ *
+ * Direct writes go to the OSDs at once, any number in parallel unless their bytes overlap each other or buffered data.
+ */
+import type { Ino } from "../../cluster/base/ids.js";
+import { assert } from "../../cluster/base/assert.js";
+import type { DssError } from "../../cluster/base/errors.js";
+import type { Layout } from "../../mds/proto.js";
+import {
+  NO_TRUNCATION,
+  type AccessOptions,
+  type ObjectAccess,
+  type ObjectAddress,
+} from "../../osd/client/object-access.js";
+import {
+  extentsOf,
+  filePrefix,
+  objectName,
+  objectSizeWithin,
+} from "../../osd/client/striper.js";
+import type { ExtentCache } from "./extent-cache.js";
+import type { ReadStream } from "./handle.js";
+import type { Node } from "./node.js";
+import { FileReader } from "./reader.js";
+import { FileWriter, type Segment, type WriteBudget } from "./writer.js";
+
+export interface DataEnvironment {
+  objects: ObjectAccess;
+  cache: ExtentCache;
+  budget: WriteBudget;
+  readAheadBytes: number;
+  /** A write-back of this file failed for good. */
+  onError(node: Node, error: DssError): void;
+  /** Everything of this file is durable. */
+  onClean(node: Node): void;
+}
+
+interface Range {
+  start: number;
+  end: number;
+  done: Promise<void>;
+}
+
+export class FileData {
+  readonly ino: Ino;
+  readonly writer: FileWriter;
+  private readonly reader: FileReader;
+  private readonly prefix: string;
+  private readonly direct: Range[] = [];
+
+  constructor(
+    private readonly node: Node,
+    private readonly environment: DataEnvironment,
+  ) {
+    this.ino = node.ino;
+    this.prefix = filePrefix(node.ino);
+    this.writer = new FileWriter(this, environment.budget);
+    this.reader = new FileReader(
+      this,
+      environment.objects,
+      environment.cache,
+      environment.readAheadBytes,
+    );
+  }
+
+  get clean(): boolean {
+    return this.writer.clean && this.direct.length === 0;
+  }
+
+  // What reader and writer ask of the file.
+  layout(): Layout {
+    const layout = this.node.inode?.layout;
+    assert(layout !== undefined, `inode ${this.ino} has no layout`);
+    return layout;
+  }
+  address(index: number): ObjectAddress {
+    return { pool: this.layout().pool, object: objectName(this.prefix, index) };
+  }
+  access(index: number): AccessOptions {
+    const inode = this.node.inode!;
+    const truncation =
+      inode.truncateSeq === 0
+        ? NO_TRUNCATION
+        : {
+            seq: inode.truncateSeq,
+            size: objectSizeWithin(this.layout(), index, inode.truncateSize),
+          };
+    return { truncation, minEpoch: this.node.minEpoch };
+  }
+  size(): number {
+    return this.node.size;
+  }
+  mtimeNs(): bigint {
+    return this.node.inode!.mtimeNs;
+  }
+  overlay(offset: number, end: number): Segment[] {
+    return this.writer.overlay(offset, end);
+  }
+  onError(error: DssError): void {
+    this.environment.onError(this.node, error);
+  }
+  onClean(): void {
+    this.environment.onClean(this.node);
+  }
+
+  read(offset: number, length: number, stream: ReadStream | undefined): Promise<Buffer[]> {
+    return this.reader.read(offset, length, stream);
+  }
+
+  /** `data` is used until the promise settles, which is when the bytes are durable. */
+  writeDirect(offset: number, data: Buffer): Promise<void> {
+    const end = offset + data.length;
+    if (this.overlapping(offset, end).length === 0 && this.writer.isClean(offset, end)) {
+      return this.sendDirect(offset, data);
+    }
+    return this.writeDirectLater(offset, data);
+  }
+  private async writeDirectLater(offset: number, data: Buffer): Promise<void> {
+    const end = offset + data.length;
+    for (;;) {
+      const others = this.overlapping(offset, end);
+      if (others.length > 0) await Promise.all(others.map((range) => range.done));
+      else if (!this.writer.isClean(offset, end)) await this.writer.flush({ start: offset, end });
+      else break;
+    }
+    await this.sendDirect(offset, data);
+  }
+  private sendDirect(offset: number, data: Buffer): Promise<void> {
+    const { objects, cache } = this.environment;
+    const mtimeNs = this.mtimeNs();
+    const extents = extentsOf(this.layout(), offset, data.length);
+    const write = (extent: (typeof extents)[number]): Promise<number> =>
+      objects.write(
+        this.address(extent.index),
+        extent.offset,
+        [extents.length === 1 ? data : data.subarray(extent.at, extent.at + extent.length)],
+        { ...this.access(extent.index), mtimeNs },
+      );
+    // All of them end before the buffer goes back to the driver, also when one fails.
+    const sent: Promise<unknown> =
+      extents.length === 1 ? write(extents[0]!) : everySettled(extents.map(write));
+    return this.during(offset, offset + data.length, sent, cache);
+  }
+
+  /** Makes [offset, offset + length) read as zeros, within the file's size. */
+  async zero(offset: number, length: number): Promise<void> {
+    const end = offset + length;
+    await this.waitFor(offset, end);
+    const { objects, cache } = this.environment;
+    const mtimeNs = this.mtimeNs();
+    const sent = everySettled(
+      extentsOf(this.layout(), offset, length).map((extent) =>
+        objects.zero(this.address(extent.index), extent.offset, extent.length, {
+          ...this.access(extent.index),
+          mtimeNs,
+        }),
+      ),
+    );
+    await this.during(offset, end, sent, cache);
+  }
+
+  /** Drops what is dirty beyond `size` and waits for what is in flight there. Writers must be kept away. */
+  async cutOff(size: number): Promise<void> {
+    await this.writer.cutOff(size);
+    for (;;) {
+      const others = this.overlapping(size, Number.MAX_SAFE_INTEGER);
+      if (others.length === 0) break;
+      await Promise.all(others.map((range) => range.done));
+    }
+  }
+  /** The size changed on the MDS: pages beyond it, and the one that it cuts, are stale. */
+  afterResize(size: number): void {
+    this.environment.cache.drop(this.ino, size, Number.MAX_SAFE_INTEGER);
+  }
+
+  /** Everything written is durable, direct writes included. */
+  async flush(options: { untilDone?: boolean } = {}): Promise<void> {
+    if (!this.writer.clean) await this.writer.flush(undefined, options);
+    while (this.direct.length > 0) await Promise.all(this.direct.map((range) => range.done));
+  }
+
+  /** Where data (or a hole) begins at or after `offset`; the file is flushed. -1: nothing but a hole follows. */
+  async seek(offset: number, wantData: boolean): Promise<number> {
+    const size = this.size();
+    const { objects } = this.environment;
+    let at = offset;
+    while (at < size) {
+      const extent = extentsOf(this.layout(), at, Math.min(size - at, this.layout().stripeUnit))[0]!;
+      const { extents } = await objects.extents(
+        this.address(extent.index),
+        extent.offset,
+        extent.length,
+        this.access(extent.index),
+      );
+      const end = extent.offset + extent.length;
+      let position = extent.offset;
+      for (const run of extents) {
+        const from = Math.max(run.offset, extent.offset);
+        const to = Math.min(run.offset + run.length, end);
+        if (to <= position) continue;
+        if (wantData) return at + Math.max(from, position) - extent.offset;
+        if (from > position) return at + position - extent.offset;
+        position = to;
+      }
+      if (!wantData && position < end) return at + position - extent.offset;
+      at += extent.length;
+    }
+    return wantData ? -1 : size;
+  }
+
+  /** The file is gone, or its capability without warning: nothing more is written or believed. */
+  discard(): void {
+    this.writer.discard();
+    this.environment.cache.dropAll(this.ino);
+  }
+  dropCache(): void {
+    this.environment.cache.dropAll(this.ino);
+  }
+
+  private overlapping(start: number, end: number): Range[] {
+    if (this.direct.length === 0) return NONE;
+    return this.direct.filter((range) => range.start < end && range.end > start);
+  }
+  private async waitFor(start: number, end: number): Promise<void> {
+    for (;;) {
+      const others = this.overlapping(start, end);
+      if (others.length > 0) await Promise.all(others.map((range) => range.done));
+      else if (!this.writer.isClean(start, end)) await this.writer.flush({ start, end });
+      else return;
+    }
+  }
+  private during(
+    start: number,
+    end: number,
+    work: Promise<unknown>,
+    cache: ExtentCache,
+  ): Promise<void> {
+    cache.drop(this.ino, start, end);
+    const range: Range = { start, end, done: DONE };
+    const finish = (): void => {
+      // Readers that began meanwhile may have cached the older bytes.
+      cache.drop(this.ino, start, end);
+      this.direct.splice(this.direct.indexOf(range), 1);
+    };
+    const result = work.then(finish, (error: unknown) => {
+      finish();
+      throw error;
+    });
+    range.done = result.catch(() => undefined);
+    this.direct.push(range);
+    return result;
+  }
+}
+
+const NONE: Range[] = [];
+const DONE: Promise<void> = Promise.resolve();
+
+/** Like Promise.all, but waits for all of them before it fails. */
+async function everySettled(promises: readonly Promise<unknown>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(promises);
+  for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+}

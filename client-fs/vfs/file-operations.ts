@@ -1,0 +1,518 @@
+/**
+ * What open files do: reads, writes, sizes, syncs. Chooses the capability that each needs and when to wait for what:
+ * buffered writes for nothing but memory, direct and synchronous ones until they are durable.
+ */
+import { constants } from "node:os";
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
+import type { Ino } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Clock } from "../../cluster/platform/ports.js";
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import { FILE_SIZE_MAX, type Actor } from "../../mds/proto.js";
+import type { OpenReply } from "../file-system.js";
+import {
+  FileHandle,
+  O_APPEND,
+  O_DIRECT,
+  O_DSYNC,
+  O_TRUNC,
+} from "./handle.js";
+import { Node, S_ISGID, S_ISUID, S_IXGRP } from "./node.js";
+import type { NodeTable } from "./node-table.js";
+import type { WriteBudget } from "./writer.js";
+
+const FALLOC_KEEP_SIZE = 1;
+const FALLOC_PUNCH_HOLE = 2;
+const FALLOC_ZERO_RANGE = 16;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+/** Ask for more before the writer gets there. */
+const EXTEND_AHEAD = 16 * 1024 * 1024;
+const WRITTEN_SYNC = O_DSYNC;
+
+/** ENXIO has no row in the table of errors. */
+class NoDataBeyond extends DssError {
+  constructor() {
+    super("InvalidArgument", "no data after this offset");
+  }
+  override get errno(): number {
+    return constants.errno.ENXIO;
+  }
+}
+
+export interface WriteOptions {
+  flags: number;
+  killPrivileges: boolean;
+  fromPageCache: boolean;
+}
+
+export interface FileOperationsOptions {
+  mds: MdsClient;
+  table: NodeTable;
+  budget: WriteBudget;
+  clock: Clock;
+  logger: Logger;
+}
+
+export class FileOperations {
+  private readonly handles = new Map<number, FileHandle>();
+  private readonly mds: MdsClient;
+  private readonly table: NodeTable;
+  private readonly budget: WriteBudget;
+  private readonly clock: Clock;
+  private readonly logger: Logger;
+  private readonly extending = new Set<Ino>();
+
+  constructor(options: FileOperationsOptions) {
+    this.mds = options.mds;
+    this.table = options.table;
+    this.budget = options.budget;
+    this.clock = options.clock;
+    this.logger = options.logger;
+  }
+
+  private handle(id: number, ino: Ino): FileHandle {
+    const handle = this.handles.get(id);
+    if (handle === undefined || handle.ino !== ino) {
+      throw new DssError("BadHandle", `file handle ${id} is not open`);
+    }
+    return handle;
+  }
+
+  // ---- Open and close --------------------------------------------------------------------------
+
+  /** Counts the open and makes the handle; the caller has checked that the inode lives. */
+  register(node: Node, id: number, flags: number): OpenReply {
+    const handle = new FileHandle(id, node.ino, flags, node.errorSeq);
+    this.handles.set(id, handle);
+    node.opens++;
+    if (handle.writable) node.writers++;
+    this.table.noteUsed(node);
+    const keepCache = !node.kernelMayBeStale && this.table.canInvalidate;
+    node.kernelMayBeStale = false;
+    // Appends go past the kernel's cache: only the holder of the size knows where they end up.
+    const directIo = handle.direct || (handle.writable && (flags & O_APPEND) !== 0);
+    return { handle: id, directIo, keepCache };
+  }
+
+  async open(
+    ino: Ino,
+    id: number,
+    flags: number,
+    actor: Actor,
+    killPrivileges: boolean,
+  ): Promise<OpenReply> {
+    const node = this.table.get(ino);
+    // Counted first, so that an unlink that begins now keeps the file.
+    const reply = this.register(node, id, flags);
+    try {
+      while (node.removing !== undefined) await node.removing;
+      if (node.stale || (node.inode?.nlink === 0 && !node.orphan && !node.toldOpen)) {
+        throw new DssError("StaleHandle", "the file is gone");
+      }
+      if (!this.table.valid(node)) await this.table.acquire(node, "shared");
+      if ((flags & O_TRUNC) !== 0) await this.resize(node, 0, actor, { clearSuid: killPrivileges });
+      return reply;
+    } catch (error) {
+      await this.release(ino, id);
+      throw error;
+    }
+  }
+
+  async release(ino: Ino, id: number): Promise<void> {
+    const handle = this.handle(id, ino);
+    this.handles.delete(id);
+    const node = this.table.get(ino);
+    node.opens--;
+    if (handle.writable && --node.writers === 0 && !node.orphan) {
+      if (node.data !== undefined && !node.data.writer.clean) node.data.writer.pumpAll();
+      else if (node.unpublished) this.table.publishSoon(node);
+    }
+    if (node.opens > 0) return;
+    if (node.orphan || node.toldOpen) await this.lastClose(node);
+    this.table.noteIdle(node);
+  }
+
+  private async lastClose(node: Node): Promise<void> {
+    const { orphan } = node;
+    if (orphan) this.table.gone(node);
+    if (node.toldOpen) {
+      node.toldOpen = false;
+      this.mds.release({ ino: node.ino, mode: node.mode, seq: node.seq, open: false });
+    }
+    if (node.stale) return;
+    try {
+      await this.mds.call({ op: "orphanRelease", ino: node.ino });
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      // The leader drops it with the session at the latest.
+      this.logger.warn({ ino: node.ino, error: describeError(error) }, "orphan not released");
+    }
+  }
+
+  /** A failed write-back that this handle has not reported yet. */
+  private errorOf(node: Node, handle: FileHandle): DssError | undefined {
+    if (handle.seenError === node.errorSeq) return undefined;
+    handle.seenError = node.errorSeq;
+    return writeBackError(node.error);
+  }
+
+  flush(ino: Ino, id: number): Promise<void> {
+    const handle = this.handle(id, ino);
+    const node = this.table.get(ino);
+    const error = this.errorOf(node, handle);
+    return error === undefined ? DONE : Promise.reject(error);
+  }
+
+  async fsync(ino: Ino, id: number): Promise<void> {
+    const handle = this.handle(id, ino);
+    const node = this.table.get(ino);
+    if (node.data !== undefined) await node.data.flush();
+    const error = this.errorOf(node, handle);
+    if (error !== undefined) throw error;
+    await this.mds.waitSafe();
+  }
+
+  // ---- Read ------------------------------------------------------------------------------------
+
+  read(ino: Ino, id: number, offset: number, length: number): Promise<Buffer[]> {
+    const handle = this.handle(id, ino);
+    const node = this.table.get(ino);
+    checkAlive(node);
+    if (node.barrier === undefined && this.table.tryPin(node, "shared")) {
+      return this.readPinned(node, handle, offset, length);
+    }
+    return this.readLater(node, handle, offset, length);
+  }
+  private async readLater(
+    node: Node,
+    handle: FileHandle,
+    offset: number,
+    length: number,
+  ): Promise<Buffer[]> {
+    await this.table.pin(node, "shared", false);
+    return this.readPinned(node, handle, offset, length);
+  }
+  private readPinned(
+    node: Node,
+    handle: FileHandle,
+    offset: number,
+    length: number,
+  ): Promise<Buffer[]> {
+    const data = this.table.dataOf(node);
+    const stream = handle.direct ? undefined : handle.stream;
+    return data.read(offset, length, stream).then(
+      (pieces) => {
+        this.table.unpin(node);
+        return pieces;
+      },
+      (error: unknown) => {
+        this.table.unpin(node);
+        throw error;
+      },
+    );
+  }
+
+  // ---- Write -----------------------------------------------------------------------------------
+
+  write(
+    ino: Ino,
+    id: number,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions,
+  ): Promise<number> {
+    const handle = this.handle(id, ino);
+    const node = this.table.get(ino);
+    checkAlive(node);
+    if (handle.seenError !== node.errorSeq && !options.fromPageCache) {
+      return Promise.reject(this.errorOf(node, handle)!);
+    }
+    const plain =
+      node.barrier === undefined &&
+      !(options.killPrivileges && hasSetId(node)) &&
+      (options.flags & (WRITTEN_SYNC | O_DIRECT)) === 0;
+    if (plain && this.ready(node, offset, data.length, options) && this.budget.tryReserve(data.length)) {
+      // The usual buffered write: nothing to wait for, so not even a pin is needed.
+      this.put(node, this.position(node, offset, data.length, options), data);
+      return Promise.resolve(data.length);
+    }
+    return this.writeLater(node, handle, offset, data, options);
+  }
+
+  /** The capability is held and reaches far enough. */
+  private ready(node: Node, offset: number, length: number, options: WriteOptions): boolean {
+    if (node.recall !== undefined || node.mode !== "exclusive" || !this.mds.trusted) return false;
+    const start = appends(options) ? node.size : offset;
+    if (start + length > node.maxSize) return false;
+    if (start + length > node.maxSize - EXTEND_AHEAD) this.extendSoon(node);
+    return true;
+  }
+  /** Where the bytes go: O_APPEND is decided here, under the capability. */
+  private position(node: Node, offset: number, length: number, options: WriteOptions): number {
+    if (!appends(options)) return offset;
+    const { size } = node;
+    // Another mount had appended: this kernel's idea of the offset was old, and so are its pages there.
+    if (size !== offset) this.table.invalidateLater(node.ino, Math.min(size, offset), length);
+    return size;
+  }
+  private put(node: Node, offset: number, data: Buffer): void {
+    this.wrote(node, offset + data.length);
+    this.table.dataOf(node).writer.put(offset, data);
+    this.table.noteUsed(node);
+  }
+  private wrote(node: Node, end: number): void {
+    const inode = node.inode!;
+    const now = this.clock.wallNs();
+    if (end > inode.size) inode.size = end;
+    inode.mtimeNs = now;
+    inode.ctimeNs = now;
+  }
+
+  private async writeLater(
+    node: Node,
+    handle: FileHandle,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions,
+  ): Promise<number> {
+    const { table } = this;
+    if (data.length === 0) return 0;
+    if (options.killPrivileges && hasSetId(node)) await this.clearSetId(node);
+    const direct = (options.flags & O_DIRECT) !== 0 && !options.fromPageCache;
+    for (;;) {
+      while (node.barrier !== undefined) await node.barrier;
+      await table.pin(node, "exclusive", options.fromPageCache);
+      const start = appends(options) ? node.size : offset;
+      const end = start + data.length;
+      if (end > FILE_SIZE_MAX) {
+        table.unpin(node);
+        throw new DssError("FileTooLarge", `write up to byte ${end}`);
+      }
+      if (node.barrier !== undefined || node.mode !== "exclusive") {
+        table.unpin(node);
+        continue;
+      }
+      if (end > node.maxSize) {
+        // Not under the pin: a recall must not wait for an answer of the leader.
+        table.unpin(node);
+        await this.extend(node, end);
+        continue;
+      }
+      try {
+        if (direct) {
+          await this.writeDirect(node, offset, data, options);
+          return data.length;
+        }
+        if (!this.budget.tryReserve(data.length)) {
+          await this.budget.wait(data.length);
+          if (node.mode !== "exclusive" || node.barrier !== undefined) {
+            this.budget.free(data.length); // Evicted, or about to be truncated.
+            continue;
+          }
+        }
+        const position = this.position(node, offset, data.length, options);
+        if (position + data.length > node.maxSize) {
+          this.budget.free(data.length); // Somebody else appended during the wait.
+          continue;
+        }
+        this.put(node, position, data);
+        if ((options.flags & WRITTEN_SYNC) === 0) return data.length;
+        await node.data!.writer.flush({ start: position, end: position + data.length });
+      } finally {
+        table.unpin(node);
+      }
+      const error = this.errorOf(node, handle);
+      if (error !== undefined) throw error;
+      // O_SYNC also means that the file can be found.
+      await this.mds.waitSafe();
+      return data.length;
+    }
+  }
+
+  private async writeDirect(
+    node: Node,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions,
+  ): Promise<void> {
+    const position = this.position(node, offset, data.length, options);
+    const end = position + data.length;
+    const file = this.table.dataOf(node);
+    if (appends(options)) {
+      // The next append must not land on the same bytes.
+      this.wrote(node, end);
+      await file.writeDirect(position, data);
+    } else {
+      const inode = node.inode!;
+      const now = this.clock.wallNs();
+      inode.mtimeNs = now;
+      inode.ctimeNs = now;
+      await file.writeDirect(position, data);
+      const current = node.inode!;
+      if (end > current.size) current.size = end;
+    }
+    this.table.noteUsed(node);
+    if ((options.flags & WRITTEN_SYNC) !== 0) await this.mds.waitSafe();
+  }
+
+  private extendSoon(node: Node): void {
+    if (this.extending.has(node.ino)) return;
+    this.extending.add(node.ino);
+    const size = node.maxSize + 1;
+    this.mds
+      .call({ op: "extend", ino: node.ino, size })
+      .catch((error: unknown) => {
+        // Whoever writes beyond asks again and reports it.
+        if (!isDssError(error)) throw error;
+      })
+      .finally(() => this.extending.delete(node.ino));
+  }
+  private async extend(node: Node, size: number): Promise<void> {
+    try {
+      await this.mds.call({ op: "extend", ino: node.ino, size });
+    } catch (error) {
+      // The capability went meanwhile: the caller acquires it again.
+      if (!isDssError(error, "Conflict")) throw error;
+    }
+  }
+
+  private async clearSetId(node: Node): Promise<void> {
+    const actor = { uid: 0, gid: 0, timeNs: this.clock.wallNs() };
+    await this.mds.call({ op: "setattr", ino: node.ino, clearSuid: true, actor });
+  }
+
+  // ---- Sizes -----------------------------------------------------------------------------------
+
+  /** Runs alone on the file: writes wait until it has ended. */
+  async alone<T>(node: Node, work: () => Promise<T>): Promise<T> {
+    while (node.barrier !== undefined) await node.barrier;
+    let open = (): void => undefined;
+    node.barrier = new Promise<void>((resolve) => (open = resolve));
+    try {
+      return await work();
+    } finally {
+      node.barrier = undefined;
+      open();
+      this.table.noteIdle(node);
+    }
+  }
+
+  /** truncate(2): dirty data beyond are dropped, the leader journals the new size and what objects must trim. */
+  resize(
+    node: Node,
+    size: number,
+    actor: Actor,
+    others: { clearSuid?: boolean; mtimeNs?: bigint; atimeNs?: bigint } = {},
+  ): Promise<void> {
+    return this.alone(node, async () => {
+      // Writes under way end before the barrier's work begins.
+      if (node.data !== undefined) await node.data.cutOff(size);
+      const { clearSuid, ...times } = others;
+      node.resizing++;
+      try {
+        await this.mds.call({
+          op: "setattr",
+          ino: node.ino,
+          size,
+          ...times,
+          ...(clearSuid === true && hasSetId(node) ? { clearSuid } : {}),
+          actor,
+        });
+        const inode = node.inode;
+        if (inode !== undefined) {
+          inode.size = size;
+          inode.mtimeNs = others.mtimeNs ?? actor.timeNs;
+          node.publishedSize = size;
+          node.publishedMtimeNs = inode.mtimeNs;
+        }
+        node.data?.afterResize(size);
+      } finally {
+        node.resizing--;
+      }
+    });
+  }
+
+  async fallocate(
+    ino: Ino,
+    id: number,
+    offset: number,
+    length: number,
+    mode: number,
+  ): Promise<void> {
+    this.handle(id, ino);
+    const node = this.table.get(ino);
+    checkAlive(node);
+    const end = offset + length;
+    const keepSize = (mode & FALLOC_KEEP_SIZE) !== 0;
+    const zeroes = (mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE)) !== 0;
+    if ((mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE)) !== 0) {
+      throw new DssError("NotSupported", `fallocate mode ${mode}`);
+    }
+    if (length === 0) throw new DssError("InvalidArgument", "fallocate of nothing");
+    if (end > FILE_SIZE_MAX) throw new DssError("FileTooLarge", `fallocate up to byte ${end}`);
+    if (zeroes) await this.zero(node, offset, end);
+    const grows = async (): Promise<boolean> => {
+      await this.table.pin(node, "exclusive", false);
+      this.table.unpin(node);
+      return end > node.size;
+    };
+    // Space is never reserved: holes cost nothing and a write may find the cluster full (documented).
+    if (!keepSize && (await grows())) {
+      await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+    }
+  }
+  private async zero(node: Node, offset: number, end: number): Promise<void> {
+    await this.alone(node, async () => {
+      await this.table.pin(node, "exclusive", false);
+      try {
+        const until = Math.min(end, node.size);
+        if (until <= offset) return;
+        await this.table.dataOf(node).zero(offset, until - offset);
+        this.wrote(node, 0);
+      } finally {
+        this.table.unpin(node);
+      }
+    });
+  }
+
+  async lseek(ino: Ino, id: number, offset: number, whence: number): Promise<number> {
+    this.handle(id, ino);
+    const node = this.table.get(ino);
+    checkAlive(node);
+    if (whence !== SEEK_DATA && whence !== SEEK_HOLE) {
+      throw new DssError("InvalidArgument", `lseek whence ${whence}`);
+    }
+    await this.table.pin(node, "shared", false);
+    try {
+      if (offset >= node.size) throw new NoDataBeyond();
+      const data = this.table.dataOf(node);
+      await data.flush();
+      const found = await data.seek(offset, whence === SEEK_DATA);
+      if (found < 0) throw new NoDataBeyond();
+      return found;
+    } finally {
+      this.table.unpin(node);
+    }
+  }
+}
+
+const DONE: Promise<void> = Promise.resolve();
+
+function appends(options: WriteOptions): boolean {
+  return (options.flags & O_APPEND) !== 0 && !options.fromPageCache;
+}
+function hasSetId(node: Node): boolean {
+  const mode = node.inode?.mode ?? 0;
+  return (mode & S_ISUID) !== 0 || (mode & (S_ISGID | S_IXGRP)) === (S_ISGID | S_IXGRP);
+}
+function checkAlive(node: Node): void {
+  if (node.stale) {
+    throw new DssError("StaleHandle", "the unlinked file went with an earlier metadata session");
+  }
+}
+/** A full cluster stays "no space" for the caller; everything else is an I/O error. */
+function writeBackError(cause: DssError | undefined): DssError {
+  const code = cause?.code === "NoSpace" ? "NoSpace" : "Disk";
+  return new DssError(code, "an earlier write to this file failed", { cause });
+}

@@ -1,0 +1,55 @@
+/** One open file or directory of this mount: how it was opened, what it reported, where its reader is. */
+import type { Ino } from "../../cluster/base/ids.js";
+import type { DirectoryEntry } from "../../mds/proto.js";
+
+export const O_ACCMODE = 0o3;
+export const O_WRONLY = 0o1;
+export const O_RDWR = 0o2;
+export const O_EXCL = 0o200;
+export const O_TRUNC = 0o1000;
+export const O_APPEND = 0o2000;
+export const O_DSYNC = 0o10000;
+export const O_SYNC = 0o4010000;
+/** Linux x86-64 and most others; arm has another value, which its kernel passes. */
+export const O_DIRECT = process.arch === "arm" || process.arch === "arm64" ? 0o200000 : 0o40000;
+
+/** What a sequential reader looks like from here. */
+export interface ReadStream {
+  /** Where the next read of a sequential reader begins. */
+  next: number;
+  /** Bytes to have under way beyond that; 0 while the reader jumps. */
+  window: number;
+}
+
+export class FileHandle {
+  readonly stream: ReadStream = { next: 0, window: 0 };
+  readonly writable: boolean;
+  readonly direct: boolean;
+  /** `Node.errorSeq` that was reported through this handle. */
+  seenError: number;
+
+  constructor(
+    readonly id: number,
+    readonly ino: Ino,
+    readonly flags: number,
+    seenError: number,
+  ) {
+    this.writable = (flags & O_ACCMODE) !== 0;
+    this.direct = (flags & O_DIRECT) !== 0;
+    this.seenError = seenError;
+  }
+}
+
+export class DirectoryHandle {
+  /** The listing's page in hand: entries that follow `from`. */
+  entries: DirectoryEntry[] = [];
+  from = -1;
+  end = false;
+  /** `Node.namesEpoch` when a listing from the start began and nothing was skipped since; -1: not so. */
+  whole = -1;
+
+  constructor(
+    readonly id: number,
+    readonly ino: Ino,
+  ) {}
+}

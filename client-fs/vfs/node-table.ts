@@ -1,0 +1,663 @@
+/**
+ * The inodes that this mount knows, and its capabilities (design §6): grants and recalls, attributes and names that answers bring,
+ * and what the kernel must be told before anything is given back.
+ *
+ * Recalls. New data operations wait (`gate`) until those under way (`pins`) have ended; then buffered data are made durable, size and
+ * mtime are published, the kernel drops its pages, and only then the leader gets `Released`. While the kernel drops pages it may
+ * wait for pages that a READ or WRITE of ours has locked, and it writes mapped pages back first: so in that stage data
+ * operations are let through under the capability being recalled (writes of mapped pages at once, others when they have been held
+ * up for HOLD_MS), and flushing and dropping begin again.
+ *
+ * Owns: the nodes, and which of them are idle.
+ */
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
+import type { Ino } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Clock, Timer } from "../../cluster/platform/ports.js";
+import type { MdsClient, SessionCache } from "../../mds/client/mds-client.js";
+import type {
+  CapabilityMode,
+  Grant,
+  Inode,
+  MdsReply,
+  Recall,
+  Released,
+  Request,
+} from "../../mds/proto.js";
+import type { KernelNotifier } from "../file-system.js";
+import { FileData, type DataEnvironment } from "./file-data.js";
+import { Node, S_IFDIR, S_IFMT, covers } from "./node.js";
+
+/** How long a read or write waits in the gate while the kernel may be waiting for it. */
+const HOLD_MS = 20;
+/** Inodes without users that are kept, capabilities included. */
+const NODES_MAX = 65_536;
+/** Names of one directory that are kept. */
+const NAMES_MAX = 262_144;
+/** Sizes are told to the MDS this long after a file's data became durable. */
+const PUBLISH_MS = 500;
+/** Given back at a time when there are too many. */
+const TRIM_BATCH = 256;
+const RETRY_MS = 1_000;
+
+export interface NodeTableOptions {
+  mds: MdsClient;
+  clock: Clock;
+  logger: Logger;
+  data: Omit<DataEnvironment, "onError" | "onClean">;
+  /** Test hook: how many idle inodes to keep. */
+  nodesMax?: number;
+}
+
+export class NodeTable implements SessionCache {
+  private readonly nodes = new Map<Ino, Node>();
+  /** Without users, the longest idle first. */
+  private readonly idle = new Set<Node>();
+  private readonly mds: MdsClient;
+  private readonly clock: Clock;
+  private readonly logger: Logger;
+  private readonly dataEnvironment: DataEnvironment;
+  private readonly nodesMax: number;
+  private readonly toPublish = new Set<Node>();
+  private publishTimer: Timer | undefined;
+  private publishing: Promise<void>[] = [];
+  private trimming = false;
+  private notifier: KernelNotifier | undefined;
+  /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
+  canInvalidate = false;
+  canInvalidateNames = false;
+  /** Counts sessions: work begun under an earlier one is void. */
+  private generation = 0;
+
+  constructor(options: NodeTableOptions) {
+    this.mds = options.mds;
+    this.clock = options.clock;
+    this.logger = options.logger;
+    this.nodesMax = options.nodesMax ?? NODES_MAX;
+    this.dataEnvironment = {
+      ...options.data,
+      onError: (node, error) => this.onDataError(node, error),
+      onClean: (node) => this.onDataClean(node),
+    };
+  }
+
+  setKernel(notifier: KernelNotifier, canInvalidateNames: boolean): void {
+    this.notifier = notifier;
+    this.canInvalidate = true;
+    this.canInvalidateNames = canInvalidateNames;
+    // A driver that cannot tell its kernel anything says so now, before the kernel was given anything.
+    this.tellKernel(1, 0, 0).catch(() => undefined);
+  }
+
+  get size(): number {
+    return this.nodes.size;
+  }
+  get(ino: Ino): Node {
+    let node = this.nodes.get(ino);
+    if (node === undefined) {
+      node = new Node(ino);
+      this.nodes.set(ino, node);
+      this.idle.add(node);
+      if (this.nodes.size > this.nodesMax) this.trimSoon();
+    }
+    return node;
+  }
+  peek(ino: Ino): Node | undefined {
+    return this.nodes.get(ino);
+  }
+  all(): IterableIterator<Node> {
+    return this.nodes.values();
+  }
+
+  dataOf(node: Node): FileData {
+    node.data ??= new FileData(node, this.dataEnvironment);
+    return node.data;
+  }
+
+  /** Attributes, names and xattrs of the node may be believed. */
+  valid(node: Node): boolean {
+    return node.mode !== "none" && node.inode !== undefined && this.mds.trusted;
+  }
+  /** As `valid`, and nobody has asked for it back. */
+  lasting(node: Node): boolean {
+    return node.recall === undefined && this.valid(node);
+  }
+
+  // ---- Use -------------------------------------------------------------------------------------
+
+  /** True when a data operation may start at once under at least `mode`; it then holds a pin. */
+  tryPin(node: Node, mode: "shared" | "exclusive"): boolean {
+    if (node.recall !== undefined || !covers(node.mode, mode) || !this.mds.trusted) return false;
+    node.pins++;
+    return true;
+  }
+  /** Waits for the capability and for recalls. `writeBack`: the kernel writes a mapped page. */
+  async pin(node: Node, mode: "shared" | "exclusive", writeBack: boolean): Promise<void> {
+    let admit = writeBack;
+    for (;;) {
+      if (node.recall === undefined) {
+        if (this.tryPin(node, mode)) return;
+        await this.acquire(node, mode);
+      } else if (admit && node.recall.stage === "invalidate" && covers(node.mode, mode)) {
+        node.recall.admitted++;
+        node.pins++;
+        return;
+      } else {
+        admit = (await this.waitInGate(node)) || admit;
+      }
+    }
+  }
+  unpin(node: Node): void {
+    node.pins--;
+    if (node.pins > 0) return;
+    if (node.recall?.stage === "drain") this.surrender(node);
+    else this.noteIdle(node);
+  }
+
+  /** Asks for the capability when it is not held. */
+  async acquire(node: Node, mode: "shared" | "exclusive"): Promise<void> {
+    if (covers(node.mode, mode) && this.mds.trusted) return;
+    await this.mds.call({ op: "acquire", ino: node.ino, mode });
+  }
+
+  /** True when the operation has been held up long enough to fear that the kernel waits for it. */
+  private waitInGate(node: Node): Promise<boolean> {
+    return new Promise((resolve) => {
+      let timer: Timer | undefined;
+      const wake = (held: boolean): void => {
+        timer?.cancel();
+        const at = node.gate.indexOf(opened);
+        if (at >= 0) node.gate.splice(at, 1);
+        resolve(held);
+      };
+      const opened = (): void => wake(false);
+      const arm = (): void => {
+        timer = this.clock.setTimer(HOLD_MS, () => {
+          if (node.recall?.stage === "invalidate") wake(true);
+          else arm();
+        });
+      };
+      arm();
+      node.gate.push(opened);
+    });
+  }
+
+  addLookup(node: Node, count = 1): void {
+    node.lookups += count;
+    this.idle.delete(node);
+  }
+  forget(ino: Ino, count: number): void {
+    const node = this.nodes.get(ino);
+    if (node === undefined) return;
+    node.lookups = Math.max(0, node.lookups - count);
+    this.noteIdle(node);
+  }
+  noteUsed(node: Node): void {
+    this.idle.delete(node);
+  }
+  noteIdle(node: Node): void {
+    if (!node.idle || this.nodes.get(node.ino) !== node) return;
+    this.idle.delete(node);
+    this.idle.add(node);
+    if (this.nodes.size > this.nodesMax) this.trimSoon();
+  }
+
+  /** Gives back what has not been used for long. */
+  private trimSoon(): void {
+    if (this.trimming) return;
+    this.trimming = true;
+    this.clock.defer(() => {
+      this.trimming = false;
+      let left = Math.min(TRIM_BATCH, this.nodes.size - this.nodesMax);
+      for (const node of this.idle) {
+        if (left-- <= 0) break;
+        if (!node.idle) {
+          this.idle.delete(node);
+        } else if (node.mode === "exclusive" && node.unpublished) {
+          this.idle.delete(node); // Its size is told first; then it comes back.
+          this.publishSoon(node);
+        } else if (this.drop(node)) {
+          this.idle.delete(node);
+        }
+      }
+      if (this.nodes.size > this.nodesMax && this.idle.size > 0) this.trimSoon();
+    });
+  }
+  private drop(node: Node): boolean {
+    if (node.mode !== "none") {
+      // While there is no session, what is held must stay known for the next leader.
+      if (!this.mds.release(this.released(node, "none"))) return false;
+      node.mode = "none";
+    }
+    node.data?.dropCache();
+    this.nodes.delete(node.ino);
+    return true;
+  }
+  private released(node: Node, mode: CapabilityMode): Released {
+    const released: Released = {
+      ino: node.ino,
+      mode,
+      seq: node.seq,
+      open: node.opens > 0 && !node.orphan,
+    };
+    if (node.mode === "exclusive" && node.resizing === 0 && node.inode !== undefined) {
+      released.size = node.inode.size;
+      released.mtimeNs = node.inode.mtimeNs;
+    }
+    return released;
+  }
+
+  // ---- Answers ---------------------------------------------------------------------------------
+
+  apply(request: Request, reply: MdsReply, repeated: boolean): void {
+    const { answer } = reply;
+    const authority = new Set<Ino>();
+    for (const grant of reply.grants) this.grant(grant, authority);
+    if (repeated) return; // Of a replay only the grants are news; attributes may be older than ours.
+    this.learn(answer.inode, authority);
+    this.learn(answer.parent, authority);
+    this.learn(answer.newParent, authority);
+    this.learn(answer.removed, authority);
+    this.learn(answer.other, authority);
+    if (answer.entries !== undefined) {
+      for (const entry of answer.entries) this.learn(entry.inode, authority);
+    }
+    this.applyNames(request, reply);
+  }
+
+  /** `fresh` collects files of which this mount is the authority only from now on. */
+  private grant(grant: Grant, fresh: Set<Ino>): void {
+    const node = this.get(grant.ino);
+    if (grant.seq < node.seq) return; // A recall overtook it.
+    if (grant.seq === node.seq) {
+      if (node.mode === "exclusive") node.maxSize = Math.max(node.maxSize, grant.maxSize);
+      node.minEpoch = Math.max(node.minEpoch, grant.minEpoch);
+      return;
+    }
+    node.seq = grant.seq;
+    node.minEpoch = Math.max(node.minEpoch, grant.minEpoch);
+    if (node.mode === "none") {
+      node.xattrs = undefined;
+      node.dropNames();
+    }
+    if (grant.mode === "exclusive") {
+      if (node.mode !== "exclusive") {
+        fresh.add(grant.ino);
+        node.maxSize = grant.maxSize;
+      } else {
+        node.maxSize = Math.max(node.maxSize, grant.maxSize);
+      }
+    }
+    if (!covers(node.mode, grant.mode)) node.mode = grant.mode;
+  }
+
+  private learn(inode: Inode | undefined, fresh: ReadonlySet<Ino>): void {
+    if (inode === undefined) return;
+    const node = this.get(inode.ino);
+    const known = node.inode;
+    if (known !== undefined && node.mode === "exclusive" && !fresh.has(inode.ino)) {
+      // Size and mtime are ours; a change of them that we asked for is set by who asked.
+      node.inode = { ...inode, size: known.size, mtimeNs: known.mtimeNs };
+      node.publishedSize = inode.size;
+      node.publishedMtimeNs = inode.mtimeNs;
+      if (known.mtimeNs > inode.ctimeNs && known.ctimeNs > inode.ctimeNs) {
+        node.inode.ctimeNs = known.ctimeNs;
+      }
+    } else {
+      node.inode = inode;
+      node.publishedSize = inode.size;
+      node.publishedMtimeNs = inode.mtimeNs;
+    }
+    if (inode.xattrCount === 0) node.xattrs = undefined;
+  }
+
+  private applyNames(request: Request, reply: MdsReply): void {
+    const { answer } = reply;
+    switch (request.op) {
+      case "lookup":
+        this.setName(request.parent, request.name, answer.inode?.ino ?? 0);
+        return;
+      case "create": {
+        const ino = answer.inode?.ino;
+        if (ino === undefined) return;
+        this.setName(request.parent, request.name, ino);
+        const node = this.get(ino);
+        if (ino === request.ino && (request.mode & S_IFMT) === S_IFDIR && node.mode !== "none") {
+          node.names = new Map(); // Empty, and all names are known.
+          node.complete = true;
+        }
+        return;
+      }
+      case "link":
+        this.setName(request.parent, request.name, request.ino);
+        return;
+      case "unlink":
+      case "rmdir":
+        this.setName(request.parent, request.name, 0);
+        return;
+      case "rename": {
+        const moved = answer.inode?.ino;
+        if (moved === undefined) {
+          this.forgetName(request.parent, request.name);
+          this.forgetName(request.newParent, request.newName);
+          return;
+        }
+        if (answer.removed === undefined && answer.other === undefined) {
+          // Nothing was there, or it was another name of the same file, and then both stay.
+          const directory = this.nodes.get(request.newParent);
+          const target = directory && this.nameOf(directory, request.newName);
+          if (target === moved) return;
+          if (target === undefined) {
+            this.forgetName(request.parent, request.name);
+            this.forgetName(request.newParent, request.newName);
+            return;
+          }
+        }
+        this.setName(request.parent, request.name, answer.other?.ino ?? 0);
+        this.setName(request.newParent, request.newName, moved);
+        return;
+      }
+      case "readdir":
+        for (const entry of answer.entries ?? []) {
+          this.setName(request.ino, entry.name, entry.ino);
+        }
+    }
+  }
+  private setName(parent: Ino, name: Buffer, ino: Ino): void {
+    const directory = this.get(parent);
+    if (ino !== 0) {
+      const child = this.nodes.get(ino);
+      if (child !== undefined) child.parent = parent;
+    }
+    if (directory.mode === "none") return;
+    directory.names ??= new Map();
+    const key = nameKey(name);
+    if (ino === 0 && directory.complete) directory.names.delete(key);
+    else if (directory.names.size < NAMES_MAX || directory.names.has(key)) {
+      directory.names.set(key, ino);
+    } else {
+      directory.complete = false;
+    }
+  }
+  private forgetName(parent: Ino, name: Buffer): void {
+    const directory = this.nodes.get(parent);
+    if (directory === undefined) return;
+    directory.names?.delete(nameKey(name));
+    directory.complete = false;
+  }
+  /** The inode behind a name: 0 when it does not exist, undefined when that must be asked. */
+  nameOf(directory: Node, name: Buffer): Ino | undefined {
+    if (!this.valid(directory) || directory.names === undefined) return undefined;
+    return directory.names.get(nameKey(name)) ?? (directory.complete ? 0 : undefined);
+  }
+
+  /** A listing has brought every name, and nothing was thrown away since it began. */
+  noteComplete(directory: Node): void {
+    if (!this.lasting(directory)) return;
+    directory.names ??= new Map();
+    if (directory.names.size < NAMES_MAX) directory.complete = true;
+  }
+
+  // ---- Recalls ---------------------------------------------------------------------------------
+
+  recall({ ino, mode, seq }: Recall): void {
+    const node = this.get(ino);
+    if (seq < node.seq) return; // Of an earlier grant.
+    node.seq = seq;
+    if (covers(mode, node.mode)) {
+      // It overtook the grant that it takes back, or we gave it up meanwhile.
+      this.mds.release({ ...this.released(node, node.mode), seq });
+      if (node.opens > 0) node.toldOpen = true;
+      return;
+    }
+    this.idle.delete(node);
+    if (node.recall !== undefined) {
+      node.recall.seq = seq;
+      if (covers(node.recall.mode, mode)) node.recall.mode = mode;
+      return;
+    }
+    node.recall = { mode, seq, stage: "drain", admitted: 0 };
+    if (node.pins === 0) this.surrender(node);
+  }
+
+  private surrender(node: Node): void {
+    const { recall } = node;
+    if (recall === undefined) return;
+    recall.stage = "flush";
+    const { generation } = this;
+    void this.giveBack(node, generation).catch((error: unknown) => {
+      if (!isDssError(error)) throw error;
+      if (generation !== this.generation) return;
+      // The leader will evict this session if it cannot be done in time.
+      this.logger.warn(
+        { ino: node.ino, error: describeError(error) },
+        "a capability cannot be given back yet",
+      );
+      this.clock.setTimer(RETRY_MS, () => {
+        if (generation === this.generation && node.recall === recall) this.surrender(node);
+      });
+    });
+  }
+
+  private async giveBack(node: Node, generation: number): Promise<void> {
+    const recall = node.recall!;
+    const over = (): boolean => generation !== this.generation || node.recall !== recall;
+    const { isDirectory } = node;
+    if (isDirectory) node.dropNames();
+    let mode: CapabilityMode;
+    for (;;) {
+      mode = recall.mode;
+      recall.stage = "flush";
+      if (node.mode === "exclusive" && node.data !== undefined) {
+        await node.data.flush({ untilDone: true });
+        if (over()) return;
+      }
+      recall.stage = "invalidate";
+      recall.admitted = 0;
+      // From exclusive to shared the pages stay good, except that mapped ones may still be written.
+      if (mode === "none" || node.writers > 0) await this.dropKernelCache(node, isDirectory);
+      if (over()) return;
+      while (node.pins > 0) {
+        await new Promise<void>((resolve) => this.clock.setTimer(1, resolve));
+        if (over()) return;
+      }
+      if (recall.admitted > 0 || !(node.data?.clean ?? true)) continue;
+      recall.stage = "flush"; // Nothing is let through any more.
+      if (node.unpublished && node.resizing === 0) {
+        await this.publishBeforeRelease(node);
+        if (over()) return;
+      }
+      if (recall.mode === mode) break;
+    }
+    if (mode === "none") {
+      node.xattrs = undefined;
+      node.data?.dropCache();
+    }
+    const released = this.released(node, mode);
+    node.mode = mode;
+    node.seq = recall.seq;
+    node.recall = undefined;
+    if (released.open) node.toldOpen = true;
+    this.mds.release({ ...released, seq: recall.seq });
+    for (const wake of node.gate.splice(0)) wake();
+    this.noteIdle(node);
+  }
+
+  /** In the journal before the capability is gone: afterwards nobody here may say it any more. */
+  private async publishBeforeRelease(node: Node): Promise<void> {
+    try {
+      await this.publish(node, "safe");
+    } catch (error) {
+      if (!isDssError(error) || error.retry !== "never") throw error;
+      this.logger.warn(
+        { ino: node.ino, error: describeError(error) },
+        "the leader did not take a file's size; the release says it again",
+      );
+    }
+  }
+
+  private async dropKernelCache(node: Node, isDirectory: boolean): Promise<void> {
+    if (!this.canInvalidate) return;
+    if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();
+    if (node.lookups > 0) await this.tellKernel(node.ino, 0, 0);
+  }
+  private async tellKernel(ino: Ino, offset: number, length: number): Promise<void> {
+    const { notifier } = this;
+    if (notifier === undefined || !this.canInvalidate) return;
+    try {
+      await notifier.invalidateInode(ino, offset, length);
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      if (error.code === "NotSupported") {
+        this.canInvalidate = false;
+        return;
+      }
+      const node = this.nodes.get(ino);
+      if (node !== undefined) node.kernelMayBeStale = true;
+      this.logger.warn({ ino, error: describeError(error) }, "the kernel kept pages of an inode");
+    }
+  }
+  /** Something else than this kernel's own write changed [offset, offset + length). Never waits. */
+  invalidateLater(ino: Ino, offset: number, length: number): void {
+    void this.tellKernel(ino, offset, length);
+  }
+
+  // ---- Session ---------------------------------------------------------------------------------
+
+  held(): { ino: Ino; mode: CapabilityMode; seq: number }[] {
+    const held: { ino: Ino; mode: CapabilityMode; seq: number }[] = [];
+    for (const node of this.nodes.values()) {
+      if (node.mode !== "none") held.push({ ino: node.ino, mode: node.mode, seq: node.seq });
+    }
+    return held;
+  }
+  orphans(): Ino[] {
+    const orphans: Ino[] = [];
+    for (const node of this.nodes.values()) {
+      if (node.opens > 0 && (node.orphan || node.toldOpen)) orphans.push(node.ino);
+    }
+    return orphans;
+  }
+
+  evicted(reason: DssError): void {
+    this.generation++;
+    let lost = 0;
+    for (const node of this.nodes.values()) {
+      if (node.data !== undefined) {
+        if (!node.data.clean) {
+          lost++;
+          node.fail(new DssError("Fenced", "buffered data was lost with the metadata session", { cause: reason }));
+        }
+        node.data.discard();
+      }
+      node.mode = "none";
+      node.seq = 0;
+      node.recall = undefined;
+      node.xattrs = undefined;
+      node.resizing = 0;
+      node.toldOpen = false;
+      node.dropNames();
+      if (node.orphan) node.stale = true;
+      for (const wake of node.gate.splice(0)) wake();
+      if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
+    }
+    this.toPublish.clear();
+    this.forgetKernelNames();
+    this.logger.error({ files: lost }, "the session was lost; files with unwritten data report EIO");
+  }
+  lapsed(): void {
+    for (const node of this.nodes.values()) {
+      if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
+    }
+    this.forgetKernelNames();
+  }
+  resumed(): void {
+    for (const node of this.nodes.values()) {
+      if (node.unpublished && (node.data?.clean ?? true)) this.publishSoon(node);
+    }
+  }
+  private forgetKernelNames(): void {
+    if (!this.canInvalidateNames) return;
+    this.notifier?.invalidateAllEntries().catch((error: unknown) => {
+      this.logger.warn({ error: describeError(error) }, "the kernel kept its names");
+    });
+  }
+
+  // ---- Data ------------------------------------------------------------------------------------
+
+  private onDataError(node: Node, error: DssError): void {
+    node.fail(error);
+    if (error.code === "Fenced") this.mds.checkSession();
+  }
+  private onDataClean(node: Node): void {
+    if (node.unpublished && node.writers === 0) this.publishSoon(node);
+    else this.noteIdle(node);
+  }
+
+  publishSoon(node: Node): void {
+    this.toPublish.add(node);
+    this.publishTimer ??= this.clock.setTimer(PUBLISH_MS, () => {
+      this.publishTimer = undefined;
+      this.publishNow();
+    });
+  }
+  private publishNow(): void {
+    for (const node of this.toPublish) {
+      this.toPublish.delete(node);
+      // What is dirty again comes back when it is clean.
+      if (!node.unpublished || node.resizing > 0 || !(node.data?.clean ?? true)) continue;
+      const work = this.publish(node, "unsafe").then(
+        () => this.noteIdle(node),
+        (error: unknown) => {
+          if (!isDssError(error)) throw error;
+          this.logger.warn(
+            { ino: node.ino, error: describeError(error) },
+            "size and time of a file were not published",
+          );
+        },
+      );
+      this.publishing.push(work);
+      void work.finally(() => this.publishing.splice(this.publishing.indexOf(work), 1));
+    }
+  }
+  /** Tells the MDS the size and mtime of data that is durable. */
+  async publish(node: Node, wait: "unsafe" | "safe"): Promise<void> {
+    const { size, mtimeNs } = node.inode!;
+    await this.mds.call({ op: "publish", ino: node.ino, size, mtimeNs }, { wait });
+  }
+  /** Publishes everything that is durable and not yet told; resolves when the leader has it. */
+  async publishAll(): Promise<void> {
+    for (const node of this.nodes.values()) if (node.unpublished) this.toPublish.add(node);
+    this.publishTimer?.cancel();
+    this.publishTimer = undefined;
+    this.publishNow();
+    await Promise.all([...this.publishing]);
+  }
+
+  /** Resolves when everything buffered is durable; fails with the last error, after trying all files. */
+  async flushAll(): Promise<void> {
+    const busy = [...this.nodes.values()].filter((node) => node.data && !node.data.clean);
+    const outcomes = await Promise.allSettled(busy.map((node) => node.data!.flush()));
+    const failed = outcomes.find((outcome) => outcome.status === "rejected");
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  /** The inode is gone with its last name: nothing of it is written any more. */
+  gone(node: Node): void {
+    node.data?.discard();
+    node.mode = "none";
+    node.orphan = false;
+    this.toPublish.delete(node);
+    node.dropNames();
+    this.noteIdle(node);
+  }
+
+  stop(): void {
+    this.publishTimer?.cancel();
+    this.publishTimer = undefined;
+  }
+}
+
+export function nameKey(name: Buffer): string {
+  return name.toString("latin1");
+}

@@ -1,0 +1,124 @@
+/**
+ * One inode as this mount knows it: attributes, the capability under which they may be believed, names (of a directory),
+ * operations in progress, opens. Owned by the `NodeTable`; the file's bytes are in `FileData`.
+ *
+ * Attributes are valid while `mode` is not "none". Under "exclusive" this mount is the authority on size and mtime.
+ */
+import type { DssError } from "../../cluster/base/errors.js";
+import type { Epoch, Ino } from "../../cluster/base/ids.js";
+import type { CapabilityMode, Inode } from "../../mds/proto.js";
+import type { FileData } from "./file-data.js";
+
+export const S_IFMT = 0o170000;
+export const S_IFREG = 0o100000;
+export const S_IFDIR = 0o040000;
+export const S_IFLNK = 0o120000;
+export const S_ISUID = 0o4000;
+export const S_ISGID = 0o2000;
+export const S_IXGRP = 0o010;
+
+const RANK: Record<CapabilityMode, number> = { none: 0, shared: 1, exclusive: 2 };
+export function covers(held: CapabilityMode, wanted: CapabilityMode): boolean {
+  return RANK[held] >= RANK[wanted];
+}
+
+/** What the leader asked back. `stage`: see `NodeTable.surrender`. */
+export interface PendingRecall {
+  mode: CapabilityMode;
+  seq: number;
+  stage: "drain" | "flush" | "invalidate";
+  /** Data operations that were let through while the kernel dropped its pages. */
+  admitted: number;
+}
+
+export class Node {
+  /** As the MDS told last, with local size and mtime under the exclusive capability. */
+  inode: Inode | undefined = undefined;
+  mode: CapabilityMode = "none";
+  seq = 0;
+  maxSize = 0;
+  minEpoch: Epoch = 0;
+  /** Data operations that rely on the capability until they end. */
+  pins = 0;
+  recall: PendingRecall | undefined = undefined;
+  /** Wait for the recall to be over. */
+  readonly gate: (() => void)[] = [];
+  /** References that the kernel counts. */
+  lookups = 0;
+  opens = 0;
+  writers = 0;
+  /** Unlinked, and ours until the last close. */
+  orphan = false;
+  /** The leader was told at a release that the file is open here. */
+  toldOpen = false;
+  /** Orphaned when the session ended: its data may be gone. */
+  stale = false;
+  /** Directory that a name of it was last seen in: for "..". */
+  parent: Ino = 1;
+  /** Directories: what is known of their names; 0 means that the name does not exist. */
+  names: Map<string, Ino> | undefined = undefined;
+  /** Directories: `names` has all of them. */
+  complete = false;
+  /** Directories: counts how often `names` was thrown away. */
+  namesEpoch = 0;
+  xattrs: Map<string, Buffer> | undefined = undefined;
+  data: FileData | undefined = undefined;
+  /** Size and mtime that the MDS knows, while exclusive. */
+  publishedSize = 0;
+  publishedMtimeNs = 0n;
+  /** A size change is on its way to the MDS: no other size may be told. */
+  resizing = 0;
+  /** Serialises operations that change the size as a whole with writes. */
+  barrier: Promise<void> | undefined = undefined;
+  /** Removal in progress: an open waits for its outcome. */
+  removing: Promise<void> | undefined = undefined;
+  /** The last failed write-back; handles compare `errorSeq` with what they reported. */
+  error: DssError | undefined = undefined;
+  errorSeq = 0;
+  /** The kernel may hold pages that it was not told to drop. */
+  kernelMayBeStale = false;
+
+  constructor(readonly ino: Ino) {}
+
+  get isDirectory(): boolean {
+    return this.inode !== undefined && (this.inode.mode & S_IFMT) === S_IFDIR;
+  }
+  get isRegular(): boolean {
+    return this.inode !== undefined && (this.inode.mode & S_IFMT) === S_IFREG;
+  }
+  get size(): number {
+    return this.inode?.size ?? 0;
+  }
+  get idle(): boolean {
+    return (
+      this.lookups === 0 &&
+      this.opens === 0 &&
+      this.pins === 0 &&
+      this.recall === undefined &&
+      this.removing === undefined &&
+      this.barrier === undefined &&
+      (this.data === undefined || this.data.clean)
+    );
+  }
+  /** The holder's word on size and mtime is newer than the MDS's. */
+  get unpublished(): boolean {
+    const { inode } = this;
+    return (
+      this.mode === "exclusive" &&
+      inode !== undefined &&
+      !this.orphan &&
+      (inode.size !== this.publishedSize || inode.mtimeNs !== this.publishedMtimeNs)
+    );
+  }
+
+  dropNames(): void {
+    this.names = undefined;
+    this.complete = false;
+    this.namesEpoch++;
+  }
+
+  fail(error: DssError): void {
+    this.error = error;
+    this.errorSeq++;
+  }
+}

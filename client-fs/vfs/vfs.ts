@@ -1,0 +1,703 @@
+/**
+ * The file system that a mount shows (design §7): POSIX semantics over the metadata session and the objects. Implements the
+ * contract of the FUSE drivers; names and attributes are here, what open files do is in file-operations.ts.
+ *
+ * What the kernel may keep: names while the directory's shared capability is held, attributes while the inode's is, both for
+ * `attributeValidMs` at most and only when the kernel can be told to drop them. Access times are not kept up (as with noatime): the kernel
+ * does not report reads, and explicit changes by utimes are.
+ *
+ * Owns: the tables of inodes and handles. One instance serves one mount.
+ */
+import { DssError } from "../../cluster/base/errors.js";
+import type { Ino } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Clock, Timer } from "../../cluster/platform/ports.js";
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import {
+  XATTR_NAME_MAX,
+  XATTR_VALUE_MAX,
+  type Actor,
+  type Inode,
+  type Request,
+} from "../../mds/proto.js";
+import type { ObjectAccess } from "../../osd/client/object-access.js";
+import type {
+  Attributes,
+  Caller,
+  DirEntry,
+  Entry,
+  FileSystem,
+  KernelNotifier,
+  OpenDirReply,
+  OpenReply,
+  RenameFlags,
+  SetAttributes,
+  StatFs,
+} from "../file-system.js";
+import { ExtentCache } from "./extent-cache.js";
+import { FileOperations, type WriteOptions } from "./file-operations.js";
+import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
+import { Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
+import { NodeTable, nameKey } from "./node-table.js";
+import { WriteBudget } from "./writer.js";
+
+export interface VfsOptions {
+  mds: MdsClient;
+  objects: ObjectAccess;
+  clock: Clock;
+  logger: Logger;
+  cacheBytes: number;
+  writeBackBytesMax: number;
+  writeBackAgeMs: number;
+  readAheadBytes: number;
+  /** How long the kernel may keep names and attributes without asking. */
+  attributeValidMs: number;
+  /** -o sync: every change waits until it is in the journal. */
+  sync?: boolean;
+  /** Idle inodes to keep; a test gives a small one. */
+  nodesMax?: number;
+}
+
+const BLOCK = 4096;
+const BLKSIZE = 128 * 1024;
+const STATFS_VALID_MS = 1_000;
+/** Entries asked for at a time. */
+const LISTING_PAGE = 1_024;
+/** "." and ".." come before the leader's cookies. */
+const COOKIE_DOT = 1;
+const COOKIE_DOTDOT = 2;
+const DOT = Buffer.from(".");
+const DOTDOT = Buffer.from("..");
+/** One instance: looking for names that do not exist is common, and a stack trace is not free. */
+const NOT_FOUND = new DssError("NotFound", "no such name");
+NOT_FOUND.stack = "";
+const NO_ATTRIBUTE = new DssError("NoAttribute", "no such attribute");
+NO_ATTRIBUTE.stack = "";
+const DONE: Promise<void> = Promise.resolve();
+
+export class Vfs implements FileSystem {
+  readonly table: NodeTable;
+  private readonly files: FileOperations;
+  private readonly mds: MdsClient;
+  private readonly clock: Clock;
+  private readonly budget: WriteBudget;
+  private readonly directories = new Map<number, DirectoryHandle>();
+  private nextHandle = 1;
+  private usage: { at: number; stat: StatFs } | undefined;
+  private ageTimer: Timer | undefined;
+  private destroying: Promise<void> | undefined;
+
+  constructor(private readonly options: VfsOptions) {
+    const { mds, clock, logger, objects } = options;
+    this.mds = mds;
+    this.clock = clock;
+    const cache = new ExtentCache(options.cacheBytes);
+    this.budget = new WriteBudget(options.writeBackBytesMax, clock, objects, cache, logger);
+    this.table = new NodeTable({
+      mds,
+      clock,
+      logger,
+      data: { objects, cache, budget: this.budget, readAheadBytes: options.readAheadBytes },
+      ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
+    });
+    this.files = new FileOperations({ mds, table: this.table, budget: this.budget, clock, logger });
+    mds.setCache(this.table);
+    this.watchAge();
+  }
+
+  private watchAge(): void {
+    const ageMs = this.options.writeBackAgeMs;
+    this.ageTimer = this.clock.setTimer(Math.max(ageMs / 4, 50), () => {
+      this.budget.writeBackOlder(ageMs);
+      this.watchAge();
+    });
+  }
+
+  init(notifier: KernelNotifier, kernel: { canInvalidateAllEntries: boolean }): void {
+    this.table.setKernel(notifier, kernel.canInvalidateAllEntries);
+  }
+
+  /** Flushes everything, publishes sizes and closes the session; fails when data could not be saved. */
+  destroy(): Promise<void> {
+    this.destroying ??= this.shutDown();
+    return this.destroying;
+  }
+  private async shutDown(): Promise<void> {
+    this.ageTimer?.cancel();
+    let failure: unknown;
+    try {
+      await this.table.flushAll();
+      await this.table.publishAll();
+    } catch (error) {
+      failure = error;
+    }
+    this.table.stop();
+    try {
+      await this.mds.close({ force: failure !== undefined });
+    } catch (error) {
+      failure ??= error;
+    }
+    if (failure !== undefined) throw failure;
+  }
+
+  // ---- Entries ---------------------------------------------------------------------------------
+
+  private entryOf(node: Node, parent: Node | undefined): Entry {
+    const { table } = this;
+    const valid = this.options.attributeValidMs;
+    return {
+      attributes: attributesOf(node.inode!),
+      generation: 0,
+      entryValidMs:
+        parent !== undefined && table.canInvalidateNames && table.lasting(parent) ? valid : 0,
+      attributesValidMs: table.canInvalidate && table.lasting(node) ? valid : 0,
+    };
+  }
+  /** An entry that the kernel counts as a look-up. */
+  private lookedUp(ino: Ino, parent: Node): Entry {
+    const node = this.table.get(ino);
+    this.table.addLookup(node);
+    return this.entryOf(node, parent);
+  }
+  private actor(caller: Caller): Actor {
+    return { uid: caller.uid, gid: caller.gid, timeNs: this.clock.wallNs() };
+  }
+  /** A change: answered as soon as the leader has executed it, or when it is durable with -o sync. */
+  private change(request: Request): ReturnType<MdsClient["call"]> {
+    return this.mds.call(request, { wait: this.options.sync === true ? "safe" : "unsafe" });
+  }
+  /** Attributes that may be believed, asked for when need be. */
+  private async known(ino: Ino): Promise<Node> {
+    const node = this.table.get(ino);
+    if (this.table.valid(node)) return node;
+    await this.mds.call({ op: "getattr", ino });
+    return this.table.get(ino);
+  }
+
+  lookup(parent: Ino, name: Buffer): Promise<Entry> {
+    const directory = this.table.get(parent);
+    if (name.length <= 2 && name[0] === 0x2e) {
+      if (name.length === 1) return this.lookupKnown(parent, directory);
+      // NFS export asks for "..".
+      if (name[1] === 0x2e) return this.lookupKnown(directory.parent, directory);
+    }
+    const ino = this.table.nameOf(directory, name);
+    if (ino === 0) return Promise.reject(NOT_FOUND);
+    if (ino !== undefined) {
+      const node = this.table.get(ino);
+      if (this.table.valid(node)) return Promise.resolve(this.lookedUp(ino, directory));
+    }
+    return this.lookupAsk(directory, name);
+  }
+  private async lookupKnown(ino: Ino, parent: Node): Promise<Entry> {
+    await this.known(ino);
+    return this.lookedUp(ino, parent);
+  }
+  private async lookupAsk(directory: Node, name: Buffer): Promise<Entry> {
+    const reply = await this.mds.call({ op: "lookup", parent: directory.ino, name });
+    const inode = reply.answer.inode;
+    if (reply.notFound || inode === undefined) throw NOT_FOUND;
+    return this.lookedUp(inode.ino, directory);
+  }
+
+  forget(ino: Ino, count: number): void {
+    this.table.forget(ino, count);
+  }
+
+  getattr(ino: Ino): Promise<Entry> {
+    const node = this.table.get(ino);
+    if (this.table.valid(node)) return Promise.resolve(this.entryOf(node, undefined));
+    return this.known(ino).then((asked) => this.entryOf(asked, undefined));
+  }
+
+  async setattr(ino: Ino, changes: SetAttributes, caller: Caller): Promise<Entry> {
+    const actor = this.actor(caller);
+    const { size } = changes;
+    const rest = {
+      ...(changes.mode === undefined ? {} : { mode: changes.mode & 0o7777 }),
+      ...(changes.uid === undefined ? {} : { uid: changes.uid }),
+      ...(changes.gid === undefined ? {} : { gid: changes.gid }),
+      ...timeOf("atimeNs", changes.atimeNs, actor),
+      ...(size === undefined ? timeOf("mtimeNs", changes.mtimeNs, actor) : {}),
+    };
+    if (size !== undefined) {
+      const node = await this.known(ino);
+      if ((node.inode!.mode & S_IFMT) === S_IFDIR) {
+        throw new DssError("IsDirectory", "truncate of a directory");
+      }
+      if ((node.inode!.mode & S_IFMT) !== S_IFREG) {
+        throw new DssError("InvalidArgument", "truncate of what is no regular file");
+      }
+      await this.files.resize(node, size, actor, {
+        clearSuid: changes.killPrivileges === true,
+        ...timeOf("mtimeNs", changes.mtimeNs, actor),
+      });
+    }
+    const clearSuid = changes.killPrivileges === true && size === undefined;
+    if (Object.keys(rest).length > 0 || clearSuid) {
+      const node = this.table.get(ino);
+      const { mtimeNs } = rest as { mtimeNs?: bigint };
+      // Ours to say while exclusive, and said before the answer, so that a recall in between repeats it.
+      if (mtimeNs !== undefined && node.mode === "exclusive") node.inode!.mtimeNs = mtimeNs;
+      await this.change({
+        op: "setattr",
+        ino,
+        ...rest,
+        ...(clearSuid ? { clearSuid } : {}),
+        actor,
+      });
+    }
+    const node = await this.known(ino);
+    return this.entryOf(node, undefined);
+  }
+
+  async readlink(ino: Ino): Promise<Buffer> {
+    const { inode } = await this.known(ino);
+    if (inode?.target === undefined) {
+      throw new DssError("InvalidArgument", "readlink of what is no symbolic link");
+    }
+    return inode.target;
+  }
+
+  // ---- Names -----------------------------------------------------------------------------------
+
+  private async make(
+    parent: Ino,
+    name: Buffer,
+    mode: number,
+    caller: Caller,
+    options: { rdev?: number; target?: Buffer; exclusive?: boolean } = {},
+  ): Promise<{ inode: Inode; created: boolean }> {
+    const { rdev = 0, target, exclusive = true } = options;
+    const ino = await this.mds.nextIno();
+    const reply = await this.change({
+      op: "create",
+      parent,
+      name,
+      ino,
+      mode,
+      rdev,
+      ...(target === undefined ? {} : { target }),
+      exclusive,
+      actor: this.actor(caller),
+    });
+    const { inode } = reply.answer;
+    if (inode === undefined) throw new DssError("Malformed", "create was answered without an inode");
+    return { inode, created: inode.ino === ino };
+  }
+
+  async symlink(parent: Ino, name: Buffer, target: Buffer, caller: Caller): Promise<Entry> {
+    const { inode } = await this.make(parent, name, S_IFLNK | 0o777, caller, { target });
+    return this.lookedUp(inode.ino, this.table.get(parent));
+  }
+  async mknod(
+    parent: Ino,
+    name: Buffer,
+    mode: number,
+    rdev: number,
+    caller: Caller,
+  ): Promise<Entry> {
+    const { inode } = await this.make(parent, name, mode, caller, { rdev });
+    return this.lookedUp(inode.ino, this.table.get(parent));
+  }
+  async mkdir(parent: Ino, name: Buffer, mode: number, caller: Caller): Promise<Entry> {
+    const { inode } = await this.make(parent, name, S_IFDIR | (mode & 0o7777), caller);
+    return this.lookedUp(inode.ino, this.table.get(parent));
+  }
+
+  async create(
+    parent: Ino,
+    name: Buffer,
+    mode: number,
+    flags: number,
+    caller: Caller,
+    options?: { killPrivileges: boolean },
+  ): Promise<Entry & OpenReply> {
+    const exclusive = (flags & O_EXCL) !== 0;
+    const type = (mode & S_IFMT) === 0 ? S_IFREG : 0;
+    const { inode, created } = await this.make(parent, name, mode | type, caller, { exclusive });
+    const node = this.table.get(inode.ino);
+    const id = this.nextHandle++;
+    const open = this.files.register(node, id, flags);
+    try {
+      while (node.removing !== undefined) await node.removing;
+      // Somebody else had made it since the kernel looked.
+      if ((flags & O_TRUNC) !== 0 && !created) {
+        const clearSuid = options?.killPrivileges === true;
+        await this.files.resize(node, 0, this.actor(caller), { clearSuid });
+      }
+      return { ...this.lookedUp(inode.ino, this.table.get(parent)), ...open };
+    } catch (error) {
+      await this.files.release(inode.ino, id);
+      throw error;
+    }
+  }
+
+  /** What a name stands for now, for the operations that take it away. */
+  private async childOf(parent: Ino, name: Buffer): Promise<Node | undefined> {
+    const directory = this.table.get(parent);
+    let ino = this.table.nameOf(directory, name);
+    if (ino === undefined) {
+      const reply = await this.mds.call({ op: "lookup", parent, name });
+      ino = reply.answer.inode?.ino ?? 0;
+    }
+    return ino === 0 ? undefined : this.table.get(ino);
+  }
+
+  /** Runs a removal of one of the node's names; opens that come meanwhile wait for its outcome. */
+  private async removing(
+    node: Node | undefined,
+    run: (stillOpen: boolean) => Promise<Inode | undefined>,
+  ): Promise<void> {
+    if (node === undefined) {
+      const removed = await run(false);
+      if (removed?.nlink === 0) this.table.gone(this.table.get(removed.ino));
+      return;
+    }
+    while (node.removing !== undefined) await node.removing;
+    let end = (): void => undefined;
+    node.removing = new Promise<void>((resolve) => (end = resolve));
+    this.table.noteUsed(node);
+    const stillOpen = node.opens > 0;
+    try {
+      const removed = await run(stillOpen);
+      if (removed === undefined || removed.nlink > 0) return;
+      if (removed.ino !== node.ino) this.table.gone(this.table.get(removed.ino));
+      else if (stillOpen) await this.orphaned(node);
+      else this.table.gone(node);
+    } finally {
+      node.removing = undefined;
+      end();
+      this.table.noteIdle(node);
+    }
+  }
+  private async orphaned(node: Node): Promise<void> {
+    node.orphan = true;
+    if (node.opens > 0) return;
+    // The last close came while the leader was asked.
+    this.table.gone(node);
+    await this.mds.call({ op: "orphanRelease", ino: node.ino });
+  }
+
+  async unlink(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
+    const node = await this.childOf(parent, name);
+    if (node === undefined) throw NOT_FOUND;
+    const actor = this.actor(caller);
+    await this.removing(node, async (stillOpen) => {
+      const reply = await this.change({ op: "unlink", parent, name, stillOpen, actor });
+      return reply.answer.removed;
+    });
+  }
+  async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
+    const reply = await this.change({ op: "rmdir", parent, name, actor: this.actor(caller) });
+    const { removed } = reply.answer;
+    if (removed !== undefined) this.table.gone(this.table.get(removed.ino));
+  }
+  async rename(
+    parent: Ino,
+    name: Buffer,
+    newParent: Ino,
+    newName: Buffer,
+    flags: RenameFlags,
+    caller: Caller,
+  ): Promise<void> {
+    const { noReplace, exchange } = flags;
+    const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
+    const actor = this.actor(caller);
+    await this.removing(replaced, async (stillOpen) => {
+      const reply = await this.change({
+        op: "rename",
+        parent,
+        name,
+        newParent,
+        newName,
+        noReplace,
+        exchange,
+        stillOpen,
+        actor,
+      });
+      return reply.answer.removed;
+    });
+  }
+  async link(ino: Ino, newParent: Ino, newName: Buffer, caller: Caller): Promise<Entry> {
+    const actor = this.actor(caller);
+    await this.change({ op: "link", ino, parent: newParent, name: newName, actor });
+    await this.known(ino);
+    return this.lookedUp(ino, this.table.get(newParent));
+  }
+
+  // ---- Files -----------------------------------------------------------------------------------
+
+  open(
+    ino: Ino,
+    flags: number,
+    caller: Caller,
+    options?: { killPrivileges: boolean },
+  ): Promise<OpenReply> {
+    const killPrivileges = options?.killPrivileges === true;
+    return this.files.open(ino, this.nextHandle++, flags, this.actor(caller), killPrivileges);
+  }
+  read(ino: Ino, handle: number, offset: number, length: number): Promise<Buffer[]> {
+    return this.files.read(ino, handle, offset, length);
+  }
+  write(
+    ino: Ino,
+    handle: number,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions,
+  ): Promise<number> {
+    return this.files.write(ino, handle, offset, data, options);
+  }
+  flush(ino: Ino, handle: number): Promise<void> {
+    return this.files.flush(ino, handle);
+  }
+  release(ino: Ino, handle: number): Promise<void> {
+    return this.files.release(ino, handle);
+  }
+  fsync(ino: Ino, handle: number): Promise<void> {
+    return this.files.fsync(ino, handle);
+  }
+  fallocate(
+    ino: Ino,
+    handle: number,
+    offset: number,
+    length: number,
+    mode: number,
+  ): Promise<void> {
+    return this.files.fallocate(ino, handle, offset, length, mode);
+  }
+  lseek(ino: Ino, handle: number, offset: number, whence: number): Promise<number> {
+    return this.files.lseek(ino, handle, offset, whence);
+  }
+  /** sync(2): all data and all changes. */
+  async syncfs(): Promise<void> {
+    await this.table.flushAll();
+    await this.mds.waitSafe();
+  }
+
+  // ---- Directories -----------------------------------------------------------------------------
+
+  opendir(ino: Ino): Promise<OpenDirReply> {
+    const node = this.table.get(ino);
+    const id = this.nextHandle++;
+    this.directories.set(id, new DirectoryHandle(id, ino));
+    node.opens++;
+    this.table.noteUsed(node);
+    return Promise.resolve({ handle: id, cacheListing: false });
+  }
+  releasedir(ino: Ino, handle: number): Promise<void> {
+    if (this.directories.delete(handle)) {
+      const node = this.table.get(ino);
+      node.opens--;
+      this.table.noteIdle(node);
+    }
+    return DONE;
+  }
+  fsyncdir(): Promise<void> {
+    return this.mds.waitSafe();
+  }
+  entriesTaken(inos: readonly Ino[]): void {
+    for (const ino of inos) this.table.addLookup(this.table.get(ino));
+  }
+
+  async readdir(
+    ino: Ino,
+    handle: number,
+    cookie: number,
+    options: { maxEntries: number; plus: boolean },
+  ): Promise<Iterable<DirEntry>> {
+    const listing = this.directories.get(handle);
+    if (listing === undefined || listing.ino !== ino) {
+      throw new DssError("BadHandle", `directory handle ${handle} is not open`);
+    }
+    const after = cookie <= COOKIE_DOTDOT ? 0 : cookie - COOKIE_DOTDOT;
+    // rewinddir(3) must see what changed since.
+    if (after === 0) listing.from = -1;
+    const start = this.positionIn(listing, after);
+    if (start < 0) await this.fetchListing(listing, after);
+    return this.entries(listing, cookie, Math.max(start, 0), options.plus);
+  }
+
+  /** Index of the first entry after `cookie` in the page in hand; -1: another page is needed. */
+  private positionIn(listing: DirectoryHandle, cookie: number): number {
+    const { entries, from } = listing;
+    if (from < 0 || cookie < from) return -1;
+    let low = 0;
+    let high = entries.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (entries[middle]!.cookie > cookie) high = middle;
+      else low = middle + 1;
+    }
+    return low === entries.length && !listing.end ? -1 : low;
+  }
+
+  private async fetchListing(listing: DirectoryHandle, after: number): Promise<void> {
+    const { ino } = listing;
+    const last = listing.entries[listing.entries.length - 1];
+    const continues = listing.from >= 0 && last !== undefined && last.cookie === after;
+    const reply = await this.mds.call({
+      op: "readdir",
+      ino,
+      cookie: after,
+      limit: LISTING_PAGE,
+      plus: true,
+    });
+    const node = this.table.get(ino);
+    if (after === 0) listing.whole = node.mode === "none" ? -1 : node.namesEpoch;
+    else if (!continues || listing.whole !== node.namesEpoch) listing.whole = -1;
+    listing.entries = reply.answer.entries ?? [];
+    listing.from = after;
+    listing.end = reply.answer.end === true || listing.entries.length === 0;
+    if (listing.end && listing.whole === node.namesEpoch) this.table.noteComplete(node);
+  }
+
+  private *entries(
+    listing: DirectoryHandle,
+    cookie: number,
+    start: number,
+    plus: boolean,
+  ): Iterable<DirEntry> {
+    const directory = this.table.get(listing.ino);
+    if (cookie < COOKIE_DOT) {
+      yield { name: DOT, ino: listing.ino, type: S_IFDIR, cookie: COOKIE_DOT };
+    }
+    if (cookie < COOKIE_DOTDOT) {
+      yield { name: DOTDOT, ino: directory.parent, type: S_IFDIR, cookie: COOKIE_DOTDOT };
+    }
+    for (let at = start; at < listing.entries.length; at++) {
+      const entry = listing.entries[at]!;
+      const listed: DirEntry = {
+        name: entry.name,
+        ino: entry.ino,
+        type: entry.type,
+        cookie: entry.cookie + COOKIE_DOTDOT,
+      };
+      if (plus) {
+        // Changed since the page came? Then the kernel asks for it by name.
+        const node = this.table.peek(entry.ino);
+        const same =
+          directory.names === undefined || directory.names.get(nameKey(entry.name)) === entry.ino;
+        if (node !== undefined && same && this.table.valid(node) && node.inode!.nlink > 0) {
+          listed.entry = this.entryOf(node, directory);
+        }
+      }
+      yield listed;
+    }
+  }
+
+  async statfs(): Promise<StatFs> {
+    const now = this.clock.now();
+    if (this.usage !== undefined && now - this.usage.at < STATFS_VALID_MS) return this.usage.stat;
+    const { usage } = (await this.mds.call({ op: "statfs" })).answer;
+    if (usage === undefined) throw new DssError("Malformed", "statfs was answered without figures");
+    const free = Math.floor(usage.available / BLOCK);
+    // Inodes are bounded by the coordination service's memory only; a large round figure keeps installers happy.
+    const filesFree = 2 ** 32;
+    const stat: StatFs = {
+      blockSize: BLOCK,
+      blocks: Math.floor(usage.total / BLOCK),
+      blocksFree: free,
+      blocksAvailable: free,
+      files: usage.inodes + filesFree,
+      filesFree,
+      nameMax: 255,
+    };
+    this.usage = { at: now, stat };
+    return stat;
+  }
+
+  // ---- Extended attributes ---------------------------------------------------------------------
+
+  private async xattrs(ino: Ino): Promise<Map<string, Buffer>> {
+    const node = await this.known(ino);
+    if (this.table.valid(node)) {
+      if (node.xattrs !== undefined) return node.xattrs;
+      if (node.inode!.xattrCount === 0) return NO_XATTRS;
+    }
+    const { seq } = node;
+    const reply = await this.mds.call({ op: "getxattrs", ino });
+    const found = new Map<string, Buffer>();
+    for (const { name, value } of reply.answer.xattrs ?? []) found.set(nameKey(name), value);
+    // Kept only if the capability was there all the time.
+    const current = this.table.get(ino);
+    if (current.seq === seq && this.table.lasting(current)) current.xattrs = found;
+    return found;
+  }
+
+  async getxattr(ino: Ino, name: Buffer): Promise<Buffer> {
+    checkXattrName(name);
+    const value = (await this.xattrs(ino)).get(nameKey(name));
+    if (value === undefined) throw NO_ATTRIBUTE;
+    return value;
+  }
+  async listxattr(ino: Ino): Promise<Buffer> {
+    const names: Buffer[] = [];
+    for (const name of (await this.xattrs(ino)).keys()) names.push(Buffer.from(`${name}\0`, "latin1"));
+    return Buffer.concat(names);
+  }
+  async setxattr(
+    ino: Ino,
+    name: Buffer,
+    value: Buffer,
+    flags: { create: boolean; replace: boolean },
+    caller: Caller,
+  ): Promise<void> {
+    checkXattrName(name);
+    if (name.length > XATTR_NAME_MAX) throw new DssError("RangeTooLarge", "attribute name too long");
+    if (value.length > XATTR_VALUE_MAX) throw new DssError("TooBig", "attribute value exceeds 64 KiB");
+    const { create, replace } = flags;
+    const actor = this.actor(caller);
+    try {
+      await this.change({ op: "setxattr", ino, name, value, create, replace, actor });
+    } finally {
+      this.table.get(ino).xattrs = undefined;
+    }
+  }
+  async removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void> {
+    checkXattrName(name);
+    try {
+      await this.change({ op: "removexattr", ino, name, actor: this.actor(caller) });
+    } finally {
+      this.table.get(ino).xattrs = undefined;
+    }
+  }
+}
+
+const NO_XATTRS: Map<string, Buffer> = new Map();
+const SYSTEM = Buffer.from("system.");
+
+/** POSIX ACLs and the like are not enforced, so they are not stored either. */
+function checkXattrName(name: Buffer): void {
+  if (name.subarray(0, SYSTEM.length).equals(SYSTEM)) {
+    throw new DssError("NotSupported", "attributes of the system namespace are not kept");
+  }
+}
+
+function timeOf<Key extends "atimeNs" | "mtimeNs">(
+  key: Key,
+  value: bigint | "now" | undefined,
+  actor: Actor,
+): { [K in Key]?: bigint } {
+  if (value === undefined) return {};
+  return { [key]: value === "now" ? actor.timeNs : value } as { [K in Key]?: bigint };
+}
+
+function attributesOf(inode: Inode): Attributes {
+  return {
+    ino: inode.ino,
+    mode: inode.mode,
+    nlink: inode.nlink,
+    uid: inode.uid,
+    gid: inode.gid,
+    rdev: inode.rdev,
+    size: inode.size,
+    // Holes are not subtracted: that would take a question to every OSD.
+    blocks: Math.ceil(inode.size / 512),
+    blksize: BLKSIZE,
+    atimeNs: inode.atimeNs,
+    mtimeNs: inode.mtimeNs,
+    ctimeNs: inode.ctimeNs,
+  };
+}

@@ -1,0 +1,549 @@
+/**
+ * Buffered writes of one file: dirty pieces, and object writes in flight.
+ *
+ * Invariants: `dirty` is sorted and free of overlaps; what is in flight is never changed and two flights never overlap in bytes, so
+ * the OSDs get overlapping rewrites in order; a piece leaves only when its bytes are durable, superseded, cut off by a
+ * truncation, or when an error was recorded for them.
+ *
+ * Each piece is one copy out of the driver's buffer. Sequential streams go out as soon as STREAM_BYTES are together; everything
+ * else when somebody asks (fsync, recall, close, age, memory).
+ */
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
+import type { Ino } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Clock } from "../../cluster/platform/ports.js";
+import type { ObjectAccess, ObjectAddress, AccessOptions } from "../../osd/client/object-access.js";
+import { extentsOf, type StripeLayout } from "../../osd/client/striper.js";
+import type { ExtentCache } from "./extent-cache.js";
+
+/** A run of this many bytes is worth an object write at once. */
+export const STREAM_BYTES = 2 * 1024 * 1024;
+/** Largest object write. */
+const FLIGHT_BYTES = 4 * 1024 * 1024;
+/** Object writes of one mount in flight. */
+const FLIGHTS_MAX = 64;
+const FLIGHT_BYTES_MAX = 32 * 1024 * 1024;
+/** Room for small appends that follow. */
+const APPEND_ROOM_MIN = 4096;
+const APPEND_ROOM_MAX = 256 * 1024;
+/** Pause before a write-back that failed for want of an answer is tried again. */
+const RETRY_MS = 1_000;
+
+interface Piece {
+  start: number;
+  length: number;
+  /** May have room beyond `length`. */
+  buffer: Buffer;
+  /** Order of the oldest write in it. */
+  seq: number;
+  bornMs: number;
+}
+interface Flight {
+  start: number;
+  end: number;
+  pieces: Piece[];
+  /** Of the oldest piece. */
+  seq: number;
+}
+export interface Segment {
+  start: number;
+  data: Buffer;
+}
+
+/** What a writer needs to know about its file. */
+export interface WriterFile {
+  readonly ino: Ino;
+  layout(): StripeLayout;
+  address(index: number): ObjectAddress;
+  access(index: number): AccessOptions;
+  mtimeNs(): bigint;
+  /** A write-back failed for good: its bytes are lost. */
+  onError(error: DssError): void;
+  /** Nothing is dirty or in flight any more. */
+  onClean(): void;
+}
+
+/** Shared by all files of a mount: bounds memory and flights, and says when to write back. */
+export class WriteBudget {
+  private used = 0;
+  private flights = 0;
+  private flightBytes = 0;
+  private waiters: { bytes: number; resolve: () => void }[] = [];
+  /** Files with dirty data, the longest dirty first. */
+  private readonly files = new Set<FileWriter>();
+  private readonly starved = new Set<FileWriter>();
+
+  constructor(
+    private readonly bytesMax: number,
+    readonly clock: Clock,
+    readonly objects: ObjectAccess,
+    readonly cache: ExtentCache,
+    readonly logger: Logger,
+  ) {}
+
+  get dirtyBytes(): number {
+    return this.used;
+  }
+  /** True when there is room at once; otherwise `wait`. One write larger than everything is let through alone. */
+  tryReserve(bytes: number): boolean {
+    if (this.waiters.length > 0) return false;
+    if (this.used + bytes > this.bytesMax && this.used > 0) return false;
+    this.used += bytes;
+    if (this.used > this.bytesMax / 2) this.kick();
+    return true;
+  }
+  wait(bytes: number): Promise<void> {
+    this.kick();
+    return new Promise((resolve) => this.waiters.push({ bytes, resolve }));
+  }
+  free(bytes: number): void {
+    this.used -= bytes;
+    while (this.waiters.length > 0) {
+      const { bytes: wanted, resolve } = this.waiters[0]!;
+      if (this.used + wanted > this.bytesMax && this.used > 0) break;
+      this.waiters.shift();
+      this.used += wanted;
+      resolve();
+    }
+    if (this.waiters.length > 0) this.kick();
+  }
+  /** Memory runs low: the files that have waited longest go first. */
+  private kick(): void {
+    for (const file of this.files) {
+      if (this.full) return;
+      file.pumpAll();
+    }
+  }
+  /** Everything older than `ageMs`. */
+  writeBackOlder(ageMs: number): void {
+    const limit = this.clock.now() - ageMs;
+    for (const file of this.files) if (file.oldestMs <= limit) file.pumpAll();
+  }
+  dirtyFiles(): FileWriter[] {
+    return [...this.files];
+  }
+
+  get full(): boolean {
+    return this.flights >= FLIGHTS_MAX || this.flightBytes >= FLIGHT_BYTES_MAX;
+  }
+  takeOff(bytes: number): void {
+    this.flights++;
+    this.flightBytes += bytes;
+  }
+  land(bytes: number): void {
+    this.flights--;
+    this.flightBytes -= bytes;
+    for (const file of [...this.starved]) {
+      if (this.full) return;
+      this.starved.delete(file);
+      file.pump();
+    }
+    if (this.waiters.length > 0) this.kick();
+  }
+  starve(file: FileWriter): void {
+    this.starved.add(file);
+  }
+  setDirty(file: FileWriter, dirty: boolean): void {
+    if (dirty) this.files.add(file);
+    else {
+      this.files.delete(file);
+      this.starved.delete(file);
+    }
+  }
+}
+
+export class FileWriter {
+  private dirty: Piece[] = [];
+  private flights: Flight[] = [];
+  private dirtyBytes = 0;
+  private nextSeq = 1;
+  /** Pieces up to this order are to be written; 0: only streams. */
+  private wantedSeq = 0;
+  private changed: (() => void)[] = [];
+  private failures = 0;
+  private retryAtMs = 0;
+  private discarded = false;
+  oldestMs = 0;
+
+  constructor(
+    private readonly file: WriterFile,
+    private readonly budget: WriteBudget,
+  ) {}
+
+  get clean(): boolean {
+    return this.dirty.length === 0 && this.flights.length === 0;
+  }
+
+  /** Copies `data` into the buffers; the caller has reserved its length. */
+  put(offset: number, data: Buffer): void {
+    const end = offset + data.length;
+    if (data.length === 0) return;
+    this.discarded = false;
+    const now = this.budget.clock.now();
+    if (this.dirty.length === 0) {
+      this.oldestMs = now;
+      this.budget.setDirty(this, true);
+    }
+    let at = this.firstEndingAfter(offset);
+    const found = this.dirty[at];
+    if (found !== undefined && found.start <= offset && found.start + found.length >= end) {
+      data.copy(found.buffer, offset - found.start); // A rewrite in place.
+      this.budget.free(data.length);
+      return;
+    }
+    const before = this.dirty[at - 1];
+    if (
+      before !== undefined &&
+      before.start + before.length === offset &&
+      before.buffer.length - before.length >= data.length &&
+      (found === undefined || found.start >= end)
+    ) {
+      data.copy(before.buffer, before.length);
+      before.length += data.length;
+      this.dirtyBytes += data.length;
+      at--;
+    } else {
+      at = this.cut(offset, end);
+      const follows = this.dirty[at - 1];
+      const appends = follows !== undefined && follows.start + follows.length === offset;
+      const piece: Piece = {
+        start: offset,
+        length: data.length,
+        buffer: bufferFor(data, appends ? follows.length : 0),
+        seq: this.nextSeq++,
+        bornMs: now,
+      };
+      this.dirty.splice(at, 0, piece);
+      this.dirtyBytes += data.length;
+    }
+    this.stream(at);
+  }
+
+  /** What is newer than the objects in [offset, end), oldest first: later ones win. The data must not be changed. */
+  overlay(offset: number, end: number): Segment[] {
+    const found: Segment[] = [];
+    const add = (piece: Piece): void => {
+      const from = Math.max(piece.start, offset);
+      const to = Math.min(piece.start + piece.length, end);
+      if (from >= to) return;
+      found.push({
+        start: from,
+        data: piece.buffer.subarray(from - piece.start, to - piece.start),
+      });
+    };
+    for (const flight of this.flights) {
+      if (flight.start < end && flight.end > offset) for (const piece of flight.pieces) add(piece);
+    }
+    for (let at = this.firstEndingAfter(offset); at < this.dirty.length; at++) {
+      if (this.dirty[at]!.start >= end) break;
+      add(this.dirty[at]!);
+    }
+    return found;
+  }
+
+  /** True when nothing of [offset, end) is dirty or in flight. */
+  isClean(offset: number, end: number): boolean {
+    if (this.dirty.length === 0 && this.flights.length === 0) return true;
+    const piece = this.dirty[this.firstEndingAfter(offset)];
+    if (piece !== undefined && piece.start < end) return false;
+    return !this.flights.some((flight) => flight.start < end && flight.end > offset);
+  }
+
+  /**
+   * Resolves when everything written so far in the range is durable (or given up, see `onError`). Fails with the error of a
+   * write-back that could not reach the OSDs, unless `untilDone`, which tries until it can.
+   */
+  async flush(
+    range: { start: number; end: number } = EVERYTHING,
+    options: { untilDone?: boolean } = {},
+  ): Promise<void> {
+    const mark = this.nextSeq - 1;
+    const failures = this.failures;
+    while (this.holds(mark, range)) {
+      this.wantedSeq = Math.max(this.wantedSeq, mark);
+      this.pump();
+      if (!this.holds(mark, range)) break;
+      await new Promise<void>((resolve) => this.changed.push(resolve));
+      if (this.failures !== failures && options.untilDone !== true) {
+        throw this.lastFailure ?? new DssError("TimedOut", "write-back failed");
+      }
+    }
+  }
+  private lastFailure: DssError | undefined;
+
+  /** Writes back all that is dirty now, without waiting for it. */
+  pumpAll(): void {
+    this.wantedSeq = this.nextSeq - 1;
+    this.pump();
+  }
+
+  /**
+   * A truncation to `size`: dirty data beyond are dropped; resolves when nothing beyond is in flight. The caller keeps
+   * writers away until then.
+   */
+  async cutOff(size: number): Promise<void> {
+    this.cut(size, Number.MAX_SAFE_INTEGER);
+    while (this.flights.some((flight) => flight.end > size)) {
+      await new Promise<void>((resolve) => this.changed.push(resolve));
+      this.cut(size, Number.MAX_SAFE_INTEGER); // A flight that failed for now came back.
+    }
+    this.settled();
+  }
+
+  /** The file is gone, or the session: nothing more is written. Flights end by themselves. */
+  discard(): void {
+    this.discarded = true;
+    for (const piece of this.dirty) this.budget.free(piece.length);
+    this.dirty = [];
+    this.dirtyBytes = 0;
+    this.settled();
+    this.wake();
+  }
+
+  // ---- Pieces ----------------------------------------------------------------------------------
+
+  private firstEndingAfter(offset: number): number {
+    const { dirty } = this;
+    const last = dirty[dirty.length - 1];
+    if (last === undefined || last.start + last.length <= offset) return dirty.length;
+    let low = 0;
+    let high = dirty.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const piece = dirty[middle]!;
+      if (piece.start + piece.length > offset) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
+  /** Takes [start, end) out of the dirty pieces; returns where a new piece belongs. */
+  private cut(start: number, end: number): number {
+    const first = this.firstEndingAfter(start);
+    let last = first;
+    const kept: Piece[] = [];
+    let at = first;
+    let freed = 0;
+    while (last < this.dirty.length && this.dirty[last]!.start < end) {
+      const piece = this.dirty[last++]!;
+      const pieceEnd = piece.start + piece.length;
+      freed += Math.min(pieceEnd, end) - Math.max(piece.start, start);
+      if (piece.start < start) {
+        const length = start - piece.start;
+        kept.push({ ...piece, length, buffer: piece.buffer.subarray(0, length) });
+        at++;
+      }
+      if (pieceEnd > end) {
+        const skip = end - piece.start;
+        const buffer = piece.buffer.subarray(skip, piece.length);
+        kept.push({ ...piece, start: end, length: pieceEnd - end, buffer });
+      }
+    }
+    if (last > first) {
+      this.dirty.splice(first, last - first, ...kept);
+      this.dirtyBytes -= freed;
+      this.budget.free(freed);
+    }
+    return at;
+  }
+
+  private holds(mark: number, { start, end }: { start: number; end: number }): boolean {
+    for (const flight of this.flights) {
+      if (flight.seq <= mark && flight.start < end && flight.end > start) return true;
+    }
+    for (let at = this.firstEndingAfter(start); at < this.dirty.length; at++) {
+      const piece = this.dirty[at]!;
+      if (piece.start >= end) return false;
+      if (piece.seq <= mark) return true;
+    }
+    return false;
+  }
+
+  // ---- Flights ---------------------------------------------------------------------------------
+
+  /** The piece at `at` was written: a long enough run around it goes out. */
+  private stream(at: number): void {
+    if (this.dirtyBytes < STREAM_BYTES || this.budget.full || this.waitsToRetry()) return;
+    let first = at;
+    let bytes = this.dirty[at]!.length;
+    while (first > 0 && bytes < STREAM_BYTES) {
+      const previous = this.dirty[first - 1]!;
+      if (previous.start + previous.length !== this.dirty[first]!.start) break;
+      bytes += previous.length;
+      first--;
+    }
+    if (bytes < STREAM_BYTES) return;
+    // Up to a boundary, so that rewrites and reads meet whole units.
+    const runEnd = this.dirty[at]!.start + this.dirty[at]!.length;
+    const end = Math.floor(runEnd / STREAM_BYTES) * STREAM_BYTES;
+    if (end <= this.dirty[first]!.start) return;
+    this.launch(first, end);
+  }
+
+  /** Starts what is wanted, as far as the limits permit. */
+  pump(): void {
+    if (this.waitsToRetry()) return;
+    let at = 0;
+    while (at < this.dirty.length) {
+      const piece = this.dirty[at]!;
+      if (piece.seq > this.wantedSeq) {
+        at++;
+        continue;
+      }
+      if (this.budget.full) {
+        this.budget.starve(this);
+        return;
+      }
+      // A launch takes the pieces away; one that overlaps a flight waits for it.
+      if (!this.launch(at, Number.MAX_SAFE_INTEGER)) at++;
+    }
+  }
+
+  private waitsToRetry(): boolean {
+    return this.retryAtMs > 0 && this.budget.clock.now() < this.retryAtMs;
+  }
+
+  /** One object write: contiguous pieces from `first`, below `limit`, within one object. */
+  private launch(first: number, limit: number): boolean {
+    const start = this.dirty[first]!.start;
+    let end = start;
+    let last = first;
+    const bound = Math.min(limit, start + FLIGHT_BYTES);
+    while (last < this.dirty.length && end < bound && this.dirty[last]!.start === end) {
+      end = Math.min(this.dirty[last]!.start + this.dirty[last]!.length, bound);
+      last++;
+    }
+    const extent = extentsOf(this.file.layout(), start, end - start)[0]!;
+    end = start + extent.length;
+    if (this.flights.some((flight) => flight.start < end && flight.end > start)) return false;
+    const pieces: Piece[] = [];
+    let seq = Number.MAX_SAFE_INTEGER;
+    let taken = first;
+    for (; taken < last && this.dirty[taken]!.start < end; taken++) {
+      const piece = this.dirty[taken]!;
+      seq = Math.min(seq, piece.seq);
+      const length = Math.min(piece.length, end - piece.start);
+      pieces.push({ ...piece, length, buffer: piece.buffer.subarray(0, length) });
+      if (length < piece.length) {
+        const rest = piece.buffer.subarray(length);
+        this.dirty[taken] = { ...piece, start: end, length: piece.length - length, buffer: rest };
+        break;
+      }
+    }
+    this.dirty.splice(first, taken - first);
+    this.dirtyBytes -= end - start;
+    const flight: Flight = { start, end, pieces, seq };
+    this.flights.push(flight);
+    this.budget.takeOff(end - start);
+    this.budget.cache.drop(this.file.ino, start, end);
+    this.budget.objects
+      .write(
+        this.file.address(extent.index),
+        extent.offset,
+        pieces.map((piece) => piece.buffer),
+        { ...this.file.access(extent.index), mtimeNs: this.file.mtimeNs() },
+      )
+      .then(
+        () => this.onLanded(flight, undefined),
+        (error: unknown) => {
+          if (!isDssError(error)) throw error;
+          this.onLanded(flight, error);
+        },
+      );
+    return true;
+  }
+
+  private onLanded(flight: Flight, error: DssError | undefined): void {
+    // Readers that began while this was in flight may have put older bytes into the cache.
+    this.budget.cache.drop(this.file.ino, flight.start, flight.end);
+    this.flights.splice(this.flights.indexOf(flight), 1);
+    const bytes = flight.end - flight.start;
+    if (error === undefined) {
+      this.retryAtMs = 0;
+      this.budget.free(bytes);
+    } else if (error.retry === "never" || error.retry === "other-replica" || this.discarded) {
+      this.budget.free(bytes);
+      if (!this.discarded) {
+        this.lastFailure = error;
+        this.file.onError(error);
+        this.complain(error, "write-back failed: the data are lost");
+      }
+    } else {
+      this.failures++;
+      this.lastFailure = error;
+      this.takeBack(flight);
+      this.complain(error, "write-back failed for now and will be repeated");
+      this.retrySoon();
+    }
+    this.budget.land(bytes);
+    this.pump();
+    this.settled();
+    this.wake();
+  }
+
+  /** What a failed flight carried is dirty again, except where it was overwritten since. */
+  private takeBack(flight: Flight): void {
+    for (const piece of flight.pieces) {
+      let at = piece.start;
+      const end = piece.start + piece.length;
+      while (at < end) {
+        const index = this.firstEndingAfter(at);
+        const next = this.dirty[index];
+        if (next !== undefined && next.start <= at) {
+          const covered = Math.min(next.start + next.length, end) - at;
+          this.budget.free(covered);
+          at += covered;
+          continue;
+        }
+        const to = next === undefined ? end : Math.min(next.start, end);
+        const buffer = piece.buffer.subarray(at - piece.start, to - piece.start);
+        this.dirty.splice(index, 0, { ...piece, start: at, length: to - at, buffer });
+        this.dirtyBytes += to - at;
+        at = to;
+      }
+    }
+    if (this.dirty.length > 0) this.budget.setDirty(this, true);
+  }
+
+  private retrySoon(): void {
+    const { clock } = this.budget;
+    if (this.retryAtMs > clock.now()) return;
+    this.retryAtMs = clock.now() + RETRY_MS;
+    clock.setTimer(RETRY_MS, () => {
+      this.retryAtMs = 0;
+      this.pump();
+      this.wake();
+    });
+  }
+
+  private complain(error: DssError, message: string): void {
+    this.budget.logger.error({ ino: this.file.ino, error: describeError(error) }, message);
+  }
+
+  private settled(): void {
+    if (this.dirty.length > 0) {
+      this.oldestMs = this.dirty[0]!.bornMs;
+      return;
+    }
+    this.budget.setDirty(this, false);
+    if (this.flights.length === 0) this.file.onClean();
+  }
+  private wake(): void {
+    const waiters = this.changed;
+    this.changed = [];
+    for (const resolve of waiters) resolve();
+  }
+}
+
+const EVERYTHING = { start: 0, end: Number.MAX_SAFE_INTEGER };
+
+/** A copy, with room to grow when it looks like a series of small appends. */
+function bufferFor(data: Buffer, previous: number): Buffer {
+  const room =
+    data.length < APPEND_ROOM_MAX
+      ? Math.min(Math.max(2 * previous, APPEND_ROOM_MIN), APPEND_ROOM_MAX)
+      : 0;
+  const buffer = Buffer.allocUnsafeSlow(Math.max(data.length, room));
+  data.copy(buffer);
+  return buffer;
+}
