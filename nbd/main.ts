@@ -1,10 +1,12 @@
 /**
  * Runs the NBD server over a cluster's volumes as a process, and opens single volumes for commands.
  *
- * Order of a start: ZooKeeper and map, then the addresses, and only then the metadata session: it
- * fences an earlier server of the same address, which must not happen to one that is running.
+ * Order of a start: no other server at the addresses, the metadata session, the volumes' locks, and
+ * only then the addresses: whoever can connect finds its volume. The look at the addresses comes
+ * first because the session fences an earlier server of the same address, which must not happen to
+ * one that is running.
  */
-import { DssError, describeError } from "../cluster/base/errors.js";
+import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { nodePlatform } from "../cluster/platform/node.js";
@@ -18,6 +20,7 @@ import { VolumeDirectory } from "./volume-directory.js";
 
 /** How long a start waits for a metadata leader. */
 const OPEN_MS = 20_000;
+const PROBE_MS = 1_000;
 
 interface ClusterAccess {
   /** "host:port,…" */
@@ -83,10 +86,11 @@ export async function runNbd(options: NbdProcessOptions): Promise<RunningNbd> {
     return stopping;
   };
   try {
-    const addresses: Address[] = [];
-    for (const address of listen) addresses.push(await server.listen(address));
+    for (const address of listen) await refuseTaken(address);
     await cluster.mds.open(OPEN_MS);
     for (const name of new Set(names)) await directory.hold(name);
+    const addresses: Address[] = [];
+    for (const address of listen) addresses.push(await server.listen(address));
     logger.info({ version: options.version, names: serving }, "volumes can be used");
     options.onReady?.(addresses);
     return { ended, stop };
@@ -163,10 +167,23 @@ function directoryOf(
   });
 }
 
-/**
- * A later server of the same first address is the successor of this one. A free port (0) has none.
- * The address is bound by then, so its earlier owner is gone.
- */
+/** Errors: Busy when something answers at the address. Other obstacles show when it is bound. */
+async function refuseTaken(address: Address): Promise<void> {
+  if ("port" in address && address.port === 0) return;
+  let found;
+  try {
+    found = await nodePlatform.network.connect(address, { timeoutMs: PROBE_MS });
+  } catch (error) {
+    if (isDssError(error, "Unreachable") || isDssError(error, "TimedOut")) return;
+    throw error;
+  }
+  found.destroy();
+  throw new DssError("Busy", `address ${formatAddress(address)} is already in use`, {
+    hint: "stop the server there, or choose another address",
+  });
+}
+
+/** A later server of the same first address succeeds this one; a free port (0) has no successor. */
 function instanceOf(host: string, listen: readonly Address[]): string {
   const [first] = listen;
   if (first === undefined) throw new DssError("InvalidArgument", "no address to serve at");

@@ -1,0 +1,225 @@
+/**
+ * Volumes of a real cluster through the NBD server, with the clients people use: libnbd, qemu, fio
+ * and a Linux kernel. Each client also checks what an earlier one wrote through another server.
+ */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import t from "tap";
+import { Prng } from "../../../cluster/base/prng.js";
+import { startCluster, type Cluster } from "../../support/cluster.js";
+import { ext4InGuest } from "../../support/guest-ext4.js";
+import { run, succeed, type Program } from "../../support/process.js";
+import { tempFolder } from "../../support/temp.js";
+
+const MIB = 1024 * 1024;
+const OBJECT = 4 * MIB;
+const URI = /(nbd(?:\+unix)?:\/\/\S+)/;
+
+t.setTimeout(400_000);
+const cluster = await startCluster(t, { osds: 3, mds: 1 });
+const folder = tempFolder(t, "volume");
+
+interface Served {
+  server: Program;
+  uri: string;
+  socket: string;
+}
+let sockets = 0;
+
+/** `dss volume serve` on a unix socket of its own. */
+async function serve(volume: string, ...options: string[]): Promise<Served> {
+  const socket = join(folder, `${sockets++}.sock`);
+  const server = cluster.start(["volume", "serve", volume, "--unix", socket, ...options]);
+  const [, uri] = await server.output(URI);
+  return { server, uri: uri!, socket };
+}
+const create = (name: string, size: string) => cluster.ok(["volume", "create", name, size]);
+const sha = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
+
+interface ObjectsOf {
+  objects: { index: number; osds: number[]; allocated: number }[];
+}
+const objectsOf = async (cluster: Cluster, volume: string): Promise<ObjectsOf["objects"]> =>
+  (await cluster.json<ObjectsOf>(["volume", "info", volume, "--objects"])).objects;
+
+t.test("nbdinfo sees the volume", async (t) => {
+  await create("info", "1G");
+  const { server, uri } = await serve("info");
+  const { exports } = JSON.parse(await succeed(t, "nbdinfo", ["--json", uri]));
+  t.match(exports, [
+    {
+      "export-name": "info",
+      "export-size": 1024 * MIB,
+      is_read_only: false,
+      can_flush: true,
+      can_fua: true,
+      can_trim: true,
+      can_zero: true,
+      can_multi_conn: true,
+      block_size_maximum: 32 * MIB,
+    },
+  ]);
+  await server.stop();
+  const frozen = await serve("info", "--read-only");
+  const info = JSON.parse(await succeed(t, "nbdinfo", ["--json", frozen.uri]));
+  t.equal(info.exports[0].is_read_only, true);
+  await frozen.server.stop();
+});
+
+t.test("nbdcopy both ways, and what is zero takes no space", async (t) => {
+  const size = 64 * MIB;
+  const bytes = new Prng(7).bytes(size);
+  bytes.fill(0, 8 * MIB, 40 * MIB);
+  const source = join(folder, "source");
+  await writeFile(source, bytes);
+  await create("copy", "64M");
+  const first = await serve("copy");
+  await succeed(t, "nbdcopy", ["--flush", "--connections=4", source, first.uri]);
+  await first.server.stop();
+  // Another server, so that nothing of the first one's memory can answer.
+  const second = await serve("copy");
+  const target = join(folder, "target");
+  await succeed(t, "nbdcopy", ["--connections=4", second.uri, target]);
+  t.equal(sha(await readFile(target)), sha(bytes), "the bytes that were written");
+  await second.server.stop();
+  const objects = await objectsOf(cluster, "copy");
+  const withData = [0, 1, ...Array.from({ length: 6 }, (_, i) => 10 + i)];
+  t.same(
+    objects.filter(({ allocated }) => allocated > 0).map(({ index }) => index),
+    withData,
+    "zeros are holes",
+  );
+  t.ok(objects.every(({ osds }) => osds.length === 3), "on three OSDs each");
+});
+
+t.test("qemu-io writes, zeroes, discards and verifies", async (t) => {
+  await create("qemu", "100M");
+  const { server, uri } = await serve("qemu");
+  const commands = [
+    `write -P 0xaa ${OBJECT - 65_536} 131072`,
+    `read -P 0xaa ${OBJECT - 65_536} 131072`,
+    `write -z ${OBJECT - 4096} 8192`,
+    `read -P 0 ${OBJECT - 4096} 8192`,
+    `read -P 0xaa ${OBJECT + 4096} 61440`,
+    "write -P 0x55 513 1023",
+    "read -P 0x55 513 1023",
+    "read -P 0 0 513",
+    `write -P 0x11 ${8 * MIB} 16M`,
+    `discard ${8 * MIB} 8M`,
+    `read -P 0x11 ${16 * MIB} 8M`,
+    "read -P 0 64M 32M",
+    "flush",
+  ];
+  const args = ["-f", "raw", "-t", "writeback", "-d", "unmap"];
+  const output = await succeed(t, "qemu-io", [
+    ...args,
+    ...commands.flatMap((command) => ["-c", command]),
+    uri,
+  ]);
+  t.notMatch(output, /failed|error/i);
+  await server.stop();
+  const kept = (await objectsOf(cluster, "qemu")).map(({ index }) => index);
+  t.same(kept, [0, 1, 4, 5], "discarded objects are gone");
+});
+
+t.test("fio verifies random writes with many in flight", async (t) => {
+  await create("fio", "64M");
+  const { server, uri } = await serve("fio");
+  const common = [
+    "--name=verify",
+    "--ioengine=nbd",
+    `--uri=${uri}`,
+    "--rw=randwrite",
+    "--bsrange=512-128k",
+    "--blockalign=512",
+    "--iodepth=32",
+    "--size=48m",
+    "--randseed=7",
+    "--verify=crc32c",
+    "--verify_fatal=1",
+  ];
+  await succeed(t, "fio", [...common, "--do_verify=1"], { cwd: folder, withinMs: 120_000 });
+  await server.stop();
+});
+
+t.test("a volume has one writer at a time, whose name the second one is told", async (t) => {
+  await create("single", "16M");
+  const owner = await serve("single");
+  const second = cluster.start(["volume", "serve", "single", "--unix", join(folder, "b.sock")]);
+  const { code } = await second.exited;
+  t.not(code, 0);
+  t.match(second.stderr, /single is in use by .*nbd client\.\d+, pid \d+/);
+  t.match(second.stderr, new RegExp(`pid ${owner.server.pid}\\b`), "it names the process");
+  const write = await cluster.dss(["volume", "write", "single", "0", "hello"]);
+  t.not(write.code, 0);
+  t.match(write.stderr, /in use by/);
+  await succeed(t, "nbdinfo", ["--size", owner.uri]);
+  await owner.server.stop();
+  await cluster.ok(["volume", "write", "single", "5", "hello"]);
+  t.equal(await cluster.ok(["volume", "read", "single", "5", "5"]), "hello");
+});
+
+t.test("a killed server is succeeded at once, with everything it had answered", async (t) => {
+  await create("heir", "16M");
+  const first = await serve("heir");
+  const io = (uri: string, command: string) =>
+    succeed(t, "qemu-io", ["-f", "raw", "-t", "writeback", "-c", command, uri]);
+  await io(first.uri, "write -P 0x77 1M 1M");
+  await first.server.kill();
+  const begin = performance.now();
+  const args = ["volume", "serve", "heir", "--unix", first.socket];
+  const next = cluster.start(args);
+  await next.output(URI);
+  t.ok(performance.now() - begin < 5_000, "without waiting for the lease of the dead one");
+  t.match(await io(first.uri, "read -P 0x77 1M 1M"), /read 1048576/);
+  const again = cluster.start(args);
+  t.not((await again.exited).code, 0, "but one that lives keeps its address");
+  t.match(again.stderr, /already in use/);
+  t.match(await io(first.uri, "write -P 0x78 1M 1M"), /wrote/, "and its lock");
+  await next.stop();
+});
+
+t.test("a server without names offers every volume over TCP", async (t) => {
+  const server = cluster.start(["volume", "serve", "--listen", "127.0.0.1:0"]);
+  const [, uri] = await server.output(URI);
+  const { exports } = JSON.parse(await succeed(t, "nbdinfo", ["--list", "--json", uri!]));
+  const names = (exports as { "export-name": string }[]).map((each) => each["export-name"]);
+  t.same([...names].sort(), ["copy", "fio", "heir", "info", "qemu", "single"]);
+  const missing = await run(t, "nbdinfo", [`${uri!}nope`]);
+  t.not(missing.code, 0);
+  await server.stop();
+});
+
+t.test("attach says what to do on a machine whose kernel has no nbd", async (t) => {
+  const hasKernelNbd = existsSync("/dev/nbd0");
+  const { code, stdout, stderr } = await cluster.dss(["volume", "attach", "single"]);
+  if (hasKernelNbd) {
+    t.equal(code, 0, stderr);
+    t.match(stdout, /^\/dev\/nbd\d+$/m);
+    await cluster.ok(["volume", "detach", "single"]);
+    return;
+  }
+  t.not(code, 0);
+  t.match(stderr, /no nbd module.*dss volume serve single/s);
+});
+
+t.test("a Linux kernel keeps ext4 on a volume", { timeout: 200_000 }, async (t) => {
+  await create("ext4", "128M");
+  const server = cluster.start(["volume", "serve", "ext4", "--listen", "127.0.0.1:0"]);
+  const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
+  const { code, results, console } = await ext4InGuest(t, Number(port), "ext4");
+  t.equal(code, 0, console);
+  for (const [name, value] of Object.entries({
+    size: String((128 * MIB) / 512),
+    large: "same",
+    busybox: "same",
+    fstrim: "done",
+    fsck: "clean",
+    done: "yes",
+  })) {
+    t.equal(results.get(name), value, name);
+  }
+  await server.stop();
+});

@@ -1,0 +1,171 @@
+/** Volumes as exports: locks taken and given back, and what is left of them after an eviction. */
+import t from "tap";
+import { DssError } from "../../../cluster/base/errors.js";
+import type { ClientId } from "../../../cluster/base/ids.js";
+import type { Clock } from "../../../cluster/platform/ports.js";
+import type { SessionCache } from "../../../mds/client/mds-client.js";
+import type { Answer, MdsReply, Request, Volume } from "../../../mds/proto.js";
+import { VolumeDirectory, type VolumeSession } from "../../../nbd/volume-directory.js";
+import { MemoryObjects } from "./memory-objects.js";
+
+const OBJECT = 65_536;
+const clock = { wallNs: () => 7n } as Clock;
+
+function volume(id: number, name: string): Volume {
+  return {
+    ...{ id, name, size: 10 * OBJECT, createdNs: 0n, objectPrefix: `v${id}`, features: [] },
+    layout: { pool: 1, objectSize: OBJECT, stripeUnit: OBJECT, stripeCount: 1 },
+    ...{ owner: "", ownerClient: 0 },
+  };
+}
+
+/** A leader that keeps the rules of volumes in one object. */
+class Leader implements VolumeSession {
+  client: ClientId = 70_000;
+  readonly calls: string[] = [];
+  readonly volumes = [volume(1, "alpha"), volume(2, "beta")];
+  /** Taken by somebody else. */
+  busy: string | undefined;
+  private cache: SessionCache | undefined;
+
+  setCache(cache: SessionCache): void {
+    this.cache = cache;
+  }
+  evict(next: ClientId): void {
+    this.client = next;
+    this.cache?.evicted(new DssError("NoSession", "evicted"));
+  }
+  async call(request: Request): Promise<MdsReply> {
+    const answer: Answer = {};
+    let notFound = false;
+    switch (request.op) {
+      case "volumeList":
+        answer.volumes = this.volumes;
+        break;
+      case "volumeOpen": {
+        this.calls.push(`open ${request.name} ${request.write ? "write" : "read"}`);
+        if (request.name === this.busy && request.write) {
+          throw new DssError("Busy", `volume ${request.name} is in use by h1 (nbd client.9)`);
+        }
+        const found = this.volumes.find((each) => each.name === request.name);
+        notFound = found === undefined;
+        if (found !== undefined) Object.assign(answer, { volume: found, minEpoch: 33 });
+        break;
+      }
+      case "volumeClose":
+        this.calls.push(`close ${request.id}`);
+        break;
+      default:
+        throw new Error(`unexpected ${request.op}`);
+    }
+    return { id: 1, journal: 0, notFound, answer, grants: [] };
+  }
+}
+
+class Access extends MemoryObjects {
+  closed = false;
+  constructor(readonly client: ClientId) {
+    super(OBJECT);
+  }
+  close(): void {
+    this.closed = true;
+  }
+}
+
+function world(options: { names?: string[]; readOnly?: boolean } = {}) {
+  const leader = new Leader();
+  const accesses: Access[] = [];
+  const losses: DssError[] = [];
+  const directory = new VolumeDirectory({
+    mds: leader,
+    clock,
+    accessAs: (client) => {
+      const access = new Access(client);
+      accesses.push(access);
+      return access;
+    },
+    names: options.names ?? [],
+    readOnly: options.readOnly ?? false,
+    onLost: (error) => losses.push(error),
+  });
+  return { leader, directory, accesses, losses };
+}
+
+t.test("a volume is locked while it is open, and used under the lock's epoch", async (t) => {
+  const { leader, directory, accesses } = world();
+  const image = await directory.open("alpha");
+  t.match(image, { name: "alpha", size: 10 * OBJECT, readOnly: false });
+  await image.write(0, Buffer.alloc(100, 1));
+  t.equal(accesses[0]?.minEpoch, 33);
+  t.equal(accesses[0]?.client, 70_000);
+  const other = await directory.open("beta");
+  t.equal(accesses.length, 1, "one access for one session");
+  await directory.close(image);
+  await directory.close(other);
+  t.same(leader.calls, ["open alpha write", "open beta write", "close 1", "close 2"]);
+  t.same(
+    (await directory.list()).map(({ name }) => name),
+    ["alpha", "beta"],
+  );
+});
+
+t.test("read-only use takes no lock", async (t) => {
+  const { leader, directory } = world({ readOnly: true });
+  leader.busy = "alpha";
+  t.equal((await directory.open("alpha")).readOnly, true);
+  t.same(leader.calls, ["open alpha read"]);
+});
+
+t.test("what cannot be opened says why", async (t) => {
+  const { leader, directory } = world();
+  leader.busy = "alpha";
+  await t.rejects(directory.open("alpha"), { code: "Busy", message: /in use by h1 \(nbd/ });
+  await t.rejects(directory.open("gamma"), { code: "NotFound", message: /gamma/ });
+  leader.client = 0;
+  await t.rejects(directory.open("beta"), { code: "NoSession" });
+});
+
+t.test("only the named volumes are offered", async (t) => {
+  const { directory } = world({ names: ["beta"] });
+  t.same(
+    (await directory.list()).map(({ name }) => name),
+    ["beta"],
+  );
+  await t.rejects(directory.open("alpha"), { code: "NotFound", message: /not offered/ });
+});
+
+t.test("a held volume stays locked between its clients", async (t) => {
+  const { leader, directory } = world({ names: ["alpha"] });
+  await directory.hold("alpha");
+  const image = await directory.open("alpha");
+  await directory.close(image);
+  t.equal(await directory.open("alpha"), image);
+  await directory.close(image);
+  t.same(leader.calls, ["open alpha write"]);
+  await directory.release();
+  t.same(leader.calls, ["open alpha write", "close 1"]);
+  await directory.release();
+  t.equal(leader.calls.length, 2, "given back once");
+});
+
+t.test("an eviction loses the images for good; a new session starts afresh", async (t) => {
+  const { leader, directory, accesses, losses } = world();
+  leader.evict(70_001);
+  t.same(losses, [], "nothing was open, nothing is lost");
+  await directory.hold("alpha");
+  const image = await directory.open("alpha");
+  await image.write(0, Buffer.alloc(10, 1));
+  leader.evict(70_002);
+  t.match(losses, [{ code: "Fenced", message: /alpha/ }]);
+  t.ok(accesses[0]?.closed, "requests under the old id end");
+  await t.rejects(image.read(0, 1), { code: "Fenced" });
+  await directory.close(image);
+  await directory.release();
+  t.same(leader.calls, ["open alpha write"], "a lost lock is not given back");
+  const again = await directory.open("alpha");
+  await again.read(0, 1);
+  t.equal(accesses[1]?.client, 70_002, "never the old id");
+  t.equal(accesses.length, 2);
+  directory.shutDown();
+  t.ok(accesses[1]?.closed);
+});
