@@ -145,8 +145,7 @@ export class VolumeImage implements BlockImage {
     const { layout } = this.volume;
     return this.inSlices(offset, length, OPERATIONS_MAX, async (object) => {
       const address = this.address(object.index);
-      const whole = objectSizeWithin(layout, object.index, this.size);
-      if (object.offset === 0 && object.length >= whole) {
+      if (object.length >= objectSizeWithin(layout, object.index, this.size)) {
         await this.access.remove(address, { ...this.options, unconditional: true });
         return;
       }

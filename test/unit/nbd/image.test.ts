@@ -50,7 +50,7 @@ for (const [name, layout] of Object.entries(LAYOUTS)) {
     const model = Buffer.alloc(SIZE);
     for (let step = 0; step < 600; step++) {
       const long = random.int(0, 9) === 0;
-      const length = random.int(1, long ? SIZE : 40 * KIB);
+      const length = random.int(0, 9) === 0 ? 1 : random.int(1, long ? SIZE : 40 * KIB);
       const offset = random.int(0, SIZE - length);
       const end = offset + length;
       switch (random.int(0, 5)) {
