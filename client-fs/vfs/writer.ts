@@ -44,6 +44,8 @@ interface Flight {
   pieces: Piece[];
   /** Of the oldest piece. */
   seq: number;
+  /** `FileWriter.generation` when it started. */
+  generation: number;
 }
 export interface Segment {
   start: number;
@@ -162,7 +164,8 @@ export class FileWriter {
   private changed: (() => void)[] = [];
   private failures = 0;
   private retryAtMs = 0;
-  private discarded = false;
+  /** Rises with every `discard`: flights of before must not come back. */
+  private generation = 0;
   oldestMs = 0;
 
   constructor(
@@ -178,7 +181,6 @@ export class FileWriter {
   put(offset: number, data: Buffer): void {
     const end = offset + data.length;
     if (data.length === 0) return;
-    this.discarded = false;
     const now = this.budget.clock.now();
     if (this.dirty.length === 0) {
       this.oldestMs = now;
@@ -292,7 +294,7 @@ export class FileWriter {
 
   /** The file is gone, or the session: nothing more is written. Flights end by themselves. */
   discard(): void {
-    this.discarded = true;
+    this.generation++;
     for (const piece of this.dirty) this.budget.free(piece.length);
     this.dirty = [];
     this.dirtyBytes = 0;
@@ -432,7 +434,7 @@ export class FileWriter {
     }
     this.dirty.splice(first, taken - first);
     this.dirtyBytes -= end - start;
-    const flight: Flight = { start, end, pieces, seq };
+    const flight: Flight = { start, end, pieces, seq, generation: this.generation };
     this.flights.push(flight);
     this.budget.takeOff(end - start);
     this.budget.cache.drop(this.file.ino, start, end);
@@ -458,16 +460,14 @@ export class FileWriter {
     this.budget.cache.drop(this.file.ino, flight.start, flight.end);
     this.flights.splice(this.flights.indexOf(flight), 1);
     const bytes = flight.end - flight.start;
-    if (error === undefined) {
-      this.retryAtMs = 0;
+    if (error === undefined || flight.generation !== this.generation) {
+      if (error === undefined) this.retryAtMs = 0;
       this.budget.free(bytes);
-    } else if (error.retry === "never" || error.retry === "other-replica" || this.discarded) {
+    } else if (error.retry === "never" || error.retry === "other-replica") {
       this.budget.free(bytes);
-      if (!this.discarded) {
-        this.lastFailure = error;
-        this.file.onError(error);
-        this.complain(error, "write-back failed: the data are lost");
-      }
+      this.lastFailure = error;
+      this.file.onError(error);
+      this.complain(error, "write-back failed: the data are lost");
     } else {
       this.failures++;
       this.lastFailure = error;
