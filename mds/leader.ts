@@ -776,7 +776,7 @@ export class MdsLeader {
   }
 
   private execute(session: LiveSession, call: MdsCall, over: () => void): void {
-    const { request, id } = call;
+    const { id } = call;
     const repeated =
       call.replay && this.metadata.session(session.id)?.completed.has(id) === true;
     this.operations.submit({

@@ -329,6 +329,18 @@ export type AdminRequest =
   | { op: "osdIn"; id: number }
   | { op: "osdReweight"; id: number; weight: number }
   | { op: "osdRemove"; id: number }
+  | {
+      op: "poolCreate";
+      pool: {
+        name: string;
+        replicas: number;
+        minimum: number;
+        pgCount: number;
+        objectSize: number;
+        stripeUnit: number;
+        stripeCount: number;
+      };
+    }
   | { op: "fence"; client: ClientId };
 export interface AdminReply {
   epoch: Epoch;
@@ -361,6 +373,15 @@ export const MdsKeepAlive = defineCall(306, "MdsKeepAlive", {
 export const MdsAdmin = defineCall(308, "MdsAdmin", {
   request: msgpack<AdminRequest>(),
   reply: msgpack<AdminReply>(),
+});
+/** Between metadata servers: a standby that hears nothing from the leader for 3 s challenges it. */
+export interface MdsPinged {
+  leading: boolean;
+  term: number;
+}
+export const MdsPing = defineCall(316, "MdsPing", {
+  request: msgpack<Record<string, never>>(),
+  reply: msgpack<MdsPinged>(),
 });
 export const MdsSafe = definePost(310, "MdsSafe", msgpack<Safe>());
 export const MdsRecall = definePost(312, "MdsRecall", msgpack<Recall>());

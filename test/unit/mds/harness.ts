@@ -7,6 +7,7 @@ import type { Call, Post } from "../../../cluster/wire/registry.js";
 import { LEADER_DEFAULTS, MdsLeader, type LeaderOptions } from "../../../mds/leader.js";
 import type {
   Actor,
+  CapabilityMode,
   MdsCall,
   MdsReply,
   Recall,
@@ -211,7 +212,7 @@ export class TestClient {
     );
     this.id = this.opened.client;
   }
-  release(ino: number, mode: "none" | "shared", seq: number, open = false): void {
+  release(ino: number, mode: CapabilityMode, seq: number, open = false): void {
     const last = this.size === undefined ? {} : { size: this.size, mtimeNs: 7_000n };
     this.cluster.leader.onReleased({ ino, mode, seq, open, ...last }, this.link);
   }

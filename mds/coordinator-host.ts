@@ -1,0 +1,168 @@
+/**
+ * Runs the coordinator (core/coordinator.ts) while this MDS leads: liveness and orders go in, maps go to ZooKeeper under the term.
+ * One proposal is on its way at a time; what comes meanwhile makes the next. After a failed write the map is read back first.
+ */
+import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import type { ClientId, Epoch } from "../cluster/base/ids.js";
+import type { Logger } from "../cluster/base/log.js";
+import { isFenced, type ClusterMap } from "../cluster/map/cluster-map.js";
+import type { OsdInfo } from "../cluster/map/daemon-info.js";
+import type { HealthCheck } from "../cluster/map/health.js";
+import type { Clock, Timer } from "../cluster/platform/ports.js";
+import type { Coordination } from "../cluster/zk/coordination.js";
+import type { Term } from "../cluster/zk/election.js";
+import { watchLiveOsds } from "../cluster/zk/registration.js";
+import type { Watch } from "../cluster/zk/watch.js";
+import {
+  Coordinator,
+  initialMap,
+  livenessEvents,
+  type CoordinatorEvent,
+  type CoordinatorOptions,
+  type InitialOptions,
+} from "./core/coordinator.js";
+import { NO_MAP, loadMap, saveMap, type StoredMap } from "./store/map-store.js";
+
+const DUE_MS = 1_000;
+const RETRY_MS = 200;
+
+interface Order {
+  event: CoordinatorEvent;
+  resolve(epoch: Epoch): void;
+  reject(error: unknown): void;
+}
+
+export class CoordinatorHost {
+  private orders: Order[] = [];
+  private live: OsdInfo[] | undefined;
+  private running = false;
+  private stopped = false;
+  private watch: Watch | undefined;
+  private timer: Timer | undefined;
+
+  private constructor(
+    private readonly parts: {
+      coordination: Coordination;
+      term: Term;
+      clock: Clock;
+      logger: Logger;
+      onFailure: (error: unknown) => void;
+    },
+    private readonly coordinator: Coordinator,
+    private stored: StoredMap,
+  ) {}
+
+  /** Reads the map, or makes the first one. Fails with Fenced, Corrupt, or as ZooKeeper does. */
+  static async start(
+    parts: CoordinatorHost["parts"],
+    options: { coordinator: CoordinatorOptions; initial: InitialOptions },
+  ): Promise<CoordinatorHost> {
+    const { coordination, term, logger } = parts;
+    let stored = await loadMap(coordination);
+    if (stored === undefined) {
+      const first: StoredMap = { map: initialMap(options.initial), version: NO_MAP };
+      const version = await saveMap(coordination, term, first);
+      stored = { map: first.map, version };
+      logger.info({ clusterId: first.map.clusterId }, "made the first cluster map");
+    }
+    const coordinator = new Coordinator(stored.map, options.coordinator);
+    const host = new CoordinatorHost(parts, coordinator, stored);
+    host.watch = watchLiveOsds(coordination, logger, (infos) => {
+      host.live = infos;
+      host.kick();
+    });
+    host.onDue();
+    return host;
+  }
+
+  get map(): ClusterMap {
+    return this.coordinator.map;
+  }
+  warnings(): HealthCheck[] {
+    return this.coordinator.warnings();
+  }
+  /** Resolves with the epoch in which the event has taken effect; fails as the coordinator refuses it. */
+  submit(event: CoordinatorEvent): Promise<Epoch> {
+    if (this.stopped) return Promise.reject(notLeading());
+    return new Promise((resolve, reject) => {
+      this.orders.push({ event, resolve, reject });
+      this.kick();
+    });
+  }
+  async fence(client: ClientId): Promise<Epoch> {
+    // Already fenced: the fence's own epoch is old, but the map at hand shows it.
+    if (isFenced(this.map, client)) return this.map.epoch;
+    return this.submit({ on: "fence", client });
+  }
+  stop(): void {
+    this.stopped = true;
+    this.watch?.stop();
+    this.timer?.cancel();
+    for (const order of this.orders.splice(0)) order.reject(notLeading());
+  }
+
+  private onDue(): void {
+    if (this.stopped) return;
+    this.kick();
+    this.timer = this.parts.clock.setTimer(DUE_MS, () => this.onDue());
+  }
+  private kick(): void {
+    if (this.running || this.stopped) return;
+    this.running = true;
+    this.parts.clock.defer(() => {
+      void this.run().finally(() => {
+        this.running = false;
+        if (this.orders.length > 0) this.kick();
+      });
+    });
+  }
+  private async run(): Promise<void> {
+    const orders = this.orders;
+    this.orders = [];
+    try {
+      while (!this.stopped && !(await this.propose(orders))) {
+        await new Promise<void>((resolve) => void this.parts.clock.setTimer(RETRY_MS, resolve));
+      }
+      if (this.stopped) throw notLeading();
+    } catch (error) {
+      for (const order of orders) order.reject(error);
+      if (!this.stopped) this.parts.onFailure(error);
+    }
+  }
+
+  /** False: the map was read back after a failed write; propose again. */
+  private async propose(orders: readonly Order[]): Promise<boolean> {
+    const { coordination, term, clock, logger } = this.parts;
+    const liveness = this.live === undefined ? [] : livenessEvents(this.map, this.live);
+    const events = [...liveness, ...orders.map((order) => order.event)];
+    const { map, outcomes } = this.coordinator.propose(events, Number(clock.wallNs() / 1_000_000n));
+    if (map !== this.map) {
+      try {
+        const version = await saveMap(coordination, term, { map, version: this.stored.version });
+        this.stored = { map, version };
+      } catch (error) {
+        if (!isDssError(error) || error.code === "Fenced") throw error;
+        if (error.retry !== "same" && error.code !== "Conflict") throw error;
+        logger.warn({ err: describeError(error) }, "the cluster map could not be written yet");
+        const stored = await loadMap(coordination).catch(() => undefined);
+        if (stored !== undefined) {
+          this.stored = stored;
+          this.coordinator.committed(stored.map);
+        }
+        return false;
+      }
+      this.coordinator.committed(map);
+      logger.info({ epoch: map.epoch, events: events.map((event) => event.on) }, "new cluster map");
+    }
+    orders.forEach((order, index) => {
+      const outcome = outcomes[liveness.length + index];
+      if (outcome === undefined) order.resolve(this.map.epoch);
+      else order.reject(outcome);
+    });
+    return true;
+  }
+}
+
+function notLeading(): DssError {
+  return new DssError("NotLeader", "this metadata server no longer leads");
+}

@@ -1,0 +1,321 @@
+/**
+ * One metadata server: a candidate, a standby, at times the leader. It owns the order of things at a take-over: the coordinator and
+ * the metadata under the new term, then the answers. All requests arrive here; without leadership they fail with NotLeader.
+ */
+import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import { MDS_ENTITY_BASE, type MdsId } from "../cluster/base/ids.js";
+import type { Logger } from "../cluster/base/log.js";
+import { poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
+import type { Messenger } from "../cluster/messenger/messenger.js";
+import type { Clock } from "../cluster/platform/ports.js";
+import { ClientIds } from "../cluster/zk/client-ids.js";
+import type { Coordination } from "../cluster/zk/coordination.js";
+import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
+import type { ObjectAccess } from "../osd/client/object-access.js";
+import { CoordinatorHost } from "./coordinator-host.js";
+import type { CoordinatorOptions } from "./core/coordinator.js";
+import { MdsLeader, type LeaderOptions } from "./leader.js";
+import {
+  CloseMdsSession,
+  MdsAdmin,
+  MdsKeepAlive,
+  MdsOperation,
+  MdsPing,
+  MdsReleased,
+  OpenMdsSession,
+  type AdminReply,
+  type AdminRequest,
+  type Layout,
+} from "./proto.js";
+import { replayMetadata } from "./replay.js";
+import { Standby } from "./standby.js";
+import type { MetadataReader, MetadataStore } from "./store/metadata-store.js";
+
+export interface MdsDaemonOptions {
+  id: MdsId;
+  self: Candidate;
+  clusterId: string;
+  cacheBytes: number;
+  leader: LeaderOptions;
+  coordinator: CoordinatorOptions;
+  /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
+  pool: Omit<PoolEntry, "id">;
+  /** A leader that is silent this long is challenged. */
+  graceMs: number;
+}
+export interface MdsDaemonParts {
+  clock: Clock;
+  logger: Logger;
+  coordination: Coordination;
+  messenger: Messenger;
+  /** Stat and removal of objects. */
+  objects: Pick<ObjectAccess, "stat" | "remove">;
+  reader: MetadataReader;
+  /** Writes under the term. */
+  store(term: Term): MetadataStore;
+  /** Bytes of the cluster, as one copy counts. */
+  usage(): { total: number; available: number };
+  /** The process must end: replaced by a later start, or metadata that must not be used. */
+  onFatal(error: Error): void;
+}
+
+interface Leading {
+  term: Term;
+  host?: CoordinatorHost;
+  leader?: MdsLeader;
+}
+
+export class MdsDaemon {
+  private readonly election: Election;
+  private readonly clientIds: ClientIds;
+  private standby: Standby | undefined;
+  private leading: Leading | undefined;
+  private following: Candidate | undefined;
+  private stopped = false;
+
+  constructor(
+    private readonly parts: MdsDaemonParts,
+    private readonly options: MdsDaemonOptions,
+  ) {
+    this.clientIds = new ClientIds(parts.coordination);
+    this.election = new Election(
+      parts.coordination,
+      options.self,
+      {
+        onLeading: (term) => void this.takeOver(term),
+        onFollowing: (leader) => this.follow(leader),
+        onDeposed: () => this.stepDown(),
+        onReplaced: () => {
+          this.stepDown();
+          parts.onFatal(new DssError("Conflict", `mds.${options.id} was started elsewhere`));
+        },
+      },
+      parts.logger,
+    );
+  }
+
+  /** Answers from now on and becomes a candidate. The messenger listens already. */
+  start(): void {
+    const { messenger } = this.parts;
+    messenger.setEntity(MDS_ENTITY_BASE + this.options.id);
+    messenger.handle(OpenMdsSession, (incoming) => {
+      this.leader()
+        .openSession(incoming.message, incoming.link)
+        .then(
+          (opened) => incoming.reply(opened),
+          (error: unknown) => incoming.fail(error),
+        );
+    });
+    messenger.handle(CloseMdsSession, (incoming) => {
+      this.leader()
+        .closeSession(incoming.message, incoming.link)
+        .then(
+          () => incoming.reply({}),
+          (error: unknown) => incoming.fail(error),
+        );
+    });
+    messenger.handle(MdsOperation, (incoming) => this.leader().onOperation(incoming));
+    messenger.handle(MdsKeepAlive, (incoming) => {
+      incoming.reply(this.leader().keepAlive(incoming.message, incoming.link));
+    });
+    messenger.handlePost(MdsReleased, (message, link) => {
+      this.leading?.leader?.onReleased(message, link);
+    });
+    messenger.handle(MdsAdmin, (incoming) => {
+      this.administer(incoming.message).then(
+        (reply) => incoming.reply(reply),
+        (error: unknown) => incoming.fail(error),
+      );
+    });
+    messenger.handle(MdsPing, (incoming) => {
+      const term = this.leading?.leader === undefined ? 0 : this.leading.term.number;
+      incoming.reply({ leading: term > 0, term });
+    });
+    this.beStandby();
+    this.election.start();
+  }
+
+  /** Finishes the open batch, hands leadership on at once. */
+  async stop(): Promise<void> {
+    if (this.stopped) return;
+    this.stopped = true;
+    this.standby?.stop();
+    const leader = this.leading?.leader;
+    if (leader !== undefined) {
+      await Promise.race([
+        leader.finish(),
+        new Promise<void>((resolve) => void this.parts.clock.setTimer(STOP_MS, resolve)),
+      ]);
+    }
+    this.stepDown();
+    await this.election.close();
+  }
+
+  private leader(): MdsLeader {
+    const leader = this.leading?.leader;
+    if (leader !== undefined) return leader;
+    const who = this.following === undefined ? "nobody leads yet" : `mds.${this.following.id} leads`;
+    throw new DssError("NotLeader", `mds.${this.options.id} does not lead: ${who}`);
+  }
+
+  private follow(leader: Candidate | undefined): void {
+    this.following = leader;
+    this.standby?.setLeader(leader);
+  }
+  private beStandby(): void {
+    if (this.stopped) return;
+    const { clock, logger, messenger, reader } = this.parts;
+    this.standby = new Standby({
+      clock,
+      logger,
+      messenger,
+      reader,
+      graceMs: this.options.graceMs,
+      challenge: (leader) => this.election.challenge(leader),
+    });
+    this.standby.setLeader(this.following);
+    this.standby.start();
+  }
+
+  private stepDown(): void {
+    const { leading } = this;
+    this.leading = undefined;
+    leading?.leader?.stop();
+    leading?.host?.stop();
+    if (leading !== undefined && !this.stopped) this.beStandby();
+  }
+
+  private async takeOver(term: Term): Promise<void> {
+    const { logger } = this.parts;
+    const leading: Leading = { term };
+    this.leading = leading;
+    const tail = this.standby?.tail ?? new Map<number, Buffer>();
+    this.standby?.stop();
+    this.standby = undefined;
+    const started = this.parts.clock.now();
+    try {
+      await this.lead(leading, tail);
+      if (this.leading !== leading) return;
+      const tookMs = Math.round(this.parts.clock.now() - started);
+      logger.info({ term: term.number, tookMs }, "took over the metadata");
+    } catch (error) {
+      this.onFailure(leading, error);
+    }
+  }
+  private async lead(leading: Leading, tail: ReadonlyMap<number, Buffer>): Promise<void> {
+    const { parts, options } = this;
+    const { clock, logger, coordination } = parts;
+    const { term } = leading;
+    const onFailure = (error: unknown): void => this.onFailure(leading, error);
+    const store = parts.store(term);
+    const [host, replayed] = await Promise.all([
+      CoordinatorHost.start(
+        { coordination, term, clock, logger, onFailure },
+        {
+          coordinator: options.coordinator,
+          initial: { clusterId: options.clusterId, pool: options.pool },
+        },
+      ),
+      replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger }),
+    ]);
+    if (this.leading !== leading) {
+      host.stop();
+      return;
+    }
+    leading.host = host;
+    const leader = new MdsLeader({
+      clock,
+      logger,
+      store,
+      replayed,
+      term: term.number,
+      id: options.id,
+      cluster: {
+        clusterId: options.clusterId,
+        epoch: () => host.map.epoch,
+        fence: (client) => host.fence(client),
+        allocateClient: () => this.clientIds.take(),
+        layoutOf: (name) => layoutOf(host, name),
+        usage: () => parts.usage(),
+      },
+      objects: parts.objects,
+      options: options.leader,
+      onFailure,
+    });
+    await leader.start();
+    if (this.leading !== leading) leader.stop();
+    else leading.leader = leader;
+  }
+  private onFailure(leading: Leading, error: unknown): void {
+    const { logger, onFatal } = this.parts;
+    const current = this.leading === leading;
+    const served = leading.leader !== undefined;
+    leading.leader?.stop();
+    leading.host?.stop();
+    delete leading.leader;
+    delete leading.host;
+    if (!current || this.stopped) return;
+    logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
+    // Superseded, or the ZooKeeper session is over: the election says so by itself.
+    for (const code of ["Fenced", "NoSession", "ShuttingDown"] as const) {
+      if (isDssError(error, code)) return;
+    }
+    if (!served && isDssError(error) && error.retry === "same") {
+      // Nothing was written under this term yet but the map, so it can begin again.
+      this.parts.clock.setTimer(RETRY_MS, () => {
+        if (this.leading === leading && !this.stopped) void this.takeOver(leading.term);
+      });
+      return;
+    }
+    const fatal = error instanceof Error ? error : new Error(String(error));
+    onFatal(fatal);
+  }
+
+  private async administer(request: AdminRequest): Promise<AdminReply> {
+    const leader = this.leader();
+    const host = this.leading?.host;
+    if (host === undefined) throw new DssError("NotLeader", "the coordinator is not running");
+    switch (request.op) {
+      case "status": {
+        const status = leader.status();
+        for (const { code, severity, summary, detail } of host.warnings()) {
+          status.warnings.push({ code, severity, summary, detail: [...detail] });
+        }
+        return { epoch: host.map.epoch, status };
+      }
+      case "osdOut":
+        return { epoch: await host.submit({ on: "osdOut", id: request.id }) };
+      case "osdIn":
+        return { epoch: await host.submit({ on: "osdIn", id: request.id }) };
+      case "osdReweight":
+        return {
+          epoch: await host.submit({ on: "osdReweight", id: request.id, weight: request.weight }),
+        };
+      case "osdRemove":
+        return { epoch: await host.submit({ on: "osdRemove", id: request.id }) };
+      case "poolCreate":
+        return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
+      case "fence":
+        return { epoch: await leader.fence(request.client) };
+      default:
+        throw new DssError("Malformed", "no such order");
+    }
+  }
+}
+
+/** A stop waits this long for the open batch. */
+const STOP_MS = 2_000;
+/** Pause before a take-over that ZooKeeper interrupted begins again. */
+const RETRY_MS = 500;
+
+/** undefined when there is no such pool; without a name, the pool with the lowest id. */
+function layoutOf(host: CoordinatorHost, name: string | undefined): Layout | undefined {
+  const { map } = host;
+  const pool =
+    name === undefined || name === ""
+      ? [...map.pools].sort((a, b) => a.id - b.id)[0]
+      : poolNamed(map, name);
+  if (pool === undefined) return undefined;
+  const { id, objectSize, stripeUnit, stripeCount } = pool;
+  return { pool: id, objectSize, stripeUnit, stripeCount };
+}
