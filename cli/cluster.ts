@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { DssError, isDssError } from "../cluster/base/errors.js";
 import { MDS_ID_MAX } from "../cluster/map/daemon-info.js";
-import { ClusterClient, withClient } from "./context.js";
+import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
 import type { StatusView } from "./gather.js";
 import { dataFolder } from "./local/folders.js";
@@ -173,6 +173,7 @@ const SETTLE_MS = 3_000;
 
 /** The state after a start: what settles by itself within moments is waited for. */
 async function settledStatus(zookeeper: string): Promise<StatusView> {
+  const { withClient } = await import("./context.js");
   return await withClient(zookeeper, async (client: ClusterClient) => {
     const start = performance.now();
     for (;;) {

@@ -13,16 +13,26 @@ import { decodeMap } from "../cluster/map/map-codec.js";
 import { RpcMessenger } from "../cluster/messenger/rpc.js";
 import { nodeClock, nodePlatform, nodeRandom } from "../cluster/platform/node.js";
 import type { Coordination } from "../cluster/zk/coordination.js";
+import type { Infer } from "../cluster/wire/struct.js";
 import { decodeLeader, watchLeader, type LeaderInfo } from "../cluster/zk/election.js";
 import { LEADER_PATH, LIVE_MDS_PATH, MAP_PATH, liveMdsPath } from "../cluster/zk/schema.js";
 import { connectZooKeeper } from "../cluster/zk/session.js";
-import { MdsClient } from "../mds/client/mds-client.js";
+import type { MdsClient } from "../mds/client/mds-client.js";
 import { MdsAdmin, type AdminReply, type AdminRequest } from "../mds/proto.js";
-import { GetOsdStatus, type OsdStatus } from "../osd/proto.js";
+import {
+  DigestObject,
+  GetOsdStatus,
+  ListObjects,
+  OsdListReply,
+  type OsdDigestReply,
+  type OsdStatus,
+} from "../osd/proto.js";
+import { FIGURES_MS } from "./gather.js";
 
 const CONNECT_MS = 2_000;
-/** A daemon that does not answer within this is shown as not answering. */
-export const FIGURES_MS = 600;
+/** Reading and verifying one object of an OSD. */
+const VERIFY_MS = 30_000;
+const LIST_MS = 10_000;
 const ADMIN_MS = 15_000;
 const SESSION_MS = 10_000;
 
@@ -143,6 +153,24 @@ export class ClusterClient {
     }
   }
 
+  /** Reads and verifies the OSD's own copy. */
+  async digestObject(
+    osd: OsdEntry,
+    request: { pg: number; object: string },
+  ): Promise<OsdDigestReply> {
+    const peer = this.messenger.peer(osd.address);
+    return (await peer.call(DigestObject, request, { deadlineMs: VERIFY_MS })).message;
+  }
+
+  /** Objects of a placement group on the OSD, by name. */
+  async listObjects(
+    osd: OsdEntry,
+    request: { pg: number; after: string; limit: number },
+  ): Promise<Infer<typeof OsdListReply>["objects"]> {
+    const peer = this.messenger.peer(osd.address);
+    return (await peer.call(ListObjects, request, { deadlineMs: LIST_MS })).message.objects;
+  }
+
   /** The OSD's entry. Errors: NotFound. */
   needOsd(id: OsdId): OsdEntry {
     const map = this.needMap();
@@ -156,6 +184,7 @@ export class ClusterClient {
 
   /** Runs the action in a session with the leader, which ends in good order. */
   async withSession<T>(detail: string, action: (mds: MdsClient) => Promise<T>): Promise<T> {
+    const { MdsClient } = await import("../mds/client/mds-client.js");
     let leader: LeaderInfo | undefined = this.leader;
     const listeners = new Set<() => void>();
     const watch = watchLeader(this.coordination, silentLogger, (next) => {

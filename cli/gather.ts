@@ -4,7 +4,9 @@ import { allPgs, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { healthOf, pgSummary, type Health, type HealthCheck } from "../cluster/map/health.js";
 import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
-import { FIGURES_MS } from "./context.js";
+
+/** A daemon that does not answer within this is shown as not answering. */
+export const FIGURES_MS = 600;
 
 export interface Rates {
   readBytesPerSecond: number;

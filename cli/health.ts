@@ -1,15 +1,14 @@
 /** `dss health`: OK, or what is wrong by named code; `detail` says where. */
 import { Argument, type Command } from "commander";
-import { withClient } from "./context.js";
 import { healthFrom, leaderStatus } from "./gather.js";
-import { examples, withJson, zookeeperOf } from "./options.js";
+import { examples, useCluster, withJson } from "./options.js";
 import { printJson, printLine } from "./output.js";
 
 export function register(command: Command): void {
   withJson(command)
     .addArgument(new Argument("[detail]", "also list what each check is about").choices(["detail"]))
     .action(async (detail: string | undefined, options: { json?: boolean }) => {
-      const health = await withClient(zookeeperOf(command), async (client) => {
+      const health = await useCluster(command, async (client) => {
         const map = client.needMap();
         const [leader, reports] = await Promise.all([leaderStatus(client), client.osdReports()]);
         return healthFrom(client, map, leader, reports);

@@ -66,6 +66,8 @@ function buildProgram(): Command {
     .option("--zookeeper <host:port,…>", "the cluster's ZooKeeper servers (DSS_ZOOKEEPER)")
     .helpOption("-h, --help", "print help")
     .helpCommand(false)
+    // What follows the verb is the verb's: `cluster up --zookeeper 3` means a number of servers.
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       outputError: (text, write) => write(text.replace(/^error: /, "dss: ")),

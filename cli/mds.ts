@@ -1,15 +1,19 @@
 /** `dss mds`: run a metadata server; list them. */
 import type { Command } from "commander";
-import { hostname } from "node:os";
+import { OSD_ID_MAX } from "../cluster/base/ids.js";
 import { MDS_ID_MAX } from "../cluster/map/daemon-info.js";
-import { withClient } from "./context.js";
 import { leaderStatus } from "./gather.js";
 import { PREFERRED } from "./local/plan.js";
-import { examples, settingsOf, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
+import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
 import { parsePort } from "./osd.js";
 import { printJson, printLine, table } from "./output.js";
 import { parseCount } from "./sizes.js";
-import { version } from "./version.js";
+
+interface StartFlags {
+  port?: string;
+  bind: string;
+  expectOsds?: string;
+}
 
 export function register(command: Command): void {
   const start = withCluster(
@@ -18,12 +22,16 @@ export function register(command: Command): void {
       .description("run a metadata server in the foreground until it is told to end (SIGTERM)")
       .argument("<id>", "number of the server")
       .option("--port <port>", "port to listen on (9110 + ID)")
-      .option("--bind <address>", "address to listen on and to announce", "127.0.0.1"),
+      .option("--bind <address>", "address to listen on and to announce", "127.0.0.1")
+      .option("--expect-osds <n>", "OSDs of a new cluster that are waited for before it is used"),
   );
   withSettings(start, ["cluster", "mds", "pool"]);
-  start.action(async (text: string, options: { port?: string; bind: string }) => {
+  start.action(async (text: string, options: StartFlags) => {
     const id = parseCount(text.replace(/^mds\./, ""), { what: "MDS", min: 0, max: MDS_ID_MAX });
     const port = parsePort(options.port ?? String(PREFERRED.mds + id));
+    const { expectOsds } = options;
+    const expected = { what: "--expect-osds", min: 0, max: OSD_ID_MAX + 1 };
+    const expectedOsds = expectOsds === undefined ? 0 : parseCount(expectOsds, expected);
     const config = settingsOf(start);
     const zookeeper = zookeeperOf(start);
     const [{ runMds }, { daemonLogger, runToEnd }] = await Promise.all([
@@ -34,8 +42,7 @@ export function register(command: Command): void {
     const daemon = {
       id,
       listen: { host: options.bind, port },
-      host: hostname(),
-      ...{ zookeeper, config, logger, version: version() },
+      ...{ zookeeper, config, logger, expectedOsds },
     };
     await runToEnd(logger, () => runMds(daemon));
   });
@@ -43,7 +50,7 @@ export function register(command: Command): void {
 
   const list = withJson(command.command("ls").alias("list").description("list the metadata servers"));
   list.action(async (options: { json?: boolean }) => {
-    const found = await withClient(zookeeperOf(list), async (client) => {
+    const found = await useCluster(list, async (client) => {
       const status = await leaderStatus(client);
       return client.mds.map((mds) => {
         const isLeader = mds.id === client.leader?.id;

@@ -3,7 +3,14 @@ import type { Command } from "commander";
 import { existsSync, readFileSync } from "node:fs";
 import { DssError } from "../cluster/base/errors.js";
 import { loadConfig, parseEndpoints } from "../cluster/config/load.js";
-import { ALL_OPTIONS, optionHelp, type Config, type Section } from "../cluster/config/options.js";
+import {
+  ALL_OPTIONS,
+  formatRange,
+  formatValue,
+  type Config,
+  type Section,
+} from "../cluster/config/options.js";
+import type { ClusterClient } from "./context.js";
 import { dataFolder } from "./local/folders.js";
 import { isAlive } from "./local/process.js";
 import { readState, zookeeperAddress } from "./local/state.js";
@@ -55,6 +62,19 @@ export function zookeeperOf(command: Command): string {
   return zookeeperAddress(state);
 }
 
+/**
+ * Runs the action with a short-lived view of the cluster. What that needs is loaded only now, so that
+ * wrong calls and help answer at once.
+ */
+export async function useCluster<T>(
+  command: Command,
+  action: (client: ClusterClient) => Promise<T> | T,
+): Promise<T> {
+  const zookeeper = zookeeperOf(command);
+  const { withClient } = await import("./context.js");
+  return await withClient(zookeeper, action);
+}
+
 export function checkEndpoints(text: string, source: string): string {
   const endpoints = parseEndpoints(text);
   if (endpoints === undefined) {
@@ -69,25 +89,19 @@ export function checkEndpoints(text: string, source: string): string {
 
 // ---- Settings of daemons -----------------------------------------------------------------------
 
-const shownAs = (unit: string): string => `<${unit}>`;
-
-/** Adds every setting of the sections as a flag, and their table to the help. */
+/** Adds every setting of the sections as a flag. */
 export function withSettings(command: Command, sections: readonly Section[]): Command {
   command.option("--config <file>", "settings from a JSON file (flags and environment go before)");
   for (const row of ALL_OPTIONS) {
     if (!sections.includes(row.section) || row.name === "zookeeper") continue;
-    const unit = row.option.kind === "number" ? row.option.unit : row.option.kind;
-    const option = command.createOption(`${row.flag} ${shownAs(unit)}`, row.option.help);
-    command.addOption(option.hideHelp());
+    const { option } = row;
+    const unit = option.kind === "number" ? option.unit : option.kind;
+    const standard = formatValue(option, option.default);
+    const help = `${option.help} (${standard}; ${formatRange(option)})`;
+    command.addOption(command.createOption(`${row.flag} <${unit}>`, help).helpGroup("Settings:"));
   }
-  return command.addHelpText("after", `\nSettings:\n${indent(optionHelp(sections))}`);
+  return command;
 }
-
-const indent = (text: string): string =>
-  text
-    .split("\n")
-    .map((line) => `  ${line}`)
-    .join("\n");
 
 /** The settings from flags, environment and file; `zookeeperOf` has the servers. Throws UsageError. */
 export function settingsOf(command: Command): Config {

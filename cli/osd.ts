@@ -5,12 +5,11 @@ import { join, resolve } from "node:path";
 import { OSD_ID_MAX } from "../cluster/base/ids.js";
 import { WEIGHT_MAX } from "../cluster/map/ring.js";
 import type { AdminRequest } from "../mds/proto.js";
-import { withClient } from "./context.js";
 import { UsageError } from "./failure.js";
 import { currentStatus } from "./status.js";
 import { dataFolder } from "./local/folders.js";
 import { preferredOsdPort } from "./local/plan.js";
-import { examples, settingsOf, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
+import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
 import { printJson, printLine, table } from "./output.js";
 import { formatSize, parseCount } from "./sizes.js";
 import { version } from "./version.js";
@@ -81,7 +80,7 @@ export function register(command: Command): void {
 }
 
 async function ask(command: Command, id: number, request: AdminRequest): Promise<void> {
-  await withClient(zookeeperOf(command), async (client) => {
+  await useCluster(command, async (client) => {
     client.needOsd(id);
     await client.admin(request);
   });
@@ -132,7 +131,7 @@ function registerStart(command: Command): void {
 function registerList(command: Command): void {
   const list = withJson(command.command("ls").alias("list").description("list the OSDs"));
   list.action(async (options: { json?: boolean }) => {
-    const { osds } = await withClient(zookeeperOf(list), async (client) => {
+    const { osds } = await useCluster(list, async (client) => {
       client.needMap();
       return await currentStatus(client);
     });

@@ -8,20 +8,21 @@ import {
   pgOf,
   poolNamed,
   type ClusterMap,
+  type OsdEntry,
   type PgEntry,
   type PoolEntry,
 } from "../cluster/map/cluster-map.js";
 import { pgCondition } from "../cluster/map/health.js";
 import { objectToPg, upSet } from "../cluster/map/placement.js";
-import { DigestObject, OBJECT_NAME_MAX, type OsdDigestReply } from "../osd/proto.js";
-import { withClient, type ClusterClient, type OsdReport } from "./context.js";
+import type { OsdDigestReply } from "../osd/proto.js";
+import type { ClusterClient, OsdReport } from "./context.js";
 import { UsageError } from "./failure.js";
-import { examples, withJson, zookeeperOf } from "./options.js";
+import { examples, useCluster, withJson } from "./options.js";
 import { note, printJson, printLine, table } from "./output.js";
 import { formatSize } from "./sizes.js";
 
-/** Reading and verifying one object of an OSD. */
-const VERIFY_MS = 30_000;
+/** As the OSDs accept them. */
+const OBJECT_NAME_MAX = 200;
 
 interface PgRow {
   pg: string;
@@ -44,7 +45,7 @@ type Figures = Map<number, NonNullable<OsdReport["status"]>["pgs"][number]>;
 export function register(command: Command): void {
   const list = withJson(command.command("ls").alias("list").description("list placement groups"));
   list.action(async (options: { json?: boolean }) => {
-    const rows = await withClient(zookeeperOf(list), async (client) => {
+    const rows = await useCluster(list, async (client) => {
       const map = client.needMap();
       const figures = figuresOf(map, await client.osdReports());
       return [...allPgs(map)].map((each) => rowOf(map, each, figures));
@@ -62,7 +63,7 @@ export function register(command: Command): void {
     command.command("show").description("show one placement group").argument("<pg>", "such as 1.7f"),
   );
   show.action(async (name: string, options: { json?: boolean }) => {
-    const row = await withClient(zookeeperOf(show), async (client) => {
+    const row = await useCluster(show, async (client) => {
       const map = client.needMap();
       const pg = parsePg(name);
       if (pg === undefined) {
@@ -90,7 +91,7 @@ export function register(command: Command): void {
       .option("--verify", "read every copy, check its checksums and compare them"),
   );
   locate.action(async (pool: string, object: string, options: { json?: boolean; verify?: boolean }) => {
-    const found = await withClient(zookeeperOf(locate), (client) =>
+    const found = await useCluster(locate, (client) =>
       locateObject(client, { pool, object, verify: options.verify === true }),
     );
     if (options.json === true) printJson(found);
@@ -204,10 +205,11 @@ export async function locateObject(
   const entry = pgOf(map, pg)!;
   const copies = await Promise.all(
     entry.inSync.map(async (osd): Promise<Copy> => {
-      const address = osdOf(map, osd)?.address;
-      const copy: Copy = { osd, address: address ? `${address.host}:${address.port}` : "?" };
-      if (!wanted.verify || address === undefined) return copy;
-      return { ...copy, ...(await digestOf(client, address, pg, wanted.object)) };
+      const entry = osdOf(map, osd);
+      if (entry === undefined) return { osd, address: "?" };
+      const copy: Copy = { osd, address: `${entry.address.host}:${entry.address.port}` };
+      if (!wanted.verify) return copy;
+      return { ...copy, ...(await digestOf(client, entry, pg, wanted.object)) };
     }),
   );
   return {
@@ -224,14 +226,12 @@ export async function locateObject(
 
 async function digestOf(
   client: ClusterClient,
-  address: { host: string; port: number },
+  osd: OsdEntry,
   pg: number,
   object: string,
 ): Promise<Partial<Copy>> {
   try {
-    const peer = client.messenger.peer(address);
-    const { message } = await peer.call(DigestObject, { pg, object }, { deadlineMs: VERIFY_MS });
-    return copyOf(message);
+    return copyOf(await client.digestObject(osd, { pg, object }));
   } catch (error) {
     if (isDssError(error)) return { error: describeError(error) };
     throw error;

@@ -1,14 +1,13 @@
 /** `dss pool ls`. */
 import type { Command } from "commander";
-import { withClient } from "./context.js";
-import { examples, withJson, zookeeperOf } from "./options.js";
+import { examples, useCluster, withJson } from "./options.js";
 import { printJson, printLine, table } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 export function register(command: Command): void {
   const list = withJson(command.command("ls").alias("list").description("list the pools")).action(
     async (options: { json?: boolean }) => {
-      const { pools } = await withClient(zookeeperOf(list), (client) => client.needMap());
+      const { pools } = await useCluster(list, (client) => client.needMap());
       if (options.json === true) {
         printJson(pools);
         return;

@@ -1,9 +1,9 @@
 /** `dss status`: the whole cluster on one screen, once or again every second. */
 import type { Command } from "commander";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ClusterClient, withClient } from "./context.js";
+import type { ClusterClient } from "./context.js";
 import { leaderStatus, sample, viewOf, type Sample, type StatusView } from "./gather.js";
-import { examples, withJson, zookeeperOf } from "./options.js";
+import { examples, useCluster, withJson } from "./options.js";
 import { printJson, printLine } from "./output.js";
 import { formatSize } from "./sizes.js";
 
@@ -19,7 +19,7 @@ export function register(command: Command): void {
         if (options.json === true) printJson(view);
         else printLine(describe(view));
       };
-      await withClient(zookeeperOf(command), async (client) => {
+      await useCluster(command, async (client) => {
         let before = await sample(client);
         if (options.watch !== true) {
           print((await look(client, before, SAMPLE_MS)).view);

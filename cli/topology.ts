@@ -3,8 +3,8 @@ import type { Command } from "commander";
 import { allPgs, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { upSets } from "../cluster/map/placement.js";
 import { pointCount } from "../cluster/map/ring.js";
-import { withClient, type OsdReport } from "./context.js";
-import { examples, withJson, zookeeperOf } from "./options.js";
+import type { OsdReport } from "./context.js";
+import { examples, useCluster, withJson } from "./options.js";
 import { printJson, printLine, table } from "./output.js";
 import { formatSize } from "./sizes.js";
 
@@ -26,7 +26,7 @@ interface OsdRow {
 
 export function register(command: Command): void {
   withJson(command).action(async (options: { json?: boolean }) => {
-    const { map, reports } = await withClient(zookeeperOf(command), async (client) => ({
+    const { map, reports } = await useCluster(command, async (client) => ({
       map: client.needMap(),
       reports: await client.osdReports(),
     }));

@@ -11,16 +11,14 @@ import type { Address } from "../cluster/platform/ports.js";
 import type { BlockImage } from "../nbd/block-image.js";
 import type { Volume } from "../mds/proto.js";
 import type { MdsClient } from "../mds/client/mds-client.js";
-import { ListObjects } from "../osd/proto.js";
-import { ClusterClient, withClient } from "./context.js";
+import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
-import { examples, settingsOf, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
+import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
 import { note, printJson, printLine, table } from "./output.js";
 import { parsePort } from "./osd.js";
 import { formatSize, parseSize, VOLUME_BYTES_MAX, VOLUME_SIZE } from "./sizes.js";
 import { version } from "./version.js";
 
-const LIST_DEADLINE_MS = 10_000;
 const LIST_LIMIT = 10_000;
 const NBD_PORT = 10_809;
 const DEFAULT_POOL = "data";
@@ -43,7 +41,7 @@ async function inSession<T>(
   command: Command,
   action: (mds: MdsClient, client: ClusterClient) => Promise<T>,
 ): Promise<T> {
-  return await withClient(zookeeperOf(command), async (client) => {
+  return await useCluster(command, async (client) => {
     client.needMap();
     return await client.withSession("dss volume", (mds) => action(mds, client));
   });
@@ -194,11 +192,9 @@ async function objectsOf(client: ClusterClient, volume: Volume): Promise<ObjectR
         hint: "see dss health detail",
       });
     }
-    const peer = client.messenger.peer(primary.address);
     for (let after = prefix; ; ) {
-      const request = { pg, after, limit: LIST_LIMIT };
-      const { message } = await peer.call(ListObjects, request, { deadlineMs: LIST_DEADLINE_MS });
-      const own = message.objects.filter((each) => each.object.startsWith(prefix));
+      const objects = await client.listObjects(primary, { pg, after, limit: LIST_LIMIT });
+      const own = objects.filter((each) => each.object.startsWith(prefix));
       for (const { object, size, allocated } of own) {
         const at = Number.parseInt(object.slice(prefix.length), 16);
         found.push({
@@ -207,9 +203,9 @@ async function objectsOf(client: ClusterClient, volume: Volume): Promise<ObjectR
         });
       }
       // Names come in order: the first one of another prefix ends the list.
-      const last = message.objects.at(-1);
-      if (last === undefined || own.length < message.objects.length) return;
-      if (message.objects.length < LIST_LIMIT) return;
+      const last = objects.at(-1);
+      if (last === undefined || own.length < objects.length) return;
+      if (objects.length < LIST_LIMIT) return;
       after = last.object;
     }
   };
@@ -375,11 +371,11 @@ function registerServe(parent: Command): void {
   withSettings(serve, ["cluster", "client"]);
   serve.action(async (names: string[], flags: ServeFlags) => {
     const config = settingsOf(serve);
-    const zookeeper = zookeeperOf(serve);
     const listen: Address[] = [];
     if (flags.unix !== undefined) listen.push({ path: resolve(flags.unix) });
     if (flags.listen !== undefined) listen.push(parseListen(flags.listen));
     if (listen.length === 0) listen.push({ host: "127.0.0.1", port: NBD_PORT });
+    const zookeeper = zookeeperOf(serve);
     const [{ runNbd }, { daemonLogger, runToEnd }] = await Promise.all([
       import("../nbd/main.js"),
       import("./daemon.js"),

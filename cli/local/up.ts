@@ -223,6 +223,7 @@ async function startAll(work: Work, role: "mds" | "osd"): Promise<void> {
     const log = logOf(folder, name);
     const args = [MAIN, role, "start", String(id), "--port", String(port)];
     if (role === "osd") args.push("--data", data);
+    else args.push("--expect-osds", String(state.osds.length));
     args.push("--zookeeper", zookeeperAddress(state));
     const process = await startDetached({ program: globalThis.process.execPath, args, log });
     onStarted(work, process, { name, role, data: role === "osd" ? data : "", log });
