@@ -48,6 +48,8 @@ export interface CheckpointHost {
   onFlushed(): void;
   /** The index has this object as it is, unless it is dirty again. */
   onClean(object: ObjectState): void;
+  /** Gives an overlay entry a fresh block to be flushed to. */
+  relocate(entry: OverlayEntry): void;
   highWater(): number;
 }
 
@@ -241,9 +243,11 @@ export class Checkpointer {
     this.timer = undefined;
     this.wanted = false;
     // From here to the next `await` is one moment: the state that this checkpoint stands for.
-    const last = this.wal.seal();
+    const { last, unlogged } = this.wal.sealAll();
     const user = quarantine.beginUse();
-    const entries = overlay.select(last.order);
+    const entries = overlay.select(Infinity);
+    // Bytes that are not in the WAL must not overwrite what the index of now refers to.
+    for (const entry of entries) if (entry.order > last.order) this.host.relocate(entry);
     const batch: Batch = (this.batch = { puts: [], deletes: [] });
     const purges = this.purges;
     this.purges = [];
@@ -252,6 +256,10 @@ export class Checkpointer {
     try {
       await this.wal.declare(last.order);
       await this.flush(entries);
+      for (const group of unlogged) {
+        await Promise.all(group.directs);
+        await this.parts.files.sync(group.touched);
+      }
     } finally {
       quarantine.endUse(user);
     }
@@ -274,6 +282,7 @@ export class Checkpointer {
       this.host.onClean(object);
     }
     this.wal.release(point);
+    if (unlogged.length > 0) this.wal.settleUnlogged();
     this.counters.checkpoints++;
     await space.refresh(this.host.highWater());
     this.host.onFlushed();

@@ -40,7 +40,7 @@ import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./in
 import { ObjectReader } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
-import { Overlay } from "./overlay.js";
+import { Overlay, type OverlayEntry } from "./overlay.js";
 import { PgState } from "./pg-state.js";
 import { loadIndex, verifyPlacement } from "./recovery.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
@@ -131,6 +131,7 @@ export class FileStore implements ChunkStore {
           this.wal.kick();
         },
         onClean: (object) => this.clean(object),
+        relocate: (entry) => this.relocate(entry),
         highWater: () => this.allocator.highWater,
       },
     );
@@ -466,6 +467,12 @@ export class FileStore implements ChunkStore {
     }
   }
 
+  private relocate(entry: OverlayEntry): void {
+    const [run] = this.allocator.allocate(1, -1);
+    this.setBlock(entry.object, entry.at, run!.start, entry.order);
+    entry.block = run!.start;
+  }
+
   private place(
     object: ObjectState,
     offset: number,
@@ -481,20 +488,35 @@ export class FileStore implements ChunkStore {
     this.setBlocks(object, placement, data, group);
     if (direct) {
       this.writes.directBlocks += sums.length;
-      let at = 0;
-      for (const run of runs) {
-        const bytes = run.count * BLOCK_SIZE;
-        const part = runs.length === 1 ? data : sliceChunks(data, at, bytes);
-        at += bytes;
-        const write = this.space.retryWithReserve(() => this.files.write(run, part, group.touched));
-        // The group waits for it and reports its failure; until then nobody else does.
-        write.catch(noop);
-        group.directs.push(write);
-      }
+      this.writeDirect(object, placement, data, group);
     } else {
       this.writes.smallBlocks += sums.length;
     }
     return placement;
+  }
+
+  private writeDirect(
+    object: ObjectState,
+    { first, sums, runs }: Placement,
+    data: readonly Buffer[],
+    group: WalGroup,
+  ): void {
+    let at = 0;
+    const writes = runs.map((run) => {
+      const bytes = run.count * BLOCK_SIZE;
+      const part = runs.length === 1 ? data : sliceChunks(data, at, bytes);
+      at += bytes;
+      return this.space.retryWithReserve(() => this.files.write(run, part, group.touched));
+    });
+    const all = writes.length === 1 ? writes[0]! : Promise.all(writes).then(noop);
+    group.directs.push(all);
+    const ended = (): void => {
+      object.writing = object.writing?.filter((other) => other !== write);
+      if (object.writing?.length === 0) object.writing = undefined;
+    };
+    // The group reports a failure; those who only wait for the end do not.
+    const write = { first, end: first + sums.length, done: all.then(ended, ended) };
+    (object.writing ??= []).push(write);
   }
 
   // ── Writing ────────────────────────────────────────────────────────────────────────────────

@@ -99,6 +99,14 @@ function mismatch(p: Plan): number {
   return -1;
 }
 
+function writesIn(object: ObjectState, range: BlockRange): Promise<void>[] {
+  if (!object.writing) return [];
+  const { first, count } = range(object);
+  return object.writing
+    .filter((write) => write.first < first + count && write.end > first)
+    .map((write) => write.done);
+}
+
 const same = (a: Uint32Array, b: Uint32Array): boolean =>
   a.length === b.length && a.every((value, i) => value === b[i]);
 
@@ -125,6 +133,7 @@ export class ObjectReader {
     this.counters.reads++;
     const object = lookup();
     if (!object) return undefined;
+    if (object.writing) return this.readAsync(lookup, range);
     const p = plan(object, range);
     if (p.diskBlocks * BLOCK_SIZE > this.syncReadBytes) return this.readAsync(lookup, range);
     for (const piece of p.pieces) {
@@ -143,9 +152,14 @@ export class ObjectReader {
     range: BlockRange,
   ): Promise<BlockRead | undefined> {
     let previous: Uint32Array | undefined;
-    for (let attempt = 1; ; attempt++) {
+    for (let attempt = 1; ; ) {
       const object = lookup();
       if (!object) return undefined;
+      const writes = writesIn(object, range);
+      if (writes.length > 0) {
+        await Promise.all(writes);
+        continue;
+      }
       const p = plan(object, range);
       const user: BlockUser = this.quarantine.beginUse();
       try {
@@ -161,7 +175,7 @@ export class ObjectReader {
       const bad = mismatch(p);
       if (bad < 0) return p;
       this.counters.readRetries++;
-      if (attempt >= ATTEMPTS_MAX || (previous && same(previous, p.sums))) {
+      if (attempt++ >= ATTEMPTS_MAX || (previous && same(previous, p.sums))) {
         throw this.corrupt(object, bad);
       }
       previous = p.sums;

@@ -16,6 +16,13 @@ export const OBJECT_BLOCKS_MAX = (256 * 1024 * 1024) / BLOCK_SIZE;
 const NONE = new Uint32Array(0);
 const FORMAT = 1;
 
+/** A write of the object's blocks [first, end); `done` never fails. */
+export interface DirectWrite {
+  first: number;
+  end: number;
+  done: Promise<void>;
+}
+
 export class ObjectState {
   exists = false;
   size = 0;
@@ -30,6 +37,8 @@ export class ObjectState {
   /** Blocks that are not holes. */
   allocated = 0;
   overlay: Map<number, OverlayEntry> | undefined;
+  /** Direct writes on their way to the data files: a read of their blocks waits for them. */
+  writing: DirectWrite[] | undefined;
 
   /** Changed since the last freeze. */
   dirty = false;

@@ -93,7 +93,9 @@ const segmentPath = (index: number): string => `${DIRECTORY}/${String(index).pad
 
 export class Wal {
   private current: WalGroup;
-  private readonly sealed: WalGroup[] = [];
+  private sealed: WalGroup[] = [];
+  /** Groups that a checkpoint makes durable without logging them; regular ones wait meanwhile. */
+  private unlogged: WalGroup[] = [];
   private inFlight: WalGroup | undefined;
   private flight: Promise<void> = Promise.resolve();
   private drainWaiters: (() => void)[] = [];
@@ -116,7 +118,7 @@ export class Wal {
   /** Everything up to here is in the index. */
   private tail: WalPoint;
 
-  readonly counters = { walGroups: 0, walRecords: 0, walBytes: 0, walEmptyGroups: 0, walStalls: 0 };
+  readonly counters = { walGroups: 0, walRecords: 0, walBytes: 0, walEmptyGroups: 0, walStalls: 0, walUnlogged: 0 };
 
   constructor(
     private readonly files: readonly DiskFile[],
@@ -162,6 +164,7 @@ export class Wal {
   get waitingBytes(): number {
     let blocks = this.current.entries.length;
     for (const group of this.sealed) blocks += group.entries.length;
+    for (const group of this.unlogged) blocks += group.entries.length;
     return blocks * BLOCK_SIZE;
   }
 
@@ -196,14 +199,13 @@ export class Wal {
     this.kick();
   }
 
-  /** Closes the gathering group, if it has records; the group of the last record. */
-  seal(): SealedPoint {
+  /** Closes the gathering group, if it has records. */
+  private seal(): void {
     if (this.current.records > 0) {
       this.sealed.push(this.current);
       this.lastSealed = this.current;
       this.current = this.newGroup(this.nextOrder++);
     }
-    return this.lastSealed;
   }
 
   /** Starts the next group soon; `defer` lets the events at hand join it. */
@@ -230,7 +232,9 @@ export class Wal {
     if (this.inFlight || this.dead) return;
     if (this.sealed.length === 0) this.seal();
     const next = this.sealed[0];
-    if (next && this.host.mayWrite()) {
+    // A checkpoint that waits for a group frees the room which the group may be waiting for.
+    const awaited = next !== undefined && this.declareWaiters.some((w) => w.order >= next.order);
+    if (next && this.unlogged.length === 0 && (awaited || this.host.mayWrite())) {
       const bytes = pages(next.head.at) + next.entries.length * BLOCK_SIZE;
       const position = this.place(bytes, BLOCK_SIZE);
       if (position >= 0) {
@@ -252,15 +256,52 @@ export class Wal {
   }
 
   /** Where a group of `bytes` goes, leaving `spare` bytes in its segment; -1 when the ring is full. */
-  private place(bytes: number, spare: number): number {
+  private place(bytes: number, spare: number, from = this.end.position): number {
     const { segmentBytes, segments } = this.geometry;
     assert(bytes + spare <= segmentBytes, `a WAL group of ${bytes} bytes exceeds its segment`);
-    let position = this.end.position;
+    let position = from;
     if ((position % segmentBytes) + bytes + spare > segmentBytes) {
       position = (Math.floor(position / segmentBytes) + 1) * segmentBytes;
     }
     const oldest = Math.floor(this.tail.position / segmentBytes);
     return Math.floor(position / segmentBytes) < oldest + segments ? position : -1;
+  }
+
+  /** All sealed groups have room in the ring as it is. */
+  private fits(): boolean {
+    let position = (this.inFlight?.point ?? this.end).position;
+    for (const group of this.sealed) {
+      const bytes = pages(group.head.at) + group.entries.length * BLOCK_SIZE;
+      position = this.place(bytes, BLOCK_SIZE, position);
+      if (position < 0) return false;
+      position += bytes;
+    }
+    return true;
+  }
+
+  /**
+   * For a checkpoint, which stands for every record gathered so far and therefore needs them
+   * durable, while the ring may need the checkpoint to have room for them: when they do not fit,
+   * they are handed out, to become durable with the checkpoint's index commit and nothing else.
+   */
+  sealAll(): { last: SealedPoint; unlogged: readonly WalGroup[] } {
+    this.seal();
+    if (this.fits()) return { last: this.lastSealed, unlogged: [] };
+    this.unlogged = this.sealed;
+    this.sealed = [];
+    return { last: this.inFlight ?? { order: this.durable, point: this.end }, unlogged: this.unlogged };
+  }
+
+  /** The index contains the groups that were handed out. */
+  settleUnlogged(): void {
+    const groups = this.unlogged;
+    this.unlogged = [];
+    for (const group of groups) {
+      this.counters.walUnlogged++;
+      this.durable = this.declared = group.order;
+      this.recycle(group);
+    }
+    this.afterDurable(groups);
   }
 
   private write(group: WalGroup, position: number, bytes: number): void {
@@ -321,10 +362,7 @@ export class Wal {
     this.end = group.point;
     this.declared = this.durable;
     this.durable = group.order;
-    if (group.head.buffer.length <= HEAD_CAPACITY * 4 && this.heads.length < 4) {
-      this.heads.push(group.head);
-    }
-    for (const entry of group.entries) this.overlay.drop(entry);
+    this.recycle(group);
     this.declareWanted = false;
     if (this.declareWaiters.length > 0) {
       const waiters = this.declareWaiters;
@@ -332,8 +370,19 @@ export class Wal {
       this.declareWanted = this.declareWaiters.length > 0;
       for (const waiter of waiters) if (waiter.order <= this.declared) waiter.resolve();
     }
+    this.afterDurable([group]);
+  }
+
+  private recycle(group: WalGroup): void {
+    if (group.head.buffer.length <= HEAD_CAPACITY * 4 && this.heads.length < 4) {
+      this.heads.push(group.head);
+    }
+    for (const entry of group.entries) this.overlay.drop(entry);
+  }
+
+  private afterDurable(groups: readonly WalGroup[]): void {
     this.host.onDurable();
-    for (const done of group.callbacks) done();
+    for (const group of groups) for (const done of group.callbacks) done();
     if (this.dead) return;
     if (this.idle) for (const resolve of this.drainWaiters.splice(0)) resolve();
     // Without the defer: what came in during the sync has gathered long enough.
@@ -354,14 +403,20 @@ export class Wal {
   /** Ends the log; returns the callbacks of everything that was not durable. */
   kill(): Durable[] {
     this.dead = true;
-    const groups = [...(this.inFlight ? [this.inFlight] : []), ...this.sealed, this.current];
+    const flying = this.inFlight ? [this.inFlight] : [];
+    const groups = [...flying, ...this.unlogged, ...this.sealed, this.current];
     for (const resolve of this.drainWaiters) resolve();
     for (const waiter of this.declareWaiters) waiter.reject(new DssError("Disk", "the WAL has failed"));
     return groups.flatMap((group) => group.callbacks);
   }
 
   private get idle(): boolean {
-    return !this.inFlight && this.sealed.length === 0 && this.current.records === 0;
+    return (
+      !this.inFlight &&
+      this.unlogged.length === 0 &&
+      this.sealed.length === 0 &&
+      this.current.records === 0
+    );
   }
 
   /** Resolves when every record is durable, or the log is dead. */
