@@ -398,39 +398,65 @@ export class FileOperations {
     }
   }
 
-  /** truncate(2): dirty data beyond are dropped, the leader journals the new size and what objects must trim. */
+  /**
+   * truncate(2). Shrinking: dirty data beyond are dropped; the leader journals the size and what objects must trim. Growing within
+   * the grant is the holder's own affair, told at once because no object proves it.
+   */
   resize(
     node: Node,
     size: number,
     actor: Actor,
-    others: { clearSuid?: boolean; mtimeNs?: bigint; atimeNs?: bigint } = {},
+    others: { clearSuid?: boolean; mtimeNs?: bigint } = {},
   ): Promise<void> {
     return this.alone(node, async () => {
-      // Writes under way end before the barrier's work begins.
+      const clearSuid = others.clearSuid === true && hasSetId(node);
+      const mtimeNs = others.mtimeNs ?? actor.timeNs;
+      if (size > 0 && (await this.growWithin(node, size, mtimeNs))) {
+        if (clearSuid) await this.clearSetId(node);
+        return;
+      }
+      // Writes of before the barrier end before the new size counts.
       if (node.data !== undefined) await node.data.cutOff(size);
-      const { clearSuid, ...times } = others;
       node.resizing++;
       try {
         await this.mds.call({
           op: "setattr",
           ino: node.ino,
           size,
-          ...times,
-          ...(clearSuid === true && hasSetId(node) ? { clearSuid } : {}),
+          mtimeNs,
+          ...(clearSuid ? { clearSuid } : {}),
           actor,
         });
         const inode = node.inode;
         if (inode !== undefined) {
           inode.size = size;
-          inode.mtimeNs = others.mtimeNs ?? actor.timeNs;
+          inode.mtimeNs = mtimeNs;
           node.publishedSize = size;
-          node.publishedMtimeNs = inode.mtimeNs;
+          node.publishedMtimeNs = mtimeNs;
         }
         node.data?.afterResize(size);
       } finally {
         node.resizing--;
       }
     });
+  }
+  /** False when it is not about growing, or goes beyond the grant: then it is the leader's. */
+  private async growWithin(node: Node, size: number, mtimeNs: bigint): Promise<boolean> {
+    await this.table.pin(node, "exclusive", false);
+    try {
+      if (size <= node.size || size > node.maxSize) return false;
+      // A length is told only when what lies below it is durable.
+      if (node.data !== undefined) await node.data.flush();
+      const inode = node.inode!;
+      inode.size = size;
+      inode.mtimeNs = mtimeNs;
+      inode.ctimeNs = this.clock.wallNs();
+      node.data?.afterResize(size);
+      await this.table.publish(node, "safe");
+      return true;
+    } finally {
+      this.table.unpin(node);
+    }
   }
 
   async fallocate(
@@ -452,14 +478,13 @@ export class FileOperations {
     if (length === 0) throw new DssError("InvalidArgument", "fallocate of nothing");
     if (end > FILE_SIZE_MAX) throw new DssError("FileTooLarge", `fallocate up to byte ${end}`);
     if (zeroes) await this.zero(node, offset, end);
-    const grows = async (): Promise<boolean> => {
+    // Space is never reserved: holes cost nothing, and a write may find the cluster full.
+    if (!keepSize) {
       await this.table.pin(node, "exclusive", false);
       this.table.unpin(node);
-      return end > node.size;
-    };
-    // Space is never reserved: holes cost nothing and a write may find the cluster full (documented).
-    if (!keepSize && (await grows())) {
-      await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+      if (end > node.size) {
+        await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+      }
     }
   }
   private async zero(node: Node, offset: number, end: number): Promise<void> {
