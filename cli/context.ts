@@ -33,6 +33,7 @@ const CONNECT_MS = 2_000;
 /** Reading and verifying one object of an OSD. */
 const VERIFY_MS = 30_000;
 const LIST_MS = 10_000;
+const AGAIN_MS = 100;
 const ADMIN_MS = 15_000;
 const SESSION_MS = 10_000;
 
@@ -48,6 +49,9 @@ export class ClusterClient {
   leader: LeaderInfo | undefined;
   /** Every metadata server that is alive, the leader included. */
   mds: MdsInfo[] = [];
+
+  /** OSDs that did not answer when they were asked last. */
+  private silent = new Set<OsdId>();
 
   private constructor(
     readonly zookeeper: string,
@@ -120,7 +124,11 @@ export class ClusterClient {
         if (leader === undefined) throw new DssError("NotLeader", "no metadata server leads");
         const peer = this.messenger.peer(leader.address);
         const call = peer.call(MdsAdmin, request, { deadlineMs: Math.max(left, 1) });
-        return (await call).message;
+        const answer = await within(call, Math.max(left, 1));
+        if (answer === undefined) {
+          throw new DssError("TimedOut", `mds.${leader.id} did not answer within ${deadlineMs} ms`);
+        }
+        return answer.message;
       } catch (error) {
         // Every request states a wanted result, so that it may be sent again.
         const isPassing = isDssError(error) && error.retry === "same" && error.code !== "TimedOut";
@@ -132,21 +140,26 @@ export class ClusterClient {
   }
 
   /** Figures of every OSD, asked for at the same time. */
-  osdReports(deadlineMs = FIGURES_MS): Promise<OsdReport[]> {
+  async osdReports(deadlineMs = FIGURES_MS): Promise<OsdReport[]> {
     const osds = [...(this.map?.osds ?? [])].sort((a, b) => a.id - b.id);
-    return Promise.all(
-      osds.map(async (osd) => ({
-        osd,
-        status: osd.up ? await this.osdStatus(osd, deadlineMs) : undefined,
-      })),
+    const reports = await Promise.all(
+      osds.map(async (osd) => {
+        // One that was silent just now gets less time: the command is not held up twice.
+        const ms = this.silent.has(osd.id) ? AGAIN_MS : deadlineMs;
+        return { osd, status: osd.up ? await this.osdStatus(osd, ms) : undefined };
+      }),
     );
+    const silent = reports.filter(({ osd, status }) => osd.up && status === undefined);
+    this.silent = new Set(silent.map(({ osd }) => osd.id));
+    return reports;
   }
 
   private async osdStatus(osd: OsdEntry, deadlineMs: number): Promise<OsdStatus | undefined> {
+    const peer = this.messenger.peer(osd.address);
+    const asked = peer.call(GetOsdStatus, {}, { deadlineMs });
     try {
-      const peer = this.messenger.peer(osd.address);
-      const { message } = await peer.call(GetOsdStatus, {}, { deadlineMs });
-      return message.id === osd.id ? message : undefined;
+      const answer = await within(asked, deadlineMs);
+      return answer?.message.id === osd.id ? answer.message : undefined;
     } catch (error) {
       if (isDssError(error)) return undefined;
       throw error;
@@ -222,6 +235,23 @@ export class ClusterClient {
 
   async close(): Promise<void> {
     await Promise.all([this.messenger.close(), this.coordination.close()]);
+  }
+}
+
+/**
+ * Undefined when it takes longer: opening a connection to a program that was stopped has a longer
+ * deadline of its own. What comes of it later is nobody's concern.
+ */
+async function within<T>(answer: Promise<T>, ms: number): Promise<T | undefined> {
+  answer.catch(() => undefined);
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  try {
+    return await Promise.race([answer, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

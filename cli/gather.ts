@@ -6,7 +6,7 @@ import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 
 /** A daemon that does not answer within this is shown as not answering. */
-export const FIGURES_MS = 600;
+export const FIGURES_MS = 500;
 
 export interface Rates {
   readBytesPerSecond: number;

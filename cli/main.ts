@@ -77,6 +77,7 @@ function buildProgram(): Command {
     .addHelpText("after", "\n`dss COMMAND --help` shows the details and an example of each.");
   for (const verb of VERBS) {
     const command = program.command(verb.name).summary(verb.summary).description(verb.summary);
+    command.helpCommand(false);
     if (verb.alias !== undefined) command.alias(verb.alias);
   }
   program.hook("preSubcommand", async (_, command) => {

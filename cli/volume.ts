@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { once } from "node:events";
 import { hostname } from "node:os";
 import { resolve } from "node:path";
-import { DssError } from "../cluster/base/errors.js";
+import { DssError, isDssError, type ErrorCode } from "../cluster/base/errors.js";
 import { silentLogger } from "../cluster/base/log.js";
 import { formatPg, pgId } from "../cluster/base/ids.js";
 import { osdOf, poolOf } from "../cluster/map/cluster-map.js";
@@ -43,14 +43,31 @@ async function inSession<T>(
 ): Promise<T> {
   return await useCluster(command, async (client) => {
     client.needMap();
-    return await client.withSession("dss volume", (mds) => action(mds, client));
+    try {
+      return await client.withSession("dss volume", (mds) => action(mds, client));
+    } catch (error) {
+      throw withAdvice(error);
+    }
   });
+}
+
+const ADVICE: Partial<Record<ErrorCode, string>> = {
+  NotFound: "see dss volume ls",
+  Exists: "choose another name, or remove it first: dss volume rm",
+  Busy: "see dss volume ls for who uses it",
+};
+
+/** The leader's refusals come without advice. */
+function withAdvice(error: unknown): unknown {
+  if (!isDssError(error) || error.hint !== undefined) return error;
+  const hint = ADVICE[error.code];
+  return hint === undefined ? error : new DssError(error.code, error.message, { hint });
 }
 
 async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
   const { answer, notFound } = await mds.call({ op: "volumeInfo", name });
   if (!notFound && answer.volume !== undefined) return answer.volume;
-  throw new DssError("NotFound", `there is no volume "${name}"`, { hint: "see dss volume ls" });
+  throw new DssError("NotFound", `there is no volume ${name}`);
 }
 
 const viewOf = (volume: Volume): object => ({
@@ -225,7 +242,7 @@ function registerRemove(parent: Command): void {
     await inSession(remove, async (mds) => {
       const { notFound } = await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
       if (!notFound) return;
-      throw new DssError("NotFound", `there is no volume "${name}"`, { hint: "see dss volume ls" });
+      throw new DssError("NotFound", `there is no volume ${name}`);
     });
     printLine(`removed volume ${name}`);
   });
@@ -253,6 +270,8 @@ async function withImage<T>(
     ...wanted,
     ...{ zookeeper, config, logger: silentLogger },
     ...{ type: "cli", host: hostname(), detail: `dss volume ${wanted.write ? "write" : "read"}` },
+  }).catch((error: unknown) => {
+    throw withAdvice(error);
   });
   try {
     return await action(opened.image);

@@ -74,7 +74,8 @@ export async function bringUp(request: UpRequest): Promise<UpResult> {
     try {
       await startMissing(work);
     } catch (error) {
-      await stopStarted(work);
+      // A cluster that exists may be recovering from a crash: what was started goes on with that.
+      if (found === undefined) await stopStarted(work);
       throw error;
     }
     return { state, started: work.started };
@@ -92,7 +93,7 @@ async function startMissing(work: Work): Promise<void> {
   await ensureMount(work);
 }
 
-/** A start that failed leaves what ran before, and nothing else but logs. */
+/** A first start that failed leaves nothing but logs. */
 async function stopStarted(work: Work): Promise<void> {
   for (const role of ["osd", "mds", "zookeeper"]) {
     const ours = work.children.filter(({ name }) => name.startsWith(role));

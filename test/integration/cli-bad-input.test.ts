@@ -162,11 +162,8 @@ t.test("a data folder of something else", async (t) => {
   t.ok(existsSync(join(newer, "cluster.json")));
 });
 
-t.test("a kernel without nbd is said at once", async (t) => {
-  if (existsSync("/dev/nbd0")) {
-    t.skip("this machine's kernel has nbd");
-    return;
-  }
+const skip = existsSync("/dev/nbd0") && "this machine's kernel has nbd";
+t.test("a kernel without nbd is said at once", { skip }, async (t) => {
   const box = sandbox(t);
   const says = /no nbd module[\s\S]*dss volume serve mydevice --unix/;
   await refused(t, box, ["volume", "attach", "mydevice"], { code: 1, says });
