@@ -57,6 +57,8 @@ export interface LeaderOptions {
   capabilitiesMax: number;
   /** A silent session is evicted after this long even if nobody waits for it. */
   expiryMs: number;
+  /** Inode numbers that a session gets at a time. */
+  inoRange: number;
 }
 export const LEADER_DEFAULTS: LeaderOptions = {
   leaseMs: 10_000,
@@ -66,6 +68,7 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   checkpointBatches: 256,
   capabilitiesMax: 65_536,
   expiryMs: 300_000,
+  inoRange: 1024,
 };
 
 /** What the leader needs of the cluster. */
@@ -191,6 +194,7 @@ export class MdsLeader {
     this.namespace = new Namespace(metadata, {
       fileLayout: () => cluster.layoutOf(undefined),
       usage: () => cluster.usage(),
+      inoRange: parts.options.inoRange,
     });
     this.volumes = new Volumes(metadata, {
       layoutOf: (pool) => cluster.layoutOf(pool),
@@ -431,6 +435,8 @@ export class MdsLeader {
       if (session !== undefined) await this.evict(session, "a successor has started");
     }
     const id = await this.parts.cluster.allocateClient();
+    // A client that gave up waiting asks again: no session for a link that nobody listens on.
+    if (link.closed) throw new DssError("ConnectionLost", "the client has gone");
     const seq = await this.operations.change(() => openSession(this.metadata, id, open));
     await this.safe(seq);
     const session = this.newSession(id, link, 1);
@@ -460,6 +466,12 @@ export class MdsLeader {
   }
   private bind(session: LiveSession, link: Link): void {
     if (session.link !== undefined) this.byLink.delete(session.link);
+    const earlier = this.byLink.get(link);
+    if (earlier !== undefined && earlier !== session) {
+      // The client never learned of it: it asked again before the answer came.
+      earlier.link = undefined;
+      void this.end(earlier, undefined);
+    }
     session.link = link;
     session.lastSeen = this.now();
     session.pushedSafe = this.journal.safe;
@@ -483,11 +495,12 @@ export class MdsLeader {
   /** What a resuming session says that it holds, against what is known. */
   private takeHeld(session: LiveSession, open: SessionOpen, returning: boolean): void {
     const told = new Map(open.held.map((held) => [held.ino, held]));
+    const lost: Ino[] = [];
     for (const [ino, held] of [...this.capabilities.ofSession(session.id)]) {
       const claim = told.get(ino);
       if (held.mode === "exclusive") {
         // The holder's last word went to a leader that is gone: its objects tell.
-        if (claim?.mode !== "exclusive" && returning) void this.recoverReleased(session, ino);
+        if (claim?.mode !== "exclusive" && returning) lost.push(ino);
       } else if (claim === undefined || claim.mode === "none") {
         this.lower(session, ino, "none");
       }
@@ -498,12 +511,16 @@ export class MdsLeader {
       if (returning) this.capabilities.raise(session.id, ino, "shared", seq);
     }
     for (const ino of open.open ?? []) this.capabilities.setOpen(session.id, ino, true);
+    void this.recoverReleased(session, lost).catch((error: unknown) => this.fail(error));
   }
-  private async recoverReleased(session: LiveSession, ino: Ino): Promise<void> {
-    const found = await this.probe(session.id, ino);
-    if (this.phase === "stopped") return;
-    await this.endGrant(session, ino, found);
-    this.lower(session, ino, "none");
+  /** One after the other: there may be many, and clients' own work comes first. */
+  private async recoverReleased(session: LiveSession, inos: readonly Ino[]): Promise<void> {
+    for (const ino of inos) {
+      const found = await this.probe(session.id, ino);
+      if (this.phase === "stopped" || session.evicting !== undefined) return;
+      await this.endGrant(session, ino, found);
+      this.lower(session, ino, "none");
+    }
   }
 
   async closeSession(message: SessionClose, link: Link): Promise<void> {

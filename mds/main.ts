@@ -90,7 +90,24 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
     if (!("port" in address)) throw new DssError("InvalidArgument", "an MDS listens on TCP");
 
     const client = await new ClientIds(coordination).take();
-    const objects = new Objecter({ messenger, maps, clock, random, logger, client: () => client });
+    // OSDs take a client's requests only from a connection under that client's id.
+    const clientMessenger = new RpcMessenger({
+      clock,
+      network,
+      random,
+      logger,
+      entity: client,
+      role: "mds",
+      clusterId: () => clusterId,
+      limits: { inFlightBytesMax: config.cluster.connectionInFlightBytesMax },
+    });
+    undo.push(() => clientMessenger.close());
+    maps.onChange((map) => clientMessenger.setEpoch(map.epoch));
+    const objects = new Objecter({
+      ...{ maps, clock, random, logger },
+      messenger: clientMessenger,
+      client: () => client,
+    });
     undo.push(() => objects.close());
     const usage = new ClusterUsage({
       clock,
@@ -119,6 +136,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           ...LEADER_DEFAULTS,
           leaseMs: config.mds.sessionLeaseMs,
           recallTimeoutMs: config.mds.recallTimeoutMs,
+          inoRange: config.mds.inoRange,
           checkpointBatches: config.mds.journalBatchesMax,
         },
         coordinator: {

@@ -1,8 +1,9 @@
 /**
  * A standby keeps the journal since the checkpoint in memory, so that taking over needs no reading of it, and watches the leader:
- * one that answers nothing for the grace period is challenged (the election then moves on).
+ * one that answers nothing for the grace period, or whose address refuses connections twice, is challenged (the election
+ * then moves on; the term keeps a challenged leader that still lives from writing).
  */
-import { describeError } from "../cluster/base/errors.js";
+import { describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
@@ -12,6 +13,8 @@ import type { MetadataReader } from "./store/metadata-store.js";
 
 const TAIL_MS = 500;
 const PING_MS = 500;
+/** Pause before a refused connection is tried again: a second refusal means that the process is gone. */
+const REFUSED_MS = 100;
 /** Batches read in one round. */
 const ROUND = 256;
 /** A journal longer than this is read at the take-over instead. */
@@ -24,6 +27,7 @@ export class Standby {
   private stopped = false;
   private leader: Candidate | undefined;
   private heardAt = 0;
+  private refusals = 0;
 
   constructor(
     private readonly parts: {
@@ -94,7 +98,7 @@ export class Standby {
     while (!this.stopped) {
       const { leader } = this;
       if (leader !== undefined) await this.ping(leader);
-      await this.pause(PING_MS);
+      await this.pause(this.refusals > 0 ? REFUSED_MS : PING_MS);
     }
   }
   private async ping(leader: Candidate): Promise<void> {
@@ -102,11 +106,14 @@ export class Standby {
     try {
       await messenger.peer(leader.address).call(MdsPing, {}, { deadlineMs: PING_MS * 2 });
       this.heardAt = clock.now();
+      this.refusals = 0;
     } catch (error) {
       if (this.stopped || this.leader?.incarnation !== leader.incarnation) return;
-      if (clock.now() - this.heardAt < graceMs) return;
+      this.refusals = isDssError(error, "Unreachable") ? this.refusals + 1 : 0;
+      if (this.refusals < 2 && clock.now() - this.heardAt < graceMs) return;
       logger.warn({ leader: leader.id, err: describeError(error) }, "the leader is silent");
       this.heardAt = clock.now();
+      this.refusals = 0;
       await this.parts.challenge(leader).catch((problem: unknown) => {
         logger.warn({ err: describeError(problem) }, "the leader could not be challenged");
       });

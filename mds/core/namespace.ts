@@ -70,10 +70,11 @@ export interface NamespaceOptions {
   /** Where new files go; undefined while there is no pool. */
   fileLayout(): Layout | undefined;
   usage(): { total: number; available: number };
+  /** Inode numbers that a session gets at a time. */
+  inoRange: number;
 }
 
 const FILE_TYPES = new Set([S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK]);
-const INO_RANGE = 8 * INODES_PER_PAGE;
 /** Entries of one readdir answer at most. */
 const READDIR_MAX = 4096;
 
@@ -688,12 +689,14 @@ export class Namespace {
   inoRange(access: Access): Plan {
     const draft = new Draft(this.metadata);
     const first = draft.counter("nextIno");
-    draft.setCounter("nextIno", first + INO_RANGE);
-    draft.add({ d: "sessionRange", id: access.session, first, count: INO_RANGE });
+    // Whole pages, so that sessions do not share them.
+    const count = Math.ceil(this.options.inoRange / INODES_PER_PAGE) * INODES_PER_PAGE;
+    draft.setCounter("nextIno", first + count);
+    draft.add({ d: "sessionRange", id: access.session, first, count });
     return {
       ...emptyPlan(),
       record: draft.finish(),
-      answer: { inoRange: { first, count: INO_RANGE } },
+      answer: { inoRange: { first, count } },
       durable: true,
     };
   }
