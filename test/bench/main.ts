@@ -1,0 +1,313 @@
+/**
+ * `npm run bench [-- --json FILE] [--runs N] [--only WORD] [--mount PATH]` and
+ * `npm run bench -- --compare A B`: fio and small files on the mount, the same block tests on a
+ * volume over NBD, on a cluster of its own (3 OSDs, 3 copies, 2 metadata servers). Figures are
+ * medians with their range over at least three runs; with the processor time of each daemon and
+ * its memory. Takes about four minutes; docs/performance.md says how to read it.
+ */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { ROOT } from "../../tools/test-parts.js";
+import { Cluster } from "../support/cluster.js";
+import { BUILD, succeed } from "../support/process.js";
+import { tempFolder } from "../support/temp.js";
+import type { Teardown } from "../support/temp.js";
+import { describeCommit, describeMachine, residentBytes, withCpu } from "./measure.js";
+import type { Watched } from "./measure.js";
+import { compareDocuments, describeDocument, readDocument, ReportError } from "./report.js";
+import { summarize } from "./report.js";
+import type { Document, Memory, Result, Run } from "./report.js";
+
+const RUNS_MIN = 3;
+const SECONDS = 4;
+const SEQUENTIAL = "512M";
+/** Random reads and writes stay in this much, which is written beforehand. */
+const AREA = "256M";
+const SMALL_FILES = 1_500;
+const WORKERS = 4;
+const IDLE_MS = 5_000;
+const PROGRAM_MS = 180_000;
+const VOLUME_BYTES = 2 ** 30;
+
+class UsageError extends Error {}
+
+/** Ends what was started, last first, also after Ctrl-C. */
+class Bench implements Teardown {
+  private readonly actions: (() => unknown)[] = [];
+  teardown(action: () => unknown): void {
+    this.actions.push(action);
+  }
+  async end(): Promise<void> {
+    for (let action = this.actions.pop(); action; action = this.actions.pop()) await action();
+  }
+}
+
+interface FioOutput {
+  jobs: [Record<"read" | "write", FioDirection>];
+}
+interface FioDirection {
+  bw_bytes: number;
+  iops: number;
+  clat_ns: { percentile?: Record<string, number> };
+}
+
+interface Workload {
+  readonly name: string;
+  readonly unit: Result["unit"];
+  readonly direction: "read" | "write";
+  /** Caches are emptied before each run. */
+  readonly cold?: boolean;
+  readonly args: readonly string[];
+}
+
+const timed = ["--time_based", `--runtime=${SECONDS}`, `--size=${AREA}`];
+
+/** The same on both; what differs is where, the engine, and what "direct" means. */
+function workloads(deep: readonly string[], plain: readonly string[]): Workload[] {
+  return [
+    {
+      name: "sequential write 1 MiB",
+      unit: "MB/s",
+      direction: "write",
+      args: [...plain, "--rw=write", "--bs=1M", `--size=${SEQUENTIAL}`, "--end_fsync=1"],
+    },
+    {
+      name: "sequential read 1 MiB, cold",
+      unit: "MB/s",
+      direction: "read",
+      cold: true,
+      args: [...plain, "--rw=read", "--bs=1M", `--size=${SEQUENTIAL}`],
+    },
+    {
+      name: "random write 4 KiB, 16 in flight",
+      unit: "/s",
+      direction: "write",
+      args: [...deep, "--rw=randwrite", "--bs=4k", ...timed],
+    },
+    {
+      name: "random read 4 KiB, 16 in flight",
+      unit: "/s",
+      direction: "read",
+      args: [...deep, "--rw=randread", "--bs=4k", ...timed],
+    },
+    {
+      name: "write 4 KiB + fsync",
+      unit: "/s",
+      direction: "write",
+      args: [...plain, "--rw=randwrite", "--bs=4k", "--fsync=1", ...timed],
+    },
+  ];
+}
+
+interface Target {
+  readonly prefix: string;
+  readonly workloads: readonly Workload[];
+  readonly place: readonly string[];
+  /** Processes whose time and memory count. */
+  processes(): Promise<Watched[]>;
+  cold(): Promise<void>;
+}
+
+async function runFio(bench: Bench, target: Target, workload: Workload): Promise<Run> {
+  const args = ["--name=bench", "--output-format=json", "--randrepeat=0", "--norandommap"];
+  const out = await succeed(bench, "fio", [...args, ...target.place, ...workload.args], {
+    withinMs: PROGRAM_MS,
+  });
+  const { jobs } = JSON.parse(out.slice(out.indexOf("{"))) as FioOutput;
+  const figures = jobs[0][workload.direction];
+  const percentile = (name: string): number => (figures.clat_ns.percentile?.[name] ?? 0) / 1000;
+  return {
+    figure: workload.unit === "MB/s" ? figures.bw_bytes / 1e6 : figures.iops,
+    cpu: {},
+    p50: percentile("50.000000"),
+    p99: percentile("99.000000"),
+  };
+}
+
+async function measureTarget(
+  bench: Bench,
+  target: Target,
+  { runs, only }: { runs: number; only: string },
+): Promise<Result[]> {
+  const results: Result[] = [];
+  for (const workload of target.workloads) {
+    const name = `${target.prefix}: ${workload.name}`;
+    if (!name.includes(only)) continue;
+    const done: Run[] = [];
+    for (let i = 0; i < runs; i++) {
+      if (workload.cold === true) await target.cold();
+      const processes = await target.processes();
+      const { value, cpu } = await withCpu(processes, () => runFio(bench, target, workload));
+      done.push({ ...value, cpu });
+    }
+    results.push(announce(summarize(name, workload.unit, done)));
+  }
+  return results;
+}
+
+function announce(result: Result): Result {
+  process.stderr.write(`${result.name}: ${result.median} ${result.unit}\n`);
+  return result;
+}
+
+async function measureSmallFiles(
+  bench: Bench,
+  cluster: Cluster,
+  { runs, only }: { runs: number; only: string },
+): Promise<Result[]> {
+  const phases = ["create", "stat", "read", "delete"] as const;
+  const done = new Map<string, Run[]>();
+  for (const workers of [1, WORKERS]) {
+    const label = (phase: string): string =>
+      `small files: ${phase}${phase === "stat" || phase === "read" ? ", cold" : ""}, ` +
+      `${workers} at a time`;
+    if (!phases.some((phase) => label(phase).includes(only))) continue;
+    const count = workers === 1 ? Math.round(SMALL_FILES / 3) : SMALL_FILES;
+    for (let run = 0; run < runs; run++) {
+      const folder = join(cluster.mount, `small-${workers}-${run}`);
+      await succeed(bench, "mkdir", [folder]);
+      for (const phase of phases) {
+        if (phase === "stat") await makeCold(cluster);
+        const { processes } = await cluster.status();
+        const { value, cpu } = await withCpu(processes, () =>
+          succeed(
+            bench,
+            process.execPath,
+            [`${BUILD}test/bench/small-files.js`, folder, phase, String(count), String(workers)],
+            { withinMs: PROGRAM_MS },
+          ),
+        );
+        const name = label(phase);
+        done.set(name, [...(done.get(name) ?? []), { figure: Number(value), cpu }]);
+      }
+    }
+  }
+  return [...done].map(([name, list]) => announce(summarize(name, "/s", list)));
+}
+
+async function makeCold(cluster: Cluster): Promise<void> {
+  await cluster.remount();
+  writeFileSync("/proc/sys/vm/drop_caches", "3");
+}
+
+function memoryOf(processes: readonly Watched[]): Memory {
+  const each = processes.map(({ name, role, pid }) => ({ name, role, bytes: residentBytes(pid) }));
+  const total = each
+    .filter(({ role }) => role !== "zookeeper")
+    .reduce((sum, { bytes }) => sum + bytes, 0);
+  return { processes: each, total };
+}
+
+async function measure(
+  bench: Bench,
+  options: { runs: number; only: string; mount: string | undefined },
+): Promise<Document> {
+  const start = performance.now();
+  const folder = tempFolder(bench, "bench");
+  const { mount } = options;
+  const cluster = new Cluster(bench, { folder, ...(mount !== undefined && { mount }) });
+  await cluster.up();
+  await cluster.healthy();
+  await new Promise((done) => setTimeout(done, IDLE_MS));
+  const idle = memoryOf((await cluster.status()).processes);
+
+  const results: Result[] = [];
+  const direct = ["--ioengine=libaio", "--direct=1", "--iodepth=16"];
+  const files: Target = {
+    prefix: "mount",
+    place: [`--filename=${join(cluster.mount, "bench-file")}`],
+    workloads: workloads(direct, ["--ioengine=psync"]),
+    processes: async () => [...(await cluster.status()).processes],
+    cold: () => makeCold(cluster),
+  };
+  results.push(...(await measureTarget(bench, files, options)));
+  results.push(...(await measureSmallFiles(bench, cluster, options)));
+
+  const { server, socket } = await cluster.serve("bench", VOLUME_BYTES);
+  const nbd: Watched = { name: "nbd", role: "nbd", pid: server.pid };
+  const uri = `--uri=nbd+unix:///bench?socket=${socket}`;
+  const engine = "--ioengine=nbd";
+  const volume: Target = {
+    prefix: "volume",
+    place: [uri],
+    // An NBD client has no cache of its own: one request in flight is what a plain program does.
+    workloads: workloads([engine, "--iodepth=16"], [engine, "--iodepth=4"]).map((workload) =>
+      workload.name.includes("fsync")
+        ? { ...workload, args: workload.args.map((arg) => arg.replace("iodepth=4", "iodepth=1")) }
+        : workload,
+    ),
+    processes: async () => [...(await cluster.status()).processes, nbd],
+    cold: () => {
+      writeFileSync("/proc/sys/vm/drop_caches", "3");
+      return Promise.resolve();
+    },
+  };
+  results.push(...(await measureTarget(bench, volume, options)));
+  const loaded = memoryOf([...(await cluster.status()).processes, nbd]);
+  return {
+    format: 1,
+    commit: describeCommit(ROOT),
+    date: new Date().toISOString(),
+    seconds: (performance.now() - start) / 1000,
+    machine: describeMachine(),
+    idle,
+    loaded,
+    results,
+  };
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      json: { type: "string" },
+      runs: { type: "string", default: String(RUNS_MIN) },
+      only: { type: "string", default: "" },
+      mount: { type: "string" },
+      compare: { type: "boolean", default: false },
+    },
+  });
+  if (values.compare) {
+    const [a, b] = positionals;
+    if (a === undefined || b === undefined || positionals.length > 2) {
+      throw new UsageError("--compare needs two files that --json has written");
+    }
+    process.stdout.write(`${compareDocuments(readDocument(a), readDocument(b))}\n`);
+    return 0;
+  }
+  if (positionals.length > 0) throw new UsageError(`what is "${positionals[0]}"?`);
+  const runs = Number(values.runs);
+  if (!Number.isInteger(runs) || runs < RUNS_MIN || runs > 100) {
+    throw new UsageError(`--runs ${values.runs}: give a whole number from ${RUNS_MIN} to 100`);
+  }
+  if (values.mount !== undefined) mkdirSync(values.mount, { recursive: true });
+  const bench = new Bench();
+  const onSignal = (): void => {
+    void bench.end().finally(() => process.exit(130));
+  };
+  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
+  try {
+    const document = await measure(bench, { runs, only: values.only, mount: values.mount });
+    if (document.results.length === 0) throw new UsageError(`no test is named "${values.only}"`);
+    process.stdout.write(`${describeDocument(document)}\n`);
+    if (values.json !== undefined) {
+      writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
+      process.stderr.write(`written to ${values.json}\n`);
+    }
+    return 0;
+  } finally {
+    await bench.end();
+  }
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  const isUsage =
+    error instanceof UsageError ||
+    (error as NodeJS.ErrnoException).code?.startsWith("ERR_PARSE_ARGS") === true;
+  if (!isUsage && !(error instanceof ReportError)) throw error;
+  process.stderr.write(`bench: ${(error as Error).message}\n`);
+  process.exitCode = isUsage ? 2 : 1;
+}

@@ -1,0 +1,77 @@
+/** What a benchmark measures besides its own figures: processor time and memory of processes. */
+import { readFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import { execFileSync } from "node:child_process";
+
+/** Ticks a second of /proc/PID/stat; 100 on every Linux that Node runs on. */
+const TICKS = 100;
+
+export interface Watched {
+  readonly name: string;
+  readonly role: string;
+  readonly pid: number;
+}
+
+/** Seconds of processor time that the process has used, all threads, user and system. */
+export function cpuSeconds(pid: number): number {
+  const text = readFileSync(`/proc/${pid}/stat`, "latin1");
+  // The name in parentheses may hold anything; fields are counted from its end.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / TICKS;
+}
+
+/** Resident bytes. */
+export function residentBytes(pid: number): number {
+  const found = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"));
+  return Number(found?.[1] ?? 0) * 1024;
+}
+
+/** Seconds used by each role while the action ran. */
+export async function withCpu<T>(
+  processes: readonly Watched[],
+  action: () => Promise<T>,
+): Promise<{ value: T; cpu: Record<string, number> }> {
+  const before = processes.map(({ pid }) => cpuSeconds(pid));
+  const value = await action();
+  const cpu: Record<string, number> = {};
+  processes.forEach(({ role, pid }, i) => {
+    cpu[role] = (cpu[role] ?? 0) + cpuSeconds(pid) - (before[i] ?? 0);
+  });
+  return { value, cpu };
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const upper = sorted[middle] ?? Number.NaN;
+  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2;
+}
+
+export interface Machine {
+  readonly processors: string;
+  readonly memoryBytes: number;
+  readonly kernel: string;
+  readonly node: string;
+}
+
+export function describeMachine(): Machine {
+  const all = cpus();
+  return {
+    processors: `${all.length} x ${all[0]?.model.trim() ?? "unknown"}`,
+    memoryBytes: totalmem(),
+    kernel: release(),
+    node: process.version,
+  };
+}
+
+/** The commit that is measured, with "+" when the tree differs from it; "unknown" without git. */
+export function describeCommit(root: string): string {
+  try {
+    const git = (...args: string[]): string =>
+      execFileSync("git", ["-C", root, ...args], { encoding: "utf8", stdio: "pipe" }).trim();
+    const changed = git("status", "--porcelain", "--untracked-files=no") !== "";
+    return git("rev-parse", "HEAD") + (changed ? "+" : "");
+  } catch {
+    return "unknown";
+  }
+}
