@@ -140,6 +140,8 @@ export interface WireRetry {
 export interface PgInfoRequest {
   pg: number;
   interval: number;
+  /** Rises with every new beginning of the primary in this interval: what an earlier one sent is refused from now on. */
+  attempt: number;
 }
 export interface PgInfoReply {
   exists: boolean;
@@ -148,6 +150,12 @@ export interface PgInfoReply {
   objects: number;
   /** Objects that its log names but whose bytes it does not have yet. */
   missing: string[];
+  /** Where its log ended before it took over entries for which it has not all the bytes yet. */
+  base: WireVersion;
+  /** Backfill has come so far: objects with greater names are not there. Absent: it is not needed. */
+  cursor?: string;
+  /** How long an earlier primary may still serve reads on this member's promise, in milliseconds from now. */
+  grantMs: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
   request: msgpack<PgInfoRequest>(),
@@ -172,8 +180,11 @@ export const PgGetLog = defineCall(132, "PgGetLog", {
 export interface PgAdoptRequest {
   pg: number;
   interval: number;
-  /** The PG is new: create it empty. */
+  attempt: number;
+  /** Create the PG empty if it is not there. */
   create: boolean;
+  /** Nothing of what the member has is known to be right: every object is compared (backfill). */
+  startOver: boolean;
   common: WireVersion;
   entries: WireLogEntry[];
   retries: WireRetry[];
@@ -189,6 +200,9 @@ const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
 export const OsdPush = struct("OsdPush", {
   pg: u32,
   interval: u32,
+  attempt: u32,
+  /** The member must have every log entry up to this one, or else an older one could be applied to the image. */
+  asOf: u53,
   exists: bool,
   size: u32,
   versionInterval: u32,
@@ -231,8 +245,49 @@ const ListedObject = struct("ListedObject", {
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
 export const ListObjects = defineCall(142, "ListObjects", { request: OsdList, reply: OsdListReply });
 
+/** Permission to serve reads (core/leases.ts): for every PG that the asking primary shares with this OSD. */
+export interface LeaseRequest {
+  pgs: { pg: number; interval: number }[];
+}
+export interface LeaseReply {
+  granted: number[];
+}
+export const GrantLease = defineCall(146, "GrantLease", {
+  request: msgpack<LeaseRequest>(),
+  reply: msgpack<LeaseReply>(),
+});
+/** Heartbeat between OSDs that share PGs. */
+export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
+
+/**
+ * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`, but for those in `missing`,
+ * which follow. Refused unless the member's log ends at `asOf`; answered when durable.
+ */
+export interface PgBackfillRequest {
+  pg: number;
+  interval: number;
+  attempt: number;
+  asOf: number;
+  missing: string[];
+  cursor?: string;
+}
+export const PgBackfill = defineCall(150, "PgBackfill", {
+  request: msgpack<PgBackfillRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+
 /** What a PG does on one OSD: osd/core/peering.ts has the same states with their transitions. */
 export type PgState = "stray" | "replica" | "waiting" | "peering" | "active" | "incomplete";
+/** An OSD that an active primary is bringing up to date. */
+export interface LearnerStatus {
+  osd: number;
+  phase: "asking" | "adopting" | "recovering" | "backfilling" | "joining";
+  /** Objects and bytes known to be missing there. */
+  missing: number;
+  missingBytes: number;
+  /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
+  compared: number;
+}
 export interface OsdStatus {
   id: number;
   uuid: string;
@@ -244,7 +299,15 @@ export interface OsdStatus {
   total: number;
   objects: number;
   /** `reason` tells people why a PG is not active. */
-  pgs: { pg: number; state: PgState; interval: number; objects: number; bytes: number; reason: string }[];
+  pgs: {
+    pg: number;
+    state: PgState;
+    interval: number;
+    objects: number;
+    bytes: number;
+    reason: string;
+    learners: LearnerStatus[];
+  }[];
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
 }
