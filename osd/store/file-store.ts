@@ -127,6 +127,7 @@ export class FileStore implements ChunkStore {
       {
         onError: (error) => this.fail(error),
         onFlushed: () => {
+          this.allocator.preferHoles = this.space.scarce;
           this.releaseBlocks();
           this.wal.kick();
         },
@@ -920,6 +921,7 @@ export class FileStore implements ChunkStore {
       ...this.wal.counters,
       ...this.reader.counters,
       ...this.checkpointer.counters,
+      reserveUses: this.space.reserveUses,
       walFillBytes: used,
       walSizeBytes: size,
       overlayBytes: this.overlay.bytes,
