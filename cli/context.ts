@@ -23,7 +23,7 @@ import {
   DigestObject,
   GetOsdStatus,
   ListObjects,
-  OsdListReply,
+  type OsdListReply,
   type OsdDigestReply,
   type OsdStatus,
 } from "../osd/proto.js";
@@ -57,6 +57,7 @@ export class ClusterClient {
     readonly zookeeper: string,
     readonly coordination: Coordination,
     readonly messenger: RpcMessenger,
+    private readonly known: { clusterId: string },
   ) {}
 
   /** Errors: Unreachable. */
@@ -67,7 +68,7 @@ export class ClusterClient {
       log: silentLogger,
       connectDeadlineMs: CONNECT_MS,
     });
-    let client: ClusterClient | undefined;
+    const known = { clusterId: "" };
     const messenger = new RpcMessenger({
       clock: nodeClock,
       network: nodePlatform.network,
@@ -75,9 +76,9 @@ export class ClusterClient {
       logger: silentLogger,
       entity: ANONYMOUS_ENTITY,
       role: "client",
-      clusterId: () => client?.map?.clusterId ?? "",
+      clusterId: () => known.clusterId,
     });
-    client = new ClusterClient(zookeeper, coordination, messenger);
+    const client = new ClusterClient(zookeeper, coordination, messenger, known);
     try {
       await client.refresh();
       return client;
@@ -96,6 +97,7 @@ export class ClusterClient {
       coordination.children(LIVE_MDS_PATH),
     ]);
     this.map = map === undefined || map.data.length === 0 ? undefined : decodeMap(map.data);
+    this.known.clusterId = this.map?.clusterId ?? "";
     this.leader = decodeLeader(leader);
     const nodes = await Promise.all(
       (live?.names ?? []).map((name) => coordination.get(liveMdsPath(Number(name)))),

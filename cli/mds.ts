@@ -6,7 +6,7 @@ import { leaderStatus } from "./gather.js";
 import { PREFERRED } from "./local/plan.js";
 import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
 import { parsePort } from "./osd.js";
-import { printJson, printLine, table } from "./output.js";
+import { printJson, printTable } from "./output.js";
 import { parseCount } from "./sizes.js";
 
 interface StartFlags {
@@ -71,7 +71,7 @@ export function register(command: Command): void {
       return;
     }
     const head = ["MDS", "ROLE", "ADDRESS", "HOST", "PID", "TERM", "JOURNAL", "SESSIONS"];
-    printLine(table(head, found.map((mds) => Object.values(mds).map((value) => value ?? "-"))));
+    printTable(head, found.map((mds) => Object.values(mds).map((value) => value ?? "-")));
   });
   examples(list, "dss mds ls");
 }

@@ -10,7 +10,7 @@ import { currentStatus } from "./status.js";
 import { dataFolder } from "./local/folders.js";
 import { preferredOsdPort } from "./local/plan.js";
 import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
-import { printJson, printLine, table } from "./output.js";
+import { printJson, printLine, printTable } from "./output.js";
 import { formatSize, parseCount } from "./sizes.js";
 import { version } from "./version.js";
 
@@ -153,7 +153,7 @@ function registerList(command: Command): void {
       size(osd.used),
       size(osd.total),
     ]);
-    printLine(table(head, rows));
+    printTable(head, rows);
   });
   examples(list, "dss osd ls", "dss osd ls --json");
 }

@@ -18,7 +18,7 @@ import type { OsdDigestReply } from "../osd/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 import { UsageError } from "./failure.js";
 import { examples, useCluster, withJson } from "./options.js";
-import { note, printJson, printLine, table } from "./output.js";
+import { note, printJson, printLine, printTable } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 /** As the OSDs accept them. */
@@ -55,7 +55,7 @@ export function register(command: Command): void {
       return;
     }
     const head = ["PG", "POOL", "STATE", "UP", "IN SYNC", "PRIMARY", "OBJECTS", "BYTES"];
-    printLine(table(head, rows.map(cellsOf)));
+    printTable(head, rows.map(cellsOf));
   });
   examples(list, "dss pg ls", "dss pg ls --json | jq '.[] | select(.state != \"active+clean\")'");
 
@@ -78,7 +78,7 @@ export function register(command: Command): void {
       return rowOf(map, found, figuresOf(map, await client.osdReports()));
     });
     if (options.json === true) printJson(row);
-    else for (const [key, value] of Object.entries(row)) printLine(`${key.padEnd(9)} ${shown(value)}`);
+    else for (const [key, value] of Object.entries<PgRow[keyof PgRow]>({ ...row })) printLine(`${key.padEnd(9)} ${shown(value)}`);
   });
   examples(show, "dss pg show 1.7f");
 
@@ -105,8 +105,8 @@ export function register(command: Command): void {
   examples(locate, "dss pg locate data 1.0 --verify");
 }
 
-const shown = (value: unknown): string =>
-  Array.isArray(value) ? value.join(", ") || "-" : String(value ?? "?") || "-";
+const shown = (value: readonly number[] | string | number | null): string =>
+  Array.isArray(value) ? value.join(", ") || "-" : String((value as string | number) ?? "?") || "-";
 
 function cellsOf(row: PgRow): unknown[] {
   return [
@@ -268,7 +268,7 @@ function describeLocation(found: Location): void {
         : [copy.error ?? "no such object", "-", "-"]),
   ]);
   const head = ["OSD", "ADDRESS", ...(found.equal === undefined ? [] : ["SIZE", "VERSION", "DIGEST"])];
-  printLine(table(head, rows));
+  printTable(head, rows);
   if (found.equal === true) {
     const exists = found.copies[0]?.exists === true;
     note(exists ? `${found.copies.length} equal copies` : "the object exists on none of them");

@@ -8,7 +8,7 @@ import { printJson, printLine } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 /** Between the two looks from which a single answer has its rates. */
-const SAMPLE_MS = 60;
+const SAMPLE_MS = 50;
 const WATCH_MS = 1_000;
 
 export function register(command: Command): void {

@@ -5,7 +5,7 @@ import { upSets } from "../cluster/map/placement.js";
 import { pointCount } from "../cluster/map/ring.js";
 import type { OsdReport } from "./context.js";
 import { examples, useCluster, withJson } from "./options.js";
-import { printJson, printLine, table } from "./output.js";
+import { printJson, printLine, printTable } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 interface OsdRow {
@@ -61,7 +61,7 @@ export function register(command: Command): void {
       row.primary,
       row.used === null ? "?" : formatSize(row.used),
     ]);
-    printLine(table(head, cells));
+    printTable(head, cells);
   });
   examples(command, "dss topology", "dss topology --json");
 }

@@ -14,7 +14,7 @@ import type { MdsClient } from "../mds/client/mds-client.js";
 import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
 import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
-import { note, printJson, printLine, table } from "./output.js";
+import { note, printJson, printLine, printTable } from "./output.js";
 import { parsePort } from "./osd.js";
 import { formatSize, parseSize, VOLUME_BYTES_MAX, VOLUME_SIZE } from "./sizes.js";
 import { version } from "./version.js";
@@ -138,7 +138,7 @@ function registerList(parent: Command): void {
       volume.id,
       volume.owner || "-",
     ]);
-    printLine(table(["VOLUME", "SIZE", "ID", "IN USE BY"], rows));
+    printTable(["VOLUME", "SIZE", "ID", "IN USE BY"], rows);
   });
   examples(list, "dss volume ls", "dss device list --json");
 }
@@ -175,7 +175,7 @@ function registerInfo(parent: Command): void {
       formatSize(each.allocated),
       each.osds.join(", "),
     ]);
-    printLine(table(["OBJECT", "OFFSET", "PG", "ALLOCATED", "OSDS"], rows));
+    printTable(["OBJECT", "OFFSET", "PG", "ALLOCATED", "OSDS"], rows);
   });
   examples(info, "dss volume info mydevice", "dss volume info mydevice --objects --json");
 }
@@ -501,7 +501,7 @@ function registerAttached(parent: Command): void {
       row.readOnly ? "read-only" : "read-write",
       row.serving ? "serving" : "server gone",
     ]);
-    printLine(table(["VOLUME", "DEVICE", "ACCESS", "STATE"], cells));
+    printTable(["VOLUME", "DEVICE", "ACCESS", "STATE"], cells);
   });
   examples(attached, "dss volume attached");
 }

@@ -100,7 +100,7 @@ function firstWrong(state: LocalCluster): string | undefined {
   const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && Number(value) >= 0;
   const isPort = (value: unknown): boolean => isCount(value) && Number(value) <= 65_535;
   const all = <T>(list: readonly T[], holds: (each: T) => boolean): boolean =>
-    Array.isArray(list) && list.every((each) => typeof each === "object" && holds(each));
+    Array.isArray(list) && list.every((each: T) => typeof each === "object" && holds(each));
   const isDaemon = (each: { id: number; port: number }): boolean =>
     isCount(each.id) && isPort(each.port);
   const checks: Record<string, () => boolean> = {

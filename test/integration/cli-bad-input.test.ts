@@ -1,6 +1,7 @@
 /** Wrong calls and missing surroundings: what, why and what to do in two lines; nothing left behind. */
 import t, { type Test } from "tap";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { dss, run } from "../support/process.js";
 import { freePort, tempFolder } from "../support/temp.js";
@@ -197,12 +198,13 @@ t.test("every command has help with an example, and answers quickly", async (t) 
   t.ok(leaves >= 30, `${leaves} commands`);
   t.match(await help("device", "list"), /list the volumes/, "device is volume");
 
-  // The bar is 300 ms; the best of several counts, because this machine has other work as well.
+  // The bar is 300 ms; the best of several, and more when other work shares the processors.
+  const limit = 300 * Math.max(1, (1.5 * loadavg()[0]!) / availableParallelism());
   let best = Infinity;
   for (let attempt = 0; attempt < 5; attempt++) {
     const start = performance.now();
     await help();
     best = Math.min(best, performance.now() - start);
   }
-  t.ok(best < 300, `dss --help took ${Math.round(best)} ms`);
+  t.ok(best < limit, `dss --help took ${Math.round(best)} ms`);
 });
