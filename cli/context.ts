@@ -1,7 +1,7 @@
 /**
- * A quick, short-lived view of a cluster for commands: the map and the leader straight from ZooKeeper,
- * figures from the daemons, admin requests to the leader. It registers nowhere (its messenger is
- * anonymous) and leaves nothing behind; `close` lets the process end at once.
+ * A quick, short-lived view of a cluster for commands: the map and the leader straight from
+ * ZooKeeper, figures from the daemons, admin requests to the leader. It registers nowhere (its
+ * messenger is anonymous) and leaves nothing behind; `close` lets the process end at once.
  */
 import { hostname } from "node:os";
 import { ANONYMOUS_ENTITY, type OsdId } from "../cluster/base/ids.js";
@@ -111,9 +111,13 @@ export class ClusterClient {
   /** The map, for commands that can do nothing without one. Errors: NotActive. */
   needMap(): ClusterMap {
     if (this.map !== undefined) return this.map;
-    throw new DssError("NotActive", `there is no cluster map in ZooKeeper at ${this.zookeeper} yet`, {
-      hint: "start a metadata server: dss mds start 0, or everything: dss cluster up",
-    });
+    throw new DssError(
+      "NotActive",
+      `there is no cluster map in ZooKeeper at ${this.zookeeper} yet`,
+      {
+        hint: "start a metadata server: dss mds start 0, or everything: dss cluster up",
+      },
+    );
   }
 
   /** Sends a request to the leader; finds a new one when it has changed. */
@@ -279,4 +283,3 @@ export async function withClient<T>(
     await client.close();
   }
 }
-

@@ -38,8 +38,9 @@ const load = createRequire(import.meta.url);
 /** Columns without borders: easy to read, and easy for awk. */
 export function table(head: readonly string[], rows: readonly (readonly unknown[])[]): string {
   const Table = load("cli-table3") as typeof TableClass;
-  const numeric = head.map((_, column) =>
-    rows.length > 0 && rows.every((row) => /^-?[\d.]+( [KMGT]?i?B)?$/.test(String(row[column]))),
+  const numeric = head.map(
+    (_, column) =>
+      rows.length > 0 && rows.every((row) => /^-?[\d.]+( [KMGT]?i?B)?$/.test(String(row[column]))),
   );
   const made = new Table({
     head: [...head],

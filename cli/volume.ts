@@ -13,7 +13,15 @@ import type { Volume } from "../mds/proto.js";
 import type { MdsClient } from "../mds/client/mds-client.js";
 import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
-import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
+import {
+  examples,
+  settingsOf,
+  useCluster,
+  withCluster,
+  withJson,
+  withSettings,
+  zookeeperOf,
+} from "./options.js";
 import { note, printJson, printLine, printTable } from "./output.js";
 import { parsePort } from "./osd.js";
 import { formatSize, parseSize, VOLUME_BYTES_MAX, VOLUME_SIZE } from "./sizes.js";
@@ -209,7 +217,7 @@ async function objectsOf(client: ClusterClient, volume: Volume): Promise<ObjectR
         hint: "see dss health detail",
       });
     }
-    for (let after = prefix; ; ) {
+    for (let after = prefix; ;) {
       const objects = await client.listObjects(primary, { pg, after, limit: LIST_LIMIT });
       const own = objects.filter((each) => each.object.startsWith(prefix));
       for (const { object, size, allocated } of own) {
@@ -439,7 +447,11 @@ function registerAttach(parent: Command): void {
       .option("--read-only", "refuse writes"),
   );
   attach.action(
-    async (name: string, device: string | undefined, options: { readOnly?: boolean; json?: boolean }) => {
+    async (
+      name: string,
+      device: string | undefined,
+      options: { readOnly?: boolean; json?: boolean },
+    ) => {
       const local = await import("./local/attachments.js");
       local.requireKernelNbd(name);
       await inSession(attach, (mds) => infoOf(mds, name));

@@ -1,7 +1,7 @@
 /**
  * The state file of a cluster on this machine: `DIR/cluster.json`. It is also the marker that says
- * that the folder is ours: only a folder that carries it is ever used again or deleted. Replaced as a
- * whole (write, rename), only by the holder of the lock `DIR/lock`.
+ * that the folder is ours: only a folder that carries it is ever used again or deleted. Replaced as
+ * a whole (write, rename), only by the holder of the lock `DIR/lock`.
  */
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";

@@ -1,4 +1,6 @@
-/** Wrong calls and missing surroundings: what, why and what to do in two lines; nothing left behind. */
+/**
+ * Wrong calls and missing surroundings: what, why and what to do in two lines; nothing left behind.
+ */
 import t, { type Test } from "tap";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { availableParallelism, loadavg } from "node:os";
@@ -32,7 +34,12 @@ async function all<T>(list: readonly T[], action: (each: T) => Promise<void>): P
   await Promise.all(Array.from({ length: TOGETHER }, work));
 }
 
-async function refused(t: Test, { env }: Sandbox, args: string[], expected: Expected): Promise<void> {
+async function refused(
+  t: Test,
+  { env }: Sandbox,
+  args: string[],
+  expected: Expected,
+): Promise<void> {
   const shown = `dss ${args.join(" ")}`;
   const { code, stdout, stderr } = await run(t, ...dss(...args), { env });
   t.equal(code, expected.code, `${shown}: exit code`);
@@ -92,7 +99,10 @@ t.test("settings that contradict each other or are misspelt in the environment",
   const args = ["osd", "start", "0", "--heartbeat-ms", "9s"];
   await refused(t, box, args, { code: 2, says: /heartbeatGraceMs >= 3 \* heartbeatMs/ });
   const env = { ...box.env, DSS_OSD_WAL_SEGMENT: "4" };
-  await refused(t, { ...box, env }, ["osd", "start", "0"], { code: 2, says: /DSS_OSD_WAL_SEGMENTS/ });
+  await refused(t, { ...box, env }, ["osd", "start", "0"], {
+    code: 2,
+    says: /DSS_OSD_WAL_SEGMENTS/,
+  });
 });
 
 t.test("a cluster that is not there", async (t) => {

@@ -137,7 +137,10 @@ t.test("a cluster on this machine", async (t) => {
     const info = await box.json<{ objects: { object: string; osds: number[] }[] }>(
       ...["volume", "info", "mydevice", "--objects"],
     );
-    t.same(info.objects.map(({ object }) => object), ["v1.0", "v1.1", "v1.2", "v1.3"]);
+    t.same(
+      info.objects.map(({ object }) => object),
+      ["v1.0", "v1.1", "v1.2", "v1.3"],
+    );
     for (const { object, osds } of info.objects) {
       t.same([...osds].sort(), [0, 1, 2], object);
       const place = await box.json<{ equal: boolean; copies: { digest: string }[] }>(
@@ -151,7 +154,9 @@ t.test("a cluster on this machine", async (t) => {
 
   await t.test("wrong calls against a live cluster", async (t) => {
     const osd1 = join(data, "osd.1");
-    const used = String((await box.json<{ osds: { address: string }[] }>("status")).osds[0]!.address);
+    const used = String(
+      (await box.json<{ osds: { address: string }[] }>("status")).osds[0]!.address,
+    );
     const port = used.split(":")[1]!;
     const fresh = join(box.folder, "fresh");
     const cases: [string[], RegExp][] = [
@@ -183,12 +188,18 @@ t.test("a cluster on this machine", async (t) => {
   await t.test("a mount that is in use stays, and says who uses it", async (t) => {
     const user = start(t, "/bin/sleep", ["600"], { cwd: mount });
     await waitFor("the program runs there", () => user.running);
-    for (const args of [["umount", mount], ["cluster", "down"]]) {
+    for (const args of [
+      ["umount", mount],
+      ["cluster", "down"],
+    ]) {
       const { code, stderr } = await box.fail(...args);
       t.equal(code, 1);
       t.match(stderr, new RegExp(`is in use by sleep \\(${user.pid}\\)`));
     }
-    t.ok(Object.values(await box.pids()).every((pid) => pid !== null), "nothing was stopped");
+    t.ok(
+      Object.values(await box.pids()).every((pid) => pid !== null),
+      "nothing was stopped",
+    );
     await user.kill();
   });
 
