@@ -193,11 +193,30 @@ t.test("a killed server is succeeded at once, with everything it had answered", 
   await next.stop();
 });
 
+t.test("a server keeps its lock when the leading metadata server dies", async (t) => {
+  await create("lasting", "16M");
+  const owner = await serve("lasting");
+  const io = ["-f", "raw", "-t", "writeback", "-c", "write -P 0x42 1M 1M", owner.uri];
+  await succeed(t, "qemu-io", io);
+  await cluster.kill([await cluster.leaderPid()]);
+  const begin = performance.now();
+  await succeed(t, "qemu-io", io);
+  t.ok(performance.now() - begin < 5_000, "data does not need the metadata server");
+  const second = cluster.start(["volume", "serve", "lasting", "--unix", join(folder, "c.sock")]);
+  t.not((await second.exited).code, 0);
+  t.match(second.stderr, new RegExp(`in use by .*pid ${owner.server.pid}\\b`), "its successor");
+  t.ok(owner.server.running);
+  await owner.server.stop();
+  t.equal((await owner.server.exited).code, 0, "and it ends in good order");
+  await cluster.up(); // A standby again.
+  await cluster.healthy();
+});
+
 t.test("a server without names offers every volume over TCP", async (t) => {
   const server = cluster.start(["volume", "serve", "--listen", "127.0.0.1:0"]);
   const [, uri] = await server.output(URI);
   const names = (await nbdinfo(t, "--list", "--json", uri!)).map((each) => each["export-name"]);
-  t.same([...names].sort(), ["copy", "fio", "heir", "info", "qemu", "single"]);
+  t.same([...names].sort(), ["copy", "fio", "heir", "info", "lasting", "qemu", "single"]);
   const missing = await run(t, "nbdinfo", [`${uri!}nope`]);
   t.not(missing.code, 0);
   await server.stop();
