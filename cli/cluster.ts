@@ -10,7 +10,7 @@ import { isAlive } from "./local/process.js";
 import { readState, zookeeperAddress, type LocalCluster } from "./local/state.js";
 import { DAEMONS_MAX, type UpOptions } from "./local/plan.js";
 import { checkEndpoints, examples } from "./options.js";
-import { note, printJson, printLine, table } from "./output.js";
+import { note, printJson, printLine, printTable } from "./output.js";
 import { parseCount } from "./sizes.js";
 import { currentStatus, describe } from "./status.js";
 
@@ -84,7 +84,7 @@ export function register(command: Command): void {
       each.running ? "running" : "not running",
       each.log,
     ]);
-    printLine(table(head, rows));
+    printTable(head, rows);
     if (document.processes.some((each) => !each.running)) note("start it with: dss cluster up");
   });
   examples(status, "dss cluster status", "dss cluster status --json");

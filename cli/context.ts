@@ -1,7 +1,7 @@
 /**
- * A quick, short-lived view of a cluster for commands: the map and the leader straight from ZooKeeper,
- * figures from the daemons, admin requests to the leader. It registers nowhere (its messenger is
- * anonymous) and leaves nothing behind; `close` lets the process end at once.
+ * A quick, short-lived view of a cluster for commands: the map and the leader straight from
+ * ZooKeeper, figures from the daemons, admin requests to the leader. It registers nowhere (its
+ * messenger is anonymous) and leaves nothing behind; `close` lets the process end at once.
  */
 import { hostname } from "node:os";
 import { ANONYMOUS_ENTITY, type OsdId } from "../cluster/base/ids.js";
@@ -23,7 +23,7 @@ import {
   DigestObject,
   GetOsdStatus,
   ListObjects,
-  OsdListReply,
+  type OsdListReply,
   type OsdDigestReply,
   type OsdStatus,
 } from "../osd/proto.js";
@@ -57,6 +57,7 @@ export class ClusterClient {
     readonly zookeeper: string,
     readonly coordination: Coordination,
     readonly messenger: RpcMessenger,
+    private readonly known: { clusterId: string },
   ) {}
 
   /** Errors: Unreachable. */
@@ -67,7 +68,7 @@ export class ClusterClient {
       log: silentLogger,
       connectDeadlineMs: CONNECT_MS,
     });
-    let client: ClusterClient | undefined;
+    const known = { clusterId: "" };
     const messenger = new RpcMessenger({
       clock: nodeClock,
       network: nodePlatform.network,
@@ -75,9 +76,9 @@ export class ClusterClient {
       logger: silentLogger,
       entity: ANONYMOUS_ENTITY,
       role: "client",
-      clusterId: () => client?.map?.clusterId ?? "",
+      clusterId: () => known.clusterId,
     });
-    client = new ClusterClient(zookeeper, coordination, messenger);
+    const client = new ClusterClient(zookeeper, coordination, messenger, known);
     try {
       await client.refresh();
       return client;
@@ -96,6 +97,7 @@ export class ClusterClient {
       coordination.children(LIVE_MDS_PATH),
     ]);
     this.map = map === undefined || map.data.length === 0 ? undefined : decodeMap(map.data);
+    this.known.clusterId = this.map?.clusterId ?? "";
     this.leader = decodeLeader(leader);
     const nodes = await Promise.all(
       (live?.names ?? []).map((name) => coordination.get(liveMdsPath(Number(name)))),
@@ -109,9 +111,13 @@ export class ClusterClient {
   /** The map, for commands that can do nothing without one. Errors: NotActive. */
   needMap(): ClusterMap {
     if (this.map !== undefined) return this.map;
-    throw new DssError("NotActive", `there is no cluster map in ZooKeeper at ${this.zookeeper} yet`, {
-      hint: "start a metadata server: dss mds start 0, or everything: dss cluster up",
-    });
+    throw new DssError(
+      "NotActive",
+      `there is no cluster map in ZooKeeper at ${this.zookeeper} yet`,
+      {
+        hint: "start a metadata server: dss mds start 0, or everything: dss cluster up",
+      },
+    );
   }
 
   /** Sends a request to the leader; finds a new one when it has changed. */
@@ -277,4 +283,3 @@ export async function withClient<T>(
     await client.close();
   }
 }
-

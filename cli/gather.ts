@@ -1,4 +1,6 @@
-/** The state of a cluster as `dss status`, `dss health` and `dss topology` show it, from one look. */
+/**
+ * The state of a cluster as `dss status`, `dss health` and `dss topology` show it, from one look.
+ */
 import { isDssError } from "../cluster/base/errors.js";
 import { allPgs, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { healthOf, pgSummary, type Health, type HealthCheck } from "../cluster/map/health.js";

@@ -49,7 +49,11 @@ const VERBS: readonly Verb[] = [
     load: () => import("./pg.js"),
   },
   { name: "mount", summary: "mount the file system", load: () => import("./mount.js") },
-  { name: "umount", summary: "write everything back and unmount", load: () => import("./umount.js") },
+  {
+    name: "umount",
+    summary: "write everything back and unmount",
+    load: () => import("./umount.js"),
+  },
   {
     name: "volume",
     alias: "device",

@@ -4,9 +4,17 @@ import { OSD_ID_MAX } from "../cluster/base/ids.js";
 import { MDS_ID_MAX } from "../cluster/map/daemon-info.js";
 import { leaderStatus } from "./gather.js";
 import { PREFERRED } from "./local/plan.js";
-import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
+import {
+  examples,
+  settingsOf,
+  useCluster,
+  withCluster,
+  withJson,
+  withSettings,
+  zookeeperOf,
+} from "./options.js";
 import { parsePort } from "./osd.js";
-import { printJson, printLine, table } from "./output.js";
+import { printJson, printTable } from "./output.js";
 import { parseCount } from "./sizes.js";
 
 interface StartFlags {
@@ -48,7 +56,9 @@ export function register(command: Command): void {
   });
   examples(start, "dss mds start 2 --port 9112");
 
-  const list = withJson(command.command("ls").alias("list").description("list the metadata servers"));
+  const list = withJson(
+    command.command("ls").alias("list").description("list the metadata servers"),
+  );
   list.action(async (options: { json?: boolean }) => {
     const found = await useCluster(list, async (client) => {
       const status = await leaderStatus(client);
@@ -71,7 +81,10 @@ export function register(command: Command): void {
       return;
     }
     const head = ["MDS", "ROLE", "ADDRESS", "HOST", "PID", "TERM", "JOURNAL", "SESSIONS"];
-    printLine(table(head, found.map((mds) => Object.values(mds).map((value) => value ?? "-"))));
+    printTable(
+      head,
+      found.map((mds) => Object.values(mds).map((value) => value ?? "-")),
+    );
   });
   examples(list, "dss mds ls");
 }

@@ -1,6 +1,6 @@
 /**
- * `dss mount PATH`: in the background by default. The parent checks what can be wrong and returns when
- * the mount is usable; the worker is this same command with `--foreground`.
+ * `dss mount PATH`: in the background by default. The parent checks what can be wrong and returns
+ * when the mount is usable; the worker is this same command with `--foreground`.
  */
 import { Option, type Command } from "commander";
 import { spawn } from "node:child_process";
@@ -122,8 +122,8 @@ async function runWorker(command: Command, path: string, flags: MountFlags): Pro
 }
 
 /**
- * The size of the thread pool is fixed when a process starts, and a mount needs more than the default:
- * this process hands over to one that has it, with its terminal and its signals.
+ * The size of the thread pool is fixed when a process starts, and a mount needs more than the
+ * default: this process hands over to one that has it, with its terminal and its signals.
  */
 async function again(environment: Readonly<Record<string, string>>): Promise<void> {
   const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {

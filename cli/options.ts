@@ -35,7 +35,10 @@ export function withJson(command: Command): Command {
 
 export function examples(command: Command, ...lines: string[]): Command {
   const title = lines.length === 1 ? "Example" : "Examples";
-  return command.addHelpText("after", `\n${title}:\n${lines.map((line) => `  $ ${line}`).join("\n")}`);
+  return command.addHelpText(
+    "after",
+    `\n${title}:\n${lines.map((line) => `  $ ${line}`).join("\n")}`,
+  );
 }
 
 /** Where the cluster's ZooKeeper is: flag, environment, the cluster on this machine. */
@@ -63,8 +66,8 @@ export function zookeeperOf(command: Command): string {
 }
 
 /**
- * Runs the action with a short-lived view of the cluster. What that needs is loaded only now, so that
- * wrong calls and help answer at once.
+ * Runs the action with a short-lived view of the cluster. What that needs is loaded only now, so
+ * that wrong calls and help answer at once.
  */
 export async function useCluster<T>(
   command: Command,
@@ -103,7 +106,9 @@ export function withSettings(command: Command, sections: readonly Section[]): Co
   return command;
 }
 
-/** The settings from flags, environment and file; `zookeeperOf` has the servers. Throws UsageError. */
+/**
+ * The settings from flags, environment and file; `zookeeperOf` has the servers. Throws UsageError.
+ */
 export function settingsOf(command: Command): Config {
   const given = command.opts<Record<string, unknown>>();
   const known = new Set(ALL_OPTIONS.map((row) => row.flag.slice(2)));

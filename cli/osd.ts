@@ -9,8 +9,16 @@ import { UsageError } from "./failure.js";
 import { currentStatus } from "./status.js";
 import { dataFolder } from "./local/folders.js";
 import { preferredOsdPort } from "./local/plan.js";
-import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
-import { printJson, printLine, table } from "./output.js";
+import {
+  examples,
+  settingsOf,
+  useCluster,
+  withCluster,
+  withJson,
+  withSettings,
+  zookeeperOf,
+} from "./options.js";
+import { printJson, printLine, printTable } from "./output.js";
 import { formatSize, parseCount } from "./sizes.js";
 import { version } from "./version.js";
 
@@ -20,7 +28,10 @@ export const parseOsdId = (text: string): number =>
 export function parseWeight(text: string): number {
   const weight = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN;
   if (weight >= 0 && weight <= WEIGHT_MAX) return weight;
-  throw new UsageError(`weight "${text}" is not permitted`, `give a number from 0 to ${WEIGHT_MAX}`);
+  throw new UsageError(
+    `weight "${text}" is not permitted`,
+    `give a number from 0 to ${WEIGHT_MAX}`,
+  );
 }
 
 export const parsePort = (text: string): number =>
@@ -50,11 +61,10 @@ export function register(command: Command): void {
     },
     (id) => ({ op: "osdOut", id }),
   );
-  change(
-    "in",
-    { description: "put an OSD back into placement", done: "is in" },
-    (id) => ({ op: "osdIn", id }),
-  );
+  change("in", { description: "put an OSD back into placement", done: "is in" }, (id) => ({
+    op: "osdIn",
+    id,
+  }));
   change(
     "rm",
     {
@@ -153,7 +163,7 @@ function registerList(command: Command): void {
       size(osd.used),
       size(osd.total),
     ]);
-    printLine(table(head, rows));
+    printTable(head, rows);
   });
   examples(list, "dss osd ls", "dss osd ls --json");
 }

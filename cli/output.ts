@@ -1,6 +1,6 @@
 /** What commands print: JSON documents, tables and lines on stdout; notes on stderr. */
-import Table from "cli-table3";
-
+import type TableClass from "cli-table3";
+import { createRequire } from "node:module";
 export function printJson(document: unknown): void {
   process.stdout.write(`${JSON.stringify(document, null, 2)}\n`);
 }
@@ -32,10 +32,15 @@ const BARE = {
   middle: "  ",
 };
 
+// Loaded when a table is printed: answers in JSON do without.
+const load = createRequire(import.meta.url);
+
 /** Columns without borders: easy to read, and easy for awk. */
 export function table(head: readonly string[], rows: readonly (readonly unknown[])[]): string {
-  const numeric = head.map((_, column) =>
-    rows.length > 0 && rows.every((row) => /^-?[\d.]+( [KMGT]?i?B)?$/.test(String(row[column]))),
+  const Table = load("cli-table3") as typeof TableClass;
+  const numeric = head.map(
+    (_, column) =>
+      rows.length > 0 && rows.every((row) => /^-?[\d.]+( [KMGT]?i?B)?$/.test(String(row[column]))),
   );
   const made = new Table({
     head: [...head],
@@ -49,4 +54,8 @@ export function table(head: readonly string[], rows: readonly (readonly unknown[
     .split("\n")
     .map((line) => line.trimEnd())
     .join("\n");
+}
+
+export function printTable(head: readonly string[], rows: readonly (readonly unknown[])[]): void {
+  printLine(table(head, rows));
 }

@@ -18,7 +18,7 @@ import type { OsdDigestReply } from "../osd/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 import { UsageError } from "./failure.js";
 import { examples, useCluster, withJson } from "./options.js";
-import { note, printJson, printLine, table } from "./output.js";
+import { note, printJson, printLine, printTable } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 /** As the OSDs accept them. */
@@ -55,12 +55,15 @@ export function register(command: Command): void {
       return;
     }
     const head = ["PG", "POOL", "STATE", "UP", "IN SYNC", "PRIMARY", "OBJECTS", "BYTES"];
-    printLine(table(head, rows.map(cellsOf)));
+    printTable(head, rows.map(cellsOf));
   });
   examples(list, "dss pg ls", "dss pg ls --json | jq '.[] | select(.state != \"active+clean\")'");
 
   const show = withJson(
-    command.command("show").description("show one placement group").argument("<pg>", "such as 1.7f"),
+    command
+      .command("show")
+      .description("show one placement group")
+      .argument("<pg>", "such as 1.7f"),
   );
   show.action(async (name: string, options: { json?: boolean }) => {
     const row = await useCluster(show, async (client) => {
@@ -78,7 +81,9 @@ export function register(command: Command): void {
       return rowOf(map, found, figuresOf(map, await client.osdReports()));
     });
     if (options.json === true) printJson(row);
-    else for (const [key, value] of Object.entries(row)) printLine(`${key.padEnd(9)} ${shown(value)}`);
+    else
+      for (const [key, value] of Object.entries<PgRow[keyof PgRow]>({ ...row }))
+        printLine(`${key.padEnd(9)} ${shown(value)}`);
   });
   examples(show, "dss pg show 1.7f");
 
@@ -90,23 +95,25 @@ export function register(command: Command): void {
       .argument("<object>", "name of the object")
       .option("--verify", "read every copy, check its checksums and compare them"),
   );
-  locate.action(async (pool: string, object: string, options: { json?: boolean; verify?: boolean }) => {
-    const found = await useCluster(locate, (client) =>
-      locateObject(client, { pool, object, verify: options.verify === true }),
-    );
-    if (options.json === true) printJson(found);
-    else describeLocation(found);
-    if (found.equal === false) {
-      throw new DssError("Corrupt", `the copies of ${object} are not equal, or one is missing`, {
-        hint: "see dss health detail; recovery brings a member that is behind up to date",
-      });
-    }
-  });
+  locate.action(
+    async (pool: string, object: string, options: { json?: boolean; verify?: boolean }) => {
+      const found = await useCluster(locate, (client) =>
+        locateObject(client, { pool, object, verify: options.verify === true }),
+      );
+      if (options.json === true) printJson(found);
+      else describeLocation(found);
+      if (found.equal === false) {
+        throw new DssError("Corrupt", `the copies of ${object} are not equal, or one is missing`, {
+          hint: "see dss health detail; recovery brings a member that is behind up to date",
+        });
+      }
+    },
+  );
   examples(locate, "dss pg locate data 1.0 --verify");
 }
 
-const shown = (value: unknown): string =>
-  Array.isArray(value) ? value.join(", ") || "-" : String(value ?? "?") || "-";
+const shown = (value: readonly number[] | string | number | null): string =>
+  Array.isArray(value) ? value.join(", ") || "-" : String((value as string | number) ?? "?") || "-";
 
 function cellsOf(row: PgRow): unknown[] {
   return [
@@ -267,8 +274,12 @@ function describeLocation(found: Location): void {
         ? [formatSize(copy.size ?? 0), copy.version, copy.digest]
         : [copy.error ?? "no such object", "-", "-"]),
   ]);
-  const head = ["OSD", "ADDRESS", ...(found.equal === undefined ? [] : ["SIZE", "VERSION", "DIGEST"])];
-  printLine(table(head, rows));
+  const head = [
+    "OSD",
+    "ADDRESS",
+    ...(found.equal === undefined ? [] : ["SIZE", "VERSION", "DIGEST"]),
+  ];
+  printTable(head, rows);
   if (found.equal === true) {
     const exists = found.copies[0]?.exists === true;
     note(exists ? `${found.copies.length} equal copies` : "the object exists on none of them");

@@ -1,7 +1,7 @@
 /** `dss pool ls`. */
 import type { Command } from "commander";
 import { examples, useCluster, withJson } from "./options.js";
-import { printJson, printLine, table } from "./output.js";
+import { printJson, printTable } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 export function register(command: Command): void {
@@ -22,7 +22,7 @@ export function register(command: Command): void {
         formatSize(pool.objectSize),
         `${pool.stripeCount} x ${formatSize(pool.stripeUnit)}`,
       ]);
-      printLine(table(head, rows));
+      printTable(head, rows);
     },
   );
   examples(list, "dss pool ls");

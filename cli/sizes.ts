@@ -59,11 +59,14 @@ export function parseSize(text: string, rule: SizeRule): number {
   const bytes = parseNumber(option, isBare && rule.bare === "GiB" ? `${written}G` : written);
   if (bytes === undefined) {
     // The syntax is right, so it is out of range or a fraction of a byte.
-    const why = /^[\d.]{16,}|T/i.test(written) || isBare ? "too large" : "not a whole number of bytes";
+    const why =
+      /^[\d.]{16,}|T/i.test(written) || isBare ? "too large" : "not a whole number of bytes";
     throw new UsageError(`${rule.what} "${text}" is ${why}`, permitted(rule));
   }
-  if (bytes < rule.min) throw new UsageError(`${rule.what} "${text}" is too small`, permitted(rule));
-  if (bytes > rule.max) throw new UsageError(`${rule.what} "${text}" is too large`, permitted(rule));
+  if (bytes < rule.min)
+    throw new UsageError(`${rule.what} "${text}" is too small`, permitted(rule));
+  if (bytes > rule.max)
+    throw new UsageError(`${rule.what} "${text}" is too large`, permitted(rule));
   const multiple = rule.multiple ?? 1;
   if (bytes % multiple !== 0) {
     throw new UsageError(

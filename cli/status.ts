@@ -8,7 +8,7 @@ import { printJson, printLine } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 /** Between the two looks from which a single answer has its rates. */
-const SAMPLE_MS = 60;
+const SAMPLE_MS = 50;
 const WATCH_MS = 1_000;
 
 export function register(command: Command): void {
@@ -62,11 +62,12 @@ export function describe(view: StatusView): string {
   const up = osds.filter((osd) => osd.up).length;
   const inside = osds.filter((osd) => osd.in).length;
   const standbys = mds.standbys.map((id) => `mds.${id}`).join(", ") || "none";
+  const leader = mds.leader === null ? "no leader" : `mds.${mds.leader} leads`;
   const lines = [
     `cluster  ${view.clusterId}`,
     `health   ${health.status}`,
     ...health.checks.map((check) => `         ${check.code}: ${check.summary}`),
-    `mds      ${mds.leader === null ? "no leader" : `mds.${mds.leader} leads`}; standby: ${standbys}`,
+    `mds      ${leader}; standby: ${standbys}`,
     `osds     ${osds.length}: ${up} up, ${inside} in (map epoch ${view.epoch})`,
     `pgs      ${pgs.total} in ${view.pools} pool${view.pools === 1 ? "" : "s"}: ${pgLine(pgs)}`,
     `usage    ${formatSize(usage.used)} used, ${formatSize(usage.available)} available of ` +
@@ -88,7 +89,9 @@ function pgLine(pgs: StatusView["pgs"]): string {
 
 function clientLine(clients: StatusView["clients"]): string {
   if (clients.length === 0) return "none";
-  const shown = clients.slice(0, 8).map(({ type, mount }) => (mount === "" ? type : `${type} ${mount}`));
+  const shown = clients
+    .slice(0, 8)
+    .map(({ type, mount }) => (mount === "" ? type : `${type} ${mount}`));
   if (clients.length > shown.length) shown.push(`${clients.length - shown.length} more`);
   return `${clients.length}: ${shown.join(", ")}`;
 }

@@ -5,7 +5,7 @@ import { upSets } from "../cluster/map/placement.js";
 import { pointCount } from "../cluster/map/ring.js";
 import type { OsdReport } from "./context.js";
 import { examples, useCluster, withJson } from "./options.js";
-import { printJson, printLine, table } from "./output.js";
+import { printJson, printLine, printTable } from "./output.js";
 import { formatSize } from "./sizes.js";
 
 interface OsdRow {
@@ -48,7 +48,18 @@ export function register(command: Command): void {
         `${hosts.length} host${hosts.length === 1 ? "" : "s"}, map epoch ${map.epoch}`,
     );
     const wanted = total(rows, "wanted");
-    const head = ["HOST", "OSD", "ADDRESS", "UP", "IN", "WEIGHT", "SHARE", "PGS", "PRIMARY", "USED"];
+    const head = [
+      "HOST",
+      "OSD",
+      "ADDRESS",
+      "UP",
+      "IN",
+      "WEIGHT",
+      "SHARE",
+      "PGS",
+      "PRIMARY",
+      "USED",
+    ];
     const cells = rows.map((row) => [
       row.host,
       `osd.${row.id}`,
@@ -61,7 +72,7 @@ export function register(command: Command): void {
       row.primary,
       row.used === null ? "?" : formatSize(row.used),
     ]);
-    printLine(table(head, cells));
+    printTable(head, cells);
   });
   examples(command, "dss topology", "dss topology --json");
 }
@@ -76,7 +87,8 @@ function rowsOf(map: ClusterMap, reports: readonly OsdReport[]): OsdRow[] {
   const primary = new Map<number, number>();
   const add = (counts: Map<number, number>, id: number): void =>
     void counts.set(id, (counts.get(id) ?? 0) + 1);
-  for (const pool of map.pools) for (const set of upSets(map, pool)) for (const id of set) add(wanted, id);
+  for (const pool of map.pools)
+    for (const set of upSets(map, pool)) for (const id of set) add(wanted, id);
   for (const { entry } of allPgs(map)) {
     for (const id of entry.inSync) add(held, id);
     if (entry.primary >= 0) add(primary, entry.primary);

@@ -10,7 +10,10 @@ const BUSY_MS = 500;
 export function register(command: Command): void {
   command
     .argument("<path>", "where it is mounted")
-    .option("-f, --force", "take it away even while it is used; what cannot be written back is lost")
+    .option(
+      "-f, --force",
+      "take it away even while it is used; what cannot be written back is lost",
+    )
     .action(async (path: string, options: { force?: boolean }) => {
       const { stopMount } = await import("./local/mounts.js");
       await stopMount(path, { force: options.force === true, busyMs: BUSY_MS });

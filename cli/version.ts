@@ -5,7 +5,8 @@ import { fileURLToPath } from "node:url";
 export function version(): string {
   for (const candidate of ["../../package.json", "../package.json"]) {
     const path = fileURLToPath(new URL(candidate, import.meta.url));
-    if (existsSync(path)) return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
+    if (existsSync(path))
+      return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
   }
   return "unknown";
 }

@@ -13,8 +13,16 @@ import type { Volume } from "../mds/proto.js";
 import type { MdsClient } from "../mds/client/mds-client.js";
 import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
-import { examples, settingsOf, useCluster, withCluster, withJson, withSettings, zookeeperOf } from "./options.js";
-import { note, printJson, printLine, table } from "./output.js";
+import {
+  examples,
+  settingsOf,
+  useCluster,
+  withCluster,
+  withJson,
+  withSettings,
+  zookeeperOf,
+} from "./options.js";
+import { note, printJson, printLine, printTable } from "./output.js";
 import { parsePort } from "./osd.js";
 import { formatSize, parseSize, VOLUME_BYTES_MAX, VOLUME_SIZE } from "./sizes.js";
 import { version } from "./version.js";
@@ -138,7 +146,7 @@ function registerList(parent: Command): void {
       volume.id,
       volume.owner || "-",
     ]);
-    printLine(table(["VOLUME", "SIZE", "ID", "IN USE BY"], rows));
+    printTable(["VOLUME", "SIZE", "ID", "IN USE BY"], rows);
   });
   examples(list, "dss volume ls", "dss device list --json");
 }
@@ -175,7 +183,7 @@ function registerInfo(parent: Command): void {
       formatSize(each.allocated),
       each.osds.join(", "),
     ]);
-    printLine(table(["OBJECT", "OFFSET", "PG", "ALLOCATED", "OSDS"], rows));
+    printTable(["OBJECT", "OFFSET", "PG", "ALLOCATED", "OSDS"], rows);
   });
   examples(info, "dss volume info mydevice", "dss volume info mydevice --objects --json");
 }
@@ -209,7 +217,7 @@ async function objectsOf(client: ClusterClient, volume: Volume): Promise<ObjectR
         hint: "see dss health detail",
       });
     }
-    for (let after = prefix; ; ) {
+    for (let after = prefix; ;) {
       const objects = await client.listObjects(primary, { pg, after, limit: LIST_LIMIT });
       const own = objects.filter((each) => each.object.startsWith(prefix));
       for (const { object, size, allocated } of own) {
@@ -439,7 +447,11 @@ function registerAttach(parent: Command): void {
       .option("--read-only", "refuse writes"),
   );
   attach.action(
-    async (name: string, device: string | undefined, options: { readOnly?: boolean; json?: boolean }) => {
+    async (
+      name: string,
+      device: string | undefined,
+      options: { readOnly?: boolean; json?: boolean },
+    ) => {
       const local = await import("./local/attachments.js");
       local.requireKernelNbd(name);
       await inSession(attach, (mds) => infoOf(mds, name));
@@ -501,7 +513,7 @@ function registerAttached(parent: Command): void {
       row.readOnly ? "read-only" : "read-write",
       row.serving ? "serving" : "server gone",
     ]);
-    printLine(table(["VOLUME", "DEVICE", "ACCESS", "STATE"], cells));
+    printTable(["VOLUME", "DEVICE", "ACCESS", "STATE"], cells);
   });
   examples(attached, "dss volume attached");
 }

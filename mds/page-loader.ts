@@ -21,6 +21,14 @@ export class PageLoader {
       if (running === undefined) {
         running = this.read(key).finally(() => this.loading.delete(key));
         this.loading.set(key, running);
+        // The page stays until everybody who waits for it has pinned it, however small the cache is.
+        running
+          .then(() => undefined)
+          .then(() => undefined)
+          .then(
+            () => this.cache.unpin(key),
+            () => undefined, // Reported to those who wait.
+          );
       }
       await running;
       if (pins === undefined) return;
@@ -30,6 +38,7 @@ export class PageLoader {
   private async read(key: string): Promise<void> {
     const data = await this.store.loadPage(key);
     this.cache.load(key, data);
+    this.cache.pin(key);
   }
   pin(key: string, pins: Set<string> | undefined): void {
     if (pins === undefined || pins.has(key) || !this.cache.has(key)) return;

@@ -93,11 +93,10 @@ async function applyBatch(metadata: Metadata, loader: PageLoader, batch: Batch):
 
 /** Counters, sessions, volumes and the purge queue stay in memory. */
 async function loadResident(metadata: Metadata, loader: PageLoader): Promise<void> {
-  await loader.load([SUPER_KEY]);
   const { cache } = metadata;
-  cache.setResident(cache.get(SUPER_KEY), true);
-  for (const key of metadata.residentKeys()) {
-    while (!cache.has(key)) await loader.load([key]);
-    cache.setResident(cache.get(key), true);
-  }
+  const pins = new Set<string>();
+  await loader.load([SUPER_KEY], pins);
+  await loader.load(metadata.residentKeys(), pins);
+  for (const key of pins) cache.setResident(cache.get(key), true);
+  loader.release(pins);
 }

@@ -1,6 +1,6 @@
 /**
- * Volumes attached to this machine's kernel: for each a server in the background on a unix socket, the
- * kernel's NBD client on a device, and a record `RUNTIME/volumes/<hash of the name>.json`.
+ * Volumes attached to this machine's kernel: for each a server in the background on a unix socket,
+ * the kernel's NBD client on a device, and a record `RUNTIME/volumes/<hash of the name>.json`.
  * Order: server, kernel client, record; taken apart the other way round, so that a failure on the
  * way leaves nothing behind.
  */
@@ -62,7 +62,9 @@ export const isServing = (attachment: Attachment): boolean => isAlive(attachment
 
 // ---- The kernel --------------------------------------------------------------------------------
 
-/** Loads the kernel's NBD client where it exists. Errors: NotSupported, saying what to do instead. */
+/**
+ * Loads the kernel's NBD client where it exists. Errors: NotSupported, saying what to do instead.
+ */
 export function requireKernelNbd(volume: string): void {
   if (deviceNumbers().length > 0) return;
   if (process.getuid?.() === 0) {
@@ -162,14 +164,26 @@ export async function attach(request: AttachRequest): Promise<Attachment> {
     const start = performance.now();
     while (!(await accepts(socket))) {
       const ended = server.ended();
-      if (ended !== undefined) throw failureIn(log, server.logStart, `cannot serve ${volume}`, ended);
+      if (ended !== undefined)
+        throw failureIn(log, server.logStart, `cannot serve ${volume}`, ended);
       if (performance.now() - start > SERVING_MS) {
-        throw new DssError("TimedOut", `the server of ${volume} did not start`, { hint: `see ${log}` });
+        throw new DssError("TimedOut", `the server of ${volume} did not start`, {
+          hint: `see ${log}`,
+        });
       }
       await sleep(15);
     }
     nbdClient(
-      ["-unix", socket, device, "-name", volume, "-timeout", "0", ...(readOnly ? ["-readonly"] : [])],
+      [
+        "-unix",
+        socket,
+        device,
+        "-name",
+        volume,
+        "-timeout",
+        "0",
+        ...(readOnly ? ["-readonly"] : []),
+      ],
       `cannot attach ${volume} to ${device}`,
     );
   } catch (error) {

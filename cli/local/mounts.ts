@@ -43,7 +43,9 @@ export interface MountRecord extends ProcessIdentity {
   mountpoint: string;
   zookeeper: string;
   log: string;
-  /** "" after a good end, else what went wrong; absent while the worker runs or when it was killed. */
+  /**
+   * "" after a good end, else what went wrong; absent while the worker runs or when it was killed.
+   */
   ended?: string;
 }
 
@@ -66,7 +68,10 @@ const ANSWER_MS = 2_000;
 
 const recordFolder = (): string => join(runtimeFolder(), "mounts");
 const recordPath = (mountpoint: string): string =>
-  join(recordFolder(), `${createHash("sha256").update(mountpoint).digest("hex").slice(0, 24)}.json`);
+  join(
+    recordFolder(),
+    `${createHash("sha256").update(mountpoint).digest("hex").slice(0, 24)}.json`,
+  );
 
 function writeRecord(record: MountRecord): void {
   mkdirSync(recordFolder(), { recursive: true, mode: 0o755 });
@@ -129,10 +134,13 @@ export async function probe(mountpoint: string): Promise<"none" | "dead" | "hung
 }
 
 /**
- * The canonical path of a directory that can be mounted on; takes a dead mount away. Errors: NotFound,
- * NotDirectory, NotEmpty, Busy.
+ * The canonical path of a directory that can be mounted on; takes a dead mount away. Errors:
+ * NotFound, NotDirectory, NotEmpty, Busy.
  */
-export async function checkMountpoint(path: string, options: readonly string[] = []): Promise<string> {
+export async function checkMountpoint(
+  path: string,
+  options: readonly string[] = [],
+): Promise<string> {
   return await prepareMountpoint({
     mountpoint: path,
     logger: silentLogger,
@@ -282,8 +290,7 @@ export function isMountAlive(record: MountRecord): boolean {
 
 /** Processes with a working folder, root, program or open file below the path. */
 export function usersOf(mountpoint: string): { pid: number; command: string }[] {
-  const below = (path: string): boolean =>
-    path === mountpoint || path.startsWith(`${mountpoint}/`);
+  const below = (path: string): boolean => path === mountpoint || path.startsWith(`${mountpoint}/`);
   const links = (pid: string): string[] => {
     const named = ["cwd", "root", "exe"].map((name) => `/proc/${pid}/${name}`);
     try {

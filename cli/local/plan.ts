@@ -37,7 +37,12 @@ export function plan(
   state: LocalCluster,
   options: UpOptions,
   isNew: boolean,
-): { zookeeper: { servers: number } | { external: string }; mds: number; osds: number; mount: string } {
+): {
+  zookeeper: { servers: number } | { external: string };
+  mds: number;
+  osds: number;
+  mount: string;
+} {
   const zookeeper =
     "external" in state.zookeeper
       ? { external: state.zookeeper.external }

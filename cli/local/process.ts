@@ -22,7 +22,10 @@ export function bootId(): string {
   return ownBootId;
 }
 
-/** State letter and start time from the text of /proc/PID/stat, whose second field may hold anything. */
+/**
+ * State letter and start time from the text of /proc/PID/stat, whose second field may hold
+ * anything.
+ */
 export function parseStat(text: string): { state: string; startTicks: number } | undefined {
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   const startTicks = Number(fields[19]);
@@ -155,8 +158,8 @@ export async function startDetached(launch: Launch): Promise<Started> {
 }
 
 /**
- * The error about a process that did not start, in its own last words: those it printed as a failing
- * command does ("dss: what", then the hint), else the end of its log from `start` on.
+ * The error about a process that did not start, in its own last words: those it printed as a
+ * failing command does ("dss: what", then the hint), else the end of its log from `start` on.
  */
 export function failureIn(log: string, start: number, what: string, ended: string): DssError {
   const lines = readFrom(log, start).split("\n");

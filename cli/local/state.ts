@@ -1,7 +1,7 @@
 /**
  * The state file of a cluster on this machine: `DIR/cluster.json`. It is also the marker that says
- * that the folder is ours: only a folder that carries it is ever used again or deleted. Replaced as a
- * whole (write, rename), only by the holder of the lock `DIR/lock`.
+ * that the folder is ours: only a folder that carries it is ever used again or deleted. Replaced as
+ * a whole (write, rename), only by the holder of the lock `DIR/lock`.
  */
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -100,7 +100,7 @@ function firstWrong(state: LocalCluster): string | undefined {
   const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && Number(value) >= 0;
   const isPort = (value: unknown): boolean => isCount(value) && Number(value) <= 65_535;
   const all = <T>(list: readonly T[], holds: (each: T) => boolean): boolean =>
-    Array.isArray(list) && list.every((each) => typeof each === "object" && holds(each));
+    Array.isArray(list) && list.every((each: T) => typeof each === "object" && holds(each));
   const isDaemon = (each: { id: number; port: number }): boolean =>
     isCount(each.id) && isPort(each.port);
   const checks: Record<string, () => boolean> = {

@@ -136,7 +136,9 @@ async function settle(work: Work, request: UpRequest, isNew: boolean): Promise<v
   writeState(work.folder, state);
 }
 
-/** The address of a server is known to every program that runs, so it changes only when none does. */
+/**
+ * The address of a server is known to every program that runs, so it changes only when none does.
+ */
 async function settleZooKeeper(work: Work, count: number, taken: Set<number>): Promise<void> {
   const { state } = work;
   if ("external" in state.zookeeper) return;
@@ -321,7 +323,15 @@ async function ensureMount(work: Work): Promise<void> {
   if (condition === "usable" && known !== undefined && isMountAlive(known)) {
     const { pid, startTicks, bootId, log } = known;
     if (readMountOf(state) === undefined) {
-      record(work, { name: "mount", role: "mount", pid, startTicks, bootId, data: state.mount, log });
+      record(work, {
+        name: "mount",
+        role: "mount",
+        pid,
+        startTicks,
+        bootId,
+        data: state.mount,
+        log,
+      });
     }
     return;
   }

@@ -133,20 +133,32 @@ export class FileOperations {
     this.table.noteIdle(node);
   }
 
-  private async lastClose(node: Node): Promise<void> {
+  /** Nobody here has the file open any more, and its last name is gone or may be. */
+  async lastClose(node: Node): Promise<void> {
     const { orphan } = node;
-    if (orphan) this.table.gone(node);
     if (node.toldOpen) {
       node.toldOpen = false;
       this.mds.release({ ino: node.ino, mode: node.mode, seq: node.seq, open: false });
     }
-    if (node.stale) return;
+    if (node.stale) {
+      this.table.gone(node);
+      return;
+    }
+    const writer = node.data?.writer;
     try {
+      if (orphan) {
+        await this.table.leaveToOthers(node);
+        writer?.discard();
+        await writer?.hold();
+      }
       await this.mds.call({ op: "orphanRelease", ino: node.ino });
+      if (orphan) this.table.gone(node);
     } catch (error) {
       if (!isDssError(error)) throw error;
       // The leader drops it with the session at the latest.
       this.logger.warn({ ino: node.ino, error: describeError(error) }, "orphan not released");
+    } finally {
+      if (orphan) writer?.resume();
     }
   }
 

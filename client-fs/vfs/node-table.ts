@@ -39,6 +39,8 @@ const PUBLISH_MS = 500;
 /** Given back at a time when there are too many. */
 const TRIM_BATCH = 256;
 const RETRY_MS = 1_000;
+/** A recall waits this long for an answer that it seems to have overtaken. */
+const EARLY_MS = 1_000;
 
 export interface NodeTableOptions {
   mds: MdsClient;
@@ -157,7 +159,26 @@ export class NodeTable implements SessionCache {
   /** Asks for the capability when it is not held. */
   async acquire(node: Node, mode: "shared" | "exclusive"): Promise<void> {
     if (covers(node.mode, mode) && this.mds.trusted) return;
+    const { acquiring } = node;
+    if (acquiring !== undefined && covers(acquiring.mode, mode)) return acquiring.done;
+    const asked = { mode, done: this.ask(node, mode) };
+    node.acquiring = asked;
+    try {
+      await asked.done;
+    } finally {
+      if (node.acquiring === asked) node.acquiring = undefined;
+      // After those who waited for the answer: each use of a capability makes some progress.
+      if (node.early !== undefined) this.clock.defer(() => this.afterEarly(node));
+    }
+  }
+  private async ask(node: Node, mode: "shared" | "exclusive"): Promise<void> {
     await this.mds.call({ op: "acquire", ino: node.ino, mode });
+  }
+  private afterEarly(node: Node): void {
+    const { early } = node;
+    if (early === undefined) return;
+    node.early = undefined;
+    this.recall(early, true);
   }
 
   /** True when the operation has been held up long enough to fear that the kernel waits for it. */
@@ -206,22 +227,29 @@ export class NodeTable implements SessionCache {
   private trimSoon(): void {
     if (this.trimming) return;
     this.trimming = true;
-    this.clock.defer(() => {
-      this.trimming = false;
-      let left = Math.min(TRIM_BATCH, this.nodes.size - this.nodesMax);
-      for (const node of this.idle) {
-        if (left-- <= 0) break;
-        if (!node.idle) {
-          this.idle.delete(node);
-        } else if (node.mode === "exclusive" && node.unpublished) {
-          this.idle.delete(node); // Its size is told first; then it comes back.
-          this.publishSoon(node);
-        } else if (this.drop(node)) {
-          this.idle.delete(node);
-        }
+    this.clock.defer(() => this.trim());
+  }
+  private trim(): void {
+    let left = Math.min(TRIM_BATCH, this.nodes.size - this.nodesMax);
+    let stuck = false;
+    for (const node of this.idle) {
+      if (left-- <= 0) break;
+      if (!node.idle) {
+        this.idle.delete(node);
+      } else if (node.unpublished) {
+        this.idle.delete(node); // Its size is told first; then it comes back.
+        this.publishSoon(node);
+      } else if (this.drop(node)) {
+        this.idle.delete(node);
+      } else {
+        stuck = true; // There is no session: later.
+        break;
       }
-      if (this.nodes.size > this.nodesMax && this.idle.size > 0) this.trimSoon();
-    });
+    }
+    const more = this.nodes.size > this.nodesMax && this.idle.size > 0;
+    if (more && stuck) this.clock.setTimer(RETRY_MS, () => this.trim());
+    else if (more) this.clock.defer(() => this.trim());
+    else this.trimming = false;
   }
   private drop(node: Node): boolean {
     if (node.mode !== "none") {
@@ -278,6 +306,7 @@ export class NodeTable implements SessionCache {
     node.minEpoch = Math.max(node.minEpoch, grant.minEpoch);
     if (node.mode === "none") {
       node.xattrs = undefined;
+      node.unshared = false;
       node.dropNames();
     }
     if (grant.mode === "exclusive") {
@@ -309,6 +338,8 @@ export class NodeTable implements SessionCache {
       node.publishedMtimeNs = inode.mtimeNs;
     }
     if (inode.xattrCount === 0) node.xattrs = undefined;
+    // Another mount took its last name away while we have it open.
+    if (inode.nlink === 0 && node.opens > 0 && node.removing === undefined) node.orphan = true;
   }
 
   private applyNames(request: Request, reply: MdsReply): void {
@@ -322,6 +353,7 @@ export class NodeTable implements SessionCache {
         if (ino === undefined) return;
         this.setName(request.parent, request.name, ino);
         const node = this.get(ino);
+        if (ino === request.ino) node.unshared = node.mode !== "none";
         if (ino === request.ino && (request.mode & S_IFMT) === S_IFDIR && node.mode !== "none") {
           node.names = new Map(); // Empty, and all names are known.
           node.complete = true;
@@ -400,12 +432,22 @@ export class NodeTable implements SessionCache {
 
   // ---- Recalls ---------------------------------------------------------------------------------
 
-  recall({ ino, mode, seq }: Recall): void {
+  recall(recall: Recall, late = false): void {
+    const { ino, mode, seq } = recall;
     const node = this.get(ino);
+    node.unshared = false;
     if (seq < node.seq) return; // Of an earlier grant.
+    if (covers(mode, node.mode) && node.acquiring !== undefined && !late) {
+      // It overtook the grant that it takes back: to refuse that would let two mounts take it from each other for ever.
+      node.early = recall;
+      this.clock.setTimer(EARLY_MS, () => {
+        if (node.early === recall) this.afterEarly(node);
+      });
+      return;
+    }
     node.seq = seq;
     if (covers(mode, node.mode)) {
-      // It overtook the grant that it takes back, or we gave it up meanwhile.
+      // We gave it up meanwhile.
       this.mds.release({ ...this.released(node, node.mode), seq });
       if (node.opens > 0) node.toldOpen = true;
       return;
@@ -553,6 +595,8 @@ export class NodeTable implements SessionCache {
       node.mode = "none";
       node.seq = 0;
       node.recall = undefined;
+      node.early = undefined;
+      node.unshared = false;
       node.xattrs = undefined;
       node.resizing = 0;
       node.toldOpen = false;
@@ -634,6 +678,14 @@ export class NodeTable implements SessionCache {
     await Promise.all([...this.publishing]);
   }
 
+  /** Everything is published and the session ends: the leader need not look at objects for the sizes. */
+  releaseAll(): void {
+    for (const node of this.nodes.values()) {
+      if (node.mode !== "exclusive" || node.resizing > 0 || !(node.data?.clean ?? true)) continue;
+      if (this.mds.release(this.released(node, "none"))) node.mode = "none";
+    }
+  }
+
   /** Resolves when everything buffered is durable; fails with the last error, after trying all files. */
   async flushAll(): Promise<void> {
     const busy = [...this.nodes.values()].filter((node) => node.data && !node.data.clean);
@@ -642,7 +694,25 @@ export class NodeTable implements SessionCache {
     if (failed !== undefined) throw failed.reason;
   }
 
-  /** The inode is gone with its last name: nothing of it is written any more. */
+  /**
+   * Before the last name or the last open of ours goes: what is buffered here may be for others that have the file open, and
+   * once we are no longer a keeper of it nobody may write it. Not needed for a file that nobody else has seen.
+   */
+  async leaveToOthers(node: Node): Promise<void> {
+    const dirty = node.data !== undefined && !node.data.clean;
+    if (node.unshared || node.mode !== "exclusive" || !(dirty || node.unpublished)) return;
+    try {
+      if (dirty) await node.data!.flush();
+      if (node.unpublished) await this.publish(node, "unsafe");
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      this.logger.warn(
+        { ino: node.ino, error: describeError(error) },
+        "data of a removed file did not reach those who have it open",
+      );
+    }
+  }
+  /** The inode does not exist any more: nothing of it is written. */
   gone(node: Node): void {
     node.data?.discard();
     node.mode = "none";

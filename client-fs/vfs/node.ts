@@ -6,7 +6,7 @@
  */
 import type { DssError } from "../../cluster/base/errors.js";
 import type { Epoch, Ino } from "../../cluster/base/ids.js";
-import type { CapabilityMode, Inode } from "../../mds/proto.js";
+import type { CapabilityMode, Inode, Recall } from "../../mds/proto.js";
 import type { FileData } from "./file-data.js";
 
 export const S_IFMT = 0o170000;
@@ -41,12 +41,18 @@ export class Node {
   /** Data operations that rely on the capability until they end. */
   pins = 0;
   recall: PendingRecall | undefined = undefined;
+  /** A request for the capability is on its way. */
+  acquiring: { mode: CapabilityMode; done: Promise<void> } | undefined = undefined;
+  /** A recall that came before the answer that brings what it recalls. */
+  early: Recall | undefined = undefined;
   /** Wait for the recall to be over. */
   readonly gate: (() => void)[] = [];
   /** References that the kernel counts. */
   lookups = 0;
   opens = 0;
   writers = 0;
+  /** Made by this mount, and nobody else has looked at it since. */
+  unshared = false;
   /** Unlinked, and ours until the last close. */
   orphan = false;
   /** The leader was told at a release that the file is open here. */
@@ -95,6 +101,7 @@ export class Node {
       this.opens === 0 &&
       this.pins === 0 &&
       this.recall === undefined &&
+      this.acquiring === undefined &&
       this.removing === undefined &&
       this.barrier === undefined &&
       (this.data === undefined || this.data.clean)
@@ -106,7 +113,6 @@ export class Node {
     return (
       this.mode === "exclusive" &&
       inode !== undefined &&
-      !this.orphan &&
       (inode.size !== this.publishedSize || inode.mtimeNs !== this.publishedMtimeNs)
     );
   }

@@ -128,6 +128,7 @@ export class Vfs implements FileSystem {
     try {
       await this.table.flushAll();
       await this.table.publishAll();
+      this.table.releaseAll();
     } catch (error) {
       failure = error;
     }
@@ -359,13 +360,17 @@ export class Vfs implements FileSystem {
     node.removing = new Promise<void>((resolve) => (end = resolve));
     this.table.noteUsed(node);
     const stillOpen = node.opens > 0;
+    const writer = stillOpen ? undefined : node.data?.writer;
     try {
+      if (!stillOpen && node.inode?.nlink === 1) await this.table.leaveToOthers(node);
+      await writer?.hold();
       const removed = await run(stillOpen);
       if (removed === undefined || removed.nlink > 0) return;
       if (removed.ino !== node.ino) this.table.gone(this.table.get(removed.ino));
       else if (stillOpen) await this.orphaned(node);
       else this.table.gone(node);
     } finally {
+      writer?.resume();
       node.removing = undefined;
       end();
       this.table.noteIdle(node);
@@ -375,8 +380,7 @@ export class Vfs implements FileSystem {
     node.orphan = true;
     if (node.opens > 0) return;
     // The last close came while the leader was asked.
-    this.table.gone(node);
-    await this.mds.call({ op: "orphanRelease", ino: node.ino });
+    await this.files.lastClose(node);
   }
 
   async unlink(parent: Ino, name: Buffer, caller: Caller): Promise<void> {

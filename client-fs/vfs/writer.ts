@@ -166,6 +166,7 @@ export class FileWriter {
   private retryAtMs = 0;
   /** Rises with every `discard`: flights of before must not come back. */
   private generation = 0;
+  private held = 0;
   oldestMs = 0;
 
   constructor(
@@ -292,6 +293,21 @@ export class FileWriter {
     this.settled();
   }
 
+  /**
+   * Nothing new is sent until `resume`; resolves when nothing is in flight. Before a removal: a write that arrives after the
+   * file's objects were purged would make one again that nobody owns.
+   */
+  async hold(): Promise<void> {
+    this.held++;
+    while (this.flights.length > 0) {
+      await new Promise<void>((resolve) => this.changed.push(resolve));
+    }
+  }
+  resume(): void {
+    this.held--;
+    if (this.dirty.length > 0) this.pump();
+  }
+
   /** The file is gone, or the session: nothing more is written. Flights end by themselves. */
   discard(): void {
     this.generation++;
@@ -365,7 +381,7 @@ export class FileWriter {
 
   /** The piece at `at` was written: a long enough run around it goes out. */
   private stream(at: number): void {
-    if (this.dirtyBytes < STREAM_BYTES || this.budget.full || this.waitsToRetry()) return;
+    if (this.dirtyBytes < STREAM_BYTES || this.budget.full || this.mustWait()) return;
     let first = at;
     let bytes = this.dirty[at]!.length;
     while (first > 0 && bytes < STREAM_BYTES) {
@@ -384,7 +400,7 @@ export class FileWriter {
 
   /** Starts what is wanted, as far as the limits permit. */
   pump(): void {
-    if (this.waitsToRetry()) return;
+    if (this.mustWait()) return;
     let at = 0;
     while (at < this.dirty.length) {
       const piece = this.dirty[at]!;
@@ -401,8 +417,8 @@ export class FileWriter {
     }
   }
 
-  private waitsToRetry(): boolean {
-    return this.retryAtMs > 0 && this.budget.clock.now() < this.retryAtMs;
+  private mustWait(): boolean {
+    return this.held > 0 || (this.retryAtMs > 0 && this.budget.clock.now() < this.retryAtMs);
   }
 
   /** One object write: contiguous pieces from `first`, below `limit`, within one object. */

@@ -66,12 +66,12 @@ class LmdbStore implements OrderedStore {
   }
 
   async commit(batch: StoreBatch): Promise<void> {
+    for (const { key } of batch.puts) {
+      assert(key.length > 0 && key.length <= KEY_BYTES_MAX, `index key of ${key.length} bytes`);
+    }
     try {
       const written = this.database.batch(() => {
-        for (const { key, value } of batch.puts) {
-          assert(key.length > 0 && key.length <= KEY_BYTES_MAX, `index key of ${key.length} bytes`);
-          void this.database.put(key, value);
-        }
+        for (const { key, value } of batch.puts) void this.database.put(key, value);
         for (const key of batch.deletes) void this.database.remove(key);
       });
       await written;

@@ -92,6 +92,17 @@ class NodeDiskFile implements DiskFile {
     });
   }
 
+  writeSync(buffer: Buffer, position: number): void {
+    let done = 0;
+    try {
+      while (done < buffer.length) {
+        done += fs.writeSync(this.fd, buffer, done, buffer.length - done, position + done);
+      }
+    } catch (error) {
+      throw diskError("write", this.path, error);
+    }
+  }
+
   sync(): Promise<void> {
     return new Promise((resolve, reject) => {
       fs.fdatasync(this.fd, (error) =>

@@ -55,8 +55,7 @@ export class PageCache {
     const known = this.resident.get(key);
     if (known !== undefined) return known;
     const page = decodePage(key, data);
-    this.resident.set(key, page);
-    this.settle(page);
+    this.resident.set(key, page); // Whoever loads pins it next; unpinning makes it evictable.
     return page;
   }
   pin(key: string): void {

@@ -28,8 +28,8 @@ import type { Wal } from "./wal.js";
 
 /** Objects serialised before other events get their turn. */
 const SLICE_OBJECTS = 64;
-/** Writes in flight to the data files during a flush. */
-const FLUSH_WRITES_MAX = 4;
+/** Blocks written on the event loop's thread before other events get their turn (some 50 µs). */
+const FLUSH_SYNC_WRITES = 16;
 
 export interface CheckpointParts {
   index: OrderedStore;
@@ -214,18 +214,24 @@ export class Checkpointer {
       else runs.push([entry]);
     }
     const touched = new Set<number>();
-    let next = 0;
-    const worker = async (): Promise<void> => {
-      while (next < runs.length) {
-        const run = runs[next++]!;
-        const chunks: Buffer[] = [];
-        overlay.gather(run, chunks);
-        await files.write({ start: run[0]!.block, count: run.length }, chunks, touched);
-      }
-    };
     await space.retryWithReserve(async () => {
-      next = 0;
-      await Promise.all(Array.from({ length: FLUSH_WRITES_MAX }, worker));
+      const long: OverlayEntry[][] = [];
+      let written = 0;
+      for (const run of runs) {
+        // Handing a single block to another thread costs several times the write itself.
+        if (run.length > 1 || !files.writeBlockSync(run[0]!.block, run[0]!.bytes, touched)) {
+          long.push(run);
+        } else if (++written % FLUSH_SYNC_WRITES === 0) {
+          await new Promise<void>((resolve) => this.parts.clock.defer(resolve));
+        }
+      }
+      await Promise.all(
+        long.map((run) => {
+          const chunks: Buffer[] = [];
+          overlay.gather(run, chunks);
+          return files.write({ start: run[0]!.block, count: run.length }, chunks, touched);
+        }),
+      );
       await files.sync(touched);
     });
     this.counters.flushedBlocks += entries.length;

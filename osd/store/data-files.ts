@@ -84,6 +84,16 @@ export class DataFiles {
     }
   }
 
+  /** One block on this thread; false when its file is not open yet. */
+  writeBlockSync(block: number, bytes: Buffer, touched: Set<number>): boolean {
+    const index = this.fileOf(block);
+    const file = this.files[index];
+    if (!file) return false;
+    touched.add(index);
+    file.writeSync(bytes, this.position(block));
+    return true;
+  }
+
   async sync(touched: ReadonlySet<number>): Promise<void> {
     if (touched.size === 1) {
       for (const index of touched) await (this.files[index] ?? (await this.file(index))).sync();

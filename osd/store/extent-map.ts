@@ -17,6 +17,7 @@ export interface Run {
 /** Block numbers are kept in u32 arrays with 0 for "hole", which limits a store to 16 TiB. */
 const BLOCKS_MAX = 2 ** 32 - 2;
 const WORDS_PER_REGION = 64; // 2,048 blocks, 8 MiB: full regions are skipped at once.
+const LARGE_BLOCKS = 16;
 const BLOCKS_PER_REGION = WORDS_PER_REGION * 32;
 
 /** Bitmap allocator, next-fit with a preference for a neighbour, growing without limit. */
@@ -24,6 +25,8 @@ export class BlockAllocator {
   private words = new Uint32Array(WORDS_PER_REGION);
   private regionFree = new Uint16Array([BLOCKS_PER_REGION]);
   private cursor = 0;
+  /** The disk is nearly full: scattered free blocks before fresh space. */
+  preferHoles = false;
   /** Blocks in use (quarantined ones included). */
   used = 0;
   /** One more than the highest block ever in use: below it the disk's space is mostly taken. */
@@ -78,10 +81,11 @@ export class BlockAllocator {
     let left = count;
     if (near >= 0) left -= this.extend(near + 1, left, runs);
     // A large write looks for one free run first, so that reading it back is one access.
-    if (left > 16) {
+    if (left > LARGE_BLOCKS) {
       const start = this.findRun(left);
-      if (start >= 0) {
-        this.cursor = start;
+      if (start >= 0) this.cursor = start;
+      else if (!this.preferHoles && this.highWater - this.used < this.highWater / 4) {
+        left -= this.extend(this.highWater, left, runs);
       }
     }
     let wrapped = false;

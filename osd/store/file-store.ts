@@ -66,6 +66,7 @@ export interface FileStoreConfig {
 }
 
 const META_BYTES_MAX = 2 * 1024 * 1024;
+const CACHE_BYTES_MIN = 64 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
 
@@ -104,7 +105,8 @@ export class FileStore implements ChunkStore {
   ) {
     this.uuid = superblock.uuid;
     this.cache = new LRUCache<ObjectState, true>({
-      maxSize: options.cacheBytes,
+      // Never below the weight of a whole object: what does not fit would not be disposed of either.
+      maxSize: Math.max(options.cacheBytes, CACHE_BYTES_MIN),
       sizeCalculation: (_, object) => object.weight,
       dispose: (_, object, reason) => {
         if (reason === "evict") object.pg.objects.delete(object.name);
@@ -127,6 +129,7 @@ export class FileStore implements ChunkStore {
       {
         onError: (error) => this.fail(error),
         onFlushed: () => {
+          this.allocator.preferHoles = this.space.scarce;
           this.releaseBlocks();
           this.wal.kick();
         },
@@ -920,6 +923,7 @@ export class FileStore implements ChunkStore {
       ...this.wal.counters,
       ...this.reader.counters,
       ...this.checkpointer.counters,
+      reserveUses: this.space.reserveUses,
       walFillBytes: used,
       walSizeBytes: size,
       overlayBytes: this.overlay.bytes,

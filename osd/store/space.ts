@@ -25,6 +25,8 @@ async function fill(disk: Disk, bytes: number): Promise<void> {
 export class SpaceGauge {
   private available = 0;
   private highWater = 0;
+  /** Less than an eighth of the disk is free. */
+  scarce = false;
   /** Times that the disk was full and the reserve was given up. */
   reserveUses = 0;
 
@@ -44,7 +46,9 @@ export class SpaceGauge {
 
   /** Asks the file system; sets the reserve aside again when there is room. */
   async refresh(highWater: number): Promise<void> {
-    this.available = (await this.disk.usage()).available;
+    const { total, available } = await this.disk.usage();
+    this.available = available;
+    this.scarce = available < total / 8;
     this.highWater = highWater;
     const { reserveBytes } = this.options;
     if (this.hasReserve || reserveBytes === 0 || this.available < reserveBytes * REFILL_FACTOR) return;

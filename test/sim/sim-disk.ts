@@ -287,6 +287,13 @@ class AttachedFile implements DiskFile {
     this.disk.check("read", this.path);
     return this.inode.cache.read(buffer, position);
   }
+  writeSync(buffer: Buffer, position: number): void {
+    if (!this.alive()) return;
+    this.disk.check("write", this.path);
+    this.disk.counts.writes++;
+    this.inode.pending.push({ bytes: Buffer.from(buffer), position, done: true });
+    this.inode.cache.write(buffer, position);
+  }
   write(chunks: readonly Buffer[], position: number): Promise<void> {
     if (!this.alive()) return new Promise(() => undefined);
     this.disk.counts.writes++;

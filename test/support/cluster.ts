@@ -76,6 +76,8 @@ export class Cluster {
     this.data = join(this.folder, "data");
     this.mount = options.mount ?? join(this.folder, "mnt");
     this.env = { DSS_DATA: this.data, DSS_ZOOKEEPER: "", ...options.env };
+    // Now and not before each `up`: on a mount whose process was killed even this fails.
+    mkdirSync(this.mount, { recursive: true });
     t.teardown(() => this.end());
   }
 
@@ -117,7 +119,6 @@ export class Cluster {
           ...(osds === undefined ? [] : ["--osds", String(osds)]),
           ...(mds === undefined ? [] : ["--mds", String(mds)]),
         ];
-    mkdirSync(this.mount, { recursive: true });
     const begin = performance.now();
     await this.ok(
       ["cluster", "up", "--data", this.data, "--mount", this.mount, ...counts, ...args],

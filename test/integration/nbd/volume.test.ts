@@ -11,15 +11,19 @@ import { Prng } from "../../../cluster/base/prng.js";
 import { startCluster, type Cluster } from "../../support/cluster.js";
 import { ext4InGuest } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
-import { tempFolder } from "../../support/temp.js";
+import { tempFolder, type Teardown } from "../../support/temp.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
 const URI = /(nbd(?:\+unix)?:\/\/\S+)/;
 
 t.setTimeout(400_000);
-const cluster = await startCluster(t, { osds: 3, mds: 1 });
-const folder = tempFolder(t, "volume");
+let cluster: Cluster;
+let folder: string;
+t.before(async () => {
+  folder = tempFolder(t, "volume");
+  cluster = await startCluster(t);
+});
 
 interface Served {
   server: Program;
@@ -38,16 +42,21 @@ async function serve(volume: string, ...options: string[]): Promise<Served> {
 const create = (name: string, size: string) => cluster.ok(["volume", "create", name, size]);
 const sha = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
 
+async function nbdinfo(t: Teardown, ...args: string[]): Promise<Record<string, unknown>[]> {
+  const output = await succeed(t, "nbdinfo", args);
+  return (JSON.parse(output) as { exports: Record<string, unknown>[] }).exports;
+}
+
 interface ObjectsOf {
   objects: { index: number; osds: number[]; allocated: number }[];
 }
-const objectsOf = async (cluster: Cluster, volume: string): Promise<ObjectsOf["objects"]> =>
+const objectsOf = async (volume: string): Promise<ObjectsOf["objects"]> =>
   (await cluster.json<ObjectsOf>(["volume", "info", volume, "--objects"])).objects;
 
 t.test("nbdinfo sees the volume", async (t) => {
   await create("info", "1G");
   const { server, uri } = await serve("info");
-  const { exports } = JSON.parse(await succeed(t, "nbdinfo", ["--json", uri]));
+  const exports = await nbdinfo(t, "--json", uri);
   t.match(exports, [
     {
       "export-name": "info",
@@ -63,8 +72,7 @@ t.test("nbdinfo sees the volume", async (t) => {
   ]);
   await server.stop();
   const frozen = await serve("info", "--read-only");
-  const info = JSON.parse(await succeed(t, "nbdinfo", ["--json", frozen.uri]));
-  t.equal(info.exports[0].is_read_only, true);
+  t.match(await nbdinfo(t, "--json", frozen.uri), [{ is_read_only: true, can_trim: false }]);
   await frozen.server.stop();
 });
 
@@ -84,7 +92,7 @@ t.test("nbdcopy both ways, and what is zero takes no space", async (t) => {
   await succeed(t, "nbdcopy", ["--connections=4", second.uri, target]);
   t.equal(sha(await readFile(target)), sha(bytes), "the bytes that were written");
   await second.server.stop();
-  const objects = await objectsOf(cluster, "copy");
+  const objects = await objectsOf("copy");
   const withData = [0, 1, ...Array.from({ length: 6 }, (_, i) => 10 + i)];
   t.same(
     objects.filter(({ allocated }) => allocated > 0).map(({ index }) => index),
@@ -120,7 +128,7 @@ t.test("qemu-io writes, zeroes, discards and verifies", async (t) => {
   ]);
   t.notMatch(output, /failed|error/i);
   await server.stop();
-  const kept = (await objectsOf(cluster, "qemu")).map(({ index }) => index);
+  const kept = (await objectsOf("qemu")).map(({ index }) => index);
   t.same(kept, [0, 1, 4, 5], "discarded objects are gone");
 });
 
@@ -140,7 +148,11 @@ t.test("fio verifies random writes with many in flight", async (t) => {
     "--verify=crc32c",
     "--verify_fatal=1",
   ];
-  await succeed(t, "fio", [...common, "--do_verify=1"], { cwd: folder, withinMs: 120_000 });
+  const fio = run(t, "fio", [...common, "--do_verify=1"], { cwd: folder, withinMs: 120_000 });
+  const { code, stdout, stderr } = await fio;
+  t.equal(code, 0, stderr);
+  t.match(stdout, /err= 0/);
+  t.match(stdout, /read: IOPS/, "it was read back");
   await server.stop();
 });
 
@@ -181,12 +193,30 @@ t.test("a killed server is succeeded at once, with everything it had answered", 
   await next.stop();
 });
 
+t.test("a server keeps its lock when the leading metadata server dies", async (t) => {
+  await create("lasting", "16M");
+  const owner = await serve("lasting");
+  const io = ["-f", "raw", "-t", "writeback", "-c", "write -P 0x42 1M 1M", owner.uri];
+  await succeed(t, "qemu-io", io);
+  await cluster.kill([await cluster.leaderPid()]);
+  const begin = performance.now();
+  await succeed(t, "qemu-io", io);
+  t.ok(performance.now() - begin < 5_000, "data does not need the metadata server");
+  const second = cluster.start(["volume", "serve", "lasting", "--unix", join(folder, "c.sock")]);
+  t.not((await second.exited).code, 0);
+  t.match(second.stderr, new RegExp(`in use by .*pid ${owner.server.pid}\\b`), "its successor");
+  t.ok(owner.server.running);
+  await owner.server.stop();
+  t.equal((await owner.server.exited).code, 0, "and it ends in good order");
+  await cluster.up(); // A standby again.
+  await cluster.healthy();
+});
+
 t.test("a server without names offers every volume over TCP", async (t) => {
   const server = cluster.start(["volume", "serve", "--listen", "127.0.0.1:0"]);
   const [, uri] = await server.output(URI);
-  const { exports } = JSON.parse(await succeed(t, "nbdinfo", ["--list", "--json", uri!]));
-  const names = (exports as { "export-name": string }[]).map((each) => each["export-name"]);
-  t.same([...names].sort(), ["copy", "fio", "heir", "info", "qemu", "single"]);
+  const names = (await nbdinfo(t, "--list", "--json", uri!)).map((each) => each["export-name"]);
+  t.same([...names].sort(), ["copy", "fio", "heir", "info", "lasting", "qemu", "single"]);
   const missing = await run(t, "nbdinfo", [`${uri!}nope`]);
   t.not(missing.code, 0);
   await server.stop();

@@ -1,3 +1,4 @@
+/** How commands end: lines on stderr and exit codes. */
 import t from "tap";
 import { readFileSync } from "node:fs";
 import { explain, UsageError } from "../../../cli/failure.js";

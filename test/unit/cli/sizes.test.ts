@@ -1,3 +1,4 @@
+/** Sizes and numbers as people type and read them. */
 import t from "tap";
 import { UsageError } from "../../../cli/failure.js";
 import {

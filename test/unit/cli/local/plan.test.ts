@@ -1,3 +1,4 @@
+/** What `dss cluster up` decides: counts, ports, settings of ZooKeeper. */
 import t from "tap";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
@@ -50,7 +51,10 @@ t.test("a port is the preferred one, or the next that nobody has", async (t) => 
   const free = (port: number): Promise<boolean> => Promise.resolve(!busy.has(port));
   t.equal(await pickPort(9100, taken, free), 9103);
   t.equal(await pickPort(9100, taken, free), 9104, "not twice");
-  await t.rejects(pickPort(9100, taken, () => Promise.resolve(false)), { code: "Busy" });
+  await t.rejects(
+    pickPort(9100, taken, () => Promise.resolve(false)),
+    { code: "Busy" },
+  );
 
   const server = createServer();
   await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));

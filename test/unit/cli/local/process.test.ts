@@ -1,3 +1,4 @@
+/** Identity, start, end and last words of detached processes. */
 import t from "tap";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -41,7 +42,7 @@ t.test("a started process has its own session and log, and is stopped", async (t
   const folder = tempFolder(t, "proc");
   const log = join(folder, "log");
   writeFileSync(log, "earlier\n");
-  const script = 'console.log(process.env.MARK, process.cwd()); setInterval(() => {}, 1e6)';
+  const script = "console.log(process.env.MARK, process.cwd()); setInterval(() => {}, 1e6)";
   const started = await startDetached({
     program: process.execPath,
     args: ["-e", script],
@@ -85,14 +86,23 @@ t.test("a failed start is told in the words of the process", async (t) => {
   const log = join(folder, "log");
   writeFileSync(log, "dss: an old failure\n");
   const start = readFileSync(log).length;
-  writeFileSync(log, "dss: an old failure\n{}\ndss: port 9100 is taken\n     choose another port\n");
+  writeFileSync(
+    log,
+    "dss: an old failure\n{}\ndss: port 9100 is taken\n     choose another port\n",
+  );
   const told = failureIn(log, start, "osd.0 did not start", "exit code 1");
   t.equal(told.message, "osd.0 did not start: port 9100 is taken");
   t.equal(told.hint, "choose another port");
 
-  writeFileSync(log, '{"level":"error","message":"stopping","error":{"message":"disk"}}\n   at x\n');
+  writeFileSync(
+    log,
+    '{"level":"error","message":"stopping","error":{"message":"disk"}}\n   at x\n',
+  );
   t.match(failureIn(log, 0, "osd.0", "exit code 1").message, /exit code 1\): stopping: disk$/);
-  t.match(failureIn(join(folder, "none"), 0, "osd.0", "gone").message, /its process ended \(gone\)$/);
+  t.match(
+    failureIn(join(folder, "none"), 0, "osd.0", "gone").message,
+    /its process ended \(gone\)$/,
+  );
 });
 
 t.test("the end of a process is noticed, also when nobody waits for it", async (t) => {

@@ -1,3 +1,4 @@
+/** The state file, the marker that protects folders, and which cluster is meant. */
 import t from "tap";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -20,7 +21,14 @@ t.test("what is written is read again", (t) => {
   const state = newState("/mnt/dss");
   const self = identify(process.pid)!;
   state.processes.push({ ...self, name: "osd.0", role: "osd", data: "/d", log: "/l" });
-  state.processes.push({ ...self, startTicks: 1, name: "osd.1", role: "osd", data: "/d", log: "/l" });
+  state.processes.push({
+    ...self,
+    startTicks: 1,
+    name: "osd.1",
+    role: "osd",
+    data: "/d",
+    log: "/l",
+  });
   state.zookeeper = { servers: [{ id: 1, port: 2181, peerPort: 2888, electionPort: 3888 }] };
   writeState(folder, state);
   const read = readState(folder)!;
@@ -51,12 +59,19 @@ t.test("a damaged, foreign or newer state is refused with a reason", (t) => {
     ["osds", [{ id: -1, port: 1 }]],
     ["osds", [null]],
     ["mds", "none"],
-    ["processes", [{ pid: 1, startTicks: 0, bootId: "", name: "", role: "osd", data: "", log: "" }]],
+    [
+      "processes",
+      [{ pid: 1, startTicks: 0, bootId: "", name: "", role: "osd", data: "", log: "" }],
+    ],
     ["processes", [{ pid: 9, startTicks: 0, bootId: "", name: "", role: "x", data: "", log: "" }]],
   ];
   for (const [member, value] of bad) {
     write({ ...good, [member]: value });
-    t.throws(() => readState(folder), { code: "Configuration", message: new RegExp(member) }, member);
+    t.throws(
+      () => readState(folder),
+      { code: "Configuration", message: new RegExp(member) },
+      member,
+    );
   }
   t.end();
 });

@@ -1,0 +1,238 @@
+/**
+ * `npm run campaign [NAME] [-- --minutes M --suite-dir DIR --restart]`: the long proofs. Without a
+ * name it lists them. A campaign is a sequence of numbered steps, each with its own seed; which of
+ * them are done is written to a state file after each step, so that a campaign that was stopped, or
+ * that ran out of its minutes, goes on where it was. A step that fails stops it, and is the first one
+ * when it is run again. Exit code 0: complete; 1: a step failed; 3: minutes used up, steps are left.
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { spawn } from "node:child_process";
+import { ROOT } from "../../tools/test-parts.js";
+import { BUILD } from "../support/process.js";
+
+const MINUTES_MAX = 60;
+const EXIT_UNFINISHED = 3;
+const FORMAT = 1;
+
+interface Campaign {
+  readonly name: string;
+  readonly about: string;
+  /** How many steps are the whole campaign. */
+  readonly steps: number;
+  /** A step takes about this long; it is stopped after four times as much. */
+  readonly stepSeconds: number;
+  /** Built program, and its arguments and environment for one step (from 1 on). */
+  step(number: number): { program: string; args?: string[]; env?: Record<string, string> };
+}
+
+const CAMPAIGNS: readonly Campaign[] = [
+  {
+    name: "crash-all",
+    about: "kill -9 of all daemons and clients at once under load: 4 clusters, 5 crashes each",
+    steps: 4,
+    stepSeconds: 150,
+    step: (number) => ({
+      program: "test/integration/crash-all.test.js",
+      env: { DSS_CRASH_ROUNDS: "5", DSS_CRASH_SEED: String(1_000 + number) },
+    }),
+  },
+  {
+    name: "crash-mds",
+    about: "kill -9 of the leading metadata server under metadata load",
+    steps: 10,
+    stepSeconds: 60,
+    step: () => ({ program: "test/integration/crash-mds.test.js" }),
+  },
+  {
+    name: "random-operations",
+    about: "random operations on the mount beside a local file, with cold reads between",
+    steps: 20,
+    stepSeconds: 120,
+    step: (number) => ({
+      program: "test/campaign/soak.js",
+      args: ["random", String(number)],
+    }),
+  },
+  {
+    name: "fio-verify",
+    about: "fio writes and verifies on the mount and on a volume while OSDs are killed and restarted",
+    steps: 12,
+    stepSeconds: 150,
+    step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
+  },
+  {
+    name: "simulator",
+    about: "seeds of the deterministic simulator, 200 a step",
+    steps: 50,
+    stepSeconds: 300,
+    step: (number) => ({
+      program: "test/sim/main.js",
+      args: ["--seed", String(1 + (number - 1) * 200), "--seeds", "200", "--minutes", "10"],
+    }),
+  },
+];
+
+interface State {
+  format: typeof FORMAT;
+  done: number;
+  /** Seconds of each finished step. */
+  seconds: number[];
+  failed?: { step: number; at: string; log: string };
+}
+
+class UsageError extends Error {}
+
+function readState(path: string): State {
+  if (!existsSync(path)) return { format: FORMAT, done: 0, seconds: [] };
+  try {
+    const state = JSON.parse(readFileSync(path, "utf8")) as State;
+    if (state.format === FORMAT && Number.isInteger(state.done) && state.done >= 0) return state;
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cause;
+  }
+  throw new UsageError(`${path} is no state of a campaign: remove it, or start with --restart`);
+}
+
+/** Whole or not at all: a campaign may be stopped at any moment. */
+function writeState(path: string, state: State): void {
+  writeFileSync(`${path}.new`, `${JSON.stringify(state, null, 2)}\n`);
+  renameSync(`${path}.new`, path);
+}
+
+const children = new Set<number>();
+
+/** Runs a built program; its output goes to the terminal and to a log. */
+async function runStep(campaign: Campaign, number: number, log: string): Promise<boolean> {
+  const { program, args = [], env = {} } = campaign.step(number);
+  const path = join(BUILD, program);
+  if (!existsSync(path)) throw new UsageError(`${program} is not built: run npm run build`);
+  const limitMs = campaign.stepSeconds * 4_000;
+  const child = spawn(process.execPath, ["--enable-source-maps", path, ...args], {
+    cwd: ROOT,
+    detached: true, // Its own group, so that a step that hangs ends with its children.
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, TAP_TIMEOUT: String(Math.ceil(limitMs / 1000)), ...env },
+  });
+  const pid = child.pid ?? 0;
+  children.add(pid);
+  const chunks: Buffer[] = [];
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+  }
+  // Asked first, so that a cluster is taken down; made to after a while.
+  const timers = [
+    setTimeout(() => toGroup(pid, "SIGTERM"), limitMs),
+    setTimeout(() => toGroup(pid, "SIGKILL"), limitMs + 30_000),
+  ];
+  const code = await new Promise<number | null>((done, fail) => {
+    child.once("error", fail);
+    child.once("close", done);
+  });
+  for (const timer of timers) clearTimeout(timer);
+  children.delete(pid);
+  writeFileSync(log, Buffer.concat(chunks));
+  return code === 0;
+}
+
+function toGroup(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
+async function run(campaign: Campaign, folder: string, minutes: number): Promise<number> {
+  const path = join(folder, `${campaign.name}.json`);
+  const state = readState(path);
+  const start = performance.now();
+  const deadline = start + minutes * 60_000;
+  console.log(`${campaign.name}: ${state.done} of ${campaign.steps} steps are done; ${path}`);
+  while (state.done < campaign.steps) {
+    const number = state.done + 1;
+    // A step that cannot end in time is left for the next part.
+    const expected = Math.max(campaign.stepSeconds, state.seconds.at(-1) ?? 0) * 1000;
+    if (performance.now() + expected > deadline && performance.now() > start + 1_000) {
+      console.log(`${minutes} minutes are used up; run it again to go on with step ${number}`);
+      return EXIT_UNFINISHED;
+    }
+    const log = join(folder, `${campaign.name}-${number}.log`);
+    const begin = performance.now();
+    const good = await runStep(campaign, number, log);
+    const seconds = (performance.now() - begin) / 1000;
+    console.log(
+      `${good ? "ok" : "FAILED"} ${campaign.name} step ${number} of ${campaign.steps}: ` +
+        `${seconds.toFixed(1)} s, ${log}`,
+    );
+    if (!good) {
+      state.failed = { step: number, at: new Date().toISOString(), log };
+      writeState(path, state);
+      const end = readFileSync(log, "utf8").trim().split("\n").slice(-60);
+      console.log(end.map((line) => `  | ${line}`).join("\n"));
+      return 1;
+    }
+    delete state.failed;
+    state.done = number;
+    state.seconds.push(Math.round(seconds * 10) / 10);
+    writeState(path, state);
+  }
+  console.log(`${campaign.name}: complete, ${campaign.steps} steps`);
+  return 0;
+}
+
+function defaultFolder(): string {
+  return join(process.env["XDG_STATE_HOME"] || join(homedir(), ".local", "state"), "dss-campaign");
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      minutes: { type: "string", default: String(MINUTES_MAX) },
+      "suite-dir": { type: "string" },
+      restart: { type: "boolean", default: false },
+    },
+  });
+  const folder = resolve(values["suite-dir"] ?? defaultFolder());
+  const minutes = Number(values.minutes);
+  if (!(minutes > 0 && minutes <= MINUTES_MAX)) {
+    throw new UsageError(`--minutes ${values.minutes}: give a number up to ${MINUTES_MAX}`);
+  }
+  const [name] = positionals;
+  if (positionals.length > 1) throw new UsageError("one campaign at a time");
+  if (name === undefined) {
+    for (const campaign of CAMPAIGNS) {
+      const { done, failed } = readState(join(folder, `${campaign.name}.json`));
+      const state = failed === undefined ? `${done} of ${campaign.steps} done` : "FAILED";
+      console.log(`${campaign.name.padEnd(20)} ${state.padEnd(16)} ${campaign.about}`);
+    }
+    return 0;
+  }
+  const campaign = CAMPAIGNS.find((each) => each.name === name);
+  if (campaign === undefined) {
+    const names = CAMPAIGNS.map((each) => each.name).join(", ");
+    throw new UsageError(`there is no campaign "${name}"; there are: ${names}`);
+  }
+  mkdirSync(folder, { recursive: true });
+  if (values.restart) {
+    writeState(join(folder, `${name}.json`), { format: FORMAT, done: 0, seconds: [] });
+  }
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.once(signal, () => {
+      for (const pid of children) toGroup(pid, "SIGTERM");
+    });
+  }
+  return await run(campaign, folder, minutes);
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  const code = (error as NodeJS.ErrnoException).code ?? "";
+  if (!(error instanceof UsageError) && !code.startsWith("ERR_PARSE_ARGS")) throw error;
+  process.stderr.write(`campaign: ${(error as Error).message}\n`);
+  process.exitCode = 2;
+}

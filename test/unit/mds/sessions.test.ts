@@ -1,0 +1,174 @@
+/** Capabilities, visibility, replay, eviction, volumes' locks and damage to the journal, through a leader on memory. */
+import t from "tap";
+import { silentLogger } from "../../../cluster/base/log.js";
+import { ROOT_INO } from "../../../mds/proto.js";
+import { replayMetadata } from "../../../mds/replay.js";
+import { TestClient, TestCluster, settle } from "./harness.js";
+
+async function begin(): Promise<{ cluster: TestCluster; a: TestClient; b: TestClient }> {
+  const cluster = new TestCluster({ leaseMs: 2_000, recallTimeoutMs: 1_000 });
+  await cluster.lead();
+  await cluster.clock.advance(1);
+  return { cluster, a: await cluster.client(), b: await cluster.client() };
+}
+const lookup = (name: string) => ({ op: "lookup", parent: ROOT_INO, name: Buffer.from(name) }) as const;
+
+t.test("a change of a directory recalls its names from others first", async (t) => {
+  const { a, b } = await begin();
+  const absent = await b.send(lookup("x"));
+  t.ok(absent.notFound);
+  t.match(absent.grants, [{ ino: ROOT_INO, mode: "shared" }], "an absence can be cached");
+  b.polite = false;
+  let created = false;
+  const creating = a.create(ROOT_INO, "x").then(() => (created = true));
+  await settle();
+  t.match(b.link.recalls, [{ ino: ROOT_INO, mode: "none" }]);
+  t.notOk(created, "waits for the release");
+  b.release(ROOT_INO, "none", b.link.recalls[0]!.seq);
+  await creating;
+  t.notOk((await b.send(lookup("x"))).notFound);
+});
+
+t.test("others see a change only when it is safe", async (t) => {
+  const { cluster, a, b } = await begin();
+  let open: () => void = () => undefined;
+  const gate = new Promise<void>((resolve) => (open = resolve));
+  await a.create(ROOT_INO, "w"); // Loads the pages.
+  await a.send({ op: "sync" });
+  cluster.pause = () => gate;
+  const mine = await a.create(ROOT_INO, "x");
+  t.ok(mine.journal > 0, "the session itself is answered at once");
+  let seen = false;
+  const looking = b.send(lookup("x")).then((reply) => (seen = !reply.notFound));
+  await settle();
+  t.notOk(seen);
+  open();
+  await looking;
+  t.ok(seen);
+  t.ok(a.link.safe >= mine.journal, "and told that it is safe");
+});
+
+t.test("a reader recalls a writer, whose last word counts", async (t) => {
+  const { a, b } = await begin();
+  const { answer, grants } = await a.create(ROOT_INO, "f");
+  t.match(grants.at(0), { mode: "exclusive", maxSize: 64 * 2 ** 20 });
+  a.size = 1234;
+  const found = await b.send({ op: "getattr", ino: answer.inode!.ino });
+  t.match(found.answer.inode, { size: 1234, mtimeNs: 7_000n });
+  t.match(a.link.recalls.at(-1), { ino: answer.inode!.ino, mode: "shared" });
+});
+
+t.test("a dead writer is fenced, its objects say how much it wrote", async (t) => {
+  const { cluster, a, b } = await begin();
+  const { answer } = await a.create(ROOT_INO, "f");
+  const { ino } = answer.inode!;
+  await a.send({ op: "sync" });
+  cluster.objects.sizes.set(`${ino.toString(16)}.2`, { size: 10, mtimeNs: 99_000n });
+  a.polite = false;
+  let size = -1;
+  const reading = b.send({ op: "getattr", ino }).then((reply) => (size = reply.answer.inode!.size));
+  await settle();
+  t.equal(size, -1, "waits");
+  await cluster.clock.advance(1_500);
+  await reading;
+  t.same(cluster.fenced, [a.id]);
+  t.equal(size, 8 * 2 ** 20 + 10);
+  const grant = (await b.send({ op: "acquire", ino, mode: "exclusive" })).grants[0]!;
+  t.ok(grant.minEpoch >= 6, "later grants carry the epoch of the fence");
+  await t.rejects(a.send({ op: "statfs" }), { code: "NoSession" });
+});
+
+t.test("requests are executed once across leaders", async (t) => {
+  const { cluster, a } = await begin();
+  const made = await a.mkdir(ROOT_INO, "d");
+  const id = a.lastRequest;
+  await a.send({ op: "sync" });
+  cluster.leader.stop();
+  await cluster.lead();
+  const again = new TestClient(cluster);
+  again.adopt(a);
+  await again.open({ client: a.id, floor: 1 });
+  t.ok(again.opened.completed.includes(id));
+  const { ino } = made.answer.inode!;
+  const reply = await again.send(
+    {
+      ...{ op: "create", parent: ROOT_INO, name: Buffer.from("d"), ino, mode: 0o040755, rdev: 0 },
+      ...{ exclusive: true, actor: a.actor() },
+    },
+    { id, replay: true },
+  );
+  t.equal(reply.answer.inode!.ino, ino, "answered, not refused with Exists");
+});
+
+t.test("an old leader can write nothing", async (t) => {
+  const { cluster, a } = await begin();
+  const old = cluster.leader;
+  await cluster.lead();
+  const lost = a.link;
+  cluster.leader.stop();
+  cluster.leader = old;
+  await a.ino().catch(() => undefined);
+  await settle();
+  t.match(cluster.failures, [{ code: "Fenced" }]);
+  t.ok(lost.closed, "its sessions turn elsewhere");
+});
+
+t.test("unlinked files live until the last close, then their objects go", async (t) => {
+  const { cluster, a } = await begin();
+  const { answer } = await a.create(ROOT_INO, "f");
+  const { ino } = answer.inode!;
+  const object = `${ino.toString(16)}.0`;
+  cluster.objects.sizes.set(object, { size: 5, mtimeNs: 1n });
+  const name = Buffer.from("f");
+  const actor = a.actor();
+  await a.send({ op: "unlink", parent: ROOT_INO, name, stillOpen: true, actor });
+  t.equal((await a.send({ op: "getattr", ino })).answer.inode!.nlink, 0);
+  await a.send({ op: "orphanRelease", ino });
+  await settle();
+  t.match(cluster.objects.removed, [{ object, seq: 1 }]);
+  t.equal(cluster.leader.status().purgeQueue.entries, 0);
+  await t.rejects(a.send({ op: "getattr", ino }), { code: "StaleHandle" });
+});
+
+t.test("one writer of a volume at a time", async (t) => {
+  const { cluster, a, b } = await begin();
+  const actor = a.actor();
+  await a.send({ op: "volumeCreate", name: "disk", size: 5000, pool: "", actor });
+  const { answer } = await a.send({ op: "volumeOpen", name: "disk", write: true });
+  t.equal(answer.volume!.size, 8192, "rounded up to 4 KiB");
+  const opening = () => b.send({ op: "volumeOpen", name: "disk", write: true });
+  await t.rejects(opening(), { code: "Busy", message: /test \(library client/ });
+  await t.rejects(b.send({ op: "volumeRemove", name: "disk" }), { code: "Busy" });
+  await cluster.clock.advance(1_900);
+  await b.send({ op: "volumeList" });
+  await cluster.clock.advance(300);
+  t.equal((await opening()).answer.volume!.ownerClient, b.id, "a silent owner loses it");
+  t.same(cluster.fenced, [a.id]);
+  for (const name of ["", "a/b", "ä", "x".repeat(129)]) {
+    const bad = b.send({ op: "volumeCreate", name, size: 1, pool: "", actor });
+    await t.rejects(bad, { code: "InvalidArgument" });
+  }
+});
+
+t.test("a missing or damaged batch is refused", async (t) => {
+  const { cluster, a } = await begin();
+  for (const name of ["1", "2", "3"]) {
+    await a.mkdir(ROOT_INO, name);
+    await a.send({ op: "sync" });
+  }
+  cluster.leader.stop();
+  const seq = [...cluster.data.batches.keys()].at(-2)!;
+  const good = cluster.data.batches.get(seq)!;
+  const load = () =>
+    replayMetadata(cluster.data.lead(), {
+      ...{ cacheBytes: 2 ** 20, tail: new Map(), logger: silentLogger },
+    });
+  const bad = Buffer.from(good);
+  bad[10]! ^= 1;
+  cluster.data.batches.set(seq, bad);
+  await t.rejects(load(), { code: "Corrupt", message: new RegExp(`batch ${seq}: checksum`) });
+  cluster.data.batches.delete(seq);
+  await t.rejects(load(), { code: "Corrupt", message: new RegExp(`batch ${seq} is missing`) });
+  cluster.data.batches.set(seq, good);
+  await t.resolves(load());
+});
