@@ -1,12 +1,39 @@
 /**
- * `npm run test:sim -- --seed N --seeds COUNT --minutes M`: runs seeds of the simulator one after the other, until COUNT
- * are done or the time is over. A failing seed is printed with the command that repeats it.
+ * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--fault NAME] [--log]`: runs seeds of the simulator one
+ * after the other, until COUNT are done or the time is over. A failing seed is printed with the command that repeats it. With a
+ * deliberate fault (osd/core/faults.ts) the run is meant to fail, and tells how many seeds it took.
  */
 import { parseArgs } from "node:util";
+import { createLogger } from "../../cluster/platform/pino-log.js";
+import { injectFault, NO_FAULTS, type Faults } from "../../osd/core/faults.js";
+import { runFailoverScenario } from "./failover-scenario.js";
 import { explain, runOsdScenario } from "./osd-scenario.js";
-import { simulatedDisk } from "./stores.js";
+import { memoryDisk, simulatedDisk } from "./stores.js";
 
 const OPERATIONS = 400;
+const SCENARIOS = ["failover", "writer", "thin"] as const;
+type Scenario = (typeof SCENARIOS)[number];
+
+interface Outcome {
+  simulatedMs: number;
+  operations: number;
+  faults: number;
+}
+
+async function runSeed(scenario: Scenario, seed: number, log: boolean): Promise<Outcome> {
+  const logger = log ? { logger: createLogger({ level: "debug" }) } : {};
+  // Every fourth seed on stores that forget nothing: faults of the protocol alone.
+  const disk = seed % 4 === 0 ? memoryDisk : simulatedDisk;
+  if (scenario === "writer") {
+    const result = await runOsdScenario({ seed, disk, operations: OPERATIONS, ...logger });
+    return { ...result, faults: result.osdCrashes + result.clientCrashes };
+  }
+  const minimum = scenario === "thin" ? 1 : 2;
+  const options = { seed, disk, operations: 2 * OPERATIONS, minimum, ...logger };
+  const result = await runFailoverScenario(options);
+  const faults = Object.values(result.faults).reduce((sum, count) => sum + count, 0);
+  return { ...result, faults };
+}
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -14,35 +41,53 @@ async function main(): Promise<number> {
       seed: { type: "string", default: "1" },
       seeds: { type: "string", default: "20" },
       minutes: { type: "string", default: "60" },
+      scenario: { type: "string" },
+      fault: { type: "string" },
+      log: { type: "boolean", default: false },
     },
   });
   const [first, count, minutes] = [values.seed, values.seeds, values.minutes].map(Number);
   if (![first, count, minutes].every((value) => Number.isFinite(value) && value! >= 0)) {
-    process.stderr.write("test:sim: --seed, --seeds and --minutes take numbers\n");
-    return 2;
+    return refuse("--seed, --seeds and --minutes take numbers");
   }
+  const scenarios = SCENARIOS.filter((name) => (values.scenario ?? name) === name);
+  if (scenarios.length === 0) return refuse(`scenarios are ${SCENARIOS.join(", ")}`);
+  const { fault } = values;
+  if (fault !== undefined && !(fault in NO_FAULTS)) {
+    return refuse(`faults are ${Object.keys(NO_FAULTS).join(", ")}`);
+  }
+  injectFault(fault as keyof Faults | undefined);
+
   const end = Date.now() + minutes! * 60_000;
-  let [done, operations, simulatedMs, crashes] = [0, 0, 0, 0];
+  const sum = { seeds: 0, operations: 0, simulatedMs: 0, faults: 0 };
   for (let seed = first!; seed < first! + count! && Date.now() < end; seed++) {
-    try {
-      const result = await runOsdScenario({ seed, disk: simulatedDisk, operations: OPERATIONS });
-      operations += result.operations;
-      simulatedMs += result.simulatedMs;
-      crashes += result.osdCrashes + result.clientCrashes;
-      done++;
-    } catch (error) {
-      process.stdout.write(`seed ${seed} failed: ${explain(error)}\n`);
-      process.stdout.write(`again: npm run test:sim -- --seed ${seed} --seeds 1\n`);
-      if (error instanceof Error) process.stdout.write(`${error.stack}\n`);
-      return 1;
+    for (const scenario of scenarios) {
+      try {
+        const result = await runSeed(scenario, seed, values.log);
+        sum.operations += result.operations;
+        sum.simulatedMs += result.simulatedMs;
+        sum.faults += result.faults;
+      } catch (error) {
+        const again = `--scenario ${scenario}${fault === undefined ? "" : ` --fault ${fault}`}`;
+        process.stdout.write(`${scenario} seed ${seed} failed: ${explain(error)}\n`);
+        process.stdout.write(`again: npm run test:sim -- --seed ${seed} --seeds 1 ${again}\n`);
+        if (error instanceof Error) process.stdout.write(`${error.stack}\n`);
+        return 1;
+      }
     }
+    sum.seeds++;
   }
-  const hours = (simulatedMs / 3_600_000).toFixed(2);
+  const hours = (sum.simulatedMs / 3_600_000).toFixed(2);
   process.stdout.write(
-    `${done} seeds from ${first} passed: ${hours} simulated hours, ` +
-      `${operations} operations, ${crashes} crashes\n`,
+    `${sum.seeds} seeds from ${first} passed (${scenarios.join(", ")}): ${hours} simulated hours, ` +
+      `${sum.operations} operations, ${sum.faults} faults\n`,
   );
   return 0;
+}
+
+function refuse(why: string): number {
+  process.stderr.write(`test:sim: ${why}\n`);
+  return 2;
 }
 
 process.exitCode = await main();
