@@ -49,7 +49,7 @@ export interface MdsDaemonParts {
   coordination: Coordination;
   messenger: Messenger;
   /** Stat and removal of objects. */
-  objects: Pick<ObjectAccess, "stat" | "remove">;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
   reader: MetadataReader;
   /** Writes under the term. */
   store(term: Term): MetadataStore;

@@ -147,7 +147,7 @@ export class MdsLeader {
       term: number;
       id: number;
       cluster: ClusterPort;
-      objects: Pick<ObjectAccess, "stat" | "remove">;
+      objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
       options: LeaderOptions;
       /** It cannot go on: superseded, or the store failed. */
       onFailure: (error: unknown) => void;
