@@ -49,7 +49,7 @@ export interface MdsDaemonParts {
   coordination: Coordination;
   messenger: Messenger;
   /** Stat and removal of objects. */
-  objects: Pick<ObjectAccess, "stat" | "remove">;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
   reader: MetadataReader;
   /** Writes under the term. */
   store(term: Term): MetadataStore;
@@ -142,10 +142,13 @@ export class MdsDaemon {
     this.standby?.stop();
     const leader = this.leading?.leader;
     if (leader !== undefined) {
-      await Promise.race([
-        leader.finish(),
-        new Promise<void>((resolve) => void this.parts.clock.setTimer(STOP_MS, resolve)),
-      ]);
+      await new Promise<void>((resolve) => {
+        const timer = this.parts.clock.setTimer(STOP_MS, resolve);
+        void leader.finish().then(() => {
+          timer.cancel();
+          resolve();
+        });
+      });
     }
     this.stepDown();
     await this.election.close();

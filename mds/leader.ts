@@ -147,7 +147,7 @@ export class MdsLeader {
       term: number;
       id: number;
       cluster: ClusterPort;
-      objects: Pick<ObjectAccess, "stat" | "remove">;
+      objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
       options: LeaderOptions;
       /** It cannot go on: superseded, or the store failed. */
       onFailure: (error: unknown) => void;
@@ -429,11 +429,10 @@ export class MdsLeader {
     return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
   }
   private async beginSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
+    // Before the wait for others to reconnect: a predecessor that died will not, and would be waited for in vain.
+    await this.evictPredecessors(open);
     await this.active();
-    for (const id of predecessors(this.metadata, open)) {
-      const session = this.sessions.get(id);
-      if (session !== undefined) await this.evict(session, "a successor has started");
-    }
+    await this.evictPredecessors(open);
     const id = await this.parts.cluster.allocateClient();
     // A client that gave up waiting asks again: no session for a link that nobody listens on.
     if (link.closed) throw new DssError("ConnectionLost", "the client has gone");
@@ -446,6 +445,12 @@ export class MdsLeader {
     const { type, host, pid, detail } = open;
     this.parts.logger.info({ client: id, type, host, pid, detail }, "session opened");
     return this.opened(session, []);
+  }
+  private async evictPredecessors(open: SessionOpen): Promise<void> {
+    for (const id of predecessors(this.metadata, open)) {
+      const session = this.sessions.get(id);
+      if (session !== undefined) await this.evict(session, "a successor has started");
+    }
   }
   private async resumeSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
     const session = this.sessions.get(open.client);

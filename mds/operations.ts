@@ -38,6 +38,7 @@ export class Operations {
   private lastNumber = 0;
   private readonly onRelease = new Map<Ino, Set<Running>>();
   private readonly onEnd = new Map<number, Set<Running>>();
+  private onPurged = new Set<Running>();
   private stopped = false;
 
   constructor(
@@ -166,6 +167,7 @@ export class Operations {
         this.parts.recall(ino, mode, sessions);
       }
     }
+    if (access.purging) this.onPurged.add(task);
     if (access.safeAfter > 0) journal.whenSafe(access.safeAfter, () => this.again(task));
   }
 
@@ -188,8 +190,15 @@ export class Operations {
       for (const ino of plan.removed) capabilities.forget(ino);
       journal.add(plan.record);
     }
+    if (plan.record.some((delta) => delta.d === "purgeRemove")) this.purged();
     this.end(task); // Others wake in a later microtask, after the grants that `done` makes.
     task.done(plan, seq);
+  }
+
+  private purged(): void {
+    const waiting = this.onPurged;
+    this.onPurged = new Set();
+    for (const task of waiting) this.again(task);
   }
 
   private end(task: Running): void {

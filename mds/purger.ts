@@ -21,7 +21,7 @@ const DROPS = 64;
 
 export interface PurgerParts {
   metadata: Metadata;
-  objects: Pick<ObjectAccess, "stat" | "remove">;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
   clock: Clock;
   logger: Logger;
   /** Runs `work` with its pages in memory, journals and applies the record it returns. */
@@ -91,9 +91,9 @@ export class Purger {
       const worker = async (): Promise<void> => {
         while (next < end && !this.parts.stopped()) {
           const index = next++;
-          // The file keeps the bytes below `from`; an object that has some of them is clipped by its next operation.
-          if (entry.from > 0 && objectSizeWithin(entry.layout, index, entry.from) > 0) continue;
-          await this.removeObject(entry, index, index < likely);
+          const keep = objectSizeWithin(entry.layout, index, entry.from);
+          if (keep === 0) await this.removeObject(entry, index, index < likely);
+          else if (keep < entry.layout.objectSize) await this.trimObject(entry, index, keep);
         }
       };
       await Promise.all(Array.from({ length: PARALLEL }, worker));
@@ -109,6 +109,13 @@ export class Purger {
     const options = { truncation: { seq: entry.truncateSeq, size: 0 }, minEpoch: 0 };
     if (!likely && !(await objects.stat(address, { ...options, truncation: NONE })).exists) return;
     await objects.remove(address, { ...options, unconditional: entry.unconditional });
+  }
+
+  /** The file keeps the first bytes of this object. */
+  private async trimObject(entry: PurgeEntry, index: number, keep: number): Promise<void> {
+    const address = { pool: entry.layout.pool, object: objectName(entry.prefix, index) };
+    const truncation = { seq: entry.truncateSeq, size: keep };
+    await this.parts.objects.trim(address, { truncation, minEpoch: 0 });
   }
 
   /** Takes down the tree of a removed directory's pages, leaves first. */

@@ -445,19 +445,18 @@ export class PlacementGroup {
     const prepared = this.prepare(request);
     const steps = prepared instanceof Promise ? await prepared : prepared;
     if (generation !== this.generation) return;
-    const replySize = steps[steps.length - 1]!.size;
     let left = steps.length;
     const { interval } = this.entry;
-    let lastSeq = 0;
+    let last = { seq: 0, size: 0 };
     const done = (): void => {
       if (--left > 0) return;
       unlock();
       this.host.count("writeOps");
       this.host.count("writeBytes", message.length);
-      this.finish(key, (waiting) => waiting.reply({ interval, seq: lastSeq, size: replySize }));
+      this.finish(key, (waiting) => waiting.reply({ interval, ...last }));
     };
     steps.forEach((step, i) => {
-      lastSeq = this.append(message, step, i === steps.length - 1, done);
+      last = this.append(message, step, i === steps.length - 1, done);
     });
   }
 
@@ -578,9 +577,17 @@ export class PlacementGroup {
   }
 
   /** Gives the step the next version, applies it here and sends it to every other member. */
-  private append(message: OsdWrite, work: Step, last: boolean, done: () => void): number {
+  private append(
+    message: OsdWrite,
+    work: Step,
+    last: boolean,
+    done: () => void,
+  ): { seq: number; size: number } {
     const seq = this.nextSeq++;
     const info = this.host.store.stat(this.id, message.object);
+    // Another part of the object may have grown it since this step was prepared; what shrinks it is alone.
+    const shrinks = work.kind === OpKind.truncate || work.kind === OpKind.remove;
+    const size = shrinks ? work.size : Math.max(work.size, info?.size ?? 0);
     const truncateSeq = Math.max(
       info?.truncateSeq ?? 0,
       message.kind === WriteKind.remove ? 0 : message.truncateSeq,
@@ -595,7 +602,7 @@ export class PlacementGroup {
       kind: work.kind,
       offset: work.offset,
       length: work.length,
-      size: work.size,
+      size,
       truncateSeq,
       mtimeNs: info !== undefined && info.mtimeNs > message.mtimeNs ? info.mtimeNs : message.mtimeNs,
       object: message.object,
@@ -622,7 +629,7 @@ export class PlacementGroup {
     if (faults.acknowledgeBeforeSync) {
       for (const member of this.required) this.acknowledged(member, seq);
     }
-    return seq;
+    return { seq, size };
   }
 
   private sendRepOp(member: OsdId, entry: Replicating): void {

@@ -192,7 +192,7 @@ export const OPTIONS = {
       "journal batches kept before pages are written back and the journal is trimmed",
     ),
     sessionLeaseMs: ms(
-      { default: 20 * SECOND, min: SECOND, max: 10 * MINUTE, simulate: [3 * SECOND, 30 * SECOND] },
+      { default: 10 * SECOND, min: SECOND, max: 10 * MINUTE, simulate: [3 * SECOND, 30 * SECOND] },
       "a client session that is silent for this long is evicted and fenced",
     ),
     recallTimeoutMs: ms(

@@ -148,7 +148,6 @@ export class RpcMessenger implements Messenger, LinkHost {
 }
 
 interface Waiting {
-  deadline: number;
   send: (link: LinkSession) => void;
   fail: (error: DssError) => void;
 }
@@ -181,15 +180,26 @@ class RpcPeer implements Peer {
       return Promise.reject(new DssError("ShuttingDown", "the connection was closed here"));
     }
     return new Promise((resolve, reject) => {
-      const deadline = this.messenger.clock.now() + options.deadlineMs;
-      this.waiting.push({
-        deadline,
+      const { clock } = this.messenger;
+      const deadline = clock.now() + options.deadlineMs;
+      const waiting: Waiting = {
         send: (link) => {
-          const deadlineMs = Math.max(deadline - this.messenger.clock.now(), 1);
+          timer.cancel();
+          const deadlineMs = Math.max(deadline - clock.now(), 1);
           link.call(call, message, { ...options, deadlineMs }).then(resolve, reject);
         },
-        fail: reject,
+        fail: (error) => {
+          timer.cancel();
+          reject(error);
+        },
+      };
+      // A connection attempt may take longer than this call can wait.
+      const timer = clock.setTimer(options.deadlineMs, () => {
+        this.waiting.splice(this.waiting.indexOf(waiting), 1);
+        const where = formatAddress(this.address);
+        reject(new DssError("TimedOut", `no connection to ${where} for ${call.name} in time`));
       });
+      this.waiting.push(waiting);
       this.connectSoon();
     });
   }

@@ -170,6 +170,8 @@ export class Access {
   safeAfter = 0;
   /** An earlier operation waits for one of these inodes. */
   behind: number | undefined;
+  /** Deleted data of this inode must be gone first. */
+  purging = false;
 
   constructor(
     readonly session: ClientId,
@@ -180,7 +182,8 @@ export class Access {
   ) {}
 
   get blocked(): boolean {
-    return this.safeAfter > 0 || this.recalls.size > 0 || this.behind !== undefined;
+    const { safeAfter, recalls, behind, purging } = this;
+    return safeAfter > 0 || recalls.size > 0 || behind !== undefined || purging;
   }
   /** Looks at names in a directory, or at what no capability covers. `key`: an inode, or a negative number. */
   see(key: number): void {

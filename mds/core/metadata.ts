@@ -106,6 +106,13 @@ export class Metadata {
       yield* this.body<PurgesBody>(purgePageKey(number)).entries.values();
     }
   }
+  /** Is data of the inode being deleted that a file of `below` bytes would show again? */
+  isPurging(ino: Ino, below: number): boolean {
+    for (const entry of this.purges()) {
+      if (entry.what === "objects" && entry.ino === ino && entry.from < below) return true;
+    }
+    return false;
+  }
   /** Pages that must be in memory, as far as those already loaded tell. */
   residentKeys(): string[] {
     const { sessions, purgePages, counters } = this.super;

@@ -512,7 +512,12 @@ export class Namespace {
     const { ino, actor, size } = request;
     access.see(ino);
     const inode = this.inode(ino);
-    if (size !== undefined) checkSize(inode, size);
+    if (size !== undefined) {
+      checkSize(inode, size);
+      // OSDs know only the last truncation: what an earlier, shorter one cut must be gone before a longer one.
+      const mayShowAgain = inode.truncateSeq > 0 && size > inode.truncateSize;
+      if (mayShowAgain && this.metadata.isPurging(ino, size)) access.purging = true;
+    }
     access.change(ino);
     const draft = new Draft(this.metadata);
     const plan = emptyPlan();

@@ -136,8 +136,9 @@ export class ZkStore extends ZkReader implements MetadataStore {
   }
 
   async trim(seqs: readonly number[]): Promise<void> {
-    for (let at = 0; at < seqs.length; at += TRIM_OPS) {
-      const part = seqs.slice(at, at + TRIM_OPS);
+    const wanted = [...new Set(seqs)];
+    for (let at = 0; at < wanted.length; at += TRIM_OPS) {
+      const part = wanted.slice(at, at + TRIM_OPS);
       for (;;) {
         const there = new Set(await this.journal());
         const ops = part

@@ -34,14 +34,15 @@ import {
   type Transaction,
   type Version,
 } from "./chunk-store.js";
-import { DataFiles, sliceChunks } from "./data-files.js";
-import { BlockAllocator, Quarantine, type Run } from "./extent-map.js";
+import { DataFiles } from "./data-files.js";
+import { BlockAllocator, Quarantine } from "./extent-map.js";
 import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
 import { ObjectReader } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
-import { Overlay, type OverlayEntry } from "./overlay.js";
+import { Overlay } from "./overlay.js";
 import { PgState } from "./pg-state.js";
+import { BlockPlacer } from "./placement.js";
 import { loadIndex, verifyPlacement } from "./recovery.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { SpaceGauge } from "./space.js";
@@ -53,7 +54,8 @@ import {
   type Superblock,
 } from "./superblock.js";
 import { checkTransaction } from "./transaction-check.js";
-import { recoverWal, SALT_BYTES, Wal, type ReplayGroup, type WalGroup } from "./wal.js";
+import { recoverWal, type ReplayGroup } from "./wal-recovery.js";
+import { SALT_BYTES, Wal, type WalGroup } from "./wal.js";
 
 export interface FileStoreConfig {
   osdId: OsdId;
@@ -66,7 +68,6 @@ export interface FileStoreConfig {
 }
 
 const META_BYTES_MAX = 2 * 1024 * 1024;
-const CACHE_BYTES_MIN = 64 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
 
@@ -83,15 +84,15 @@ export class FileStore implements ChunkStore {
   private readonly overlay = new Overlay();
   private readonly allocator = new BlockAllocator();
   private readonly quarantine = new Quarantine(this.allocator);
+  private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
   private readonly checkpointer: Checkpointer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
-  private usedBlocks = 0;
   private objectTotal = 0;
   private dead: Error | undefined;
   private closing = false;
-  private readonly writes = { applies: 0, smallBlocks: 0, directBlocks: 0 };
+  private applies = 0;
 
   private constructor(
     private readonly disk: Disk,
@@ -105,13 +106,14 @@ export class FileStore implements ChunkStore {
   ) {
     this.uuid = superblock.uuid;
     this.cache = new LRUCache<ObjectState, true>({
-      // Never below the weight of a whole object: what does not fit would not be disposed of either.
-      maxSize: Math.max(options.cacheBytes, CACHE_BYTES_MIN),
+      // What does not fit is not kept (see `remember`), so any size is right; 0 would mean no limit.
+      maxSize: Math.max(options.cacheBytes, 1),
       sizeCalculation: (_, object) => object.weight,
       dispose: (_, object, reason) => {
         if (reason === "evict") object.pg.objects.delete(object.name);
       },
     });
+    this.placer = new BlockPlacer(this.overlay, this.allocator, this.quarantine, files, space);
     this.reader = new ObjectReader(files, this.quarantine, options.syncReadBytes, () =>
       this.releaseBlocks(),
     );
@@ -134,7 +136,7 @@ export class FileStore implements ChunkStore {
           this.wal.kick();
         },
         onClean: (object) => this.clean(object),
-        relocate: (entry) => this.relocate(entry),
+        relocate: (entry) => this.placer.relocate(entry),
         highWater: () => this.allocator.highWater,
       },
     );
@@ -222,7 +224,7 @@ export class FileStore implements ChunkStore {
     const loaded = loadIndex(this.index, this.allocator);
     for (const pg of loaded.pgs) {
       this.pgs.set(pg.id, pg);
-      this.usedBlocks += pg.blocks;
+      this.placer.used += pg.blocks;
       this.objectTotal += pg.objectCount;
     }
     const geometry = {
@@ -373,155 +375,6 @@ export class FileStore implements ChunkStore {
     this.checkpointer.addPg(pg);
   }
 
-  // ── Blocks of an object ────────────────────────────────────────────────────────────────────
-
-  private forgetOverlay(object: ObjectState, at: number): void {
-    const entry = object.overlay?.get(at);
-    if (entry) this.overlay.retire(entry);
-  }
-
-  private dropBlocks(object: ObjectState, first: number, end: number, order: number): void {
-    const stop = Math.min(end, object.extent);
-    for (let at = first; at < stop; at++) {
-      const block = object.blocks[at]!;
-      if (block === 0) continue;
-      this.forgetOverlay(object, at);
-      object.blocks[at] = 0;
-      object.sums[at] = 0;
-      object.allocated--;
-      object.pg.blocks--;
-      this.usedBlocks--;
-      this.quarantine.add(block - 1, order);
-    }
-    if (end >= object.extent && first < object.extent) object.extent = first;
-  }
-
-  private setBlock(object: ObjectState, at: number, block: number, order: number): void {
-    const old = object.blocks[at]!;
-    if (old === block + 1) return;
-    if (old !== 0) {
-      this.quarantine.add(old - 1, order);
-    } else {
-      object.allocated++;
-      object.pg.blocks++;
-      this.usedBlocks++;
-    }
-    object.blocks[at] = block + 1;
-  }
-
-  /** Chooses disk blocks for a write: fresh ones for a direct write and for holes, the same otherwise. */
-  private chooseBlocks(object: ObjectState, first: number, count: number, direct: boolean): Run[] {
-    const before = first > 0 && first - 1 < object.extent ? object.blocks[first - 1]! - 1 : -1;
-    if (direct) return this.allocator.allocate(count, before);
-    const runs: Run[] = [];
-    for (let i = 0; i < count; ) {
-      const at = first + i;
-      const old = at < object.extent ? object.blocks[at]! : 0;
-      if (old !== 0) {
-        appendRun(runs, old - 1, 1);
-        i++;
-        continue;
-      }
-      let holes = 1;
-      while (i + holes < count && !(at + holes < object.extent && object.blocks[at + holes] !== 0)) holes++;
-      const near = runs.at(-1);
-      for (const run of this.allocator.allocate(holes, near ? near.start + near.count - 1 : before)) {
-        appendRun(runs, run.start, run.count);
-      }
-      i += holes;
-    }
-    return runs;
-  }
-
-  /** Points the object at the placement's blocks; small data goes into the overlay, held for `group`. */
-  private setBlocks(
-    object: ObjectState,
-    placement: Placement,
-    data: readonly Buffer[],
-    group: { order: number; entries: WalGroup["entries"] },
-  ): void {
-    const { first, sums, runs, direct } = placement;
-    object.reserve(first + sums.length);
-    if (first + sums.length > object.extent) object.extent = first + sums.length;
-    object.sums.set(sums, first);
-    let at = first;
-    let chunk = 0;
-    let skip = 0;
-    for (const run of runs) {
-      for (let i = 0; i < run.count; i++, at++) {
-        const block = run.start + i;
-        this.forgetOverlay(object, at);
-        this.setBlock(object, at, block, group.order);
-        if (direct) continue;
-        const entry = this.overlay.add(object, at, block, group.order);
-        group.entries.push(entry);
-        for (let filled = 0; filled < BLOCK_SIZE; ) {
-          const source = data[chunk]!;
-          const take = Math.min(source.length - skip, BLOCK_SIZE - filled);
-          source.copy(entry.bytes, filled, skip, skip + take);
-          filled += take;
-          skip += take;
-          if (skip === source.length) {
-            chunk++;
-            skip = 0;
-          }
-        }
-      }
-    }
-  }
-
-  private relocate(entry: OverlayEntry): void {
-    const [run] = this.allocator.allocate(1, -1);
-    this.setBlock(entry.object, entry.at, run!.start, entry.order);
-    entry.block = run!.start;
-  }
-
-  private place(
-    object: ObjectState,
-    offset: number,
-    data: readonly Buffer[],
-    sums: Uint32Array,
-    group: WalGroup,
-    direct: boolean,
-  ): Placement {
-    const first = offset / BLOCK_SIZE;
-    object.reserve(first + sums.length);
-    const runs = this.chooseBlocks(object, first, sums.length, direct);
-    const placement = { first, sums, runs, direct };
-    this.setBlocks(object, placement, data, group);
-    if (direct) {
-      this.writes.directBlocks += sums.length;
-      this.writeDirect(object, placement, data, group);
-    } else {
-      this.writes.smallBlocks += sums.length;
-    }
-    return placement;
-  }
-
-  private writeDirect(
-    object: ObjectState,
-    { first, sums, runs }: Placement,
-    data: readonly Buffer[],
-    group: WalGroup,
-  ): void {
-    let at = 0;
-    const writes = runs.map((run) => {
-      const bytes = run.count * BLOCK_SIZE;
-      const part = runs.length === 1 ? data : sliceChunks(data, at, bytes);
-      at += bytes;
-      return this.space.retryWithReserve(() => this.files.write(run, part, group.touched));
-    });
-    const all = writes.length === 1 ? writes[0]! : Promise.all(writes).then(noop);
-    group.directs.push(all);
-    const ended = (): void => {
-      object.writing = object.writing?.filter((other) => other !== write);
-      if (object.writing?.length === 0) object.writing = undefined;
-    };
-    // The group reports a failure; those who only wait for the end do not.
-    const write = { first, end: first + sums.length, done: all.then(ended, ended) };
-    (object.writing ??= []).push(write);
-  }
-
   // ── Writing ────────────────────────────────────────────────────────────────────────────────
 
   private append(group: WalGroup, record: WalRecord, done: Durable): void {
@@ -537,7 +390,7 @@ export class FileStore implements ChunkStore {
     const { version, kind, object, client, sequence, size } = t;
     const entry: LogEntry = { version, kind, object, client, sequence, size };
     const group = this.wal.gather();
-    this.writes.applies++;
+    this.applies++;
     this.logEntry(pg, entry, t.floor);
     let placement: Placement = { first: 0, sums: NO_SUMS, runs: [], direct: false };
     if (kind !== OpKind.remove || this.load(pg, object)?.exists) {
@@ -545,7 +398,7 @@ export class FileStore implements ChunkStore {
       if (kind !== OpKind.remove) this.create(state);
       if (t.sums.length > 0) {
         const direct = t.sums.length * BLOCK_SIZE >= this.options.directWriteBytes;
-        placement = this.place(state, t.offset, t.data, t.sums, group, direct);
+        placement = this.placer.place(state, t.offset, t.data, t.sums, group, direct);
       }
       this.settle(state, t, t.offset / BLOCK_SIZE + t.sums.length, group.order);
     }
@@ -573,8 +426,8 @@ export class FileStore implements ChunkStore {
     order: number,
   ): void {
     const first = t.offset / BLOCK_SIZE;
-    if (t.kind === OpKind.zero) this.dropBlocks(object, first, first + t.length / BLOCK_SIZE, order);
-    else if (t.kind === OpKind.truncate) this.dropBlocks(object, dataEnd, Infinity, order);
+    if (t.kind === OpKind.zero) this.placer.drop(object, first, first + t.length / BLOCK_SIZE, order);
+    else if (t.kind === OpKind.truncate) this.placer.drop(object, dataEnd, Infinity, order);
     else if (t.kind === OpKind.remove) return this.erase(object, order);
     object.size = t.size;
     object.version = t.version;
@@ -588,7 +441,7 @@ export class FileStore implements ChunkStore {
 
   private erase(object: ObjectState, order: number): void {
     if (!object.exists) return;
-    this.dropBlocks(object, 0, Infinity, order);
+    this.placer.drop(object, 0, Infinity, order);
     object.exists = false;
     object.size = 0;
     object.pg.objectCount--;
@@ -600,13 +453,13 @@ export class FileStore implements ChunkStore {
     const pg = this.pg(id);
     const group = this.wal.gather();
     const object = this.change(pg, name);
-    this.dropBlocks(object, 0, Infinity, group.order);
+    this.placer.drop(object, 0, Infinity, group.order);
     this.create(object);
     const blocks = image.extents.reduce((sum, extent) => sum + extent.sums.length, 0);
     const direct = blocks * BLOCK_SIZE >= this.options.directWriteBytes;
     const placements = image.extents.map(({ offset, data, sums }) => {
       assert(offset % BLOCK_SIZE === 0 && data.length === sums.length * BLOCK_SIZE, "bad image extent");
-      return this.place(object, offset, [data], sums, group, direct);
+      return this.placer.place(object, offset, [data], sums, group, direct);
     });
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const fields = { size, version, mtimeNs, truncateSeq };
@@ -729,33 +582,6 @@ export class FileStore implements ChunkStore {
     this.quarantine.release(Infinity);
   }
 
-  /** Blocks that a record wrote: they are taken unless the object has them already. */
-  private claim(object: ObjectState, placement: Placement): void {
-    let at = placement.first;
-    this.quarantine.release(Infinity);
-    for (const run of placement.runs) {
-      for (let i = 0; i < run.count; i++, at++) {
-        const block = run.start + i;
-        const kept = at < object.extent && object.blocks[at] === block + 1;
-        if (!kept && !this.allocator.claim(block)) {
-          throw new DssError(
-            "Corrupt",
-            `the write-ahead log gives block ${block} to object ${object.name}, but it is in use`,
-            { hint: "format this OSD's folder anew and let recovery fill it" },
-          );
-        }
-      }
-    }
-  }
-
-  private replayPlacement(object: ObjectState, placement: Placement, data: Buffer): void {
-    if (placement.sums.length === 0) return;
-    const entries: WalGroup["entries"] = [];
-    this.claim(object, placement);
-    this.setBlocks(object, placement, [data], { order: 0, entries });
-    for (const entry of entries) this.overlay.drop(entry); // No WAL write holds them.
-  }
-
   private replayRecord(record: WalRecord, data: Buffer): void {
     if (record.type === RecordType.forgetClient) return this.forget(record.client);
     if (record.type === RecordType.createPg) {
@@ -772,18 +598,18 @@ export class FileStore implements ChunkStore {
         if (entry.kind === OpKind.remove && !this.load(pg, entry.object)?.exists) return;
         const object = this.change(pg, entry.object);
         if (entry.kind !== OpKind.remove) this.create(object);
-        this.replayPlacement(object, placement, data);
+        this.placer.replay(object, placement, data);
         this.settle(object, { ...record, ...entry }, record.offset / BLOCK_SIZE + placement.sums.length, 0);
         return;
       }
       case RecordType.install: {
         const object = this.change(pg, record.object);
-        this.dropBlocks(object, 0, Infinity, 0);
+        this.placer.drop(object, 0, Infinity, 0);
         this.create(object);
         let at = 0;
         for (const placement of record.placements) {
           const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
-          this.replayPlacement(object, placement, data.subarray(at, at + bytes));
+          this.placer.replay(object, placement, data.subarray(at, at + bytes));
           at += bytes;
         }
         Object.assign(object, record.fields);
@@ -913,13 +739,14 @@ export class FileStore implements ChunkStore {
 
   usage(): StoreUsage {
     const free = this.allocator.highWater - this.allocator.used;
-    return this.space.usage(this.usedBlocks, free, this.allocator.highWater, this.objectTotal);
+    return this.space.usage(this.placer.used, free, this.allocator.highWater, this.objectTotal);
   }
 
   counters(): Record<string, number> {
     const { used, size } = this.wal.fill;
     return {
-      ...this.writes,
+      applies: this.applies,
+      ...this.placer.counters,
       ...this.wal.counters,
       ...this.reader.counters,
       ...this.checkpointer.counters,
@@ -931,10 +758,4 @@ export class FileStore implements ChunkStore {
       cacheBytes: this.cache.calculatedSize,
     };
   }
-}
-
-function appendRun(runs: Run[], start: number, count: number): void {
-  const last = runs.at(-1);
-  if (last && last.start + last.count === start) last.count += count;
-  else runs.push({ start, count });
 }

@@ -7,7 +7,8 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { PgId } from "../../cluster/base/ids.js";
-import { ByteReader, type ByteWriter } from "./bytes.js";
+import type { ByteReader} from "./bytes.js";
+import { type ByteWriter } from "./bytes.js";
 import type { LogEntry, OpKind, RetryRecord, Version } from "./chunk-store.js";
 import type { Run } from "./extent-map.js";
 

@@ -42,8 +42,9 @@ class ModelObject {
   content: Content = { exists: false, data: Buffer.alloc(0) };
   /** The content if the change under way takes effect. */
   pending: Content | undefined;
+  /** Sizes that parts of the change may leave behind. */
+  pendingSizes: number[] = [];
   truncation = { seq: 0, size: 0 };
-  busy = false;
   constructor(readonly name: string) {}
 }
 
@@ -154,17 +155,16 @@ class Scenario {
     this.minEpoch = this.world.fence(this.client.id);
     this.client = this.world.startClient();
     const client = this.client;
-    this.running = 0;
+    this.running = 1; // Itself: nothing is over before every object is settled.
     await Promise.all(
       this.objects.map(async (object) => {
-        object.busy = true;
         const found = await this.fetch(client, object);
         if (client !== this.client) return;
         this.settle(object, found);
-        object.busy = false;
         this.work(object);
       }),
     );
+    if (client === this.client) this.running--;
   }
 
   /** Decides what became of the change that the dead client had under way. */
@@ -175,7 +175,7 @@ class Scenario {
     }
     const before = object.content;
     const after = object.pending;
-    const sizes = [before.data.length, after.data.length];
+    const sizes = [before.data.length, after.data.length, ...object.pendingSizes];
     assert.ok(
       sizes.includes(found.data.length),
       `${object.name}: ${found.data.length} bytes, neither of ${sizes.join(", ")}`,
@@ -192,6 +192,7 @@ class Scenario {
     }
     object.content = found;
     object.pending = undefined;
+    object.pendingSizes = [];
   }
 
   // ——— Work ———
@@ -219,7 +220,8 @@ class Scenario {
     if (kind < 0.35) {
       const found = await this.fetch(client, object);
       if (client === this.client) this.compare(object, found, "read");
-    } else if (kind < 0.75) await this.write(client, object);
+    } else if (kind < 0.65) await this.write(client, object);
+    else if (kind < 0.75) await this.writeSeveral(client, object);
     else if (kind < 0.85) await this.zero(client, object);
     else if (kind < 0.95) await this.truncate(client, object);
     else await this.remove(client, object);
@@ -242,6 +244,34 @@ class Scenario {
         ...this.access(object),
         mtimeNs: 1n,
       }),
+    );
+  }
+
+  /** At once, each within blocks of its own: only the object's size is common to them. */
+  private async writeSeveral(client: SimClient, object: ModelObject): Promise<void> {
+    const writes: { offset: number; bytes: Buffer }[] = [];
+    let data = object.content.data;
+    object.pendingSizes = [];
+    for (let block = this.random.int(0, 2); block < OBJECT_BYTES_MAX / BLOCK_SIZE; ) {
+      const blocks = Math.min(this.random.int(1, 3), OBJECT_BYTES_MAX / BLOCK_SIZE - block);
+      const from = this.random.int(0, BLOCK_SIZE - 1);
+      const bytes = this.random.bytes(this.random.int(1, blocks * BLOCK_SIZE - from));
+      const offset = block * BLOCK_SIZE + from;
+      writes.push({ offset, bytes });
+      const grown = Buffer.alloc(Math.max(data.length, offset + bytes.length));
+      data.copy(grown);
+      bytes.copy(grown, offset);
+      data = grown;
+      object.pendingSizes.push(offset + bytes.length);
+      block += blocks + this.random.int(0, 2);
+    }
+    const access = { ...this.access(object), mtimeNs: 1n };
+    await this.change(client, object, { exists: true, data }, () =>
+      Promise.all(
+        writes.map(({ offset, bytes }) =>
+          client.objecter.write(address(object), offset, [bytes], access),
+        ),
+      ),
     );
   }
 
@@ -287,6 +317,7 @@ class Scenario {
     if (client !== this.client) return; // It died meanwhile; `settle` decides.
     object.content = after;
     object.pending = undefined;
+    object.pendingSizes = [];
   }
 
   private async fetch(client: SimClient, object: ModelObject): Promise<Content> {

@@ -210,7 +210,7 @@ export class SimDisk {
         try {
           resolve(run());
         } catch (error) {
-          reject(error as Error);
+          reject(error);
         }
       };
       if (schedule) schedule(random.float() * delayMs, complete);

@@ -93,6 +93,9 @@ export class FakeLink implements Link {
 export class FakeObjects {
   readonly sizes = new Map<string, { size: number; mtimeNs: bigint }>();
   readonly removed: { object: string; seq: number }[] = [];
+  readonly trimmed: { object: string; seq: number; size: number }[] = [];
+  /** While set, trims wait for it. */
+  held: Promise<void> | undefined;
   async stat(address: { object: string }) {
     const found = this.sizes.get(address.object);
     return {
@@ -102,6 +105,13 @@ export class FakeObjects {
       truncateSeq: 0,
       allocated: found?.size ?? 0,
     };
+  }
+  async trim(
+    { object }: { object: string },
+    { truncation }: { truncation: { seq: number; size: number } },
+  ) {
+    await this.held;
+    this.trimmed.push({ object, ...truncation });
   }
   async remove(address: { object: string }, options: { truncation: { seq: number } }) {
     this.removed.push({ object: address.object, seq: options.truncation.seq });

@@ -130,6 +130,26 @@ t.test("unlinked files live until the last close, then their objects go", async 
   await t.rejects(a.send({ op: "getattr", ino }), { code: "StaleHandle" });
 });
 
+t.test("a longer truncation waits until what a shorter one cut is gone", async (t) => {
+  const { cluster, a } = await begin();
+  const { answer } = await a.create(ROOT_INO, "f");
+  const { ino } = answer.inode!;
+  const actor = a.actor();
+  await a.send({ op: "publish", ino, size: 10_000, mtimeNs: 1n });
+  let release = (): void => undefined;
+  cluster.objects.held = new Promise((resolve) => (release = resolve));
+  await a.send({ op: "setattr", ino, size: 100, actor });
+  await a.send({ op: "publish", ino, size: 5_000, mtimeNs: 2n });
+  let longer = false;
+  const waiting = a.send({ op: "setattr", ino, size: 3_000, actor }).then(() => (longer = true));
+  await settle();
+  t.notOk(longer, "bytes 100 … 3,000 of the first life could be seen again");
+  release();
+  await waiting;
+  await settle();
+  t.match(cluster.objects.trimmed[0], { seq: 1, size: 100 });
+});
+
 t.test("one writer of a volume at a time", async (t) => {
   const { cluster, a, b } = await begin();
   const actor = a.actor();

@@ -8,7 +8,7 @@ t.test("creates with 16 in flight", async (t) => {
   await cluster.lead();
   await cluster.clock.advance(1);
   const client = await cluster.client();
-  const COUNT = 20_000;
+  const COUNT = 6_000;
   let next = 0;
   const start = performance.now();
   const worker = async (): Promise<void> => {

@@ -121,6 +121,16 @@ t.test("calls in flight fail when the other side dies; later ones reach its succ
   t.equal(again.message.text, "again");
 });
 
+t.test("a call keeps its own deadline while a connection is being tried", async (t) => {
+  const { clock, network } = world();
+  serve(network);
+  network.partition("client", "server");
+  const { messenger } = messengerOn(network, "client", 70_000);
+  const waiting = messenger.peer(SERVER).call(Echo, { text: "" }, { deadlineMs: 300 });
+  await t.rejects(settled(clock, waiting), { code: "TimedOut" });
+  t.ok(clock.now < 400, `gave up after ${clock.now} ms`);
+});
+
 t.test("another cluster is refused; posts arrive", async (t) => {
   const { clock, network } = world();
   const server = serve(network);
