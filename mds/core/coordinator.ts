@@ -374,7 +374,7 @@ class Draft {
     const pg = pool && this.pgs[pool.id]![pgIndex(id)];
     if (!pg) throw new DssError("NotFound", `there is no PG ${formatPg(id)}`);
     // A change earlier in this batch is a newer interval, too.
-    if (pg.interval !== interval || pg.primary !== requester) {
+    if (pg.interval !== interval || pg.primary !== requester || requester === -1) {
       const text = `osd.${requester} is not the primary of PG ${formatPg(id)} in interval ${interval}`;
       throw new DssError("Conflict", text, { epoch: this.epoch - 1 });
     }
