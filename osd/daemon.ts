@@ -219,17 +219,12 @@ export class OsdDaemon implements PgHost {
     } else if (entry.primary !== this.id) {
       pg.enterInterval(entry, "replica");
     } else {
+      pg.enterInterval(entry, "peering");
       const down = entry.inSync.filter((osd) => osdOf(map, osd)?.up !== true);
-      if (down.length > 0) {
-        const names = down.map((osd) => `osd.${osd}`).join(", ");
-        pg.enterInterval(entry, "waiting", `waits for ${names}`);
-      } else {
-        pg.enterInterval(entry, "peering");
-        this.peering.peer(pg).then(
-          () => this.learners.review(pg),
-          (error: unknown) => this.fatal(error instanceof Error ? error : new Error(String(error))),
-        );
-      }
+      this.peering.peer(pg, down).then(
+        () => this.learners.review(pg),
+        (error: unknown) => this.fatal(error instanceof Error ? error : new Error(String(error))),
+      );
     }
   }
 

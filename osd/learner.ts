@@ -1,6 +1,6 @@
 /**
  * Brings OSDs that belong to a PG, but are not in its in-sync set, up to date and has them added (design §4 Joining; decisions in
- * core/recover.ts). Runs on the primary of an active PG; ends with the interval.
+ * core/recover.ts). Runs on the primary of a PG that is active or waits for a member; ends with the interval.
  *
  * Order is everything: the learner takes over the log as of one instant, and from that instant every new entry goes
  * to it too, in order. An object is copied under a lock that keeps writes off it, so the image and the
@@ -82,7 +82,8 @@ export class LearnerDriver {
     for (const [osd, learner] of present) {
       if (learner.generation !== pg.generation) present.delete(osd);
     }
-    const wanted = pg.activity === "active" ? this.wanted(pg) : [];
+    const isPeered = pg.activity === "active" || pg.activity === "waiting";
+    const wanted = isPeered && this.host.store.hasPg(pg.id) ? this.wanted(pg) : [];
     for (const [osd, learner] of present) {
       if (wanted.includes(osd) || learner.phase === "joining") continue;
       learner.isWanted = false;

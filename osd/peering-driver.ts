@@ -41,6 +41,8 @@ class Superseded extends Error {}
 /** One attempt: `check` throws when it is over. */
 interface Attempt {
   pg: PlacementGroup;
+  /** The other members that are up. */
+  others: readonly OsdId[];
   number: number;
   check: () => void;
 }
@@ -52,13 +54,16 @@ export class PeeringDriver {
     private readonly random: RandomSource,
   ) {}
 
-  /** Runs until the PG is active or incomplete, or its interval is over. */
-  async peer(pg: PlacementGroup): Promise<void> {
+  /**
+   * Runs until the PG is active or incomplete, or its interval is over. While members are down it only gets as far as waiting
+   * for them: those who are left have every acknowledged write, and others can be brought up to date by them.
+   */
+  async peer(pg: PlacementGroup, down: readonly OsdId[]): Promise<void> {
     const { generation } = pg;
     const backoff = new Backoff(this.random, { firstMs: 20, maxMs: 1_000 });
     for (;;) {
       try {
-        await this.attempt(pg, generation);
+        await this.attempt(pg, down, generation);
         return;
       } catch (error) {
         if (error instanceof Superseded) return;
@@ -72,12 +77,17 @@ export class PeeringDriver {
     }
   }
 
-  private async attempt(pg: PlacementGroup, generation: number): Promise<void> {
+  private async attempt(
+    pg: PlacementGroup,
+    down: readonly OsdId[],
+    generation: number,
+  ): Promise<void> {
     const number = ++pg.attempts;
     const check = (): void => {
       if (generation !== pg.generation || number !== pg.attempts) throw new Superseded();
     };
-    const attempt: Attempt = { pg, number, check };
+    const others = pg.others.filter((osd) => !down.includes(osd));
+    const attempt: Attempt = { pg, others, number, check };
     pg.beginAttempt(number);
     // Until when an earlier primary may still serve reads.
     let grantedUntil = 0;
@@ -87,10 +97,15 @@ export class PeeringDriver {
     };
     const infos: MemberInfo[] = await Promise.all([
       this.ownInfo(pg).then((info) => note(this.host.id, info)),
-      ...pg.others.map((member) => this.memberInfo(attempt, member).then((i) => note(member, i))),
+      ...others.map((member) => this.memberInfo(attempt, member).then((i) => note(member, i))),
     ]);
     check();
     const plan = planPeering(infos);
+    const waits = `waits for ${down.map((osd) => `osd.${osd}`).join(", ")}`;
+    if (plan.plan === "create" && down.length > 0) {
+      pg.transition("waiting", waits);
+      return;
+    }
     if (plan.plan === "incomplete") {
       this.host.logger.error({ pg: formatPg(pg.id), reason: plan.reason }, "pg is incomplete");
       pg.transition("incomplete", plan.reason);
@@ -102,7 +117,8 @@ export class PeeringDriver {
     check();
     await this.waitUntil(faults.promoteWithoutWaiting ? 0 : grantedUntil);
     check();
-    pg.transition("active");
+    if (down.length === 0) pg.transition("active");
+    else pg.transition("waiting", waits);
   }
 
   private memberInfo({ pg, number }: Attempt, member: OsdId): Promise<PgInfoReply> {
@@ -120,12 +136,12 @@ export class PeeringDriver {
   }
 
   private async createEverywhere(attempt: Attempt): Promise<void> {
-    const { pg } = attempt;
+    const { pg, others } = attempt;
     const log = { entries: [], retries: [] };
     const request = adoptRequest(attempt, { common: VERSION_ZERO, log, missing: [], create: true });
     await this.member.adopt(pg, request);
     attempt.check();
-    await Promise.all(pg.others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
+    await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
   }
 
   private async catchUp(
@@ -133,7 +149,7 @@ export class PeeringDriver {
     plan: CatchUp,
     infos: readonly MemberInfo[],
   ): Promise<void> {
-    const { pg, check } = attempt;
+    const { pg, others, check } = attempt;
     /** What each member must still receive. */
     const missing = new Map<OsdId, Set<string>>();
     for (const info of infos) missing.set(info.member, new Set(info.missing));
@@ -168,7 +184,7 @@ export class PeeringDriver {
     });
     check();
     await Promise.all(
-      pg.others.map(async (member) => {
+      others.map(async (member) => {
         const adoption = adoptions.find((candidate) => candidate.member === member);
         if (adoption !== undefined) await this.ask(pg, member, PgAdoptLog, adoption.request);
         check();
@@ -183,9 +199,9 @@ export class PeeringDriver {
 
   /** Every object is first noted as missing everywhere; what was copied already is found whole by the next attempt. */
   private async rollBack(attempt: Attempt, plan: RollBack): Promise<void> {
-    const { pg, check } = attempt;
+    const { pg, others, check } = attempt;
     const { common } = plan;
-    const members = [this.host.id, ...pg.others];
+    const members = [this.host.id, ...others];
     const log = await this.logOf(pg, plan.authority, common);
     check();
     const objects = [...new Set([...plan.missing, ...log.entries.map(({ object }) => object)])];
@@ -199,12 +215,12 @@ export class PeeringDriver {
     const nothing = { entries: [], retries: [] };
     const request = adoptRequest(attempt, { common, log: nothing, missing: objects, create: false });
     await this.member.adopt(pg, request);
-    await Promise.all(pg.others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
+    await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
     check();
     await inParallel(objects, PARALLEL_COPIES, async (object) => {
       const image = await this.pull(pg, sources.get(object)!, object);
       check();
-      await Promise.all(pg.others.map((member) => this.push(attempt, member, object, image)));
+      await Promise.all(others.map((member) => this.push(attempt, member, object, image)));
       check();
       await this.member.install(pg, object, image);
     });

@@ -211,10 +211,10 @@ export class PlacementGroup {
       legalWithinInterval(this.activity, activity),
       `pg ${formatPg(this.id)}: ${this.activity} -> ${activity}`,
     );
-    if (activity === "active") {
+    if (activity === "active" || activity === "waiting") {
       const info = this.host.store.pgInfo(this.id);
-      assert(info !== undefined, `pg ${formatPg(this.id)} is active without a store`);
-      this.nextSeq = info.last.seq + 1;
+      assert(info !== undefined || activity === "waiting", `pg ${formatPg(this.id)} has no store`);
+      this.nextSeq = (info?.last.seq ?? 0) + 1;
     }
     this.setActivity(activity, reason);
   }

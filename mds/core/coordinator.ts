@@ -355,7 +355,7 @@ class Draft {
   }
 
   addMember(request: MemberRequest & { incarnation: string }): void {
-    const { pg } = this.asked(request);
+    const { pg, pool } = this.asked(request);
     const osd = this.osds.get(request.member);
     if (!osd?.up || osd.incarnation !== request.incarnation) {
       throw new DssError("Conflict", `osd.${request.member} is not up in that incarnation`);
@@ -363,7 +363,10 @@ class Draft {
     if (pg.inSync.includes(request.member)) {
       throw new DssError("Conflict", `osd.${request.member} is in the set already`);
     }
-    const inSync = [...pg.inSync, request.member];
+    // A member that was kept only because too few were left can go now.
+    const grown = [...pg.inSync, request.member];
+    const living = grown.filter((id) => this.osds.get(id)?.up);
+    const inSync = living.length >= pool.minimum ? living : grown;
     this.setPg(request.pg, { inSync, primary: pg.primary, interval: this.epoch });
   }
 

@@ -103,18 +103,18 @@ function rollBack(authority: OsdId, infos: readonly MemberInfo[]): PeeringPlan {
 export type PgActivity = PgState;
 
 /*
- *   stray ──► replica ◄──► waiting ──► peering ──► active
- *                             ▲           │
- *                             └───────────┴──► incomplete
+ *   stray ◄──► replica ◄──► peering ──► active
+ *                              ├──────► waiting      (a member is down)
+ *                              └──────► incomplete
  *
- * A new interval leads from every state to replica, waiting, peering or stray; within an interval
- * a primary goes waiting → peering → active (or incomplete).
+ * A new interval leads from every state to replica, peering or stray; within an interval a primary goes from peering
+ * to one of the other three.
  */
 const WITHIN_INTERVAL: Record<PgActivity, readonly PgActivity[]> = {
   stray: [],
   replica: [],
   waiting: [],
-  peering: ["active", "incomplete"],
+  peering: ["active", "waiting", "incomplete"],
   active: [],
   incomplete: [],
 };

@@ -142,7 +142,7 @@ class FailoverScenario {
   }
 
   private scheduleFault(): void {
-    this.world.clock.schedule(this.random.float() * 3_000, () => {
+    this.world.clock.schedule(this.random.float() * 2_500, () => {
       if (!this.faultsOn) return;
       this.fault();
       this.scheduleFault();
@@ -164,16 +164,26 @@ class FailoverScenario {
       this.note("client freeze");
       world.freezeClient(random.pick(this.clients), random.float() * 10_000);
     } else if (roll < 0.72) {
-      const other = random.pick([0, 1, 2, 3, 4].filter((id) => id !== osd));
+      const other = random.pick(othersOf(osd));
       this.note("partition");
       world.cut(name, `osd.${other}`, random.float() * 12_000, random.pick(["both", "from", "to"]));
     } else if (roll < 0.8) {
       this.note("client partition");
       const { host } = random.pick(this.clients);
       world.cut(name, host.name, random.float() * 8_000, random.pick(["both", "from", "to"]));
-    } else if (roll < 0.92) {
+    } else if (roll < 0.86) {
       this.note("cut off from ZooKeeper");
       world.cut(name, ZK, random.float() * 15_000, "both");
+    } else if (roll < 0.92) {
+      // Both keep an old map and still see each other: the client would take what a deposed primary gives it.
+      this.note("cut off with a client");
+      const ms = 5_000 + random.float() * 10_000;
+      const client = random.pick(this.clients).host.name;
+      const isIsland = random.chance(0.5);
+      for (const one of [name, client]) {
+        world.cut(one, ZK, ms, "both");
+        if (isIsland) for (const other of othersOf(osd)) world.cut(one, `osd.${other}`, ms, "both");
+      }
     } else if (this.destroyed.size === 0 && world.allClean()) this.destroy(osd);
   }
   private note(fault: string): void {
@@ -218,7 +228,7 @@ class FailoverScenario {
         if (this.random.chance(0.5)) await this.write(client, register);
         else await this.read(client, register);
         this.done++;
-        if (this.random.chance(0.3)) await this.pause(this.random.float() * 200);
+        if (this.random.chance(0.5)) await this.pause(this.random.float() * 500);
       }
       this.working--;
     };
@@ -320,4 +330,5 @@ class FailoverScenario {
   }
 }
 
+const othersOf = (osd: OsdId): OsdId[] => [0, 1, 2, 3, 4].filter((id) => id !== osd);
 const ACCESS = { truncation: { seq: 0, size: 0 }, minEpoch: 0 };

@@ -29,7 +29,7 @@ async function runSeed(scenario: Scenario, seed: number, log: boolean): Promise<
     return { ...result, faults: result.osdCrashes + result.clientCrashes };
   }
   const minimum = scenario === "thin" ? 1 : 2;
-  const options = { seed, disk, operations: 6 * OPERATIONS, minimum, ...logger };
+  const options = { seed, disk, operations: 4 * OPERATIONS, minimum, ...logger };
   const result = await runFailoverScenario(options);
   const faults = Object.values(result.faults).reduce((sum, count) => sum + count, 0);
   return { ...result, faults };
