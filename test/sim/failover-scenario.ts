@@ -58,6 +58,8 @@ class FailoverScenario {
   /** Being started: their store is opening. */
   private readonly starting = new Set<OsdId>();
   private readonly counts: Record<string, number> = {};
+  /** Some seeds leave time to recover, others hardly any. */
+  private readonly faultGapMs: number;
   private nextValue = 1;
   private done = 0;
   private working = 0;
@@ -84,6 +86,7 @@ class FailoverScenario {
       ...(options.logger === undefined ? {} : { logger: options.logger }),
     });
     this.random = this.world.random.fork();
+    this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
   }
 
   async run(): Promise<FailoverResult> {
@@ -142,9 +145,9 @@ class FailoverScenario {
   }
 
   private scheduleFault(): void {
-    this.world.clock.schedule(this.random.float() * 2_500, () => {
-      if (!this.faultsOn) return;
-      this.fault();
+    this.world.clock.schedule(this.random.float() * this.faultGapMs, () => {
+      if (this.done >= this.operations) return;
+      if (this.faultsOn) this.fault();
       this.scheduleFault();
     });
   }
@@ -213,7 +216,6 @@ class FailoverScenario {
         return;
       }
       this.faultsOn = true;
-      this.scheduleFault();
     };
     resume();
   }
