@@ -172,7 +172,7 @@ export async function programsSuite(t: Test, place: Place): Promise<void> {
     });
   }
 
-  const io = `${count(48, 4)}M`;
+  const io = `${count(24, 4)}M`;
   for (const direct of [false, true]) {
     const how = direct ? "direct, 8 in flight" : "buffered, fsync now and then";
     await t.test(`fio verifies random writes of 4 jobs, ${how}`, async (t) => {
