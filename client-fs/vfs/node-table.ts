@@ -712,6 +712,15 @@ export class NodeTable implements SessionCache {
       );
     }
   }
+  /** The leader says that we do not hold what we believe to hold. */
+  disown(node: Node): void {
+    if (node.mode === "none" || node.recall !== undefined) return;
+    this.logger.warn({ ino: node.ino, seq: node.seq }, "a capability was not the leader's to know");
+    node.mode = "none";
+    node.xattrs = undefined;
+    node.data?.dropCache();
+    this.invalidateLater(node.ino, 0, 0);
+  }
   /** The inode does not exist any more: nothing of it is written. */
   gone(node: Node): void {
     node.data?.discard();

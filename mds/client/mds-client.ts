@@ -674,7 +674,9 @@ export class MdsClient {
     }
     for (const { link: from, run } of this.early.splice(0)) if (from === link) run();
     for (const waiter of this.openWaiters.splice(0)) waiter.resolve();
-    this.keepAliveSoon();
+    // Tells a new leader that nothing more is replayed, so that it need not wait for it.
+    if (isNew) this.keepAliveSoon();
+    else this.keepAlive();
   }
 
   /** Pushes count only from the link that has the session; while it opens they wait their turn. */
