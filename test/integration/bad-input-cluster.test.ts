@@ -167,7 +167,7 @@ await t.test("volumes: names, sizes, ranges", async (t) => {
   await cluster.ok(["volume", "create", "one", "16M"]);
   await refused(t, ["volume", "create", "one", "16M"], { says: /"?one"? .*exists|exists.*one/ });
   for (const verb of ["info", "rm", "serve"]) {
-    await refused(t, ["volume", verb, "none"], { says: /no volume "?none"?[\s\S]*dss volume ls/ });
+    await refused(t, ["volume", verb, "none"], { says: /no volume "?none"?/ });
   }
   await refused(t, ["volume", "read", "none", "0"], { says: /no volume "?none"?/ });
   await refused(t, ["volume", "write", "none", "0", "x"], { says: /no volume "?none"?/ });

@@ -1,7 +1,7 @@
 /**
  * The order that `kill -9` cannot prove: between a client's request and its acknowledgement, each
- * of the three OSDs completes a sync of its own. Seen from outside, by strace on every OSD, for fsync
- * and O_DSYNC on the mount and for flush and FUA on a volume.
+ * of the three OSDs completes a sync of its own. Seen from outside, by strace on every OSD, for
+ * fsync and O_DSYNC on the mount and for flush and FUA on a volume.
  */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
