@@ -28,7 +28,8 @@ const BASE = "cluster/base/";
 const PURE_CLUSTER = [BASE, "cluster/wire/"];
 const CLUSTER_ROWS = [...PURE_CLUSTER, "cluster/platform/", "cluster/map/", "cluster/config/"];
 const FILE_SYSTEM = "client-fs/file-system.ts"; // Types only: the contract of driver and vfs.
-const CLIENTS = ["osd/client/", "mds/client/", "cluster/"];
+/** What stands above the daemons: their clients and the metadata protocol that these speak. */
+const CLIENTS = ["osd/client/", "mds/client/", "mds/proto", "cluster/"];
 
 /** The first row whose prefix a file has applies; a file may always import its own folder. */
 const LAYERS: readonly (readonly [prefix: string, mayImport: readonly string[]])[] = [

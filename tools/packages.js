@@ -27,6 +27,7 @@ export const PACKAGES = [
   { name: "strace", present: "strace", purpose: "test", why: "proves a sync before each answer" },
   { name: "sqlite3", present: "sqlite3", purpose: "test", why: "a database on the mount" },
   { name: "git", present: "git", purpose: "test", why: "repositories on the mount" },
+  { name: "python3", present: "python3", purpose: "test", why: "system calls that Node lacks" },
   { name: "attr", present: "setfattr", purpose: "test", why: "extended attributes" },
   { name: "acl", present: "setfacl", purpose: "test", why: "access control lists" },
   { name: "procps", present: "ps", purpose: "test", why: "figures of processes" },

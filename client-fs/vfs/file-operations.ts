@@ -26,8 +26,8 @@ const FALLOC_PUNCH_HOLE = 2;
 const FALLOC_ZERO_RANGE = 16;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
-/** Ask for more before the writer gets there. */
-const EXTEND_AHEAD = 16 * 1024 * 1024;
+/** Ask for more when the writer is half-way there, and this much before the end at the latest. */
+const EXTEND_AHEAD = 64 * 1024 * 1024;
 const WRITTEN_SYNC = O_DSYNC;
 
 /** ENXIO has no row in the table of errors. */
@@ -257,7 +257,9 @@ export class FileOperations {
     if (node.recall !== undefined || node.mode !== "exclusive" || !this.mds.trusted) return false;
     const start = appends(options) ? node.size : offset;
     if (start + length > node.maxSize) return false;
-    if (start + length > node.maxSize - EXTEND_AHEAD) this.extendSoon(node);
+    if (start + length > Math.max(node.maxSize / 2, node.maxSize - EXTEND_AHEAD)) {
+      this.extendSoon(node);
+    }
     return true;
   }
   /** Where the bytes go: O_APPEND is decided here, under the capability. */
@@ -381,11 +383,13 @@ export class FileOperations {
       .finally(() => this.extending.delete(node.ino));
   }
   private async extend(node: Node, size: number): Promise<void> {
+    const { seq } = node;
     try {
       await this.mds.call({ op: "extend", ino: node.ino, size });
     } catch (error) {
       // The capability went meanwhile: the caller acquires it again.
       if (!isDssError(error, "Conflict")) throw error;
+      if (node.seq === seq) this.table.disown(node);
     }
   }
 

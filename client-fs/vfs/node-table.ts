@@ -574,11 +574,15 @@ export class NodeTable implements SessionCache {
     return held;
   }
   orphans(): Ino[] {
-    const orphans: Ino[] = [];
-    for (const node of this.nodes.values()) {
-      if (node.opens > 0 && (node.orphan || node.toldOpen)) orphans.push(node.ino);
-    }
-    return orphans;
+    return this.openInos((node) => node.orphan);
+  }
+  opened(): Ino[] {
+    return this.openInos((node) => node.toldOpen && !node.orphan);
+  }
+  private openInos(wanted: (node: Node) => boolean): Ino[] {
+    const inos: Ino[] = [];
+    for (const node of this.nodes.values()) if (node.opens > 0 && wanted(node)) inos.push(node.ino);
+    return inos;
   }
 
   evicted(reason: DssError): void {
@@ -702,7 +706,7 @@ export class NodeTable implements SessionCache {
     const dirty = node.data !== undefined && !node.data.clean;
     if (node.unshared || node.mode !== "exclusive" || !(dirty || node.unpublished)) return;
     try {
-      if (dirty) await node.data!.flush();
+      if (dirty) await node.data!.flush({ untilDone: true });
       if (node.unpublished) await this.publish(node, "unsafe");
     } catch (error) {
       if (!isDssError(error)) throw error;
@@ -711,6 +715,15 @@ export class NodeTable implements SessionCache {
         "data of a removed file did not reach those who have it open",
       );
     }
+  }
+  /** The leader says that we do not hold what we believe to hold. */
+  disown(node: Node): void {
+    if (node.mode === "none" || node.recall !== undefined) return;
+    this.logger.warn({ ino: node.ino, seq: node.seq }, "a capability was not the leader's to know");
+    node.mode = "none";
+    node.xattrs = undefined;
+    node.data?.dropCache();
+    this.invalidateLater(node.ino, 0, 0);
   }
   /** The inode does not exist any more: nothing of it is written. */
   gone(node: Node): void {

@@ -44,8 +44,7 @@ export class FileReader {
     if (segments.length > 0) {
       const only = segments.length === 1 ? segments[0]! : undefined;
       if (only !== undefined && only.start === offset && only.data.length === end - offset) {
-        // A later rewrite in place must not change what the driver is about to send.
-        return Promise.resolve([Buffer.from(only.data)]);
+        return Promise.resolve([only.data]);
       }
     }
     const base =

@@ -28,6 +28,7 @@ const APPEND_ROOM_MIN = 4096;
 const APPEND_ROOM_MAX = 256 * 1024;
 /** Pause before a write-back that failed for want of an answer is tried again. */
 const RETRY_MS = 1_000;
+const RECYCLE_MS = 3_000;
 
 interface Piece {
   start: number;
@@ -37,6 +38,8 @@ interface Piece {
   /** Order of the oldest write in it. */
   seq: number;
   bornMs: number;
+  /** `buffer` is one of the budget's, and this piece the only one in it. */
+  pooled: boolean;
 }
 interface Flight {
   start: number;
@@ -46,6 +49,7 @@ interface Flight {
   seq: number;
   /** `FileWriter.generation` when it started. */
   generation: number;
+  startedMs: number;
 }
 export interface Segment {
   start: number;
@@ -65,6 +69,10 @@ export interface WriterFile {
   onClean(): void;
 }
 
+/** Most writes of a stream have this size; larger than any other buffer that is worth keeping. */
+const POOLED_BYTES = 1024 * 1024;
+const POOL_MAX = 16;
+
 /** Shared by all files of a mount: bounds memory and flights, and says when to write back. */
 export class WriteBudget {
   private used = 0;
@@ -74,6 +82,8 @@ export class WriteBudget {
   /** Files with dirty data, the longest dirty first. */
   private readonly files = new Set<FileWriter>();
   private readonly starved = new Set<FileWriter>();
+  /** Fresh large buffers cost page faults and collections of garbage; these are used again. */
+  private readonly pool: Buffer[] = [];
 
   constructor(
     private readonly bytesMax: number,
@@ -85,6 +95,12 @@ export class WriteBudget {
 
   get dirtyBytes(): number {
     return this.used;
+  }
+  takeBuffer(): Buffer {
+    return this.pool.pop() ?? Buffer.allocUnsafeSlow(POOLED_BYTES);
+  }
+  putBuffer(buffer: Buffer): void {
+    if (this.pool.length < POOL_MAX) this.pool.push(buffer);
   }
   /** True when there is room at once; otherwise `wait`. One write larger than everything is let through alone. */
   tryReserve(bytes: number): boolean {
@@ -209,20 +225,24 @@ export class FileWriter {
       at = this.cut(offset, end);
       const follows = this.dirty[at - 1];
       const appends = follows !== undefined && follows.start + follows.length === offset;
-      const piece: Piece = {
-        start: offset,
-        length: data.length,
-        buffer: bufferFor(data, appends ? follows.length : 0),
-        seq: this.nextSeq++,
-        bornMs: now,
-      };
+      const pooled = data.length === POOLED_BYTES;
+      const buffer = pooled
+        ? this.budget.takeBuffer()
+        : Buffer.allocUnsafeSlow(roomFor(data.length, appends ? follows.length : 0));
+      data.copy(buffer);
+      const { length } = data;
+      const seq = this.nextSeq++;
+      const piece: Piece = { start: offset, length, buffer, seq, bornMs: now, pooled };
       this.dirty.splice(at, 0, piece);
       this.dirtyBytes += data.length;
     }
     this.stream(at);
   }
 
-  /** What is newer than the objects in [offset, end), oldest first: later ones win. The data must not be changed. */
+  /**
+   * What is newer than the objects in [offset, end), oldest first: later ones win. Copies: buffers are used again as soon as
+   * their bytes are durable.
+   */
   overlay(offset: number, end: number): Segment[] {
     const found: Segment[] = [];
     const add = (piece: Piece): void => {
@@ -231,7 +251,7 @@ export class FileWriter {
       if (from >= to) return;
       found.push({
         start: from,
-        data: piece.buffer.subarray(from - piece.start, to - piece.start),
+        data: Buffer.from(piece.buffer.subarray(from - piece.start, to - piece.start)),
       });
     };
     for (const flight of this.flights) {
@@ -348,13 +368,13 @@ export class FileWriter {
       freed += Math.min(pieceEnd, end) - Math.max(piece.start, start);
       if (piece.start < start) {
         const length = start - piece.start;
-        kept.push({ ...piece, length, buffer: piece.buffer.subarray(0, length) });
+        kept.push({ ...piece, length, buffer: piece.buffer.subarray(0, length), pooled: false });
         at++;
       }
       if (pieceEnd > end) {
         const skip = end - piece.start;
         const buffer = piece.buffer.subarray(skip, piece.length);
-        kept.push({ ...piece, start: end, length: pieceEnd - end, buffer });
+        kept.push({ ...piece, start: end, length: pieceEnd - end, buffer, pooled: false });
       }
     }
     if (last > first) {
@@ -441,16 +461,25 @@ export class FileWriter {
       const piece = this.dirty[taken]!;
       seq = Math.min(seq, piece.seq);
       const length = Math.min(piece.length, end - piece.start);
-      pieces.push({ ...piece, length, buffer: piece.buffer.subarray(0, length) });
+      const whole = length === piece.buffer.length;
+      const buffer = whole ? piece.buffer : piece.buffer.subarray(0, length);
+      pieces.push({ ...piece, length, buffer, pooled: piece.pooled && whole });
       if (length < piece.length) {
         const rest = piece.buffer.subarray(length);
-        this.dirty[taken] = { ...piece, start: end, length: piece.length - length, buffer: rest };
+        this.dirty[taken] = {
+          ...piece,
+          start: end,
+          length: piece.length - length,
+          buffer: rest,
+          pooled: false,
+        };
         break;
       }
     }
     this.dirty.splice(first, taken - first);
     this.dirtyBytes -= end - start;
-    const flight: Flight = { start, end, pieces, seq, generation: this.generation };
+    const { generation } = this;
+    const flight = { start, end, pieces, seq, generation, startedMs: this.budget.clock.now() };
     this.flights.push(flight);
     this.budget.takeOff(end - start);
     this.budget.cache.drop(this.file.ino, start, end);
@@ -477,7 +506,10 @@ export class FileWriter {
     this.flights.splice(this.flights.indexOf(flight), 1);
     const bytes = flight.end - flight.start;
     if (error === undefined || flight.generation !== this.generation) {
-      if (error === undefined) this.retryAtMs = 0;
+      if (error === undefined) {
+        this.retryAtMs = 0;
+        this.recycle(flight);
+      }
       this.budget.free(bytes);
     } else if (error.retry === "never" || error.retry === "other-replica") {
       this.budget.free(bytes);
@@ -497,6 +529,12 @@ export class FileWriter {
     this.wake();
   }
 
+  /** Not after a long time: the bytes may have been sent again while the first attempt still waits in a socket. */
+  private recycle(flight: Flight): void {
+    if (this.budget.clock.now() - flight.startedMs > RECYCLE_MS) return;
+    for (const piece of flight.pieces) if (piece.pooled) this.budget.putBuffer(piece.buffer);
+  }
+
   /** What a failed flight carried is dirty again, except where it was overwritten since. */
   private takeBack(flight: Flight): void {
     for (const piece of flight.pieces) {
@@ -513,7 +551,8 @@ export class FileWriter {
         }
         const to = next === undefined ? end : Math.min(next.start, end);
         const buffer = piece.buffer.subarray(at - piece.start, to - piece.start);
-        this.dirty.splice(index, 0, { ...piece, start: at, length: to - at, buffer });
+        const length = to - at;
+        this.dirty.splice(index, 0, { ...piece, start: at, length, buffer, pooled: false });
         this.dirtyBytes += to - at;
         at = to;
       }
@@ -553,13 +592,8 @@ export class FileWriter {
 
 const EVERYTHING = { start: 0, end: Number.MAX_SAFE_INTEGER };
 
-/** A copy, with room to grow when it looks like a series of small appends. */
-function bufferFor(data: Buffer, previous: number): Buffer {
-  const room =
-    data.length < APPEND_ROOM_MAX
-      ? Math.min(Math.max(2 * previous, APPEND_ROOM_MIN), APPEND_ROOM_MAX)
-      : 0;
-  const buffer = Buffer.allocUnsafeSlow(Math.max(data.length, room));
-  data.copy(buffer);
-  return buffer;
+/** With room to grow when it looks like a series of small appends. */
+function roomFor(length: number, previous: number): number {
+  if (length >= APPEND_ROOM_MAX) return length;
+  return Math.max(length, Math.min(Math.max(2 * previous, APPEND_ROOM_MIN), APPEND_ROOM_MAX));
 }

@@ -55,6 +55,8 @@ export interface SessionCache {
   held(): { ino: Ino; mode: CapabilityMode; seq: number }[];
   /** Unlinked files that are open here. */
   orphans(): Ino[];
+  /** Files that are open here without a capability. */
+  opened(): Ino[];
   /** An answer arrived; `repeated`: the caller had its answer before (a replay), only the grants are news. */
   apply(request: Request, reply: MdsReply, repeated: boolean): void;
   recall(recall: Recall): void;
@@ -67,6 +69,7 @@ export interface SessionCache {
 const NO_CACHE: SessionCache = {
   held: () => [],
   orphans: () => [],
+  opened: () => [],
   apply: () => undefined,
   recall: () => undefined,
   evicted: () => undefined,
@@ -622,6 +625,7 @@ export class MdsClient {
           client: this.sessionId,
           held: resumed ? this.cache.held() : [],
           orphans: resumed ? this.cache.orphans() : [],
+          open: resumed ? this.cache.opened() : [],
           floor: this.floor(),
         },
         { deadlineMs: OPEN_ATTEMPT_MS },
@@ -674,7 +678,9 @@ export class MdsClient {
     }
     for (const { link: from, run } of this.early.splice(0)) if (from === link) run();
     for (const waiter of this.openWaiters.splice(0)) waiter.resolve();
-    this.keepAliveSoon();
+    // Tells a new leader that nothing more is replayed, so that it need not wait for it.
+    if (isNew) this.keepAliveSoon();
+    else this.keepAlive();
   }
 
   /** Pushes count only from the link that has the session; while it opens they wait their turn. */

@@ -185,14 +185,15 @@ export function dataBound(
 }
 
 const MiB = 2 ** 20;
-const GRANT_MIN = 64 * MiB;
+/** One object: deleting a small file then need not look for others. */
+const GRANT_MIN = 4 * MiB;
 /** Probing after a crash looks at every object between the published size and the grant: 16 GiB are 4,096 objects. */
 const GRANT_AHEAD_MAX = 16 * 1024 * MiB;
 const FILE_MAX = 2 ** 52;
 
-/** How far a writer may go without asking when data ends at `end`: twice as far, at least 64 MiB, at most 16 GiB more. */
+/** How far a writer may go without asking when data ends at `end`: four times as far, at least 4 MiB, at most 16 GiB more. */
 export function grantSize(end: number): number {
-  const ahead = Math.min(end, GRANT_AHEAD_MAX);
+  const ahead = Math.min(3 * end, GRANT_AHEAD_MAX);
   const wanted = Math.max(GRANT_MIN, end + ahead);
   return Math.min(FILE_MAX, Math.ceil(wanted / (4 * MiB)) * 4 * MiB);
 }

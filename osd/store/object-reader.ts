@@ -10,6 +10,7 @@ import type { ObjectInfo } from "./chunk-store.js";
 import type { DataFiles } from "./data-files.js";
 import type { BlockUser, Quarantine } from "./extent-map.js";
 import type { ObjectState } from "./object-state.js";
+import type { OverlayEntry } from "./overlay.js";
 
 /** Holes are read from here; pieces of it are handed out, nobody writes to it. */
 const ZEROS = Buffer.alloc(256 * 1024);
@@ -39,6 +40,25 @@ export interface Piece {
   /** Disk block of the first, or -1: already in `buffer`. */
   start: number;
   buffer: Buffer;
+  /** Blocks that the overlay had when the read was planned: they go over what the disk says. */
+  patches: readonly { at: number; bytes: Buffer }[];
+}
+
+const NO_PATCHES: Piece["patches"] = [];
+
+function patchesOf(overlay: Map<number, OverlayEntry>, first: number, count: number): Piece["patches"] {
+  if (overlay.size === 0) return NO_PATCHES;
+  const out: { at: number; bytes: Buffer }[] = [];
+  for (let at = first; at < first + count; at++) {
+    const entry = overlay.get(at);
+    // A copy: the slot may be used again before the read ends.
+    if (entry) out.push({ at, bytes: Buffer.from(entry.bytes) });
+  }
+  return out;
+}
+
+function applyPatches(piece: Piece): void {
+  for (const { at, bytes } of piece.patches) bytes.copy(piece.buffer, (at - piece.first) * BLOCK_SIZE);
 }
 
 interface Plan extends BlockRead {
@@ -63,23 +83,16 @@ function plan(object: ObjectState, range: BlockRange): Plan {
         data.push(left >= ZEROS.length ? ZEROS : ZEROS.subarray(0, left));
       }
     } else {
-      const entry = overlay?.get(at);
-      let buffer: Buffer;
-      if (entry) {
-        buffer = Buffer.from(entry.bytes);
-      } else {
-        while (
-          i + length < count &&
-          blocks[at + length] === block + length &&
-          !overlay?.has(at + length)
-        ) {
-          length++;
-        }
-        buffer = Buffer.allocUnsafeSlow(length * BLOCK_SIZE);
-        diskBlocks += length;
-      }
+      while (i + length < count && blocks[at + length] === block + length) length++;
+      const buffer = Buffer.allocUnsafeSlow(length * BLOCK_SIZE);
+      const patches = overlay ? patchesOf(overlay, at, length) : NO_PATCHES;
+      // A run is read in one piece even where the overlay has newer bytes for some of its blocks.
+      const onDisk = patches.length < length;
+      if (onDisk) diskBlocks += length;
+      const piece = { first: at, count: length, start: onDisk ? block - 1 : -1, buffer, patches };
+      if (!onDisk) applyPatches(piece);
       sums.set(object.sums.subarray(at, at + length), i);
-      pieces.push({ first: at, count: length, start: entry ? -1 : block - 1, buffer });
+      pieces.push(piece);
       data.push(buffer);
     }
     i += length;
@@ -140,6 +153,7 @@ export class ObjectReader {
       if (piece.start < 0) continue;
       const run = { start: piece.start, count: piece.count };
       if (!this.files.readSync(run, piece.buffer)) return this.readAsync(lookup, range);
+      applyPatches(piece);
     }
     this.counters.syncReads++;
     const bad = mismatch(p);
@@ -166,7 +180,10 @@ export class ObjectReader {
         await Promise.all(
           p.pieces
             .filter((piece) => piece.start >= 0)
-            .map((piece) => this.files.read({ start: piece.start, count: piece.count }, piece.buffer)),
+            .map(async (piece) => {
+              await this.files.read({ start: piece.start, count: piece.count }, piece.buffer);
+              applyPatches(piece);
+            }),
         );
       } finally {
         this.quarantine.endUse(user);

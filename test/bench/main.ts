@@ -226,13 +226,13 @@ async function measure(
 
   const { server, socket } = await cluster.serve("bench", VOLUME_BYTES);
   const nbd: Watched = { name: "nbd", role: "nbd", pid: server.pid };
-  const uri = `--uri=nbd+unix:///bench?socket=${socket}`;
-  const engine = "--ioengine=nbd";
+  // fio knows an engine's own options only after the engine.
+  const place = ["--ioengine=nbd", `--uri=nbd+unix:///bench?socket=${socket}`];
   const volume: Target = {
     prefix: "volume",
-    place: [uri],
-    // An NBD client has no cache of its own: one request in flight is what a plain program does.
-    workloads: workloads([engine, "--iodepth=16"], [engine, "--iodepth=4"]).map((workload) =>
+    place,
+    // The kernel reads ahead and writes behind on a block device: a few requests at a time.
+    workloads: workloads(["--iodepth=16"], ["--iodepth=4"]).map((workload) =>
       workload.name.includes("fsync")
         ? { ...workload, args: workload.args.map((arg) => arg.replace("iodepth=4", "iodepth=1")) }
         : workload,

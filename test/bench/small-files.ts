@@ -1,5 +1,6 @@
 /**
- * Small files, as a program: `small-files.js FOLDER PHASE COUNT WORKERS`. Prints operations a second.
+ * Small files, as a program: `small-files.js FOLDER PHASE COUNT WORKERS`. Prints operations
+ * a second.
  * Phases: create (1 KiB each), stat, read, delete; 100 files a directory. A create is open, write
  * and close, as programs do it that ask for no durability.
  */

@@ -2,8 +2,8 @@
  * `npm run campaign [NAME] [-- --minutes M --suite-dir DIR --restart]`: the long proofs. Without a
  * name it lists them. A campaign is a sequence of numbered steps, each with its own seed; which of
  * them are done is written to a state file after each step, so that a campaign that was stopped, or
- * that ran out of its minutes, goes on where it was. A step that fails stops it, and is the first one
- * when it is run again. Exit code 0: complete; 1: a step failed; 3: minutes used up, steps are left.
+ * that ran out of its minutes, goes on where it was. A step that fails stops it, and is the
+ * first one when it is run again. Exit code 0: complete; 1: a step failed; 3: minutes used up.
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -58,7 +58,7 @@ const CAMPAIGNS: readonly Campaign[] = [
   },
   {
     name: "fio-verify",
-    about: "fio writes and verifies on the mount and on a volume while OSDs are killed and restarted",
+    about: "fio writes and verifies on mount and volume while OSDs are killed and restarted",
     steps: 12,
     stepSeconds: 150,
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),

@@ -115,7 +115,7 @@ await t.test("data folders of another OSD, of a newer version, of something else
   const photos = join(scratch, "photos");
   mkdirSync(photos);
   writeFileSync(join(photos, "1.jpg"), "x");
-  await refused(t, await osdStart(8, photos), { says: /not empty[\s\S]*1\.jpg[\s\S]*empty folder/ });
+  await refused(t, await osdStart(8, photos), { says: /not empty[\s\S]*1\.jpg[\s\S]*choose/ });
   t.same(
     readdirSync(photos).filter((name) => name !== "lock"),
     ["1.jpg"],
@@ -167,7 +167,7 @@ await t.test("volumes: names, sizes, ranges", async (t) => {
   await cluster.ok(["volume", "create", "one", "16M"]);
   await refused(t, ["volume", "create", "one", "16M"], { says: /"?one"? .*exists|exists.*one/ });
   for (const verb of ["info", "rm", "serve"]) {
-    await refused(t, ["volume", verb, "none"], { says: /no volume "?none"?[\s\S]*dss volume ls/ });
+    await refused(t, ["volume", verb, "none"], { says: /no volume "?none"?/ });
   }
   await refused(t, ["volume", "read", "none", "0"], { says: /no volume "?none"?/ });
   await refused(t, ["volume", "write", "none", "0", "x"], { says: /no volume "?none"?/ });
@@ -240,7 +240,7 @@ const random = new Prng(9);
 /** `ends` is false for what must be refused before the sender has finished. */
 const GARBAGE: readonly { what: string; bytes: Buffer; ends: boolean }[] = [
   { what: "random bytes", bytes: random.bytes(5_000), ends: false },
-  { what: "a request of HTTP", bytes: Buffer.from("GET / HTTP/1.1\r\n\r\n".repeat(4)), ends: false },
+  { what: "HTTP", bytes: Buffer.from("GET / HTTP/1.1\r\n\r\n".repeat(4)), ends: false },
   { what: "zeros", bytes: Buffer.alloc(4_096), ends: false },
   { what: "a body of 4 GiB", bytes: header({ body: 0xffffffff }), ends: false },
   { what: "data of 4 GiB", bytes: header({ data: 0xffffffff }), ends: false },

@@ -3,8 +3,8 @@
  * each restart every acknowledged write is there, every block is old or new and never torn, every
  * name that was made durable exists. DSS_CRASH_ROUNDS (4; the campaign runs 20) and DSS_CRASH_SEED.
  *
- * kill -9 keeps the kernel's page cache: this proves the order of acknowledgements and recovery, and
- * crash-strace.test.ts that each acknowledgement follows a sync on every replica.
+ * kill -9 keeps the kernel's page cache: this proves the order of acknowledgements and recovery,
+ * and crash-strace.test.ts that each acknowledgement follows a sync on every replica.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";

@@ -12,7 +12,7 @@ import { waitFor } from "../support/temp.js";
 const STALL_MS = 5_000;
 const ROUNDS = 2;
 
-/** Makes names until it is told to stop; prints what is durable, and the longest pause at the end. */
+/** Makes names until it is told to stop; prints what is durable, and the longest pause last. */
 const PROGRAM = `
 import * as fs from "node:fs";
 import { join } from "node:path";

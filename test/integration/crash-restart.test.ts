@@ -53,7 +53,8 @@ await t.test("all data is there after down and up", async (t) => {
   const after = pids(await cluster.status());
   t.same(Object.keys(after).sort(), Object.keys(before).sort());
   await compare(t);
-  const out = await cluster.dss(["volume", "read", "kept", String(4 * 2 ** 20 - 100_000), "300000"]);
+  const offset = String(4 * 2 ** 20 - 100_000);
+  const out = await cluster.dss(["volume", "read", "kept", offset, "300000"]);
   t.equal(out.code, 0, out.stderr);
   t.ok(out.stdoutBytes.equals(image), "the volume's bytes");
 });

@@ -1,7 +1,7 @@
 /**
- * The order that `kill -9` cannot prove: between a client's request and its acknowledgement, each of
- * the three OSDs completes a sync of its own. Seen from outside, by strace on every OSD, for fsync
- * and O_DSYNC on the mount and for flush and FUA on a volume.
+ * The order that `kill -9` cannot prove: between a client's request and its acknowledgement, each
+ * of the three OSDs completes a sync of its own. Seen from outside, by strace on every OSD, for
+ * fsync and O_DSYNC on the mount and for flush and FUA on a volume.
  */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -29,8 +29,8 @@ const now = (): number => (performance.timeOrigin + performance.now()) / 1000;
 const pause = (): Promise<void> => new Promise((done) => setTimeout(done, PAUSE_MS));
 
 /**
- * Completed and successful syncs in the output of `strace -f -ttt -T -y`. A call during which another
- * thread's is printed is split in two lines: `… <unfinished ...>` and `<... NAME resumed>`.
+ * Completed and successful syncs in the output of `strace -f -ttt -T -y`. A call during which
+ * another thread's is printed is split in two lines: `… <unfinished ...>` and `<... NAME resumed>`.
  */
 function syncsIn(text: string): Sync[] {
   const syncs: Sync[] = [];
@@ -102,7 +102,7 @@ async function proves(
 }
 type Tap = typeof t;
 
-/** A child that does one operation for each line on its input, and prints when it began and ended. */
+/** A child that does one operation for each line on its input, prints when it began and ended. */
 const FILE_PROGRAM = `
 const fs = require("fs");
 const [path, flag] = process.argv.slice(1);

@@ -79,7 +79,7 @@ export function asUser<T>(uid: number, gid: number, action: () => T): T {
   }
 }
 
-/** System calls that Node lacks; `script` finds `libc`, `os` and its arguments in `sys.argv[1:]`. */
+/** System calls that Node lacks; `script` finds `libc`, `os` and arguments in `sys.argv[1:]`. */
 export function python(script: string, ...args: string[]): string {
   const prelude =
     "import ctypes, errno, fcntl, mmap, os, sys\n" +

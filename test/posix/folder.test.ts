@@ -1,7 +1,7 @@
 /**
- * The POSIX suites on a plain folder: DSS_POSIX_FOLDER, which may be any mount point, or a temporary
- * folder of this machine's own file system. The latter proves the suites: what they ask for is what
- * POSIX and Linux do, not what dss does.
+ * The POSIX suites on a plain folder: DSS_POSIX_FOLDER, which may be any mount point, or a
+ * temporary folder of this machine's own file system. The latter proves the suites: what they ask
+ * for is what POSIX and Linux do, not what dss does.
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";

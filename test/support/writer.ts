@@ -1,6 +1,6 @@
 /**
- * The load of the crash tests, as a program: `writer.js JSON`. It says on standard output what it is
- * about to do before it does it, and what was acknowledged after it was; one line each, ended by
+ * The load of the crash tests, as a program: `writer.js JSON`. It says on standard output what it
+ * is about to do before it does it, and what was acknowledged after it was; one line each, ended by
  * " ." so that one cut off by a kill is recognised:
  *
  *     a GENERATION FILE FIRST COUNT   stamped blocks will be written

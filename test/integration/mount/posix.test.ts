@@ -1,6 +1,6 @@
 /**
- * The file suites on the mount of a real cluster: 3 OSDs, 2 metadata servers, the kernel's FUSE. One
- * cluster for all, because starting one takes longer than most of the tests.
+ * The file suites on the mount of a real cluster: 3 OSDs, 2 metadata servers, the kernel's FUSE.
+ * One cluster for all, because starting one takes longer than most of the tests.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

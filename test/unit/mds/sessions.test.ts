@@ -51,7 +51,7 @@ t.test("others see a change only when it is safe", async (t) => {
 t.test("a reader recalls a writer, whose last word counts", async (t) => {
   const { a, b } = await begin();
   const { answer, grants } = await a.create(ROOT_INO, "f");
-  t.match(grants.at(0), { mode: "exclusive", maxSize: 64 * 2 ** 20 });
+  t.match(grants.at(0), { mode: "exclusive", maxSize: 4 * 2 ** 20 });
   a.size = 1234;
   const found = await b.send({ op: "getattr", ino: answer.inode!.ino });
   t.match(found.answer.inode, { size: 1234, mtimeNs: 7_000n });
@@ -62,6 +62,8 @@ t.test("a dead writer is fenced, its objects say how much it wrote", async (t) =
   const { cluster, a, b } = await begin();
   const { answer } = await a.create(ROOT_INO, "f");
   const { ino } = answer.inode!;
+  const extended = await a.send({ op: "extend", ino, size: 9 * 2 ** 20 });
+  t.match(extended.grants.at(0), { maxSize: 36 * 2 ** 20 });
   await a.send({ op: "sync" });
   cluster.objects.sizes.set(`${ino.toString(16)}.2`, { size: 10, mtimeNs: 99_000n });
   a.polite = false;

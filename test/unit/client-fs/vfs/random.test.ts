@@ -355,6 +355,7 @@ const first = Number(process.env["SEED"] ?? 1);
 const seeds = Number(process.env["SEEDS"] ?? 4);
 const STEPS = Number(process.env["STEPS"] ?? 250);
 
+t.setTimeout(Math.max(120, seeds * 60) * 1_000);
 for (const [name, faults] of Object.entries<Faults>({
   "two mounts agree": { failures: false, leaders: false, loss: 0 },
   "also when write-backs fail": { failures: true, leaders: false, loss: 0 },
@@ -362,7 +363,7 @@ for (const [name, faults] of Object.entries<Faults>({
   "also when connections break": { failures: false, leaders: true, loss: 0.002 },
 })) {
   if (!name.match(process.env["ONLY"] ?? "")) continue;
-  t.test(name, async (t) => {
+  t.test(name, { timeout: Math.max(120, seeds * 60) * 1_000 }, async (t) => {
     for (let seed = first; seed < first + seeds; seed++) {
       t.equal(await run(seed, STEPS, faults), "", `seed ${seed}`);
     }

@@ -298,3 +298,27 @@ t.test("idle inodes are given back, and a large directory is listed whole", asyn
   t.ok(mount.vfs.table.size < 200, `${mount.vfs.table.size} inodes are kept`);
   t.same(await mount.names(1), expected);
 });
+
+t.test("streams of large writes, rewritten while they are under way, read back as written", async (t) => {
+  const MiB = 2 ** 20;
+  const world = await newWorld(17, { objectSize: 4 * MiB });
+  const mount = await world.mount({ writeBackBytesMax: 6 * MiB });
+  const file = await mount.create(1, "a");
+  const model = world.random.bytes(20 * MiB);
+  for (let at = 0; at < model.length; at += MiB) {
+    await mount.write(file, at, model.subarray(at, at + MiB));
+    if (at % (3 * MiB) !== 0) continue;
+    const patch = world.random.bytes(5_000);
+    const where = Math.max(at - 2_500, 0);
+    patch.copy(model, where);
+    await mount.write(file, where, patch);
+    const some = Math.max(at - 3 * MiB, 0);
+    t.ok((await mount.read(file, some, MiB)).equals(model.subarray(some, some + MiB)));
+  }
+  await mount.run(mount.vfs.fsync(file.ino, file.handle));
+  t.ok(world.objects.writes < 40, `${world.objects.writes} object writes`);
+  t.ok((await mount.read(file, 0, 30 * MiB)).equals(model));
+  const other = await world.mount();
+  const handle = await other.open(await other.lookup(1, "a"));
+  t.ok((await other.read({ ino: file.ino, handle }, 0, 30 * MiB)).equals(model));
+});

@@ -60,6 +60,7 @@ export class MemoryObjects {
   constructor(
     private readonly clock: SimClock,
     private readonly random: Prng,
+    private readonly objectSize: number,
   ) {}
 
   for(client: ClientId): ClosableObjects {
@@ -173,7 +174,7 @@ export class MemoryObjects {
     let object = this.look(address, options);
     if (object === undefined) {
       object = {
-        data: Buffer.alloc(OBJECT_SIZE),
+        data: Buffer.alloc(this.objectSize),
         size: 0,
         mtimeNs: 0n,
         truncateSeq: options.truncation.seq,
@@ -209,10 +210,13 @@ class World {
   private terms = 0;
   private mounts = 0;
 
-  constructor(readonly seed: number) {
+  constructor(
+    readonly seed: number,
+    readonly objectSize: number,
+  ) {
     this.random = new Prng(seed);
     this.network = new SimNetwork(this.clock, this.random.fork());
-    this.objects = new MemoryObjects(this.clock, this.random.fork());
+    this.objects = new MemoryObjects(this.clock, this.random.fork(), objectSize);
   }
 
   readonly leaderSource: LeaderSource = {
@@ -285,8 +289,8 @@ class World {
           allocateClient: () => Promise.resolve(this.nextClient++),
           layoutOf: () => ({
             pool: 1,
-            objectSize: OBJECT_SIZE,
-            stripeUnit: OBJECT_SIZE,
+            objectSize: this.objectSize,
+            stripeUnit: this.objectSize,
             stripeCount: 1,
           }),
           usage: () => ({ total: 2 ** 30, available: 2 ** 29 }),
@@ -362,10 +366,11 @@ export type { World };
 /** A world with a leader. */
 export async function newWorld(
   seed: number,
-  options: Partial<typeof LEADER_DEFAULTS> = {},
+  options: Partial<typeof LEADER_DEFAULTS> & { objectSize?: number } = {},
 ): Promise<World> {
-  const world = new World(seed);
-  await world.lead(options);
+  const { objectSize = OBJECT_SIZE, ...leader } = options;
+  const world = new World(seed, objectSize);
+  await world.lead(leader);
   return world;
 }
 
