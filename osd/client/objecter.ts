@@ -69,7 +69,26 @@ export class Objecter implements ObjectAccess {
   private readonly waiting: { bytes: number; start: () => void }[] = [];
   private closed = false;
 
-  constructor(private readonly options: ObjecterOptions) {}
+  private readonly stopMaps: () => void;
+  /** The map that operations were last sent by. */
+  private seen: ClusterMap | undefined;
+
+  constructor(private readonly options: ObjecterOptions) {
+    this.stopMaps = options.maps.onChange((map) => {
+      if (this.seen !== undefined) this.dropDead(this.seen, map);
+      this.seen = map;
+    });
+  }
+
+  /** Nobody there will answer any more: what waits for it is sent to whoever has taken over. */
+  private dropDead(before: ClusterMap, map: ClusterMap): void {
+    for (const { id, up, incarnation, address } of before.osds) {
+      if (!up) continue;
+      const now = osdOf(map, id);
+      if (now?.up === true && now.incarnation === incarnation) continue;
+      this.options.messenger.peer(address).close();
+    }
+  }
 
   async read(
     address: ObjectAddress,
@@ -166,6 +185,7 @@ export class Objecter implements ObjectAccess {
   /** Operations under way fail with ShuttingDown at their next attempt. */
   close(): void {
     this.closed = true;
+    this.stopMaps();
   }
 
   private async change(
@@ -242,6 +262,7 @@ export class Objecter implements ObjectAccess {
     for (;;) {
       if (this.closed) throw new DssError("ShuttingDown", `${call.name} ${address.object}: closing`);
       const map = maps.current();
+      this.seen ??= map;
       if (isFenced(map, this.options.client())) {
         throw new DssError("Fenced", `client.${this.options.client()} is fenced`);
       }

@@ -10,7 +10,8 @@ import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import type { OsdId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Prng } from "../../cluster/base/prng.js";
-import { allPgs } from "../../cluster/map/cluster-map.js";
+import { allPgs, pgOf } from "../../cluster/map/cluster-map.js";
+import { objectToPg } from "../../cluster/map/placement.js";
 import { OsdWorld, ZK, type DiskFactory, type SimClient } from "./osd-world.js";
 import { linearizabilityFault, type Operation } from "./registers.js";
 
@@ -35,6 +36,7 @@ const OBJECTS = 8;
 const BLOCKS = 2;
 const CLIENTS = 3;
 const POOL = 1;
+const ZK_SESSION_MS = 6_000;
 const CLEAN_WITHIN_MS = 900_000;
 
 export async function runFailoverScenario(options: FailoverOptions): Promise<FailoverResult> {
@@ -81,6 +83,7 @@ class FailoverScenario {
         pgLogEntries: [16, 60, 400][draw]!,
         readLeaseMs: [1_000, 400, 200][draw]!,
         replicaTimeoutMs: [3_000, 1_000, 1_500][draw]!,
+        zkSessionMs: ZK_SESSION_MS,
         downOutMs: [60_000, 8_000, 20_000][draw]!,
       },
       ...(options.logger === undefined ? {} : { logger: options.logger }),
@@ -170,18 +173,20 @@ class FailoverScenario {
       const other = random.pick(othersOf(osd));
       this.note("partition");
       world.cut(name, `osd.${other}`, random.float() * 12_000, random.pick(["both", "from", "to"]));
-    } else if (roll < 0.8) {
+    } else if (roll < 0.76) {
       this.note("client partition");
       const { host } = random.pick(this.clients);
       world.cut(name, host.name, random.float() * 8_000, random.pick(["both", "from", "to"]));
-    } else if (roll < 0.86) {
+    } else if (roll < 0.82) {
       this.note("cut off from ZooKeeper");
       world.cut(name, ZK, random.float() * 15_000, "both");
     } else if (roll < 0.92) {
       // Both keep an old map and still see each other: the client would take what a deposed primary gives it.
       this.note("cut off with a client");
-      const ms = 5_000 + random.float() * 10_000;
-      const client = random.pick(this.clients).host.name;
+      const ms = 8_000 + random.float() * 6_000;
+      const cutClient = random.pick(this.clients);
+      world.clock.schedule(ZK_SESSION_MS - 50, () => this.stare(cutClient, osd));
+      const client = cutClient.host.name;
       const isIsland = random.chance(0.5);
       for (const one of [name, client]) {
         world.cut(one, ZK, ms, "both");
@@ -235,6 +240,28 @@ class FailoverScenario {
       this.working--;
     };
     this.guard(next());
+  }
+  /** The OSD is about to be deposed: its old friend reads from it what everybody else goes on changing. */
+  private stare(friend: SimClient, osd: OsdId): void {
+    const map = friend.maps.current();
+    const registers: { object: number; block: number }[] = [];
+    for (let object = 0; object < OBJECTS; object++) {
+      const entry = pgOf(map, objectToPg(map, POOL, `r${object}`));
+      if (entry?.primary === osd) registers.push({ object, block: 0 });
+    }
+    if (registers.length === 0 || !this.world.running.has(osd)) return;
+    const until = this.world.clock.now + 1_200;
+    const loop = async (work: () => Promise<void>): Promise<void> => {
+      this.working++;
+      while (this.world.clock.now < until && this.faultsOn) {
+        await work();
+        await this.pause(this.random.float() * 5);
+      }
+      this.working--;
+    };
+    const other = this.random.pick(this.clients.filter((client) => client !== friend));
+    this.guard(loop(() => this.read(friend, this.random.pick(registers))));
+    this.guard(loop(() => this.write(other, this.random.pick(registers))));
   }
   private pause(ms: number): Promise<void> {
     return new Promise((resolve) => void this.world.clock.schedule(ms, resolve));
