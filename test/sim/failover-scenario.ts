@@ -10,7 +10,7 @@ import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import type { OsdId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Prng } from "../../cluster/base/prng.js";
-import { allPgs, pgOf } from "../../cluster/map/cluster-map.js";
+import { allPgs, pgOf, type ClusterMap } from "../../cluster/map/cluster-map.js";
 import { objectToPg } from "../../cluster/map/placement.js";
 import { OsdWorld, ZK, type DiskFactory, type SimClient } from "./osd-world.js";
 import { linearizabilityFault, type Operation } from "./registers.js";
@@ -89,6 +89,7 @@ class FailoverScenario {
       ...(options.logger === undefined ? {} : { logger: options.logger }),
     });
     this.random = this.world.random.fork();
+    this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
     this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
   }
 
@@ -205,6 +206,20 @@ class FailoverScenario {
       this.world.crashOsd(id);
       const ms = downMs * (0.5 + this.random.float());
       this.world.clock.schedule(ms, () => this.start(id));
+    }
+  }
+
+  /** A second member has just joined: what only the first one has is lost with it. */
+  private strikeAtJoin(before: ClusterMap, after: ClusterMap): void {
+    if (!this.faultsOn || this.working === 0) return;
+    for (const { pg, entry } of allPgs(after)) {
+      const old = pgOf(before, pg);
+      if (old?.inSync.length !== 1 || entry.inSync.length !== 2) continue;
+      const primary = entry.primary;
+      if (!this.random.chance(0.5)) continue;
+      this.world.clock.schedule(this.random.float() * 2, () => {
+        this.crash("crash at a join", [primary], 3_000 + this.random.float() * 5_000);
+      });
     }
   }
 

@@ -6,34 +6,8 @@
 import { parseArgs } from "node:util";
 import { createLogger } from "../../cluster/platform/pino-log.js";
 import { injectFault, NO_FAULTS, type Faults } from "../../osd/core/faults.js";
-import { runFailoverScenario } from "./failover-scenario.js";
-import { explain, runOsdScenario } from "./osd-scenario.js";
-import { memoryDisk, simulatedDisk } from "./stores.js";
-
-const OPERATIONS = 400;
-const SCENARIOS = ["failover", "writer", "thin"] as const;
-type Scenario = (typeof SCENARIOS)[number];
-
-interface Outcome {
-  simulatedMs: number;
-  operations: number;
-  faults: number;
-}
-
-async function runSeed(scenario: Scenario, seed: number, log: boolean): Promise<Outcome> {
-  const logger = log ? { logger: createLogger({ level: "debug" }) } : {};
-  // Every fourth seed on stores that forget nothing: faults of the protocol alone.
-  const disk = seed % 4 === 0 ? memoryDisk : simulatedDisk;
-  if (scenario === "writer") {
-    const result = await runOsdScenario({ seed, disk, operations: OPERATIONS, ...logger });
-    return { ...result, faults: result.osdCrashes + result.clientCrashes };
-  }
-  const minimum = scenario === "thin" ? 1 : 2;
-  const options = { seed, disk, operations: 4 * OPERATIONS, minimum, ...logger };
-  const result = await runFailoverScenario(options);
-  const faults = Object.values(result.faults).reduce((sum, count) => sum + count, 0);
-  return { ...result, faults };
-}
+import { explain } from "./osd-scenario.js";
+import { runScenario, SCENARIOS } from "./scenarios.js";
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -58,12 +32,13 @@ async function main(): Promise<number> {
   }
   injectFault(fault as keyof Faults | undefined);
 
+  const logger = values.log ? createLogger({ level: "debug" }) : undefined;
   const end = Date.now() + minutes! * 60_000;
   const sum = { seeds: 0, operations: 0, simulatedMs: 0, faults: 0 };
   for (let seed = first!; seed < first! + count! && Date.now() < end; seed++) {
     for (const scenario of scenarios) {
       try {
-        const result = await runSeed(scenario, seed, values.log);
+        const result = await runScenario(scenario, seed, logger);
         sum.operations += result.operations;
         sum.simulatedMs += result.simulatedMs;
         sum.faults += result.faults;

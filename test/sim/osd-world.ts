@@ -123,6 +123,8 @@ export class OsdWorld {
   readonly running = new Map<OsdId, RunningOsd>();
   readonly clients = new Map<number, SimClient>();
   readonly fatal: Error[] = [];
+  /** For scenarios that strike when the map changes. */
+  onMap: (before: ClusterMap, after: ClusterMap) => void = () => undefined;
   private readonly disks = new Map<OsdId, StoreOnDisk>();
   private readonly coordinator: Coordinator;
   private readonly logger: Logger;
@@ -301,7 +303,8 @@ export class OsdWorld {
         };
         // What was sent may arrive long after, and after the asker has died.
         const isSent = this.canReach(host);
-        this.clock.schedule(this.network.delay() * 3, () => {
+        const busyMs = this.random.chance(0.2) ? this.random.float() * 1_000 : 0;
+        this.clock.schedule(this.network.delay() * 3 + busyMs, () => {
           if (!isSent) return answer(() => undefined);
           const question = event();
           const refusal = question === undefined ? undefined : this.coordinate([question])[0];
@@ -418,7 +421,9 @@ export class OsdWorld {
     const nowMs = Number(this.clock.epochNs / 1_000_000n) + this.clock.now;
     const { map, outcomes } = this.coordinator.propose(events, nowMs);
     if (map === this.coordinator.map) return outcomes;
+    const before = this.coordinator.map;
     this.coordinator.committed(map);
+    this.onMap(before, map);
     for (const node of [...this.running.values(), ...this.clients.values()]) this.sendMap(node);
     return outcomes;
   }
