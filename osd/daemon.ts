@@ -22,6 +22,7 @@ import {
   type ClusterMap,
   type MapSource,
   type PgEntry,
+  type PoolEntry,
 } from "../cluster/map/cluster-map.js";
 import type { Incoming, Messenger, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, RandomSource } from "../cluster/platform/ports.js";
@@ -182,9 +183,13 @@ export class OsdDaemon implements PgHost {
     this.takeFences(map);
     // Until the map shows this start of the daemon, its intervals are those of an earlier life.
     if (osdOf(map, this.id)?.incarnation !== this.options.incarnation) return;
-    for (const { pg: id, entry } of allPgs(map)) {
+    for (const { pg: id, entry, pool } of allPgs(map)) {
       const pg = this.pgs.get(id);
       if (pg === undefined && !this.belongs(map, id, entry)) continue;
+      if (!entry.inSync.includes(this.id) && isLeftover(map, { pg: id, entry, pool }, this.id)) {
+        this.forget(id, entry);
+        continue;
+      }
       if (pg === undefined || pg.entry.interval !== entry.interval) {
         this.enterInterval(pg ?? this.addPg(id), entry, map);
       } else if (entry.primary === this.id) this.learners.review(pg);
@@ -197,6 +202,19 @@ export class OsdDaemon implements PgHost {
     return (
       entry.inSync.includes(this.id) || upSet(map, pg).includes(this.id) || this.store.hasPg(pg)
     );
+  }
+
+  /** All who should have the PG have it: this copy is in nobody's way but the disk's. */
+  private forget(id: PgId, entry: PgEntry): void {
+    // Whatever is still going on there ends with its interval.
+    this.pgs.get(id)?.enterInterval(entry, "stray", "moved away");
+    this.pgs.delete(id);
+    if (!this.store.hasPg(id)) return;
+    this.logger.info({ pg: formatPg(id) }, "removing the copy of a pg that has moved away");
+    this.count("pgsRemoved");
+    this.store.removePg(id, (error) => {
+      if (error !== undefined) this.fatal(error);
+    });
   }
 
   private learn(epoch: number): void {
@@ -439,6 +457,17 @@ export class OsdDaemon implements PgHost {
       counters: { ...this.counters, ...this.store.counters() },
     };
   }
+}
+
+/** Is the PG complete where it belongs, and this OSD not one of those? */
+function isLeftover(
+  map: ClusterMap,
+  { pg, entry, pool }: { pg: PgId; entry: PgEntry; pool: PoolEntry },
+  id: OsdId,
+): boolean {
+  const wanted = upSet(map, pg);
+  if (wanted.includes(id) || wanted.length < pool.replicas) return false;
+  return wanted.every((osd) => entry.inSync.includes(osd) && osdOf(map, osd)?.up === true);
 }
 
 /** The last words of a daemon whose disk failed. */
