@@ -131,8 +131,11 @@ export class MemberSide {
         throw new DssError("NotActive", `osd.${this.host.id} does not have pg ${formatPg(pg.id)}`);
       }
       const meta = request.startOver ? UNKNOWN_META : EMPTY_META;
-      await step((done) => store.createPg(pg.id, meta, done));
-      pg.record.load();
+      await step((done) => {
+        store.createPg(pg.id, meta, done);
+        // In the same turn: whoever asks next must not take a PG that was just made for a whole one.
+        pg.record.load();
+      });
     } else if (request.startOver) {
       await step((done) => pg.record.startOver(done));
     }

@@ -1,7 +1,8 @@
-/** The deliberate faults, the scenario that finds each, and the campaign that proves it. */
+/** The deliberate faults (osd/core/faults.ts), and the scenario that finds each. */
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import type { Faults } from "../../osd/core/faults.js";
-import { injectFault } from "../../osd/core/faults.js";
-import { runScenario, type Scenario } from "./scenarios.js";
+import type { Scenario } from "./scenarios.js";
 
 export const FOUND_BY: Record<keyof Faults, Scenario> = {
   acknowledgeBeforeSync: "failover",
@@ -14,23 +15,16 @@ export const FOUND_BY: Record<keyof Faults, Scenario> = {
   ignoreTruncation: "writer",
 };
 
-/** How many seeds it takes, and what was seen; undefined when `seeds` were not enough. */
+/** In a process of its own, because some faults end in a failed assertion that stops it, as it would stop a daemon. */
 export async function seedsToFind(
   fault: keyof Faults,
   seeds: number,
 ): Promise<{ needed: number; seen: string } | undefined> {
-  injectFault(fault);
-  try {
-    for (let seed = 1; seed <= seeds; seed++) {
-      try {
-        await runScenario(FOUND_BY[fault], seed);
-      } catch (error) {
-        const [seen = ""] = String(error).split("\n");
-        return { needed: seed, seen };
-      }
-    }
-    return undefined;
-  } finally {
-    injectFault(undefined);
-  }
+  const main = fileURLToPath(new URL("./main.js", import.meta.url));
+  const args = ["--scenario", FOUND_BY[fault], "--fault", fault, "--seeds", String(seeds)];
+  const output = await new Promise<string>((resolve) => {
+    execFile(process.execPath, [main, ...args], (_failed, stdout) => resolve(stdout));
+  });
+  const found = /seed (\d+) failed: (.*)/.exec(output);
+  return found === null ? undefined : { needed: Number(found[1]), seen: found[2]! };
 }

@@ -9,6 +9,13 @@ import { injectFault, NO_FAULTS, type Faults } from "../../osd/core/faults.js";
 import { explain } from "./osd-scenario.js";
 import { runScenario, SCENARIOS } from "./scenarios.js";
 
+/** A failed assertion in a callback of a daemon, which would stop that daemon. */
+let onBug: (error: unknown) => void = () => undefined;
+process.on("unhandledRejection", (error) => {
+  onBug(error);
+  process.exit(1);
+});
+
 async function main(): Promise<number> {
   const { values } = parseArgs({
     options: {
@@ -37,16 +44,15 @@ async function main(): Promise<number> {
   const sum = { seeds: 0, operations: 0, simulatedMs: 0, faults: 0 };
   for (let seed = first!; seed < first! + count! && Date.now() < end; seed++) {
     for (const scenario of scenarios) {
+      const again = (error: unknown): void => report({ scenario, seed, fault, error });
+      onBug = again;
       try {
         const result = await runScenario(scenario, seed, logger);
         sum.operations += result.operations;
         sum.simulatedMs += result.simulatedMs;
         sum.faults += result.faults;
       } catch (error) {
-        const again = `--scenario ${scenario}${fault === undefined ? "" : ` --fault ${fault}`}`;
-        process.stdout.write(`${scenario} seed ${seed} failed: ${explain(error)}\n`);
-        process.stdout.write(`again: npm run test:sim -- --seed ${seed} --seeds 1 ${again}\n`);
-        if (error instanceof Error) process.stdout.write(`${error.stack}\n`);
+        again(error);
         return 1;
       }
     }
@@ -58,6 +64,19 @@ async function main(): Promise<number> {
       `${sum.operations} operations, ${sum.faults} faults\n`,
   );
   return 0;
+}
+
+function report(failed: {
+  scenario: string;
+  seed: number;
+  fault: string | undefined;
+  error: unknown;
+}): void {
+  const { scenario, seed, fault, error } = failed;
+  const options = `--scenario ${scenario}${fault === undefined ? "" : ` --fault ${fault}`}`;
+  process.stdout.write(`${scenario} seed ${seed} failed: ${explain(error)}\n`);
+  process.stdout.write(`again: npm run test:sim -- --seed ${seed} --seeds 1 ${options}\n`);
+  if (error instanceof Error) process.stdout.write(`${error.stack}\n`);
 }
 
 function refuse(why: string): number {
