@@ -1,6 +1,6 @@
 /**
- * Runs one mount as (part of) a process: ZooKeeper, the cluster map, the metadata session, objects, the file system and its FUSE
- * driver; and ends it in good order. Owns all of them.
+ * Runs one mount as (part of) a process: ZooKeeper, the cluster map, the metadata session,
+ * objects, the file system and its FUSE driver; and ends it in good order. Owns all of them.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import { ANONYMOUS_ENTITY } from "../cluster/base/ids.js";
@@ -147,8 +147,8 @@ async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem
 }
 
 /**
- * Resolves when the mount is usable. Errors: Configuration (options, FUSE), those of the mount point, TimedOut or Unreachable
- * when the cluster does not answer.
+ * Resolves when the mount is usable. Errors: Configuration (options, FUSE), those of the mount
+ * point, TimedOut or Unreachable when the cluster does not answer.
  */
 export async function runMount(options: MountProcessOptions): Promise<RunningMount> {
   const { logger, config, mountpoint } = options;
