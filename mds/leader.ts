@@ -59,6 +59,8 @@ export interface LeaderOptions {
   expiryMs: number;
   /** Inode numbers that a session gets at a time. */
   inoRange: number;
+  /** A journal batch for which nobody waits is held back this long, for others to share its commit. */
+  journalLingerMs: number;
 }
 export const LEADER_DEFAULTS: LeaderOptions = {
   leaseMs: 10_000,
@@ -69,6 +71,7 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   capabilitiesMax: 65_536,
   expiryMs: 300_000,
   inoRange: 1024,
+  journalLingerMs: 0,
 };
 
 /** What the leader needs of the cluster. */
@@ -165,6 +168,7 @@ export class MdsLeader {
       clock,
       term,
       last: replayed.last,
+      lingerMs: parts.options.journalLingerMs,
       events: {
         onSealed: (seq) => this.checkpointer.onSealed(seq),
         onSafe: (seq) => this.onSafe(seq),
