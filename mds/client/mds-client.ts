@@ -75,7 +75,8 @@ export interface SessionCache {
   lapsed(): void;
   resumed(): void;
 }
-const NO_CACHE: SessionCache = {
+/** For programs that hold no capabilities. */
+export const NO_CACHE: SessionCache = {
   held: () => [],
   orphans: () => [],
   opened: () => [],
