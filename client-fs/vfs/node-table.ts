@@ -283,7 +283,13 @@ export class NodeTable implements SessionCache {
   apply(request: Request, reply: MdsReply, repeated: boolean): void {
     const { answer } = reply;
     const authority = new Set<Ino>();
-    for (const grant of reply.grants) this.grant(grant, authority);
+    for (const grant of reply.grants) {
+      if (request.op === "extend" && this.peek(grant.ino)?.mode !== "exclusive") {
+        this.refuse(grant);
+      } else {
+        this.grant(grant, authority);
+      }
+    }
     if (repeated) return; // Attributes in the answer to a replay may be older than ours.
     this.learn(answer.inode, authority);
     this.learn(answer.parent, authority);
@@ -294,6 +300,14 @@ export class NodeTable implements SessionCache {
       for (const entry of answer.entries) this.learn(entry.inode, authority);
     }
     this.applyNames(request, reply);
+  }
+
+  /** More room under a capability that was given back meanwhile: somebody else waits for it. */
+  private refuse({ ino, seq }: Grant): void {
+    const node = this.get(ino);
+    if (seq <= node.seq) return;
+    node.seq = seq;
+    this.mds.release(this.released(node, node.mode));
   }
 
   /** `fresh` collects files of which this mount is the authority only from now on. */
@@ -438,10 +452,11 @@ export class NodeTable implements SessionCache {
   // ---- Recalls ---------------------------------------------------------------------------------
 
   recall(recall: Recall, late = false): void {
-    const { ino, mode, seq } = recall;
+    const { ino, mode } = recall;
     const node = this.get(ino);
     node.unshared = false;
-    if (seq < node.seq) return; // Of an earlier grant.
+    // One that is older than the last grant still says that somebody waits, and costs little.
+    const seq = Math.max(recall.seq, node.seq);
     if (covers(mode, node.mode) && node.acquiring !== undefined && !late) {
       // It overtook the grant that it takes back: to refuse that would let two mounts take it from
       // each other for ever.
