@@ -659,6 +659,16 @@ export class MdsLeader {
 
   // Capabilities on the wire.
 
+  /** A grant overtakes a recall that others still wait for: the recall follows with a newer number. */
+  private recallAgain(session: LiveSession, ino: Ino): void {
+    const recalled = session.recalls.get(ino);
+    if (recalled === undefined) return;
+    recalled.seq = this.capabilities.nextSeq();
+    const { mode, seq } = recalled;
+    this.parts.clock.defer(() => {
+      if (session.recalls.get(ino)?.seq === seq) session.link?.post(MdsRecall, { ino, mode, seq });
+    });
+  }
   private recall(id: ClientId, ino: Ino, mode: CapabilityMode): void {
     const session = this.sessions.get(id);
     if (session === undefined) return;
@@ -683,7 +693,6 @@ export class MdsLeader {
   private async release(session: LiveSession, message: Released): Promise<void> {
     const { ino, mode, seq, size, mtimeNs } = message;
     const held = this.capabilities.held(session.id, ino);
-    const recalled = session.recalls.get(ino);
     // Sent before the newest grant arrived: the client holds that grant.
     if (held !== undefined && seq < held.seq) return;
     if (held?.mode === "exclusive" && mode !== "exclusive") {
@@ -692,8 +701,11 @@ export class MdsLeader {
           ? { size: size!, mtimeNs }
           : undefined;
       await this.endGrant(session, ino, told);
+      // It was acquired again while that was journaled.
+      if ((this.capabilities.held(session.id, ino)?.seq ?? 0) > seq) return;
     }
     this.capabilities.setOpen(session.id, ino, message.open && mode === "none");
+    const recalled = session.recalls.get(ino);
     if (recalled !== undefined && rank(mode) <= rank(recalled.mode)) session.recalls.delete(ino);
     this.lower(session, ino, mode);
   }
@@ -731,7 +743,7 @@ export class MdsLeader {
       capabilities.raise(session.id, ino, "exclusive");
       const held = capabilities.held(session.id, ino)!;
       held.seq = capabilities.nextSeq(); // The same grant, perhaps with another maxSize.
-      session.recalls.delete(ino);
+      this.recallAgain(session, ino);
       grants.push({ ino, mode: "exclusive", seq: held.seq, maxSize, minEpoch });
     }
     for (const ino of plan.shared) {
