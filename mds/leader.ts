@@ -131,6 +131,7 @@ export class MdsLeader {
   /** Journaled sessions that have not come back yet. */
   private readonly awaited = new Set<ClientId>();
   private readonly startedAt: number;
+  private readonly answered = new WeakSet<Incoming<MdsCall, MdsReply>>();
   private phase: "reconnecting" | "active" | "stopped" = "reconnecting";
   private readonly whenActive: (() => void)[] = [];
   /** Answers that wait for the store to confirm the term. */
@@ -284,7 +285,8 @@ export class MdsLeader {
     const error = new DssError("NotLeader", "this metadata server no longer leads");
     for (const session of this.sessions.values()) {
       for (const pending of session.requests.values()) {
-        if (pending.reply === undefined) pending.incoming.fail(error);
+        if (pending.reply !== undefined) continue;
+        this.once(pending.incoming, () => pending.incoming.fail(error));
       }
       session.link?.destroy();
     }
@@ -312,6 +314,12 @@ export class MdsLeader {
   }
   private mayAnswer(): boolean {
     return this.now() - this.confirmedAt < this.parts.options.confirmedMs;
+  }
+  /** A request gets its first answer only: its session may end while the operation runs or becomes safe. */
+  private once(incoming: Incoming<MdsCall, MdsReply> | undefined, answer: () => void): void {
+    if (incoming === undefined || this.answered.has(incoming)) return;
+    this.answered.add(incoming);
+    answer();
   }
   private answering(send: () => void): void {
     if (this.phase === "stopped") return;
@@ -623,7 +631,7 @@ export class MdsLeader {
     this.awaited.delete(id);
     const gone = new DssError(fenced === undefined ? "NoSession" : "Fenced", "the session is over");
     for (const pending of session.requests.values()) {
-      if (pending.reply === undefined) pending.incoming.fail(gone);
+      if (pending.reply === undefined) this.once(pending.incoming, () => pending.incoming.fail(gone));
     }
     if (session.link !== undefined) {
       this.byLink.delete(session.link);
@@ -829,7 +837,7 @@ export class MdsLeader {
       fail: (error) => {
         const pending = session.requests.get(id);
         session.requests.delete(id);
-        this.answering(() => pending?.incoming.fail(error));
+        this.answering(() => this.once(pending?.incoming, () => pending?.incoming.fail(error)));
         over();
       },
     });
@@ -878,7 +886,7 @@ export class MdsLeader {
   ): void {
     this.answering(() => {
       const incoming = session.requests.get(call.id)?.incoming ?? first;
-      incoming?.reply(reply);
+      this.once(incoming, () => incoming?.reply(reply));
     });
   }
 
