@@ -106,10 +106,11 @@ interface LiveSession {
   settled: boolean;
   openedAt: number;
   /** Recalls that it has not answered. */
-  recalls: Map<Ino, { mode: CapabilityMode; seq: number; since: number }>;
+  recalls: Map<Ino, { mode: CapabilityMode; seq: number; since: number; asked?: number }>;
   evicting: Promise<void> | undefined;
 }
 
+const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
 const SETTLE_MS = 300;
 const TICK_MS = 250;
@@ -362,7 +363,8 @@ export class MdsLeader {
       void this.evict(session, "silent for too long");
       return;
     }
-    for (const { since } of session.recalls.values()) {
+    for (const [ino, recalled] of session.recalls) {
+      const { since } = recalled;
       if (silent > this.parts.options.leaseMs) {
         void this.evict(session, "its lease is over while others wait");
         return;
@@ -370,6 +372,12 @@ export class MdsLeader {
       if (now - since > this.parts.options.recallTimeoutMs) {
         void this.evict(session, "it keeps what was recalled");
         return;
+      }
+      // A recall or its answer may have been lost with a connection; to be asked twice is harmless.
+      if (now - since > RECALL_AGAIN_MS && now - (recalled.asked ?? since) > RECALL_AGAIN_MS) {
+        recalled.asked = now;
+        const { mode, seq } = recalled;
+        session.link?.post(MdsRecall, { ino, mode, seq });
       }
     }
   }
