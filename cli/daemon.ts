@@ -5,6 +5,7 @@
 import { describeError } from "../cluster/base/errors.js";
 import type { Config } from "../cluster/config/options.js";
 import { createLogger, type ProcessLogger } from "../cluster/platform/pino-log.js";
+import { startProfile } from "./profile.js";
 
 export interface Running {
   /** Resolves when the process should end: undefined after `stop`, else why. */
@@ -43,6 +44,7 @@ export async function runToEnd(
     stopping?.catch(() => undefined);
   };
   process.on("SIGTERM", onSignal).on("SIGINT", onSignal);
+  const endProfile = await startProfile(process.argv.slice(2, 5).join("-").replaceAll("/", "_"));
   process.on("uncaughtExceptionMonitor", (error) => {
     logger.error({ error }, "stopping: a bug was met");
   });
@@ -57,6 +59,7 @@ export async function runToEnd(
     await stopping;
     if (reason !== undefined) throw reason;
   } finally {
+    await endProfile();
     process.off("SIGTERM", onSignal).off("SIGINT", onSignal);
   }
 }

@@ -1,19 +1,12 @@
 /**
- * Runs one mount as (part of) a process: ZooKeeper, the cluster map, the metadata session, objects, the file system and its FUSE
- * driver; and ends it in good order. Owns all of them.
+ * Runs one mount as (part of) a process: ZooKeeper, the cluster map, the metadata session,
+ * objects, the file system and its FUSE driver; and ends it in good order. Owns all of them.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
-import { ANONYMOUS_ENTITY } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
-import { RpcMessenger } from "../cluster/messenger/rpc.js";
 import { nodePlatform } from "../cluster/platform/node.js";
-import type { Address } from "../cluster/platform/ports.js";
-import type { Coordination } from "../cluster/zk/coordination.js";
-import { watchLeader } from "../cluster/zk/election.js";
-import { MapWatch } from "../cluster/zk/map-watch.js";
-import { connectZooKeeper } from "../cluster/zk/session.js";
-import { MdsClient, type LeaderSource } from "../mds/client/mds-client.js";
+import { connectCluster } from "../mds/client/cluster-session.js";
 import { Objecter } from "../osd/client/objecter.js";
 import type { MountFileSystem, Mounted } from "./fuse/driver.js";
 import { SessionObjects } from "./vfs/session-objects.js";
@@ -74,7 +67,6 @@ const SILENT_OPTIONS: ReadonlySet<string> = new Set([
   "default_permissions",
 ]);
 
-const MAP_WAIT_MS = 10_000;
 const SESSION_WAIT_MS = 20_000;
 /** Users of open files after the mount was taken out of sight. */
 const LAZY_WAIT_MS = 5_000;
@@ -114,30 +106,6 @@ function parseOptions(list: readonly string[]): ParsedOptions {
   return parsed;
 }
 
-/** The MDS leader as ZooKeeper names it. */
-export class ZooKeeperLeader implements LeaderSource {
-  private leader: { address: Address; term: number } | undefined;
-  private readonly listeners = new Set<() => void>();
-  private readonly watch: { stop(): void };
-
-  constructor(coordination: Coordination, logger: Logger) {
-    this.watch = watchLeader(coordination, logger, (leader) => {
-      this.leader = leader && { address: leader.address, term: leader.term };
-      for (const listener of [...this.listeners]) listener();
-    });
-  }
-  current(): { address: Address; term: number } | undefined {
-    return this.leader;
-  }
-  onChange(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => void this.listeners.delete(listener);
-  }
-  close(): void {
-    this.watch.stop();
-  }
-}
-
 async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem> {
   const module =
     name === "kernel"
@@ -147,63 +115,34 @@ async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem
 }
 
 /**
- * Resolves when the mount is usable. Errors: Configuration (options, FUSE), those of the mount point, TimedOut or Unreachable
- * when the cluster does not answer.
+ * Resolves when the mount is usable. Errors: Configuration (options, FUSE), those of the mount
+ * point, TimedOut or Unreachable when the cluster does not answer.
  */
 export async function runMount(options: MountProcessOptions): Promise<RunningMount> {
   const { logger, config, mountpoint } = options;
   const parsed = parseOptions(options.mountOptions ?? []);
-  const { clock, random, network } = nodePlatform;
-  const undo: (() => Promise<void> | void)[] = [];
+  const { clock, random } = nodePlatform;
+  const cluster = await connectCluster({
+    platform: nodePlatform,
+    zookeeper: options.zookeeper,
+    config,
+    logger,
+    type: "mount",
+    instance: `${options.host}:mount:${mountpoint}`,
+    host: options.host,
+    detail: mountpoint,
+  });
+  const { mds, maps, messenger } = cluster;
+  // An object operation waits as long as it takes: it may carry data that exist nowhere else.
+  const objects = new SessionObjects(
+    (client) => new Objecter({ messenger, maps, clock, random, logger, client: () => client }),
+  );
+  // The file system has ended the session by then, or could not.
   const unwind = async (): Promise<void> => {
-    for (const step of undo.reverse()) await step();
-    undo.length = 0;
+    objects.close();
+    await cluster.close({ force: true });
   };
   try {
-    const coordination = await connectZooKeeper({
-      servers: options.zookeeper,
-      clock,
-      log: logger,
-      sessionTimeoutMs: config.cluster.zkSessionMs,
-    });
-    undo.push(() => coordination.close());
-    const maps = new MapWatch(coordination, clock, logger);
-    undo.push(() => maps.close());
-    await maps.atLeast(1, MAP_WAIT_MS);
-    const leader = new ZooKeeperLeader(coordination, logger);
-    undo.push(() => leader.close());
-
-    const messenger = new RpcMessenger({
-      clock,
-      network,
-      random,
-      logger,
-      entity: ANONYMOUS_ENTITY,
-      role: "mount",
-      clusterId: () => maps.current().clusterId,
-      limits: { inFlightBytesMax: config.cluster.connectionInFlightBytesMax },
-    });
-    undo.push(() => messenger.close());
-    messenger.setEpoch(maps.current().epoch);
-    undo.push(maps.onChange((map) => messenger.setEpoch(map.epoch)));
-
-    const mds = new MdsClient({
-      messenger,
-      clock,
-      random,
-      leader,
-      logger,
-      type: "mount",
-      instance: `${options.host}:mount:${mountpoint}`,
-      host: options.host,
-      pid: process.pid,
-      detail: mountpoint,
-      operationDeadlineMs: config.client.requestDeadlineMs,
-    });
-    // An object operation waits as long as it takes: it may carry data that exist nowhere else.
-    const objects = new SessionObjects(
-      (client) => new Objecter({ messenger, maps, clock, random, logger, client: () => client }),
-    );
     mds.onSession((client) => objects.onSession(client));
     const vfs = new Vfs({
       mds,
@@ -217,8 +156,6 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       attributeValidMs: config.client.attributeLeaseMs,
       sync: parsed.sync,
     });
-    undo.push(() => objects.close());
-    undo.push(() => mds.close({ force: true }));
     await mds.open(SESSION_WAIT_MS);
     // Whatever is wrong below the root shows now, not with the first user's request.
     await vfs.getattr(1);

@@ -1,9 +1,9 @@
 /**
- * Group commit of journal records: one batch is on its way to the store, the next one fills meanwhile. Batches become safe in
- * order. The first failure ends the leader: what was written after it would have a gap before it.
+ * Group commit of journal records: one batch is on its way to the store, the next one fills meanwhile. A batch for which nobody
+ * waits lingers a little for company (every batch costs the store a commit). Batches become safe in order. The first failure ends the leader: what was written after it would have a gap before it.
  */
 import { assert } from "../cluster/base/assert.js";
-import type { Clock } from "../cluster/platform/ports.js";
+import type { Clock, Timer } from "../cluster/platform/ports.js";
 import { BATCH_BYTES, BatchBuilder } from "./core/journal.js";
 import type { Delta } from "./core/delta.js";
 import type { MetadataStore } from "./store/metadata-store.js";
@@ -23,6 +23,7 @@ export class JournalWriter {
   private readonly sealed: { seq: number; data: Buffer }[] = [];
   private writing = false;
   private scheduled = false;
+  private linger: Timer | undefined;
   private failed = false;
   private next: number;
   private readonly waiting: { seq: number; resolve: () => void }[] = [];
@@ -37,6 +38,8 @@ export class JournalWriter {
       clock: Clock;
       term: number;
       last: number;
+      /** The longest that a batch waits for more records while nobody waits for it. */
+      lingerMs: number;
       events: JournalEvents;
       /** The store answered a request that was sent at this clock time. */
       onContact: (sentMs: number) => void;
@@ -70,13 +73,25 @@ export class JournalWriter {
   }
   /** Resolves when everything up to `seq` is safe; never when the leader fails first. */
   whenSafe(seq: number, resolve: () => void): void {
-    if (seq <= this.safe) resolve();
-    else this.waiting.push({ seq, resolve });
+    if (seq <= this.safe) {
+      resolve();
+      return;
+    }
+    this.waiting.push({ seq, resolve });
+    if (this.open !== undefined) this.schedule();
   }
 
   /** The records of one turn of the event loop, or of the time the last batch took, go together. */
   private schedule(): void {
     if (this.scheduled || this.writing || this.failed) return;
+    const urgent = this.waiting.length > 0 || this.sealed.length > 0;
+    if (!urgent && this.parts.lingerMs > 0) {
+      this.linger ??= this.parts.clock.setTimer(this.parts.lingerMs, () => {
+        this.linger = undefined;
+        void this.pump();
+      });
+      return;
+    }
     this.scheduled = true;
     this.parts.clock.defer(() => {
       this.scheduled = false;
@@ -92,10 +107,15 @@ export class JournalWriter {
   }
   private async pump(): Promise<void> {
     if (this.writing || this.failed) return;
+    this.linger?.cancel();
+    this.linger = undefined;
     this.writing = true;
+    let isFirst = true;
     try {
       for (;;) {
-        if (this.sealed.length === 0 && this.open !== undefined) this.seal();
+        const wanted = isFirst || this.waiting.length > 0;
+        isFirst = false;
+        if (this.sealed.length === 0 && this.open !== undefined && wanted) this.seal();
         const batch = this.sealed[0];
         if (batch === undefined) break;
         const sent = this.parts.clock.now();
@@ -111,6 +131,7 @@ export class JournalWriter {
     } finally {
       this.writing = false;
     }
+    if (this.open !== undefined) this.schedule();
   }
   private becomeSafe(seq: number): void {
     this.safe = seq;

@@ -59,6 +59,8 @@ export interface LeaderOptions {
   expiryMs: number;
   /** Inode numbers that a session gets at a time. */
   inoRange: number;
+  /** A journal batch for which nobody waits is held back this long, for others to share its commit. */
+  journalLingerMs: number;
 }
 export const LEADER_DEFAULTS: LeaderOptions = {
   leaseMs: 10_000,
@@ -69,6 +71,7 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   capabilitiesMax: 65_536,
   expiryMs: 300_000,
   inoRange: 1024,
+  journalLingerMs: 0,
 };
 
 /** What the leader needs of the cluster. */
@@ -103,10 +106,11 @@ interface LiveSession {
   settled: boolean;
   openedAt: number;
   /** Recalls that it has not answered. */
-  recalls: Map<Ino, { mode: CapabilityMode; seq: number; since: number }>;
+  recalls: Map<Ino, { mode: CapabilityMode; seq: number; since: number; asked?: number }>;
   evicting: Promise<void> | undefined;
 }
 
+const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
 const SETTLE_MS = 300;
 const TICK_MS = 250;
@@ -128,6 +132,7 @@ export class MdsLeader {
   /** Journaled sessions that have not come back yet. */
   private readonly awaited = new Set<ClientId>();
   private readonly startedAt: number;
+  private readonly answered = new WeakSet<Incoming<MdsCall, MdsReply>>();
   private phase: "reconnecting" | "active" | "stopped" = "reconnecting";
   private readonly whenActive: (() => void)[] = [];
   /** Answers that wait for the store to confirm the term. */
@@ -165,6 +170,7 @@ export class MdsLeader {
       clock,
       term,
       last: replayed.last,
+      lingerMs: parts.options.journalLingerMs,
       events: {
         onSealed: (seq) => this.checkpointer.onSealed(seq),
         onSafe: (seq) => this.onSafe(seq),
@@ -280,7 +286,8 @@ export class MdsLeader {
     const error = new DssError("NotLeader", "this metadata server no longer leads");
     for (const session of this.sessions.values()) {
       for (const pending of session.requests.values()) {
-        if (pending.reply === undefined) pending.incoming.fail(error);
+        if (pending.reply !== undefined) continue;
+        this.once(pending.incoming, () => pending.incoming.fail(error));
       }
       session.link?.destroy();
     }
@@ -308,6 +315,12 @@ export class MdsLeader {
   }
   private mayAnswer(): boolean {
     return this.now() - this.confirmedAt < this.parts.options.confirmedMs;
+  }
+  /** A request gets its first answer only: its session may end while the operation runs or becomes safe. */
+  private once(incoming: Incoming<MdsCall, MdsReply> | undefined, answer: () => void): void {
+    if (incoming === undefined || this.answered.has(incoming)) return;
+    this.answered.add(incoming);
+    answer();
   }
   private answering(send: () => void): void {
     if (this.phase === "stopped") return;
@@ -350,7 +363,8 @@ export class MdsLeader {
       void this.evict(session, "silent for too long");
       return;
     }
-    for (const { since } of session.recalls.values()) {
+    for (const [ino, recalled] of session.recalls) {
+      const { since } = recalled;
       if (silent > this.parts.options.leaseMs) {
         void this.evict(session, "its lease is over while others wait");
         return;
@@ -358,6 +372,12 @@ export class MdsLeader {
       if (now - since > this.parts.options.recallTimeoutMs) {
         void this.evict(session, "it keeps what was recalled");
         return;
+      }
+      // A recall or its answer may have been lost with a connection; to be asked twice is harmless.
+      if (now - since > RECALL_AGAIN_MS && now - (recalled.asked ?? since) > RECALL_AGAIN_MS) {
+        recalled.asked = now;
+        const { mode, seq } = recalled;
+        session.link?.post(MdsRecall, { ino, mode, seq });
       }
     }
   }
@@ -619,7 +639,7 @@ export class MdsLeader {
     this.awaited.delete(id);
     const gone = new DssError(fenced === undefined ? "NoSession" : "Fenced", "the session is over");
     for (const pending of session.requests.values()) {
-      if (pending.reply === undefined) pending.incoming.fail(gone);
+      if (pending.reply === undefined) this.once(pending.incoming, () => pending.incoming.fail(gone));
     }
     if (session.link !== undefined) {
       this.byLink.delete(session.link);
@@ -655,6 +675,16 @@ export class MdsLeader {
 
   // Capabilities on the wire.
 
+  /** A grant overtakes a recall that others still wait for: the recall follows with a newer number. */
+  private recallAgain(session: LiveSession, ino: Ino): void {
+    const recalled = session.recalls.get(ino);
+    if (recalled === undefined) return;
+    recalled.seq = this.capabilities.nextSeq();
+    const { mode, seq } = recalled;
+    this.parts.clock.defer(() => {
+      if (session.recalls.get(ino)?.seq === seq) session.link?.post(MdsRecall, { ino, mode, seq });
+    });
+  }
   private recall(id: ClientId, ino: Ino, mode: CapabilityMode): void {
     const session = this.sessions.get(id);
     if (session === undefined) return;
@@ -679,7 +709,6 @@ export class MdsLeader {
   private async release(session: LiveSession, message: Released): Promise<void> {
     const { ino, mode, seq, size, mtimeNs } = message;
     const held = this.capabilities.held(session.id, ino);
-    const recalled = session.recalls.get(ino);
     // Sent before the newest grant arrived: the client holds that grant.
     if (held !== undefined && seq < held.seq) return;
     if (held?.mode === "exclusive" && mode !== "exclusive") {
@@ -688,8 +717,11 @@ export class MdsLeader {
           ? { size: size!, mtimeNs }
           : undefined;
       await this.endGrant(session, ino, told);
+      // It was acquired again while that was journaled.
+      if ((this.capabilities.held(session.id, ino)?.seq ?? 0) > seq) return;
     }
     this.capabilities.setOpen(session.id, ino, message.open && mode === "none");
+    const recalled = session.recalls.get(ino);
     if (recalled !== undefined && rank(mode) <= rank(recalled.mode)) session.recalls.delete(ino);
     this.lower(session, ino, mode);
   }
@@ -727,7 +759,7 @@ export class MdsLeader {
       capabilities.raise(session.id, ino, "exclusive");
       const held = capabilities.held(session.id, ino)!;
       held.seq = capabilities.nextSeq(); // The same grant, perhaps with another maxSize.
-      session.recalls.delete(ino);
+      this.recallAgain(session, ino);
       grants.push({ ino, mode: "exclusive", seq: held.seq, maxSize, minEpoch });
     }
     for (const ino of plan.shared) {
@@ -813,7 +845,7 @@ export class MdsLeader {
       fail: (error) => {
         const pending = session.requests.get(id);
         session.requests.delete(id);
-        this.answering(() => pending?.incoming.fail(error));
+        this.answering(() => this.once(pending?.incoming, () => pending?.incoming.fail(error)));
         over();
       },
     });
@@ -862,7 +894,7 @@ export class MdsLeader {
   ): void {
     this.answering(() => {
       const incoming = session.requests.get(call.id)?.incoming ?? first;
-      incoming?.reply(reply);
+      this.once(incoming, () => incoming?.reply(reply));
     });
   }
 

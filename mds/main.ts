@@ -153,6 +153,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           leaseMs: config.mds.sessionLeaseMs,
           recallTimeoutMs: config.mds.recallTimeoutMs,
           inoRange: config.mds.inoRange,
+          journalLingerMs: config.mds.journalBatchMs,
           checkpointBatches: config.mds.journalBatchesMax,
         },
         coordinator: {

@@ -10,7 +10,7 @@
 import { DssError } from "../cluster/base/errors.js";
 import type { ClientId } from "../cluster/base/ids.js";
 import type { Clock } from "../cluster/platform/ports.js";
-import type { SessionCache } from "../mds/client/mds-client.js";
+import { NO_CACHE, type SessionCache } from "../mds/client/mds-client.js";
 import type { Answer, MdsReply, Request } from "../mds/proto.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import type { BlockImage, ExportDirectory, ExportEntry } from "./block-image.js";
@@ -47,15 +47,7 @@ export class VolumeDirectory implements ExportDirectory {
   private access: { client: ClientId; objects: SessionAccess } | undefined;
 
   constructor(private readonly options: VolumeDirectoryOptions) {
-    options.mds.setCache({
-      held: () => [],
-      orphans: () => [],
-      apply: () => undefined,
-      recall: () => undefined,
-      lapsed: () => undefined,
-      resumed: () => undefined,
-      evicted: (reason) => this.onEvicted(reason),
-    });
+    options.mds.setCache({ ...NO_CACHE, evicted: (reason) => this.onEvicted(reason) });
   }
 
   async list(): Promise<ExportEntry[]> {

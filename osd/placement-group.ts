@@ -445,8 +445,13 @@ export class PlacementGroup {
     const prepared = this.prepare(request);
     const steps = prepared instanceof Promise ? await prepared : prepared;
     if (generation !== this.generation) return;
-    let left = steps.length;
     const { interval } = this.entry;
+    if (steps.length === 0) {
+      unlock();
+      this.finish(key, (waiting) => waiting.reply({ interval, seq: 0, size: 0 }));
+      return;
+    }
+    let left = steps.length;
     let last = { seq: 0, size: 0 };
     const done = (): void => {
       if (--left > 0) return;
@@ -464,13 +469,14 @@ export class PlacementGroup {
   private prepare(request: WriteRequest): Step[] | Promise<Step[]> {
     const { message } = request;
     const info = this.host.store.stat(this.id, message.object);
+    if (info === undefined && message.kind !== WriteKind.write) {
+      // Nothing to change, so nothing to remember: a late repetition is below the floor of what came after.
+      return [];
+    }
     if (message.kind === WriteKind.remove) {
       const newer = info !== undefined && info.truncateSeq >= message.truncateSeq;
       const keep = newer && (message.flags & WRITE_UNCONDITIONAL) === 0;
       return [keep ? touch(info.size) : step(OpKind.remove, 0, 0, 0)];
-    }
-    if (info === undefined && message.kind !== WriteKind.write) {
-      return [step(OpKind.remove, 0, 0, 0)]; // Nothing to change, but the answer is remembered.
     }
     if (info !== undefined && message.truncateSeq < info.truncateSeq) {
       if (message.kind === WriteKind.truncate) return [touch(info.size)]; // A late purge.

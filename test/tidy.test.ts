@@ -49,7 +49,7 @@ const LAYERS: readonly (readonly [prefix: string, mayImport: readonly string[]])
   ["mds/core/", [...PURE_CLUSTER, "mds/core/", "mds/proto", "cluster/map/"]],
   ["mds/store/", ["mds/store/", "mds/core/", "cluster/"]],
   ["mds/client/", ["mds/client/", "mds/proto", "cluster/"]],
-  ["mds/", ["mds/", "osd/client/", "cluster/"]],
+  ["mds/", ["mds/", "osd/client/", "osd/proto", "cluster/"]],
   [FILE_SYSTEM, [BASE]],
   [
     "client-fs/fuse/",

@@ -125,6 +125,9 @@ export function workerEnvironment(): Record<string, string> {
 export async function probe(mountpoint: string): Promise<"none" | "dead" | "hung" | "usable"> {
   const found = findMount(mountpoint);
   if (found === undefined || !isFuseMount(found)) return "none";
+  // The kernel may still answer from its cache, or wait for the last descriptor to close.
+  const record = readRecord(mountpoint);
+  if (record !== undefined && !isMountAlive(record)) return "dead";
   const answered = stat(mountpoint).then(
     () => "usable" as const,
     (error: NodeJS.ErrnoException) =>

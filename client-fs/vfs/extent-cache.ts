@@ -1,9 +1,10 @@
 /**
- * File data that was read, in pages, bounded by bytes; shared by all files of a mount. A page is a promise while it is
- * fetched, so that concurrent readers share one fetch.
+ * File data that was read, in pages, bounded by bytes; shared by all files of a mount. A page is a
+ * promise while it is fetched, so that concurrent readers share one fetch.
  *
- * Invariant: a page in the cache holds what the OSDs hold, as of a moment after the last `drop` of its range: whoever changes
- * objects drops the range before and after. Dirty data are never here: they overlay what is read (writer.ts).
+ * Invariant: a page in the cache holds what the OSDs hold, as of a moment after the last `drop` of
+ * its range: whoever changes objects drops the range before and after. Dirty data are never here:
+ * they overlay what is read (writer.ts).
  */
 import { LRUCache } from "lru-cache";
 import type { Ino } from "../../cluster/base/ids.js";
@@ -15,7 +16,10 @@ export interface Page {
   readonly index: number;
   /** Bytes that count against the bound. */
   readonly weight: number;
-  /** Pieces in order; undefined while the fetch runs. Shorter than a page only at the end of the file. */
+  /**
+   * Pieces in order; undefined while the fetch runs. Shorter than a page only at the end of the
+   * file.
+   */
   pieces: readonly Buffer[] | undefined;
   length: number;
   readonly ready: Promise<void>;
@@ -71,7 +75,7 @@ export class ExtentCache {
     // First the cache: what it evicts for this page may empty (and so end) the inode's own map.
     this.pages.set(key(ino, index), page);
     let pages = this.byIno.get(ino);
-    if (pages === undefined) this.byIno.set(ino, (pages = new Map()));
+    if (pages === undefined) this.byIno.set(ino, (pages = new Map<number, Page>()));
     pages.set(index, page);
     return page;
   }

@@ -1,8 +1,10 @@
 /**
- * The bytes of one regular file on this mount: buffered and direct reads and writes, truncation, holes. The caller holds the
- * capability (a pin) for the time of each call and has extended the grant.
+ * The bytes of one regular file on this mount: buffered and direct reads and writes, truncation,
+ * holes. The caller holds the capability (a pin) for the time of each call and has extended the
+ * grant.
  *
- * Direct writes go to the OSDs at once, any number in parallel unless their bytes overlap each other or buffered data.
+ * Direct writes go to the OSDs at once, any number in parallel unless their bytes overlap each
+ * other or buffered data.
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import { assert } from "../../cluster/base/assert.js";
@@ -161,7 +163,10 @@ export class FileData {
     await this.during(offset, end, sent, cache);
   }
 
-  /** Drops what is dirty beyond `size` and waits for what is in flight there. Writers must be kept away. */
+  /**
+   * Drops what is dirty beyond `size` and waits for what is in flight there. Writers must be kept
+   * away.
+   */
   async cutOff(size: number): Promise<void> {
     await this.writer.cutOff(size);
     for (;;) {
@@ -181,13 +186,17 @@ export class FileData {
     while (this.direct.length > 0) await Promise.all(this.direct.map((range) => range.done));
   }
 
-  /** Where data (or a hole) begins at or after `offset`; the file is flushed. -1: nothing but a hole follows. */
+  /**
+   * Where data (or a hole) begins at or after `offset`; the file is flushed. -1: nothing but a
+   * hole follows.
+   */
   async seek(offset: number, wantData: boolean): Promise<number> {
     const size = this.size();
     const { objects } = this.environment;
     let at = offset;
     while (at < size) {
-      const extent = extentsOf(this.layout(), at, Math.min(size - at, this.layout().stripeUnit))[0]!;
+      const step = Math.min(size - at, this.layout().stripeUnit);
+      const extent = extentsOf(this.layout(), at, step)[0]!;
       const { extents } = await objects.extents(
         this.address(extent.index),
         extent.offset,

@@ -1,6 +1,7 @@
 /**
- * What open files do: reads, writes, sizes, syncs. Chooses the capability that each needs and when to wait for what:
- * buffered writes for nothing but memory, direct and synchronous ones until they are durable.
+ * What open files do: reads, writes, sizes, syncs. Chooses the capability that each needs and when
+ * to wait for what: buffered writes for nothing but memory, direct and synchronous ones until they
+ * are durable.
  */
 import { constants } from "node:os";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
@@ -17,7 +18,7 @@ import {
   O_DSYNC,
   O_TRUNC,
 } from "./handle.js";
-import { Node, S_ISGID, S_ISUID, S_IXGRP } from "./node.js";
+import { type Node, S_ISGID, S_ISUID, S_IXGRP } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { WriteBudget } from "./writer.js";
 
@@ -244,10 +245,11 @@ export class FileOperations {
       node.barrier === undefined &&
       !(options.killPrivileges && hasSetId(node)) &&
       (options.flags & (WRITTEN_SYNC | O_DIRECT)) === 0;
-    if (plain && this.ready(node, offset, data.length, options) && this.budget.tryReserve(data.length)) {
+    const { length } = data;
+    if (plain && this.ready(node, offset, length, options) && this.budget.tryReserve(length)) {
       // The usual buffered write: nothing to wait for, so not even a pin is needed.
-      this.put(node, this.position(node, offset, data.length, options), data);
-      return Promise.resolve(data.length);
+      this.put(node, this.position(node, offset, length, options), data);
+      return Promise.resolve(length);
     }
     return this.writeLater(node, handle, offset, data, options);
   }
@@ -266,7 +268,8 @@ export class FileOperations {
   private position(node: Node, offset: number, length: number, options: WriteOptions): number {
     if (!appends(options)) return offset;
     const { size } = node;
-    // Another mount had appended: this kernel's idea of the offset was old, and so are its pages there.
+    // Another mount had appended: this kernel's idea of the offset was old, and so are its pages
+    // there.
     if (size !== offset) this.table.invalidateLater(node.ino, Math.min(size, offset), length);
     return size;
   }
@@ -415,8 +418,9 @@ export class FileOperations {
   }
 
   /**
-   * truncate(2). Shrinking: dirty data beyond are dropped; the leader journals the size and what objects must trim. Growing within
-   * the grant is the holder's own affair, told at once because no object proves it.
+   * truncate(2). Shrinking: dirty data beyond are dropped; the leader journals the size and what
+   * objects must trim. Growing within the grant is the holder's own affair, told at once because
+   * no object proves it.
    */
   resize(
     node: Node,

@@ -1,4 +1,7 @@
-/** One open file or directory of this mount: how it was opened, what it reported, where its reader is. */
+/**
+ * One open file or directory of this mount: how it was opened, what it reported, where its reader
+ * is.
+ */
 import type { Ino } from "../../cluster/base/ids.js";
 import type { DirectoryEntry } from "../../mds/proto.js";
 
@@ -45,7 +48,10 @@ export class DirectoryHandle {
   entries: DirectoryEntry[] = [];
   from = -1;
   end = false;
-  /** `Node.namesEpoch` when a listing from the start began and nothing was skipped since; -1: not so. */
+  /**
+   * `Node.namesEpoch` when a listing from the start began and nothing was skipped since; -1: not
+   * so.
+   */
   whole = -1;
 
   constructor(

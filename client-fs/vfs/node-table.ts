@@ -1,12 +1,14 @@
 /**
- * The inodes that this mount knows, and its capabilities (design §6): grants and recalls, attributes and names that answers bring,
- * and what the kernel must be told before anything is given back.
+ * The inodes that this mount knows, and its capabilities (design §6): grants and recalls,
+ * attributes and names that answers bring, and what the kernel must be told before anything is
+ * given back.
  *
- * Recalls. New data operations wait (`gate`) until those under way (`pins`) have ended; then buffered data are made durable, size and
- * mtime are published, the kernel drops its pages, and only then the leader gets `Released`. While the kernel drops pages it may
- * wait for pages that a READ or WRITE of ours has locked, and it writes mapped pages back first: so in that stage data
- * operations are let through under the capability being recalled (writes of mapped pages at once, others when they have been held
- * up for HOLD_MS), and flushing and dropping begin again.
+ * Recalls. New data operations wait (`gate`) until those under way (`pins`) have ended; then
+ * buffered data are made durable, size and mtime are published, the kernel drops its pages, and
+ * only then the leader gets `Released`. While the kernel drops pages it may wait for pages that a
+ * READ or WRITE of ours has locked, and it writes mapped pages back first: so in that stage data
+ * operations are let through under the capability being recalled (writes of mapped pages at once,
+ * others when they have been held up for HOLD_MS), and flushing and dropping begin again.
  *
  * Owns: the nodes, and which of them are idle.
  */
@@ -87,7 +89,8 @@ export class NodeTable implements SessionCache {
     this.notifier = notifier;
     this.canInvalidate = true;
     this.canInvalidateNames = canInvalidateNames;
-    // A driver that cannot tell its kernel anything says so now, before the kernel was given anything.
+    // A driver that cannot tell its kernel anything says so now, before the kernel was given
+    // anything.
     this.tellKernel(1, 0, 0).catch(() => undefined);
   }
 
@@ -280,8 +283,14 @@ export class NodeTable implements SessionCache {
   apply(request: Request, reply: MdsReply, repeated: boolean): void {
     const { answer } = reply;
     const authority = new Set<Ino>();
-    for (const grant of reply.grants) this.grant(grant, authority);
-    if (repeated) return; // Of a replay only the grants are news; attributes may be older than ours.
+    for (const grant of reply.grants) {
+      if (request.op === "extend" && this.peek(grant.ino)?.mode !== "exclusive") {
+        this.refuse(grant);
+      } else {
+        this.grant(grant, authority);
+      }
+    }
+    if (repeated) return; // Attributes in the answer to a replay may be older than ours.
     this.learn(answer.inode, authority);
     this.learn(answer.parent, authority);
     this.learn(answer.newParent, authority);
@@ -291,6 +300,14 @@ export class NodeTable implements SessionCache {
       for (const entry of answer.entries) this.learn(entry.inode, authority);
     }
     this.applyNames(request, reply);
+  }
+
+  /** More room under a capability that was given back meanwhile: somebody else waits for it. */
+  private refuse({ ino, seq }: Grant): void {
+    const node = this.get(ino);
+    if (seq <= node.seq) return;
+    node.seq = seq;
+    this.mds.release(this.released(node, node.mode));
   }
 
   /** `fresh` collects files of which this mount is the authority only from now on. */
@@ -393,6 +410,8 @@ export class NodeTable implements SessionCache {
         for (const entry of answer.entries ?? []) {
           this.setName(request.ino, entry.name, entry.ino);
         }
+        return;
+      default: // Does not concern names.
     }
   }
   private setName(parent: Ino, name: Buffer, ino: Ino): void {
@@ -433,12 +452,14 @@ export class NodeTable implements SessionCache {
   // ---- Recalls ---------------------------------------------------------------------------------
 
   recall(recall: Recall, late = false): void {
-    const { ino, mode, seq } = recall;
+    const { ino, mode } = recall;
     const node = this.get(ino);
     node.unshared = false;
-    if (seq < node.seq) return; // Of an earlier grant.
+    // One that is older than the last grant still says that somebody waits, and costs little.
+    const seq = Math.max(recall.seq, node.seq);
     if (covers(mode, node.mode) && node.acquiring !== undefined && !late) {
-      // It overtook the grant that it takes back: to refuse that would let two mounts take it from each other for ever.
+      // It overtook the grant that it takes back: to refuse that would let two mounts take it from
+      // each other for ever.
       node.early = recall;
       this.clock.setTimer(EARLY_MS, () => {
         if (node.early === recall) this.afterEarly(node);
@@ -592,7 +613,8 @@ export class NodeTable implements SessionCache {
       if (node.data !== undefined) {
         if (!node.data.clean) {
           lost++;
-          node.fail(new DssError("Fenced", "buffered data was lost with the metadata session", { cause: reason }));
+          const message = "buffered data was lost with the metadata session";
+          node.fail(new DssError("Fenced", message, { cause: reason }));
         }
         node.data.discard();
       }
@@ -611,7 +633,7 @@ export class NodeTable implements SessionCache {
     }
     this.toPublish.clear();
     this.forgetKernelNames();
-    this.logger.error({ files: lost }, "the session was lost; files with unwritten data report EIO");
+    this.logger.error({ files: lost }, "the session was lost; unwritten files report EIO");
   }
   lapsed(): void {
     for (const node of this.nodes.values()) {
@@ -682,7 +704,10 @@ export class NodeTable implements SessionCache {
     await Promise.all([...this.publishing]);
   }
 
-  /** Everything is published and the session ends: the leader need not look at objects for the sizes. */
+  /**
+   * Everything is published and the session ends: the leader need not look at objects for the
+   * sizes.
+   */
   releaseAll(): void {
     for (const node of this.nodes.values()) {
       if (node.mode !== "exclusive" || node.resizing > 0 || !(node.data?.clean ?? true)) continue;
@@ -690,7 +715,10 @@ export class NodeTable implements SessionCache {
     }
   }
 
-  /** Resolves when everything buffered is durable; fails with the last error, after trying all files. */
+  /**
+   * Resolves when everything buffered is durable; fails with the last error, after trying all
+   * files.
+   */
   async flushAll(): Promise<void> {
     const busy = [...this.nodes.values()].filter((node) => node.data && !node.data.clean);
     const outcomes = await Promise.allSettled(busy.map((node) => node.data!.flush()));
@@ -699,8 +727,9 @@ export class NodeTable implements SessionCache {
   }
 
   /**
-   * Before the last name or the last open of ours goes: what is buffered here may be for others that have the file open, and
-   * once we are no longer a keeper of it nobody may write it. Not needed for a file that nobody else has seen.
+   * Before the last name or the last open of ours goes: what is buffered here may be for others
+   * that have the file open, and once we are no longer a keeper of it nobody may write it. Not
+   * needed for a file that nobody else has seen.
    */
   async leaveToOthers(node: Node): Promise<void> {
     const dirty = node.data !== undefined && !node.data.clean;

@@ -1,8 +1,10 @@
 /**
- * One inode as this mount knows it: attributes, the capability under which they may be believed, names (of a directory),
- * operations in progress, opens. Owned by the `NodeTable`; the file's bytes are in `FileData`.
+ * One inode as this mount knows it: attributes, the capability under which they may be believed,
+ * names (of a directory), operations in progress, opens. Owned by the `NodeTable`; the file's
+ * bytes are in `FileData`.
  *
- * Attributes are valid while `mode` is not "none". Under "exclusive" this mount is the authority on size and mtime.
+ * Attributes are valid while `mode` is not "none". Under "exclusive" this mount is the authority
+ * on size and mtime.
  */
 import type { DssError } from "../../cluster/base/errors.js";
 import type { Epoch, Ino } from "../../cluster/base/ids.js";

@@ -1,10 +1,11 @@
 /**
- * Reads of one file: pages of the shared cache for readers that go forward (with read-ahead), single object reads for those
- * that jump; dirty data of the writer overlay both. Holes and objects that do not exist read as zeros, because an OSD said so;
- * an unreachable object is a wait or an error.
+ * Reads of one file: pages of the shared cache for readers that go forward (with read-ahead),
+ * single object reads for those that jump; dirty data of the writer overlay both. Holes and
+ * objects that do not exist read as zeros, because an OSD said so; an unreachable object is a wait
+ * or an error.
  *
- * A read takes the overlay before it asks for objects: what is flushed meanwhile is in the overlay, what is written
- * meanwhile is concurrent.
+ * A read takes the overlay before it asks for objects: what is flushed meanwhile is in the
+ * overlay, what is written meanwhile is concurrent.
  */
 import type { AccessOptions, ObjectAccess, ObjectAddress } from "../../osd/client/object-access.js";
 import { extentsOf, type StripeLayout } from "../../osd/client/striper.js";
@@ -36,7 +37,10 @@ export class FileReader {
     private readonly readAheadBytes: number,
   ) {}
 
-  /** Bytes [offset, offset + length) that are within the file. `stream` undefined: past the cache (O_DIRECT). */
+  /**
+   * Bytes [offset, offset + length) that are within the file. `stream` undefined: past the cache
+   * (O_DIRECT).
+   */
   read(offset: number, length: number, stream: ReadStream | undefined): Promise<Buffer[]> {
     const end = Math.min(offset + length, this.file.size());
     if (end <= offset) return NOTHING;
@@ -66,7 +70,8 @@ export class FileReader {
       stream.next = end;
       stream.window = 0;
       for (let index = first; index <= last; index++) {
-        // One that jumps and finds only part of it here asks for what it needs, not for whole pages.
+        // One that jumps and finds only part of it here asks for what it needs, not for whole
+        // pages.
         if (!this.cache.has(this.file.ino, index)) return this.fetch(offset, end - offset);
       }
     }

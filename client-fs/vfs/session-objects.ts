@@ -1,6 +1,7 @@
 /**
- * Objects under the present session's client id. Each session has an access of its own, made by `create`: a write that was
- * begun under a session that was evicted must never be repeated under the id of the next, which is not fenced.
+ * Objects under the present session's client id. Each session has an access of its own, made by
+ * `create`: a write that was begun under a session that was evicted must never be repeated under
+ * the id of the next, which is not fenced.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId } from "../../cluster/base/ids.js";

@@ -1,10 +1,12 @@
 /**
- * The file system that a mount shows (design §7): POSIX semantics over the metadata session and the objects. Implements the
- * contract of the FUSE drivers; names and attributes are here, what open files do is in file-operations.ts.
+ * The file system that a mount shows (design §7): POSIX semantics over the metadata session and
+ * the objects. Implements the contract of the FUSE drivers; names and attributes are here, what
+ * open files do is in file-operations.ts.
  *
- * What the kernel may keep: names while the directory's shared capability is held, attributes while the inode's is, both for
- * `attributeValidMs` at most and only when the kernel can be told to drop them. Access times are not kept up (as with noatime): the kernel
- * does not report reads, and explicit changes by utimes are.
+ * What the kernel may keep: names while the directory's shared capability is held, attributes
+ * while the inode's is, both for `attributeValidMs` at most and only when the kernel can be told
+ * to drop them. Access times are not kept up (as with noatime): the kernel does not report reads,
+ * and explicit changes by utimes are.
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
@@ -37,7 +39,7 @@ import type {
 import { ExtentCache } from "./extent-cache.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
-import { Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
+import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
 import { NodeTable, nameKey } from "./node-table.js";
 import { WriteBudget } from "./writer.js";
 
@@ -117,26 +119,28 @@ export class Vfs implements FileSystem {
     this.table.setKernel(notifier, kernel.canInvalidateAllEntries);
   }
 
-  /** Flushes everything, publishes sizes and closes the session; fails when data could not be saved. */
+  /**
+   * Flushes everything, publishes sizes and closes the session; fails when data could not be saved.
+   */
   destroy(): Promise<void> {
     this.destroying ??= this.shutDown();
     return this.destroying;
   }
   private async shutDown(): Promise<void> {
     this.ageTimer?.cancel();
-    let failure: unknown;
+    let failure: Error | undefined;
     try {
       await this.table.flushAll();
       await this.table.publishAll();
       this.table.releaseAll();
     } catch (error) {
-      failure = error;
+      failure = error as Error;
     }
     this.table.stop();
     try {
       await this.mds.close({ force: failure !== undefined });
     } catch (error) {
-      failure ??= error;
+      failure ??= error as Error;
     }
     if (failure !== undefined) throw failure;
   }
@@ -163,7 +167,9 @@ export class Vfs implements FileSystem {
   private actor(caller: Caller): Actor {
     return { uid: caller.uid, gid: caller.gid, timeNs: this.clock.wallNs() };
   }
-  /** A change: answered as soon as the leader has executed it, or when it is durable with -o sync. */
+  /**
+   * A change: answered as soon as the leader has executed it, or when it is durable with -o sync.
+   */
   private change(request: Request): ReturnType<MdsClient["call"]> {
     return this.mds.call(request, { wait: this.options.sync === true ? "safe" : "unsafe" });
   }
@@ -238,7 +244,8 @@ export class Vfs implements FileSystem {
     if (Object.keys(rest).length > 0 || clearSuid) {
       const node = this.table.get(ino);
       const { mtimeNs } = rest as { mtimeNs?: bigint };
-      // Ours to say while exclusive, and said before the answer, so that a recall in between repeats it.
+      // Ours to say while exclusive, and said before the answer, so that a recall in between
+      // repeats it.
       if (mtimeNs !== undefined && node.mode === "exclusive") node.inode!.mtimeNs = mtimeNs;
       await this.change({
         op: "setattr",
@@ -283,7 +290,7 @@ export class Vfs implements FileSystem {
       actor: this.actor(caller),
     });
     const { inode } = reply.answer;
-    if (inode === undefined) throw new DssError("Malformed", "create was answered without an inode");
+    if (inode === undefined) throw new DssError("Malformed", "create brought no inode");
     return { inode, created: inode.ino === ino };
   }
 
@@ -597,7 +604,8 @@ export class Vfs implements FileSystem {
     const { usage } = (await this.mds.call({ op: "statfs" })).answer;
     if (usage === undefined) throw new DssError("Malformed", "statfs was answered without figures");
     const free = Math.floor(usage.available / BLOCK);
-    // Inodes are bounded by the coordination service's memory only; a large round figure keeps installers happy.
+    // Inodes are bounded by the coordination service's memory only; a large round figure keeps
+    // installers happy.
     const filesFree = 2 ** 32;
     const stat: StatFs = {
       blockSize: BLOCK,
@@ -638,7 +646,9 @@ export class Vfs implements FileSystem {
   }
   async listxattr(ino: Ino): Promise<Buffer> {
     const names: Buffer[] = [];
-    for (const name of (await this.xattrs(ino)).keys()) names.push(Buffer.from(`${name}\0`, "latin1"));
+    for (const name of (await this.xattrs(ino)).keys()) {
+      names.push(Buffer.from(`${name}\0`, "latin1"));
+    }
     return Buffer.concat(names);
   }
   async setxattr(
@@ -649,8 +659,8 @@ export class Vfs implements FileSystem {
     caller: Caller,
   ): Promise<void> {
     checkXattrName(name);
-    if (name.length > XATTR_NAME_MAX) throw new DssError("RangeTooLarge", "attribute name too long");
-    if (value.length > XATTR_VALUE_MAX) throw new DssError("TooBig", "attribute value exceeds 64 KiB");
+    if (name.length > XATTR_NAME_MAX) throw new DssError("RangeTooLarge", "name too long");
+    if (value.length > XATTR_VALUE_MAX) throw new DssError("TooBig", "value exceeds 64 KiB");
     const { create, replace } = flags;
     const actor = this.actor(caller);
     try {

@@ -1,12 +1,14 @@
 /**
  * Buffered writes of one file: dirty pieces, and object writes in flight.
  *
- * Invariants: `dirty` is sorted and free of overlaps; what is in flight is never changed and two flights never overlap in bytes, so
- * the OSDs get overlapping rewrites in order; a piece leaves only when its bytes are durable, superseded, cut off by a
- * truncation, or when an error was recorded for them.
+ * Invariants: `dirty` is sorted and free of overlaps; what is in flight is never changed and two
+ * flights never overlap in bytes, so the OSDs get overlapping rewrites in order; a piece leaves
+ * only when its bytes are durable, superseded, cut off by a truncation, or when an error was
+ * recorded for them.
  *
- * Each piece is one copy out of the driver's buffer. Sequential streams go out as soon as STREAM_BYTES are together; everything
- * else when somebody asks (fsync, recall, close, age, memory).
+ * Each piece is one copy out of the driver's buffer. Sequential streams go out as soon as
+ * STREAM_BYTES are together; everything else when somebody asks (fsync, recall, close, age,
+ * memory).
  */
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
@@ -102,7 +104,10 @@ export class WriteBudget {
   putBuffer(buffer: Buffer): void {
     if (this.pool.length < POOL_MAX) this.pool.push(buffer);
   }
-  /** True when there is room at once; otherwise `wait`. One write larger than everything is let through alone. */
+  /**
+   * True when there is room at once; otherwise `wait`. One write larger than everything is let
+   * through alone.
+   */
   tryReserve(bytes: number): boolean {
     if (this.waiters.length > 0) return false;
     if (this.used + bytes > this.bytesMax && this.used > 0) return false;
@@ -240,8 +245,8 @@ export class FileWriter {
   }
 
   /**
-   * What is newer than the objects in [offset, end), oldest first: later ones win. Copies: buffers are used again as soon as
-   * their bytes are durable.
+   * What is newer than the objects in [offset, end), oldest first: later ones win. Copies: buffers
+   * are used again as soon as their bytes are durable.
    */
   overlay(offset: number, end: number): Segment[] {
     const found: Segment[] = [];
@@ -273,8 +278,9 @@ export class FileWriter {
   }
 
   /**
-   * Resolves when everything written so far in the range is durable (or given up, see `onError`). Fails with the error of a
-   * write-back that could not reach the OSDs, unless `untilDone`, which tries until it can.
+   * Resolves when everything written so far in the range is durable (or given up, see `onError`).
+   * Fails with the error of a write-back that could not reach the OSDs, unless `untilDone`, which
+   * tries until it can.
    */
   async flush(
     range: { start: number; end: number } = EVERYTHING,
@@ -301,8 +307,8 @@ export class FileWriter {
   }
 
   /**
-   * A truncation to `size`: dirty data beyond are dropped; resolves when nothing beyond is in flight. The caller keeps
-   * writers away until then.
+   * A truncation to `size`: dirty data beyond are dropped; resolves when nothing beyond is in
+   * flight. The caller keeps writers away until then.
    */
   async cutOff(size: number): Promise<void> {
     this.cut(size, Number.MAX_SAFE_INTEGER);
@@ -314,8 +320,8 @@ export class FileWriter {
   }
 
   /**
-   * Nothing new is sent until `resume`; resolves when nothing is in flight. Before a removal: a write that arrives after the
-   * file's objects were purged would make one again that nobody owns.
+   * Nothing new is sent until `resume`; resolves when nothing is in flight. Before a removal: a
+   * write that arrives after the file's objects were purged would make one again that nobody owns.
    */
   async hold(): Promise<void> {
     this.held++;
@@ -529,7 +535,10 @@ export class FileWriter {
     this.wake();
   }
 
-  /** Not after a long time: the bytes may have been sent again while the first attempt still waits in a socket. */
+  /**
+   * Not after a long time: the bytes may have been sent again while the first attempt still waits
+   * in a socket.
+   */
   private recycle(flight: Flight): void {
     if (this.budget.clock.now() - flight.startedMs > RECYCLE_MS) return;
     for (const piece of flight.pieces) if (piece.pooled) this.budget.putBuffer(piece.buffer);

@@ -1,12 +1,15 @@
 /**
- * A client's session with the MDS leader (design §6): finds the leader, keeps the session alive, numbers the requests, keeps
- * those whose effect is not yet in the journal, and replays them in order to the next leader.
+ * A client's session with the MDS leader (design §6): finds the leader, keeps the session alive,
+ * numbers the requests, keeps those whose effect is not yet in the journal, and replays them in
+ * order to the next leader.
  *
- * Invariants: request ids rise and are never reused; a changing request is kept until its journal batch is safe; requests are sent in
- * the order of their ids; nothing is accepted from a leader of a lower term. Answers are given to the cache in the order in which the leader
- * sent them, before the caller continues, so that a later recall finds what an earlier answer brought.
+ * Invariants: request ids rise and are never reused; a changing request is kept until its journal
+ * batch is safe; requests are sent in the order of their ids; nothing is accepted from a leader of
+ * a lower term. Answers are given to the cache in the order in which the leader sent them, before
+ * the caller continues, so that a later recall finds what an earlier answer brought.
  *
- * Owns: the connection, the outstanding requests, ranges of inode numbers. The capabilities themselves belong to the `SessionCache`.
+ * Owns: the connection, the outstanding requests, ranges of inode numbers. The capabilities
+ * themselves belong to the `SessionCache`.
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
@@ -49,7 +52,10 @@ export interface LeaderSource {
   onChange(listener: () => void): () => void;
 }
 
-/** What the owner of the capabilities does for the session. All methods are synchronous and do not throw. */
+/**
+ * What the owner of the capabilities does for the session. All methods are synchronous and do not
+ * throw.
+ */
 export interface SessionCache {
   /** What is held, for a leader that must learn it again. */
   held(): { ino: Ino; mode: CapabilityMode; seq: number }[];
@@ -57,7 +63,10 @@ export interface SessionCache {
   orphans(): Ino[];
   /** Files that are open here without a capability. */
   opened(): Ino[];
-  /** An answer arrived; `repeated`: the caller had its answer before (a replay), only the grants are news. */
+  /**
+   * An answer arrived; `repeated`: the caller had its answer before (a replay), only the grants
+   * are news.
+   */
   apply(request: Request, reply: MdsReply, repeated: boolean): void;
   recall(recall: Recall): void;
   /** The session is over: nothing that was held counts, data not yet written is lost. */
@@ -66,7 +75,8 @@ export interface SessionCache {
   lapsed(): void;
   resumed(): void;
 }
-const NO_CACHE: SessionCache = {
+/** For programs that hold no capabilities. */
+export const NO_CACHE: SessionCache = {
   held: () => [],
   orphans: () => [],
   opened: () => [],
@@ -93,7 +103,10 @@ export interface MdsClientOptions {
   operationDeadlineMs: number;
 }
 
-/** One attempt; the request itself goes on with the next. Long, because an answer may wait for another client's recall. */
+/**
+ * One attempt; the request itself goes on with the next. Long, because an answer may wait for
+ * another client's recall.
+ */
 const ATTEMPT_MS = 60_000;
 const OPEN_ATTEMPT_MS = 5_000;
 const CLOSE_MS = 3_000;
@@ -104,10 +117,14 @@ const CHECK_MS = 1_000;
 const LEADER_POLL_MS = 500;
 /** Fetch the next range when this part of the current one is left. */
 const RANGE_LOW_PART = 4;
-/** Requests without an answer before callers wait: the leader's memory of answers is bounded too. */
+/**
+ * Requests without an answer before callers wait: the leader's memory of answers is bounded too.
+ */
 const OUTSTANDING_MAX = 4_096;
 
-/** Their effect is journaled, so `fsync` waits for it; sizes are not among them (design §6 Sizes). */
+/**
+ * Their effect is journaled, so `fsync` waits for it; sizes are not among them (design §6 Sizes).
+ */
 const CHANGES: ReadonlySet<Operation> = new Set<Operation>([
   "create",
   "link",
@@ -188,7 +205,10 @@ export class MdsClient {
   private safe = 0;
   private safeWaiters: SafeWaiter[] = [];
   private roomWaiters: (() => void)[] = [];
-  /** A change that had been answered and was lost with its leader or session; the next waitSafe reports it. */
+  /**
+   * A change that had been answered and was lost with its leader or session; the next waitSafe
+   * reports it.
+   */
   private lostChange: DssError | undefined;
 
   private ranges: { next: Ino; left: number; count: number }[] = [];
@@ -270,8 +290,9 @@ export class MdsClient {
   }
 
   /**
-   * Sends one request; resolves with the answer, which for changes is *unsafe* unless `wait` is "safe". Waits through failovers.
-   * Fails with the leader's error, TimedOut, NoSession (evicted with a change in flight), ShuttingDown.
+   * Sends one request; resolves with the answer, which for changes is *unsafe* unless `wait` is
+   * "safe". Waits through failovers. Fails with the leader's error, TimedOut, NoSession (evicted
+   * with a change in flight), ShuttingDown.
    */
   call(request: Request, options: { wait?: "unsafe" | "safe" } = {}): Promise<MdsReply> {
     if (this.state === "closed") {
@@ -283,7 +304,10 @@ export class MdsClient {
     return this.issue(request, wait);
   }
 
-  /** Resolves when every change made before is in the journal. Reports, once, a change that was lost. */
+  /**
+   * Resolves when every change made before is in the journal. Reports, once, a change that was
+   * lost.
+   */
   waitSafe(): Promise<void> {
     const lost = this.lostChange;
     if (lost !== undefined) {
@@ -296,7 +320,10 @@ export class MdsClient {
     });
   }
 
-  /** One-way; false when there is no connection (a new leader learns of a release by what is not held). */
+  /**
+   * One-way; false when there is no connection (a new leader learns of a release by what is not
+   * held).
+   */
   release(released: Released): boolean {
     if (this.state !== "active" || this.link === undefined) return false;
     this.link.post(MdsReleased, released);
@@ -318,7 +345,10 @@ export class MdsClient {
     }
   }
 
-  /** Operations on the map and the daemon's figures; needs no session. Retries until `deadlineMs` are over. */
+  /**
+   * Operations on the map and the daemon's figures; needs no session. Retries until `deadlineMs`
+   * are over.
+   */
   async admin(request: AdminRequest, deadlineMs: number): Promise<AdminReply> {
     const end = this.clock.now() + deadlineMs;
     let last: unknown;
@@ -348,13 +378,13 @@ export class MdsClient {
   async close(options: { force?: boolean } = {}): Promise<void> {
     if (this.state === "closed") return;
     const link = this.link;
-    let failure: unknown;
+    let failure: Error | undefined;
     if (this.state === "active" && options.force !== true) {
       try {
         await this.waitSafe();
         await link?.call(CloseMdsSession, { client: this.sessionId }, { deadlineMs: CLOSE_MS });
       } catch (error) {
-        failure = error;
+        failure = error as Error;
       }
     }
     this.shutDown();
@@ -403,8 +433,7 @@ export class MdsClient {
   }
 
   private floor(): number {
-    for (const id of this.outstanding.keys()) return id;
-    return this.nextId;
+    return this.outstanding.keys().next().value ?? this.nextId;
   }
 
   private send(entry: Outstanding, replay: boolean): void {
@@ -447,7 +476,8 @@ export class MdsClient {
       if (link !== this.link) return; // The next leader gets it again.
       if (error.code === "TimedOut" || error.code === "Overloaded") {
         void this.pause(this.backoff.next()).then(() => {
-          if (link === this.link && this.outstanding.get(entry.id) === entry) this.send(entry, true);
+          if (link !== this.link || this.outstanding.get(entry.id) !== entry) return;
+          this.send(entry, true);
         });
       } else {
         this.lose(link);
@@ -482,11 +512,7 @@ export class MdsClient {
 
   private wakeSafeWaiters(): void {
     if (this.safeWaiters.length === 0) return;
-    let oldest = this.nextId;
-    for (const id of this.changes.keys()) {
-      oldest = id;
-      break;
-    }
+    const oldest = this.changes.keys().next().value ?? this.nextId;
     const waiting: SafeWaiter[] = [];
     for (const waiter of this.safeWaiters) {
       if (waiter.upTo < oldest) waiter.resolve();
@@ -664,13 +690,15 @@ export class MdsClient {
       this.options.messenger.setEntity(opened.client);
       for (const listener of this.sessionListeners) listener(opened.client);
     }
-    // A new leader counts its batches anew only above what is safe; an unsafe number of the old one means nothing to it.
+    // A new leader counts its batches anew only above what is safe; an unsafe number of the old
+    // one means nothing to it.
     this.safe = sameTerm ? Math.max(this.safe, opened.safe) : opened.safe;
     this.cache.resumed();
     const completed = new Set(opened.completed);
     for (const entry of [...this.outstanding.values()]) {
       if (entry.answered && completed.has(entry.id)) {
-        // Executed by this very leader: its Safe will come. Known to a new leader: it read it in the journal.
+        // Executed by this very leader: its Safe will come. Known to a new leader: it read it in
+        // the journal.
         if (!sameTerm || entry.journal <= this.safe) this.settle(entry);
       } else if (this.outstanding.get(entry.id) === entry) {
         this.send(entry, entry.sent);

@@ -122,7 +122,7 @@ export class Namespace {
     const inode = this.inode(ino);
     const plan = emptyPlan();
     plan.answer.inode = publicInode(inode);
-    if (mode === "shared" || access.capabilities.mode(access.session, ino) === "exclusive") {
+    if (mode === "shared" || this.holdsExclusive(access, ino)) {
       access.attributes(ino);
       if (mode === "shared") access.queue(ino);
       plan.shared.push(ino);
@@ -532,7 +532,7 @@ export class Namespace {
       changed.mode = (inode.mode & S_IFMT) | (request.mode & PERMISSION_BITS);
     }
     if (size !== undefined) {
-      const had = access.capabilities.mode(access.session, ino) === "exclusive";
+      const had = this.holdsExclusive(access, ino);
       changed = this.resize(access, draft, changed, size, actor);
       this.grantExclusive(access, draft, changed, plan);
       plan.durable = !had; // As for acquire: a new leader must know of the grant.
@@ -743,7 +743,7 @@ export class Namespace {
     return { ...emptyPlan(), record: draft.finish(), answer, shared, hides: inodes, removed };
   }
   private grantExclusive(access: Access, draft: Draft, inode: InodeRecord, plan: Plan): void {
-    const held = access.capabilities.mode(access.session, inode.ino) === "exclusive";
+    const held = this.holdsExclusive(access, inode.ino);
     const granted = this.metadata.session(access.session)?.exclusive.get(inode.ino);
     const maxSize = held && granted !== undefined ? granted : grantSize(inode.dataMax);
     if (granted !== maxSize) {
@@ -751,6 +751,12 @@ export class Namespace {
     }
     plan.exclusive = { ino: inode.ino, maxSize };
     if (!plan.shared.includes(inode.ino)) plan.shared.push(inode.ino);
+  }
+  /** Held and journaled: while a release is being journaled, the one is still so and the other not any more. */
+  private holdsExclusive(access: Access, ino: Ino): boolean {
+    const { capabilities, session } = access;
+    if (capabilities.mode(session, ino) !== "exclusive") return false;
+    return this.metadata.session(session)?.exclusive.has(ino) === true;
   }
   private granted(access: Access, inode: InodeRecord): number {
     return this.metadata.session(access.session)?.exclusive.get(inode.ino) ?? inode.dataMax;

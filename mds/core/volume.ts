@@ -14,7 +14,8 @@ import { volumePageKey, type SessionBody, type VolumeRecord } from "./page.js";
 export const VOLUME_SIZE_MAX = 2 ** 52;
 /** Sizes are rounded up to this many bytes. */
 export const VOLUME_SIZE_UNIT = 4096;
-const NAME = /^[A-Za-z0-9._-]{1,128}$/;
+/** Not like an option, nor like a path: names stand on command lines and in URIs. */
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 /** What unsafe changes of the volume table are marked with. */
 const VOLUMES_KEY = -1;
 /** Never in use, so the conflicting sessions of `volumeOpen` are recalled under a key of their own. */
@@ -40,7 +41,7 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     if (!NAME.test(name)) {
       throw new DssError("InvalidArgument", `${JSON.stringify(name)} is no name for a volume`, {
-        hint: "use 1 to 128 letters, digits, dots, underscores or hyphens",
+        hint: "use 1 to 128 letters, digits, dots, underscores or hyphens, not beginning with . or -",
       });
     }
     if (!Number.isSafeInteger(request.size) || request.size <= 0) {

@@ -1,4 +1,7 @@
-/** The session with the MDS leader: order, replay, safety, eviction, deadlines. Over a real leader on simulated time. */
+/**
+ * The session with the MDS leader: order, replay, safety, eviction, deadlines. Over a real leader
+ * on simulated time.
+ */
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
 import { MDS_ENTITY_BASE } from "../../../cluster/base/ids.js";
@@ -144,7 +147,7 @@ const touch = (name: string) =>
     actor: { uid: 0, gid: 0, timeNs: 0n },
   }) as const;
 
-t.test("unsafe and unanswered requests go to the next leader, in order, and no others", async (t) => {
+t.test("unsafe and unanswered requests go to the next leader, in order", async (t) => {
   const stage = new Stage();
   const first = await stage.lead(1);
   let journal = 0;
@@ -182,7 +185,7 @@ t.test("unsafe and unanswered requests go to the next leader, in order, and no o
   await stage.run(safe);
 });
 
-t.test("a leader of a lower term is refused, and keep-alives are sent every third of the lease", async (t) => {
+t.test("a lower term is refused; keep-alives go out every third of the lease", async (t) => {
   const stage = new Stage();
   const leader = await stage.lead(5);
   await stage.run(stage.client.open(5_000));

@@ -1,13 +1,13 @@
 /**
- * Seeded operations by two mounts on a few files, one at a time, compared with a model that knows nothing of caches: whatever one
- * call has completed, every later call on either mount sees. Meanwhile write-backs fail, capabilities go back and forth, leaders die and
- * connections break.
+ * Seeded operations by two mounts on a few files, one at a time, compared with a model that knows
+ * nothing of caches: whatever one call has completed, every later call on either mount sees.
+ * Meanwhile write-backs fail, capabilities go back and forth, leaders die and connections break.
  *
  * `SEED=7 SEEDS=100 node …/random.test.js` runs others.
  */
 import t from "tap";
 import { isDssError } from "../../../../cluster/base/errors.js";
-import { Prng } from "../../../../cluster/base/prng.js";
+import type { Prng } from "../../../../cluster/base/prng.js";
 import { CALLER, OBJECT_SIZE, newWorld, type TestMount, type World } from "./world.js";
 
 const O_RDWR = 2;
@@ -124,7 +124,8 @@ class Scenario {
       random.int(1, 2 * OBJECT_SIZE),
     ]);
     const near = OBJECT_SIZE * random.int(0, 3) + random.int(-50, 50);
-    const offset = random.pick([random.int(0, FILE_MAX - length), Math.max(near, 0), 4096 * random.int(0, 60)]);
+    const anywhere = random.int(0, FILE_MAX - length);
+    const offset = random.pick([anywhere, Math.max(near, 0), 4096 * random.int(0, 60)]);
     return { offset: Math.min(offset, FILE_MAX - length), length };
   }
 
@@ -136,7 +137,8 @@ class Scenario {
     const data = this.random.bytes(length);
     const at = (flags & O_APPEND) !== 0 ? file.data.length : offset;
     if (at + length > FILE_MAX) return;
-    this.log.push(`write ${file.ino} ${at}+${length} flags ${flags.toString(8)} on ${open.mount.host.name}`);
+    const { name } = open.mount.host;
+    this.log.push(`write ${file.ino} ${at}+${length} flags ${flags.toString(8)} on ${name}`);
     try {
       await open.mount.write({ ino: file.ino, handle: open.handle }, offset, data, flags);
       apply(file, at, data);
@@ -144,7 +146,10 @@ class Scenario {
       await this.uncertain(open, error, at, data);
     }
   }
-  /** A synchronous write failed: its bytes are there or not; the file system must agree with itself from now on. */
+  /**
+   * A synchronous write failed: its bytes are there or not; the file system must agree with itself
+   * from now on.
+   */
   private async uncertain(open: Open, error: unknown, at: number, data: Buffer): Promise<void> {
     if (!isDssError(error) || !this.faults.failures) throw error;
     this.world.objects.failureRate = 0;
@@ -343,7 +348,8 @@ async function run(seed: number, steps: number, faults: Faults): Promise<string>
     return "";
   } catch (error) {
     const wanted = process.env["GREP"];
-    const lines = wanted === undefined ? scenario.log.slice(-25) : scenario.log.filter((line) => line.match(wanted));
+    const { log } = scenario;
+    const lines = wanted === undefined ? log.slice(-25) : log.filter((line) => line.match(wanted));
     const recent = lines.join("\n");
     return `SEED=${seed} (${JSON.stringify(faults)}) after ${scenario.log.length} operations:\n${
       (error as Error).stack

@@ -1,6 +1,6 @@
 /**
- * Mounts without a kernel on simulated time: real clients and a real MDS leader over a simulated network, metadata and
- * objects in memory. A run is a pure function of its seed.
+ * Mounts without a kernel on simulated time: real clients and a real MDS leader over a simulated
+ * network, metadata and objects in memory. A run is a pure function of its seed.
  */
 import { DssError, isDssError, type ErrorCode } from "../../../../cluster/base/errors.js";
 import { ANONYMOUS_ENTITY, MDS_ENTITY_BASE, type ClientId } from "../../../../cluster/base/ids.js";
@@ -91,7 +91,7 @@ export class MemoryObjects {
         }
         const { size, mtimeNs } = object;
         const end = Math.min(offset + length, size);
-        const data = end > offset ? Buffer.from(object.data.subarray(offset, end)) : Buffer.alloc(0);
+        const data = Buffer.from(object.data.subarray(offset, Math.max(end, offset)));
         await leave();
         return { exists: true, size, data, mtimeNs };
       },
