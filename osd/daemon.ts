@@ -1,6 +1,7 @@
 /**
- * The OSD daemon: follows the cluster map, checks fences, epochs and intervals of every message in one place (`gate`), and hands it to
- * the placement group. Runs on injected ports, so the simulator runs the very same.
+ * The OSD daemon: follows the cluster map, checks fences, epochs and intervals of every message in
+ * one place (`gate`), and hands it to the placement group. Runs on injected ports, so the simulator
+ * runs the very same.
  *
  * Owns: the placement groups of this OSD.
  */
@@ -61,7 +62,9 @@ import type { ChunkStore } from "./store/chunk-store.js";
 
 export interface OsdDaemonOptions {
   id: OsdId;
-  /** Of this start of the daemon; the map shows it once the coordinator has seen the registration. */
+  /**
+   * Of this start of the daemon; the map shows it once the coordinator has seen the registration.
+   */
   incarnation: string;
   version: string;
   clock: Clock;
@@ -221,7 +224,8 @@ export class OsdDaemon implements PgHost {
     const { maps } = this.options;
     if (epoch <= maps.current().epoch) return;
     maps.atLeast(epoch, MAP_WAIT_MS).catch((error: unknown) => {
-      if (!(error instanceof DssError)) throw error; // It comes by itself when ZooKeeper can be reached.
+      // It comes by itself when ZooKeeper can be reached.
+      if (!(error instanceof DssError)) throw error;
     });
   }
 
@@ -343,8 +347,8 @@ export class OsdDaemon implements PgHost {
   }
 
   /**
-   * The one place where a message meets the map: older intervals are refused unexecuted, newer ones and unseen
-   * fences make this OSD fetch the map first (design §4).
+   * The one place where a message meets the map: older intervals are refused unexecuted, newer ones
+   * and unseen fences make this OSD fetch the map first (design §4).
    */
   private gate<M extends GatedMessage, Reply>(
     request: Incoming<M, Reply>,

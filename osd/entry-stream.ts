@@ -1,6 +1,6 @@
 /**
- * New log entries on their way to a learner, in order. They are held until the learner has taken over the log, and are never sent twice:
- * whatever fails ends the stream, and recovery begins anew.
+ * New log entries on their way to a learner, in order. They are held until the learner has taken
+ * over the log, and are never sent twice: whatever fails ends the stream, and recovery begins anew.
  *
  * Nobody waits for a slow learner: beyond a bound the stream fails.
  */
@@ -41,7 +41,10 @@ export class EntryStream implements LearnerStream {
     for (const { entry } of this.pending.values()) this.send(entry);
   }
 
-  /** Resolves once everything that was appended is synced there; rejects when the stream fails first. */
+  /**
+   * Resolves once everything that was appended is synced there; rejects when the stream fails
+   * first.
+   */
   drained(): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.failure !== undefined) reject(this.failure);

@@ -1,6 +1,7 @@
 /**
- * Heartbeats between OSDs that share PGs (design §4 Failure detection): an OSD that refuses connections, or is silent for the grace time,
- * is reported to the coordinator, which looks for itself. They matter where no write or read would notice.
+ * Heartbeats between OSDs that share PGs (design §4 Failure detection): an OSD that refuses
+ * connections, or is silent for the grace time, is reported to the coordinator, which looks for
+ * itself. They matter where no write or read would notice.
  */
 import { DssError } from "../cluster/base/errors.js";
 import type { OsdId } from "../cluster/base/ids.js";

@@ -1,11 +1,13 @@
 /**
- * Brings OSDs that belong to a PG, but are not in its in-sync set, up to date and has them added (design §4 Joining; decisions in
- * core/recover.ts). Runs on the primary of a PG that is active or waits for a member; ends with the interval.
+ * Brings OSDs that belong to a PG, but are not in its in-sync set, up to date and has them added
+ * (design §4 Joining; decisions in core/recover.ts). Runs on the primary of a PG that is active or
+ * waits for a member; ends with the interval.
  *
- * Order is everything: the learner takes over the log as of one instant, and from that instant every new entry goes
- * to it too, in order. An object is copied under a lock that keeps writes off it, so the image and the
- * entries around it cannot miss or overtake each other. Any failure abandons the attempt: the stream stops at once, and the
- * next attempt begins with what the learner then says it has.
+ * Order is everything: the learner takes over the log as of one instant, and from that instant
+ * every new entry goes to it too, in order. An object is copied under a lock that keeps writes off
+ * it, so the image and the entries around it cannot miss or overtake each other. Any failure
+ * abandons the attempt: the stream stops at once, and the next attempt begins with what the learner
+ * then says it has.
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId } from "../cluster/base/ids.js";
@@ -75,7 +77,9 @@ export class LearnerDriver {
     private readonly map: () => ClusterMap,
   ) {}
 
-  /** Starts and stops learners as the map says: after every map, and when a PG has become active. */
+  /**
+   * Starts and stops learners as the map says: after every map, and when a PG has become active.
+   */
   review(pg: PlacementGroup): void {
     const known = this.learners.get(pg);
     const present = known ?? new Map<OsdId, Learner>();
@@ -211,7 +215,10 @@ export class LearnerDriver {
     return { exists, missing, cursor, log: { tail, entries } };
   }
 
-  /** Plans, and begins the stream in the same turn: the log that is handed over ends where the stream begins. */
+  /**
+   * Plans, and begins the stream in the same turn: the log that is handed over ends where the
+   * stream begins.
+   */
   private async adopt(
     learner: Learner,
     theirs: LearnerInfo,
@@ -290,7 +297,8 @@ export class LearnerDriver {
       this.host.count("recoveryOps");
       this.host.count("recoveryBytes", bytes);
     } catch (error) {
-      // Before the lock goes: a write that the learner gets from now on could meet the image on its way.
+      // Before the lock goes: a write that the learner gets from now on could meet the image on its
+      // way.
       this.detachAfterFailure(learner);
       throw error;
     } finally {
@@ -311,8 +319,8 @@ export class LearnerDriver {
     const request = { pg: pg.id, after: cursor, limit: BACKFILL_STEP };
     // Beyond the cursor the learner's objects stay as they are: entries for them are only logged.
     const listed = await this.ask(learner, ListObjects, request);
-    const theirs: Listed[] = listed.objects.map((row) => {
-      return { object: row.object, version: { interval: row.versionInterval, seq: row.versionSeq } };
+    const theirs: Listed[] = listed.objects.map(({ object, versionInterval, versionSeq }) => {
+      return { object, version: { interval: versionInterval, seq: versionSeq } };
     });
     const ours = this.host.store.list(pg.id, cursor, BACKFILL_STEP);
     const step = compareListings(
@@ -337,7 +345,10 @@ export class LearnerDriver {
     return { cursor: step.cursor, missing: step.differing };
   }
 
-  /** Nothing is missing: from now on no write is acknowledged without the learner, and the coordinator is asked. */
+  /**
+   * Nothing is missing: from now on no write is acknowledged without the learner, and the
+   * coordinator is asked.
+   */
   private async join(learner: Learner): Promise<void> {
     const { pg, osd, stream } = learner;
     const map = this.map();

@@ -1,9 +1,9 @@
 /**
- * Gets and renews the grants under which this OSD's active PGs serve reads (core/leases.ts), and answers those who ask for
- * them. One message per member covers all the PGs shared with it.
+ * Gets and renews the grants under which this OSD's active PGs serve reads (core/leases.ts), and
+ * answers those who ask for them. One message per member covers all the PGs shared with it.
  *
- * On demand: a read without a valid lease asks at once; while reads keep coming the lease is renewed at a third of its time;
- * without reads there is no traffic.
+ * On demand: a read without a valid lease asks at once; while reads keep coming the lease is
+ * renewed at a third of its time; without reads there is no traffic.
  */
 import { DssError } from "../cluster/base/errors.js";
 import type { OsdId } from "../cluster/base/ids.js";
@@ -147,7 +147,8 @@ export class LeaseKeeper {
     const { maps } = this.options;
     if (epoch <= maps.current().epoch) return;
     maps.atLeast(epoch, MAP_WAIT_MS).catch((error: unknown) => {
-      if (!(error instanceof DssError)) throw error; // It comes by itself when ZooKeeper can be reached.
+      // It comes by itself when ZooKeeper can be reached.
+      if (!(error instanceof DssError)) throw error;
     });
   }
 

@@ -1,7 +1,7 @@
 /**
- * A member's part in peering and recovery: it tells what it has, takes over logs, and receives objects. The daemon has checked map and
- * interval; here a message of an earlier attempt of the primary is refused, so that nothing that was
- * delayed on its way overwrites what came after it.
+ * A member's part in peering and recovery: it tells what it has, takes over logs, and receives
+ * objects. The daemon has checked map and interval; here a message of an earlier attempt of the
+ * primary is refused, so that nothing that was delayed on its way overwrites what came after it.
  *
  * A crash in the middle is safe: what will be lacking is durable before the log that names it.
  */
@@ -70,8 +70,8 @@ export class MemberSide {
     pg.checkAttempt(message.attempt);
     const last = this.host.store.pgInfo(pg.id)?.last.seq ?? 0;
     if (last < message.asOf) {
-      const text = `pg ${formatPg(pg.id)}: an object as of ${message.asOf}, the log ends at ${last}`;
-      throw new DssError("NotActive", text);
+      const text = `an object as of ${message.asOf}, but the log ends at ${last}`;
+      throw new DssError("NotActive", `pg ${formatPg(pg.id)}: ${text}`);
     }
     const image = imageFromWire(message, request.data, request.sums);
     this.install(pg, message.object, image).then(
@@ -120,7 +120,10 @@ export class MemberSide {
     const { store } = this.host;
     const { common, attempt } = request;
     const { generation } = pg;
-    /** Between two steps another interval or attempt may have begun, which has been told what is here. */
+    /**
+     * Between two steps another interval or attempt may have begun, which has been told what is
+     * here.
+     */
     const step = async (work: (done: Durable) => void): Promise<void> => {
       await this.durably(work);
       pg.checkAttempt(attempt, generation);
@@ -133,7 +136,8 @@ export class MemberSide {
       const meta = request.startOver ? UNKNOWN_META : EMPTY_META;
       await step((done) => {
         store.createPg(pg.id, meta, done);
-        // In the same turn: whoever asks next must not take a PG that was just made for a whole one.
+        // In the same turn: whoever asks next must not take a PG that was just made for a whole
+        // one.
         pg.record.load();
       });
     } else if (request.startOver) {

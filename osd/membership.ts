@@ -1,6 +1,7 @@
 /**
- * What an OSD asks of the coordinator about in-sync sets (design §4 Joining, Leaving). An answer may be lost, so every question is repeated
- * until the interval that it was asked in is over; the coordinator refuses what comes too late.
+ * What an OSD asks of the coordinator about in-sync sets (design §4 Joining, Leaving). An answer
+ * may be lost, so every question is repeated until the interval that it was asked in is over; the
+ * coordinator refuses what comes too late.
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type Epoch, type Interval, type OsdId, type PgId } from "../cluster/base/ids.js";
@@ -20,7 +21,10 @@ export interface MemberRequest {
 export interface CoordinatorClient {
   /** Errors: Conflict (the interval is over), Busy (too few would remain), those of the path. */
   removeMember(request: MemberRequest): Promise<Epoch>;
-  /** Errors: Conflict (the interval is over, or the member is not up in this incarnation), those of the path. */
+  /**
+   * Errors: Conflict (the interval is over, or the member is not up in this incarnation), those of
+   * the path.
+   */
   addMember(request: MemberRequest & { incarnation: string }): Promise<Epoch>;
   /** The coordinator looks for itself. Errors: those of the path. */
   reportUnreachable(report: { id: OsdId; incarnation: string; reporter: OsdId }): Promise<void>;
@@ -64,8 +68,9 @@ export class Membership {
   }
 
   /**
-   * Asks until the interval is over: it ends with the addition, or with the learner's removal if it is refused (the
-   * learner must sync every write until then, because an earlier request may still take effect).
+   * Asks until the interval is over: it ends with the addition, or with the learner's removal if it
+   * is refused (the learner must sync every write until then, because an earlier request may still
+   * take effect).
    */
   async askAddition(pg: PlacementGroup, member: OsdId, incarnation: string): Promise<void> {
     const request = { ...this.request(pg, member), incarnation };

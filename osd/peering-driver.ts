@@ -1,7 +1,7 @@
 /**
- * Carries out peering (core/peering.ts decides): the primary asks every in-sync member what it has, brings all of them to
- * the longest log, objects included, waits until no earlier primary can serve reads any more, and only then becomes active. The
- * members' side is in member.ts.
+ * Carries out peering (core/peering.ts decides): the primary asks every in-sync member what it has,
+ * brings all of them to the longest log, objects included, waits until no earlier primary can serve
+ * reads any more, and only then becomes active. The members' side is in member.ts.
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId } from "../cluster/base/ids.js";
@@ -55,8 +55,9 @@ export class PeeringDriver {
   ) {}
 
   /**
-   * Runs until the PG is active or incomplete, or its interval is over. While members are down it only gets as far as waiting
-   * for them: those who are left have every acknowledged write, and others can be brought up to date by them.
+   * Runs until the PG is active or incomplete, or its interval is over. While members are down it
+   * only gets as far as waiting for them: those who are left have every acknowledged write, and
+   * others can be brought up to date by them.
    */
   async peer(pg: PlacementGroup, down: readonly OsdId[]): Promise<void> {
     const { generation } = pg;
@@ -71,7 +72,8 @@ export class PeeringDriver {
         if (generation !== pg.generation) return;
         const fields = { pg: formatPg(pg.id), error: describeError(error) };
         this.host.logger.debug(fields, "peering is tried again");
-        await new Promise<void>((resolve) => void this.host.clock.setTimer(backoff.next(), resolve));
+        const ms = backoff.next();
+        await new Promise<void>((resolve) => void this.host.clock.setTimer(ms, resolve));
         if (generation !== pg.generation) return;
       }
     }
@@ -197,7 +199,10 @@ export class PeeringDriver {
     );
   }
 
-  /** Every object is first noted as missing everywhere; what was copied already is found whole by the next attempt. */
+  /**
+   * Every object is first noted as missing everywhere; what was copied already is found whole by
+   * the next attempt.
+   */
   private async rollBack(attempt: Attempt, plan: RollBack): Promise<void> {
     const { pg, others, check } = attempt;
     const { common } = plan;
@@ -212,8 +217,8 @@ export class PeeringDriver {
       sources.set(object, await this.newestCopy(attempt, members, object));
     });
     check();
-    const nothing = { entries: [], retries: [] };
-    const request = adoptRequest(attempt, { common, log: nothing, missing: objects, create: false });
+    const cutBack = { common, log: { entries: [], retries: [] }, missing: objects, create: false };
+    const request = adoptRequest(attempt, cutBack);
     await this.member.adopt(pg, request);
     await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
     check();

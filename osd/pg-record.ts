@@ -1,9 +1,9 @@
 /**
- * What a member lacks of one PG: objects that its log names but whose bytes it has not received, and how far backfill has come. The
- * durable form is the PG's meta in the store.
+ * What a member lacks of one PG: objects that its log names but whose bytes it has not received,
+ * and how far backfill has come. The durable form is the PG's meta in the store.
  *
- * Invariant: the durable form names at least what is lacking. It is written before anything new is lacking, and again when
- * half of it has arrived, or all.
+ * Invariant: the durable form names at least what is lacking. It is written before anything new is
+ * lacking, and again when half of it has arrived, or all.
  *
  * Owner of the state: the PlacementGroup.
  */
@@ -29,8 +29,8 @@ export class PgRecord {
   /** Objects with greater names are not there; undefined: backfill is done. */
   cursor: string | undefined;
   /**
-   * Where the log ended before entries were taken over whose objects may be missing. For an in-sync member: it had
-   * every acknowledged write then.
+   * Where the log ended before entries were taken over whose objects may be missing. For an in-sync
+   * member: it had every acknowledged write then.
    */
   base: Version = VERSION_ZERO;
   private written = 0;

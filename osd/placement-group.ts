@@ -1,9 +1,11 @@
 /**
- * One placement group on this OSD: the primary's data path, the members' side of replication, and its activity. Peering
- * is in peering-driver.ts; the daemon (daemon.ts) hands requests over once map, interval and fences are checked.
+ * One placement group on this OSD: the primary's data path, the members' side of replication, and
+ * its activity. Peering is in peering-driver.ts; the daemon (daemon.ts) hands requests over once
+ * map, interval and fences are checked.
  *
- * Owns: locks, operations in flight, what each member has still to acknowledge, the learners' streams. All of it belongs to one
- * interval: a new one drops it, and clients ask again (their retries find the answer in the store's retry memory).
+ * Owns: locks, operations in flight, what each member has still to acknowledge, the learners'
+ * streams. All of it belongs to one interval: a new one drops it, and clients ask again (their
+ * retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
@@ -90,7 +92,10 @@ export interface LearnerStream {
   append(entry: Replicating): void;
 }
 
-/** What a change does to the log: entries in order, of which the last one carries the client's request number. */
+/**
+ * What a change does to the log: entries in order, of which the last one carries the client's
+ * request number.
+ */
 type Step = Pick<Transaction, "kind" | "offset" | "length" | "data" | "sums" | "size">;
 
 const NO_SUMS = new Uint32Array(0);
@@ -109,7 +114,10 @@ export class PlacementGroup {
   private readonly inFlight = new Map<string, InFlight>();
   private readonly replicating = new Map<number, Replicating>();
   private readonly resendTimers = new Map<OsdId, Timer>();
-  /** Who must have a write before it is acknowledged: the in-sync set, and a learner whose addition was asked for. */
+  /**
+   * Who must have a write before it is acknowledged: the in-sync set, and a learner whose addition
+   * was asked for.
+   */
   private required: readonly OsdId[] = [];
   private requiredOthers: readonly OsdId[] = [];
   /** Since when a member's answers are missing. */
@@ -126,7 +134,10 @@ export class PlacementGroup {
   /** As a member: what it lacks. */
   readonly record: PgRecord;
   private seenAttempt = 0;
-  /** Changes of the log that were handed to the store, and how many of them are durable (they become so in order). */
+  /**
+   * Changes of the log that were handed to the store, and how many of them are durable (they become
+   * so in order).
+   */
   private issued = 0;
   private completed = 0;
   private syncWaiters: { after: number; run: () => void }[] = [];
@@ -312,7 +323,8 @@ export class PlacementGroup {
     this.refuseUnlessActive();
     this.isRead = true;
     this.lock(object, start, end, true, request, (unlock) => {
-      // Looked at under the lock, when the bytes are about to be read: that is the instant at which they must be current.
+      // Looked at under the lock, when the bytes are about to be read: that is the instant at which
+      // they must be current.
       if (this.host.clock.now() < this.lease.until || faults.readWithoutGrants) {
         this.serve(request, unlock, work);
       } else {
@@ -470,7 +482,8 @@ export class PlacementGroup {
     const { message } = request;
     const info = this.host.store.stat(this.id, message.object);
     if (info === undefined && message.kind !== WriteKind.write) {
-      // Nothing to change, so nothing to remember: a late repetition is below the floor of what came after.
+      // Nothing to change, so nothing to remember: a late repetition is below the floor of what
+      // came after.
       return [];
     }
     if (message.kind === WriteKind.remove) {
@@ -494,7 +507,10 @@ export class PlacementGroup {
     ]);
   }
 
-  /** `size` is the object's size when the change is made; `validTo` hides old bytes that a trim before it drops. */
+  /**
+   * `size` is the object's size when the change is made; `validTo` hides old bytes that a trim
+   * before it drops.
+   */
   private prepareChange(
     request: WriteRequest,
     size: number,
@@ -591,7 +607,8 @@ export class PlacementGroup {
   ): { seq: number; size: number } {
     const seq = this.nextSeq++;
     const info = this.host.store.stat(this.id, message.object);
-    // Another part of the object may have grown it since this step was prepared; what shrinks it is alone.
+    // Another part of the object may have grown it since this step was prepared; what shrinks it is
+    // alone.
     const shrinks = work.kind === OpKind.truncate || work.kind === OpKind.remove;
     const size = shrinks ? work.size : Math.max(work.size, info?.size ?? 0);
     const truncateSeq = Math.max(
@@ -667,7 +684,10 @@ export class PlacementGroup {
   memberAnswered(member: OsdId): void {
     if (this.silentSince.size > 0) this.silentSince.delete(member);
   }
-  /** A call to a required member failed: after some time, or at once if it is not there, its removal is asked for. */
+  /**
+   * A call to a required member failed: after some time, or at once if it is not there, its removal
+   * is asked for.
+   */
   memberFailed(member: OsdId, error: DssError, deadlineMs = this.host.replicaTimeoutMs): void {
     if (!this.requiredOthers.includes(member)) return;
     const now = this.host.clock.now();
@@ -689,7 +709,9 @@ export class PlacementGroup {
     entry.done();
   }
 
-  /** All that a member has not acknowledged goes to it again, in order: it recognises what it has. */
+  /**
+   * All that a member has not acknowledged goes to it again, in order: it recognises what it has.
+   */
   private resendLater(member: OsdId): void {
     if (this.resendTimers.has(member)) return;
     const timer = this.host.clock.setTimer(RESEND_MS, () => {

@@ -1,6 +1,6 @@
 /**
- * Messages of the OSDs: objects for clients, replication and peering between members, figures for people.
- * See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
+ * Messages of the OSDs: objects for clients, replication and peering between members, figures for
+ * people. See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
  */
 import { ascii, bool, i64, list, struct, u32, u53, u8, type Infer } from "../cluster/wire/struct.js";
 import { defineCall, msgpack } from "../cluster/wire/registry.js";
@@ -13,15 +13,17 @@ export const OBJECT_NAME_MAX = 200;
 export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4 } as const;
 export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
 /**
- * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a volume's). Without it
- * an object that has seen the request's truncation is left alone; `truncate` then cuts at truncateSize.
+ * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a
+ * volume's). Without it an object that has seen the request's truncation is left alone; `truncate`
+ * then cuts at truncateSize.
  */
 export const WRITE_UNCONDITIONAL = 1;
 
 /**
- * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length). truncate: to size `offset`.
- * (client, sequence) makes a repetition harmless; `floor` is the client's lowest unanswered sequence.
- * truncateSeq and truncateSize (within this object) are the inode's (design §5 Truncation).
+ * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length).
+ * truncate: to size `offset`. (client, sequence) makes a repetition harmless; `floor` is the
+ * client's lowest unanswered sequence. truncateSeq and truncateSize (within this object) are the
+ * inode's (design §5 Truncation).
  */
 export const OsdWrite = struct("OsdWrite", {
   pg: u32,
@@ -61,8 +63,9 @@ export const OsdRead = struct("OsdRead", {
 });
 export type OsdRead = Infer<typeof OsdRead>;
 /**
- * The data are the whole blocks around the range asked for, clipped to the object's last block, and begin at `dataOffset`
- * (so that their stored checksums go with them). Bytes at or beyond `size` are to be taken as zeros.
+ * The data are the whole blocks around the range asked for, clipped to the object's last block, and
+ * begin at `dataOffset` (so that their stored checksums go with them). Bytes at or beyond `size`
+ * are to be taken as zeros.
  */
 export const OsdReadReply = struct("OsdReadReply", {
   exists: bool,
@@ -140,7 +143,10 @@ export interface WireRetry {
 export interface PgInfoRequest {
   pg: number;
   interval: number;
-  /** Rises with every new beginning of the primary in this interval: what an earlier one sent is refused from now on. */
+  /**
+   * Rises with every new beginning of the primary in this interval: what an earlier one sent is
+   * refused from now on.
+   */
   attempt: number;
 }
 export interface PgInfoReply {
@@ -152,9 +158,14 @@ export interface PgInfoReply {
   missing: string[];
   /** Where its log ended before it took over entries for which it has not all the bytes yet. */
   base: WireVersion;
-  /** Backfill has come so far: objects with greater names are not there. Absent: it is not needed. */
+  /**
+   * Backfill has come so far: objects with greater names are not there. Absent: it is not needed.
+   */
   cursor?: string;
-  /** How long an earlier primary may still serve reads on this member's promise, in milliseconds from now. */
+  /**
+   * How long an earlier primary may still serve reads on this member's promise, in milliseconds
+   * from now.
+   */
   grantMs: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
@@ -176,7 +187,10 @@ export const PgGetLog = defineCall(132, "PgGetLog", {
   reply: msgpack<PgLogReply>(),
 });
 
-/** The member takes the authoritative log after `common` and notes the objects it must receive; answered when synced. */
+/**
+ * The member takes the authoritative log after `common` and notes the objects it must receive;
+ * answered when synced.
+ */
 export interface PgAdoptRequest {
   pg: number;
   interval: number;
@@ -196,12 +210,17 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 });
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
-/** A whole object; the data of its extents follow one another in the frame. Answered when synced. */
+/**
+ * A whole object; the data of its extents follow one another in the frame. Answered when synced.
+ */
 export const OsdPush = struct("OsdPush", {
   pg: u32,
   interval: u32,
   attempt: u32,
-  /** The member must have every log entry up to this one, or else an older one could be applied to the image. */
+  /**
+   * The member must have every log entry up to this one, or else an older one could be applied to
+   * the image.
+   */
   asOf: u53,
   exists: bool,
   size: u32,
@@ -225,7 +244,10 @@ export const OsdDigestReply = struct("OsdDigestReply", {
   size: u32,
   versionInterval: u32,
   versionSeq: u53,
-  /** crc32 over (block index, block crc32) of every block that is not a hole; the bytes were read and verified. */
+  /**
+   * crc32 over (block index, block crc32) of every block that is not a hole; the bytes were read
+   * and verified.
+   */
   digest: u32,
   allocated: u32,
 });
@@ -245,7 +267,10 @@ const ListedObject = struct("ListedObject", {
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
 export const ListObjects = defineCall(142, "ListObjects", { request: OsdList, reply: OsdListReply });
 
-/** Permission to serve reads (core/leases.ts): for every PG that the asking primary shares with this OSD. */
+/**
+ * Permission to serve reads (core/leases.ts): for every PG that the asking primary shares with this
+ * OSD.
+ */
 export interface LeaseRequest {
   pgs: { pg: number; interval: number }[];
 }
@@ -260,8 +285,9 @@ export const GrantLease = defineCall(146, "GrantLease", {
 export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
 
 /**
- * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`, but for those in `missing`,
- * which follow. Refused unless the member's log ends at `asOf`; answered when durable.
+ * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`,
+ * but for those in `missing`, which follow. Refused unless the member's log ends at `asOf`;
+ * answered when durable.
  */
 export interface PgBackfillRequest {
   pg: number;

@@ -1,6 +1,6 @@
 /**
- * The way of an OSD to the coordinator (`CoordinatorClient` of osd/membership.ts): orders for whoever leads the metadata servers, as
- * ZooKeeper shows it. One attempt a call; the OSD repeats.
+ * The way of an OSD to the coordinator (`CoordinatorClient` of osd/membership.ts): orders for
+ * whoever leads the metadata servers, as ZooKeeper shows it. One attempt a call; the OSD repeats.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { Epoch, Interval, OsdId, PgId } from "../../cluster/base/ids.js";

@@ -39,12 +39,14 @@ export type CoordinatorEvent =
   | { on: "poolCreate"; pool: Omit<PoolEntry, "id"> }
   | { on: "fence"; client: ClientId }
   /**
-   * A primary misses a member's answers. Conflict: the interval or its primary is another; Busy: too few
-   * would remain. A member that is not in the set yet (an addition whose outcome is
+   * A primary misses a member's answers. Conflict: the interval or its primary is another; Busy:
+   * too few would remain. A member that is not in the set yet (an addition whose outcome is
    * unknown) costs an interval, after which that addition can no longer take effect.
    */
   | ({ on: "removeMember" } & MemberRequest)
-  /** A primary's learner has every acknowledged write and syncs every new one. Conflict as above. */
+  /**
+   * A primary's learner has every acknowledged write and syncs every new one. Conflict as above.
+   */
   | ({ on: "addMember"; incarnation: string } & MemberRequest);
 
 /** What a PG's primary asks about its set. */
@@ -378,7 +380,8 @@ class Draft {
     if (!pg) throw new DssError("NotFound", `there is no PG ${formatPg(id)}`);
     // A change earlier in this batch is a newer interval, too.
     if (pg.interval !== interval || pg.primary !== requester || requester === -1) {
-      const text = `osd.${requester} is not the primary of PG ${formatPg(id)} in interval ${interval}`;
+      const where = `PG ${formatPg(id)} in interval ${interval}`;
+      const text = `osd.${requester} is not the primary of ${where}`;
       throw new DssError("Conflict", text, { epoch: this.epoch - 1 });
     }
     return { pg, pool };

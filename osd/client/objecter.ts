@@ -1,8 +1,10 @@
 /**
- * The objecter: sends object operations to the primary of their PG and sees them through failovers (design §4 Clients,
- * Retries). One operation keeps one (client, sequence) however often it is sent, so a repetition is harmless.
+ * The objecter: sends object operations to the primary of their PG and sees them through failovers
+ * (design §4 Clients, Retries). One operation keeps one (client, sequence) however often it is
+ * sent, so a repetition is harmless.
  *
- * Owns: sequence numbers, the set of unanswered ones (whose lowest is the `floor`), bytes in flight.
+ * Owns: sequence numbers, the set of unanswered ones (whose lowest is the `floor`), bytes in
+ * flight.
  */
 import { DssError, describeError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";

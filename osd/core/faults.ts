@@ -1,6 +1,6 @@
 /**
- * Deliberate faults: every one is off, for ever, in every program. The simulator switches them on one at a time to prove that its
- * checkers find them (docs/simulator.md).
+ * Deliberate faults: every one is off, for ever, in every program. The simulator switches them on
+ * one at a time to prove that its checkers find them (docs/simulator.md).
  */
 export interface Faults {
   /** Acknowledge a write before it is synced anywhere. */

@@ -1,9 +1,10 @@
 /**
- * Read leases (design §4 Leases), both sides. Pure: times are milliseconds of the own monotonic clock.
+ * Read leases (design §4 Leases), both sides. Pure: times are milliseconds of the own monotonic
+ * clock.
  *
- * A primary serves reads while every other member has granted it; it counts from when it *sent* the request, a grantor
- * from when it *received* it, so the grantor's promise always outlasts the primary's belief. A
- * new primary waits until no member remembers a promise to anyone else.
+ * A primary serves reads while every other member has granted it; it counts from when it *sent* the
+ * request, a grantor from when it *received* it, so the grantor's promise always outlasts the
+ * primary's belief. A new primary waits until no member remembers a promise to anyone else.
  */
 import type { OsdId, PgId } from "../../cluster/base/ids.js";
 
@@ -23,7 +24,10 @@ export class GrantBook {
     this.unknownUntil = startedMs + leaseMs;
   }
 
-  /** The caller has checked that its own map names the grantee primary of the PG in the interval asked for. */
+  /**
+   * The caller has checked that its own map names the grantee primary of the PG in the interval
+   * asked for.
+   */
   grant(pg: PgId, grantee: OsdId, nowMs: number): void {
     const known = this.grants.get(pg);
     if (known === undefined) {

@@ -1,9 +1,10 @@
 /**
- * Peering's decision (design §4): from what the in-sync members say, who has the authoritative log, what each lacks, and
- * where to get it. Pure; osd/peering-driver.ts carries it out.
+ * Peering's decision (design §4): from what the in-sync members say, who has the authoritative log,
+ * what each lacks, and where to get it. Pure; osd/peering-driver.ts carries it out.
  *
- * Every in-sync member has every acknowledged write, and members append strictly in version order, so the
- * longest log contains all others. The primary becomes active only after all members have synced it.
+ * Every in-sync member has every acknowledged write, and members append strictly in version order,
+ * so the longest log contains all others. The primary becomes active only after all members have
+ * synced it.
  */
 import type { OsdId } from "../../cluster/base/ids.js";
 import type { PgState } from "../proto.js";
@@ -15,7 +16,10 @@ export interface MemberInfo {
   last: Version;
   logTail: Version;
   objects: number;
-  /** Objects its log names but whose bytes it has not received yet (an earlier peering was cut short). */
+  /**
+   * Objects its log names but whose bytes it has not received yet (an earlier peering was cut
+   * short).
+   */
   missing: readonly string[];
   /** Where its log ended when something was first missing: it had every acknowledged write then. */
   base: Version;
@@ -35,9 +39,10 @@ export type PeeringPlan =
       lagging: { member: OsdId; after: Version; create: boolean }[];
     }
   /**
-   * Some object is whole nowhere: an earlier peering gave out its log entry, then lost the member that had
-   * the bytes. Such an entry was never acknowledged. All logs are cut back to `common`, and of every object in `missing` or in
-   * a log after `common` one copy, the newest, becomes everybody's.
+   * Some object is whole nowhere: an earlier peering gave out its log entry, then lost the member
+   * that had the bytes. Such an entry was never acknowledged. All logs are cut back to `common`,
+   * and of every object in `missing` or in a log after `common` one copy, the newest, becomes
+   * everybody's.
    */
   | { plan: "roll-back"; authority: OsdId; common: Version; missing: string[] }
   /** People must help: the data of a member is gone. */
@@ -107,8 +112,8 @@ export type PgActivity = PgState;
  *                              ├──────► waiting      (a member is down)
  *                              └──────► incomplete
  *
- * A new interval leads from every state to replica, peering or stray; within an interval a primary goes from peering
- * to one of the other three.
+ * A new interval leads from every state to replica, peering or stray; within an interval a primary
+ * goes from peering to one of the other three.
  */
 const WITHIN_INTERVAL: Record<PgActivity, readonly PgActivity[]> = {
   stray: [],

@@ -1,9 +1,10 @@
 /**
- * Decisions about learners (design §4 Joining, §5 Recovery): where a learner's log leaves the primary's, what it lacks, and what one
- * step of backfill has to do. Pure; osd/learner.ts carries it out.
+ * Decisions about learners (design §4 Joining, §5 Recovery): where a learner's log leaves the
+ * primary's, what it lacks, and what one step of backfill has to do. Pure; osd/learner.ts carries
+ * it out.
  *
- * One primary numbers an interval, and every member takes entries strictly in order: so two logs that
- * have an entry in common are equal up to it.
+ * One primary numbers an interval, and every member takes entries strictly in order: so two logs
+ * that have an entry in common are equal up to it.
  */
 import { compareVersions, type Version } from "./version.js";
 
@@ -75,8 +76,8 @@ export interface Listed {
 }
 
 /**
- * One step of backfill: of the objects after `cursor` in both listings (name order), which ones differ up to where both
- * listings reach. `cursor` of the result is undefined when that is the end.
+ * One step of backfill: of the objects after `cursor` in both listings (name order), which ones
+ * differ up to where both listings reach. `cursor` of the result is undefined when that is the end.
  */
 export function compareListings(
   ours: { objects: readonly Listed[]; complete: boolean },

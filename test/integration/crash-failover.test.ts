@@ -1,6 +1,7 @@
 /**
- * An OSD killed under load: the volume goes on within seconds and without an error, the OSD returns and catches up by the log, one that
- * stays away is replaced by another, and everything written is there.
+ * An OSD killed under load: the volume goes on within seconds and without an error, the OSD returns
+ * and catches up by the log, one that stays away is replaced by another, and everything written is
+ * there.
  */
 import t from "tap";
 import { Prng } from "../../cluster/base/prng.js";

@@ -15,7 +15,10 @@ export const FOUND_BY: Record<keyof Faults, Scenario> = {
   ignoreTruncation: "writer",
 };
 
-/** In a process of its own, because some faults end in a failed assertion that stops it, as it would stop a daemon. */
+/**
+ * In a process of its own, because some faults end in a failed assertion that stops it, as it would
+ * stop a daemon.
+ */
 export async function seedsToFind(
   fault: keyof Faults,
   seeds: number,

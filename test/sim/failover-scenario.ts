@@ -1,9 +1,10 @@
 /**
- * Five OSDs, several clients that write and read the same blocks without any order between them, and every fault that the world can make:
- * crashes short, long and of all at once, freezes, partitions both ways and one way, OSDs cut off from
- * ZooKeeper, a disk destroyed, messages held up beyond the leases. Checked: the history of every block is linearizable (so no
- * acknowledged write is lost, and no read is stale, across all failovers); in the end every PG is clean and its replicas are
- * equal; and everything is still there when one more disk is destroyed.
+ * Five OSDs, several clients that write and read the same blocks without any order between them,
+ * and every fault that the world can make: crashes short, long and of all at once, freezes,
+ * partitions both ways and one way, OSDs cut off from ZooKeeper, a disk destroyed, messages held up
+ * beyond the leases. Checked: the history of every block is linearizable (so no acknowledged write
+ * is lost, and no read is stale, across all failovers); in the end every PG is clean and its
+ * replicas are equal; and everything is still there when one more disk is destroyed.
  */
 import { strict as assert } from "node:assert";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
@@ -66,7 +67,7 @@ class FailoverScenario {
   private done = 0;
   private working = 0;
   private faultsOn = true;
-  private failure: unknown;
+  private failure: Error | undefined;
 
   constructor(options: FailoverOptions) {
     this.operations = options.operations;
@@ -137,7 +138,9 @@ class FailoverScenario {
     assert.ok(ended, what);
   }
   private guard(work: Promise<void>): void {
-    work.catch((error: unknown) => (this.failure ??= error));
+    work.catch((error: unknown) => {
+      this.failure ??= error instanceof Error ? error : new Error(String(error));
+    });
   }
 
   // ——— Faults ———
@@ -182,7 +185,8 @@ class FailoverScenario {
       this.note("cut off from ZooKeeper");
       world.cut(name, ZK, random.float() * 15_000, "both");
     } else if (roll < 0.92) {
-      // Both keep an old map and still see each other: the client would take what a deposed primary gives it.
+      // Both keep an old map and still see each other: the client would take what a deposed primary
+      // gives it.
       this.note("cut off with a client");
       const ms = 8_000 + random.float() * 6_000;
       const cutClient = random.pick(this.clients);
@@ -223,7 +227,9 @@ class FailoverScenario {
     }
   }
 
-  /** Everything was clean a moment ago; nothing else happens until the sets have gone on without it. */
+  /**
+   * Everything was clean a moment ago; nothing else happens until the sets have gone on without it.
+   */
   private destroy(id: OsdId): void {
     this.note("destroyed disk");
     this.destroyed.add(id);
@@ -256,7 +262,10 @@ class FailoverScenario {
     };
     this.guard(next());
   }
-  /** The OSD is about to be deposed: its old friend reads from it what everybody else goes on changing. */
+  /**
+   * The OSD is about to be deposed: its old friend reads from it what everybody else goes on
+   * changing.
+   */
   private stare(friend: SimClient, osd: OsdId): void {
     const map = friend.maps.current();
     const registers: { object: number; block: number }[] = [];
@@ -307,7 +316,10 @@ class FailoverScenario {
     operation.end = this.world.clock.now;
   }
 
-  private async read(client: SimClient, register: { object: number; block: number }): Promise<void> {
+  private async read(
+    client: SimClient,
+    register: { object: number; block: number },
+  ): Promise<void> {
     const start = this.world.clock.now;
     const address = { pool: POOL, object: `r${register.object}` };
     const offset = register.block * BLOCK_SIZE;

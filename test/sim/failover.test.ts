@@ -1,6 +1,6 @@
 /**
- * Fixed seeds of the failover scenarios, and the proof that they can fail: every deliberate fault is found within a bounded number of
- * seeds (docs/simulator.md has the table).
+ * Fixed seeds of the failover scenarios, and the proof that they can fail: every deliberate fault
+ * is found within a bounded number of seeds (docs/simulator.md has the table).
  */
 import t from "tap";
 import { NO_FAULTS, type Faults } from "../../osd/core/faults.js";

@@ -1,7 +1,8 @@
 /**
- * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--fault NAME] [--log]`: runs seeds of the simulator one
- * after the other, until COUNT are done or the time is over. A failing seed is printed with the command that repeats it. With a
- * deliberate fault (osd/core/faults.ts) the run is meant to fail, and tells how many seeds it took.
+ * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--fault NAME]
+ * [--log]`: runs seeds of the simulator one after the other, until COUNT are done or the time is
+ * over. A failing seed is printed with the command that repeats it. With a deliberate fault
+ * (osd/core/faults.ts) the run is meant to fail, and tells how many seeds it took.
  */
 import { parseArgs } from "node:util";
 import { createLogger } from "../../cluster/platform/pino-log.js";
@@ -60,8 +61,8 @@ async function main(): Promise<number> {
   }
   const hours = (sum.simulatedMs / 3_600_000).toFixed(2);
   process.stdout.write(
-    `${sum.seeds} seeds from ${first} passed (${scenarios.join(", ")}): ${hours} simulated hours, ` +
-      `${sum.operations} operations, ${sum.faults} faults\n`,
+    `${sum.seeds} seeds from ${first} passed (${scenarios.join(", ")}): ` +
+      `${hours} simulated hours, ${sum.operations} operations, ${sum.faults} faults\n`,
   );
   return 0;
 }

@@ -1,8 +1,9 @@
 /**
- * A simulated cluster of OSDs and clients: the real daemons, messenger, objecter and file store on a simulated clock, network
- * and disk. The map is decided by the real coordinator. ZooKeeper and the MDS are modelled as one host, "zk", that never fails but
- * can be cut off: maps reach each host after a seeded delay, a host that is dead, frozen or cut off for the
- * session's time is reported gone, and the answers to what OSDs ask of the coordinator may be lost.
+ * A simulated cluster of OSDs and clients: the real daemons, messenger, objecter and file store on
+ * a simulated clock, network and disk. The map is decided by the real coordinator. ZooKeeper and
+ * the MDS are modelled as one host, "zk", that never fails but can be cut off: maps reach each host
+ * after a seeded delay, a host that is dead, frozen or cut off for the session's time is reported
+ * gone, and the answers to what OSDs ask of the coordinator may be lost.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import { CLIENT_ID_FIRST, type Epoch, type OsdId } from "../../cluster/base/ids.js";
@@ -215,7 +216,10 @@ export class OsdWorld {
     this.running.delete(id);
     this.expireSession(osd);
   }
-  /** The disk is gone with all that was on it; another of the same kind takes its place under no name. */
+  /**
+   * The disk is gone with all that was on it; another of the same kind takes its place under no
+   * name.
+   */
   destroyOsd(id: OsdId): void {
     this.crashOsd(id);
     this.disks.delete(id);

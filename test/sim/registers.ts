@@ -1,7 +1,8 @@
 /**
- * Is a history of reads and writes of one register linearizable? Every written value is different, so a polynomial test decides it
- * (Gibbons and Korach, "Testing shared memories", 1997): the operations on one value form a cluster with a zone, from
- * the first end to the last start of them. Pure.
+ * Is a history of reads and writes of one register linearizable? Every written value is different,
+ * so a polynomial test decides it (Gibbons and Korach, "Testing shared memories", 1997): the
+ * operations on one value form a cluster with a zone, from the first end to the last start of them.
+ * Pure.
  */
 export interface Operation {
   kind: "read" | "write";
@@ -16,7 +17,10 @@ export const INITIAL = 0;
 
 interface Zone {
   value: number;
-  /** Forward: the value held at least from `low` to `high`. Backward: it may have held for an instant anywhere between. */
+  /**
+   * Forward: the value held at least from `low` to `high`. Backward: it may have held for an
+   * instant anywhere between.
+   */
   forward: boolean;
   low: number;
   high: number;
@@ -64,7 +68,8 @@ function overlap(zones: readonly Zone[]): string | undefined {
     if (zone.forward) continue;
     const around = forward.find((f) => f.low < zone.low && zone.high < f.high);
     if (around !== undefined) {
-      return `${zone.value} (${span(zone)}) took effect while ${around.value} (${span(around)}) held`;
+      const held = `${around.value} (${span(around)}) held`;
+      return `${zone.value} (${span(zone)}) took effect while ${held}`;
     }
   }
   return undefined;

@@ -1,12 +1,14 @@
-/** The scenarios by name, as tests and campaigns run them: everything else follows from the seed. */
+/**
+ * The scenarios by name, as tests and campaigns run them: everything else follows from the seed.
+ */
 import type { Logger } from "../../cluster/base/log.js";
 import { runFailoverScenario } from "./failover-scenario.js";
 import { runOsdScenario } from "./osd-scenario.js";
 import { memoryDisk, simulatedDisk } from "./stores.js";
 
 /**
- * failover: five OSDs under every fault. thin: the same, with one copy enough to serve. writer: three OSDs and one
- * writer whose every byte is known, with zeroing and truncation.
+ * failover: five OSDs under every fault. thin: the same, with one copy enough to serve. writer:
+ * three OSDs and one writer whose every byte is known, with zeroing and truncation.
  */
 export const SCENARIOS = ["failover", "thin", "writer"] as const;
 export type Scenario = (typeof SCENARIOS)[number];

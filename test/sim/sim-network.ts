@@ -1,7 +1,8 @@
 /**
- * A simulated network of byte streams: seeded delay per message, order kept within a connection and not across, loss
- * (which a stream shows as a broken connection), partitions (what was sent arrives after healing, as TCP would send it again),
- * hosts that crash, and hosts that freeze (nothing runs there, and everything that came runs when they wake).
+ * A simulated network of byte streams: seeded delay per message, order kept within a connection and
+ * not across, loss (which a stream shows as a broken connection), partitions (what was sent arrives
+ * after healing, as TCP would send it again), hosts that crash, and hosts that freeze (nothing runs
+ * there, and everything that came runs when they wake).
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { Prng } from "../../cluster/base/prng.js";
@@ -121,7 +122,7 @@ export class SimHost implements Network {
       };
       return Promise.resolve({ address: actual, close });
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(error);
     }
   }
 
@@ -229,7 +230,8 @@ class SimEnd implements Connection {
     if (this.closed) return;
     // A copy: the sender may reuse its buffers as soon as a real socket would have taken the bytes.
     const message = Buffer.concat(chunks);
-    // A frozen host sends nothing: what a completed disk operation still did there goes out when it wakes.
+    // A frozen host sends nothing: what a completed disk operation still did there goes out when it
+    // wakes.
     this.host.run(() => this.transmit(message));
   }
   private transmit(message: Buffer): void {
@@ -287,7 +289,9 @@ class SimEnd implements Connection {
     this.break();
   }
 
-  /** Both ends learn it, each after a delay (not through a partition); what is under way is lost. */
+  /**
+   * Both ends learn it, each after a delay (not through a partition); what is under way is lost.
+   */
   break(): void {
     const { network } = this.host;
     for (const end of [this, this.other]) {

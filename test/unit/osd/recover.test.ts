@@ -1,4 +1,7 @@
-/** The pure parts of leases and of recovery: grants, common logs, what is missing, steps of backfill. */
+/**
+ * The pure parts of leases and of recovery: grants, common logs, what is missing, steps of
+ * backfill.
+ */
 import t from "tap";
 import { GrantBook, ReadLease } from "../../../osd/core/leases.js";
 import {
@@ -81,7 +84,7 @@ t.test("logs part after the last entry that both have", (t) => {
   t.end();
 });
 
-t.test("what is missing: touched by either since, or missing before; else everything is compared", (t) => {
+t.test("what is missing: touched by either since, or missing before", (t) => {
   const ours = log(v(2, 4), "2.5a", "4.6b", "4.7c");
   const theirs = log(v(2, 4), "2.5a", "3.6d");
   const learner = { exists: true, missing: ["m"], cursor: undefined, log: theirs };
