@@ -4,15 +4,16 @@ import { fileURLToPath } from "node:url";
 import type { Faults } from "../../osd/core/faults.js";
 import type { Scenario } from "./scenarios.js";
 
-export const FOUND_BY: Record<keyof Faults, Scenario> = {
-  acknowledgeBeforeSync: "failover",
-  skipIntervalCheck: "failover",
-  promoteWithoutWaiting: "failover",
-  readWithoutGrants: "failover",
-  forgetRetries: "failover",
-  dropLearnerWrites: "failover",
-  joinWithoutSync: "thin",
-  ignoreTruncation: "writer",
+/** `seed` is the first one that found it when it was last measured: tests begin there, to be quick. */
+export const FOUND_BY: Record<keyof Faults, { scenario: Scenario; seed: number }> = {
+  acknowledgeBeforeSync: { scenario: "failover", seed: 2 },
+  skipIntervalCheck: { scenario: "failover", seed: 10 },
+  promoteWithoutWaiting: { scenario: "failover", seed: 8 },
+  readWithoutGrants: { scenario: "failover", seed: 9 },
+  forgetRetries: { scenario: "failover", seed: 7 },
+  dropLearnerWrites: { scenario: "failover", seed: 5 },
+  joinWithoutSync: { scenario: "thin", seed: 1 },
+  ignoreTruncation: { scenario: "writer", seed: 1 },
 };
 
 /**
@@ -21,13 +22,15 @@ export const FOUND_BY: Record<keyof Faults, Scenario> = {
  */
 export async function seedsToFind(
   fault: keyof Faults,
-  seeds: number,
+  { first, seeds }: { first: number; seeds: number },
 ): Promise<{ needed: number; seen: string } | undefined> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
-  const args = ["--scenario", FOUND_BY[fault], "--fault", fault, "--seeds", String(seeds)];
+  const { scenario } = FOUND_BY[fault];
+  const range = ["--seed", String(first), "--seeds", String(seeds)];
+  const args = ["--scenario", scenario, "--fault", fault, ...range];
   const output = await new Promise<string>((resolve) => {
     execFile(process.execPath, [main, ...args], (_failed, stdout) => resolve(stdout));
   });
   const found = /seed (\d+) failed: (.*)/.exec(output);
-  return found === null ? undefined : { needed: Number(found[1]), seen: found[2]! };
+  return found === null ? undefined : { needed: Number(found[1]) - first + 1, seen: found[2]! };
 }

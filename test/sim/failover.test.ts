@@ -8,7 +8,7 @@ import { FOUND_BY, seedsToFind } from "./deliberate.js";
 import { explain } from "./osd-scenario.js";
 import { runScenario, type Scenario } from "./scenarios.js";
 
-const SEEDS = 8;
+const SEEDS = 5;
 const SEEDS_TO_FIND = 60;
 
 for (const scenario of ["failover", "thin"] satisfies Scenario[]) {
@@ -33,8 +33,9 @@ t.test("a run is a pure function of its seed", async (t) => {
 
 t.test("every deliberate fault is found", async (t) => {
   for (const fault of Object.keys(NO_FAULTS) as (keyof Faults)[]) {
-    const found = await seedsToFind(fault, SEEDS_TO_FIND);
-    t.ok(found !== undefined, `${fault} by ${FOUND_BY[fault]}`);
-    t.comment(`${fault}: ${found?.needed} seeds: ${found?.seen}`);
+    const { scenario, seed: first } = FOUND_BY[fault];
+    const found = await seedsToFind(fault, { first, seeds: SEEDS_TO_FIND });
+    t.ok(found !== undefined, `${fault} by ${scenario}`);
+    t.comment(`${fault}: ${found?.needed} seeds from ${first}: ${found?.seen}`);
   }
 });
