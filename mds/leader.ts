@@ -814,7 +814,8 @@ export class MdsLeader {
     }
     session.requests.set(call.id, { incoming });
     if (!call.replay) {
-      this.settled(session);
+      // Those sent again without ever having had an answer are among these: they may need what another session holds, which
+      // gives it back with requests of its own. They follow what some client knows to be done, or it might wait for them.
       if (this.phase === "active") this.execute(session, call, () => undefined);
       else this.whenActive.push(() => this.execute(session, call, () => undefined));
       return;
@@ -831,8 +832,7 @@ export class MdsLeader {
 
   private execute(session: LiveSession, call: MdsCall, over: () => void): void {
     const { id } = call;
-    const repeated =
-      call.replay && this.metadata.session(session.id)?.completed.has(id) === true;
+    const repeated = this.metadata.session(session.id)?.completed.has(id) === true;
     this.operations.submit({
       session: session.id,
       request: { id, floor: session.floor },

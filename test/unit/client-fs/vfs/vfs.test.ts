@@ -278,6 +278,24 @@ t.test("hard links, symbolic links, attributes, times", async (t) => {
   t.equal(await world.fails(acl), "NotSupported");
 });
 
+t.test("a request without an answer does not keep a new leader from what it waits for", async (t) => {
+  const world = await newWorld(20);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const file = await a.create(1, "a");
+  await b.lookup(1, "a");
+  await a.write(file, 0, "data");
+  let goOn = (): void => undefined;
+  world.objects.stalled = new Promise((resolve) => (goOn = resolve));
+  const handle = b.open(file.ino); // Waits for what the other mount must write first.
+  await world.clock.advance(100);
+  await world.lead();
+  await world.clock.advance(1_000);
+  world.objects.stalled = undefined;
+  goOn();
+  const opened = await world.run(handle, 2_000);
+  t.equal((await b.read({ ino: file.ino, handle: opened }, 0, 10)).toString(), "data");
+});
+
 t.test("holes: punched, found, and sizes kept or grown", async (t) => {
   const world = await newWorld(15);
   const mount = await world.mount();
