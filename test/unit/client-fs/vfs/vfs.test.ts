@@ -296,6 +296,27 @@ t.test("a request without an answer does not keep a new leader from what it wait
   t.equal((await b.read({ ino: file.ino, handle: opened }, 0, 10)).toString(), "data");
 });
 
+t.test("a direct write that failed leaves nothing for a longer file to show", async (t) => {
+  const world = await newWorld(19);
+  const mount = await world.mount();
+  const direct = 0o40002;
+  const file = await mount.create(1, "a");
+  const handle = await mount.open(file.ino, direct);
+  const data = Buffer.alloc(2 * OBJECT_SIZE, 7);
+  // The second of the two objects is refused, the first is not.
+  const { objects } = world;
+  const chance = world.objects.failing;
+  objects.failing = (address) => address.object.endsWith(".1");
+  await t.rejects(mount.write({ ino: file.ino, handle }, 0, data, direct), { code: "TimedOut" });
+  objects.failing = chance;
+  const size = await mount.size(file.ino);
+  const found = await mount.read({ ino: file.ino, handle }, 0, data.length);
+  await mount.write({ ino: file.ino, handle: file.handle }, 2 * data.length, "x");
+  const later = await mount.read({ ino: file.ino, handle }, 0, data.length);
+  t.same(later.subarray(0, size), found, "what could be read is read again");
+  t.ok(later.subarray(size).every((byte) => byte === 0), "and zeros follow");
+});
+
 t.test("holes: punched, found, and sizes kept or grown", async (t) => {
   const world = await newWorld(15);
   const mount = await world.mount();
