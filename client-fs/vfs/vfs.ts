@@ -680,12 +680,19 @@ export class Vfs implements FileSystem {
 }
 
 const NO_XATTRS: Map<string, Buffer> = new Map();
-const SYSTEM = Buffer.from("system.");
+const XATTR_NAMESPACES = ["user.", "trusted.", "security."].map((prefix) => Buffer.from(prefix));
 
-/** POSIX ACLs and the like are not enforced, so they are not stored either. */
+/**
+ * As the local file systems: other namespaces do not exist. POSIX ACLs (system.posix_acl_*) and the
+ * like are not enforced, so they are not stored either.
+ */
 function checkXattrName(name: Buffer): void {
-  if (name.subarray(0, SYSTEM.length).equals(SYSTEM)) {
-    throw new DssError("NotSupported", "attributes of the system namespace are not kept");
+  const prefix = XATTR_NAMESPACES.find((known) => name.subarray(0, known.length).equals(known));
+  if (prefix === undefined) {
+    throw new DssError("NotSupported", "only user., trusted. and security. attributes are kept");
+  }
+  if (name.length === prefix.length) {
+    throw new DssError("InvalidArgument", "an attribute needs a name after its namespace");
   }
 }
 

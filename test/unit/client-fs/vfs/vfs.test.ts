@@ -276,6 +276,17 @@ t.test("hard links, symbolic links, attributes, times", async (t) => {
   t.same(await mount.run(vfs.listxattr(file.ino)), Buffer.from("user.k\0"));
   const acl = vfs.getxattr(file.ino, Buffer.from("system.posix_acl_access"));
   t.equal(await world.fails(acl), "NotSupported");
+  const none = { create: false, replace: false };
+  for (const [name, code] of [
+    ["nonsense.x", "NotSupported"],
+    ["user", "NotSupported"],
+    ["user.", "InvalidArgument"],
+    ["trusted.x", undefined],
+    ["security.x", undefined],
+  ] as const) {
+    const set = vfs.setxattr(file.ino, Buffer.from(name), Buffer.from("v"), none, CALLER);
+    t.equal(await world.fails(set), code, name);
+  }
 });
 
 t.test("a request without an answer does not keep a new leader from what it waits for", async (t) => {
