@@ -10,7 +10,7 @@
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
-import { DssError } from "../../cluster/base/errors.js";
+import { DssError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
@@ -177,7 +177,17 @@ export class Vfs implements FileSystem {
   private async known(ino: Ino): Promise<Node> {
     const node = this.table.get(ino);
     if (this.table.valid(node)) return node;
-    await this.mds.call({ op: "getattr", ino });
+    try {
+      await this.mds.call({ op: "getattr", ino });
+    } catch (error) {
+      // A directory that was removed while it is open: numbers are never used again, so this is it.
+      const known = this.table.get(ino);
+      const { inode } = known;
+      const open = known.opens > 0 && known.isDirectory && inode !== undefined;
+      if (!open || !isDssError(error, "StaleHandle")) throw error;
+      known.inode = { ...inode, nlink: 0 };
+      return known;
+    }
     return this.table.get(ino);
   }
 

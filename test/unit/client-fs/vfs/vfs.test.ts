@@ -289,6 +289,21 @@ t.test("hard links, symbolic links, attributes, times", async (t) => {
   }
 });
 
+t.test("an open directory that was removed, here or elsewhere, has no links", async (t) => {
+  const world = await newWorld(17);
+  const [a, b] = [await world.mount(), await world.mount()];
+  for (const remover of [a, b]) {
+    const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o750, CALLER));
+    const { ino } = made.attributes;
+    const { handle } = await a.run(a.vfs.opendir(ino));
+    await remover.run(remover.vfs.rmdir(1, Buffer.from("d"), CALLER));
+    const { attributes } = await a.run(a.vfs.getattr(ino));
+    t.match(attributes, { ino, nlink: 0, mode: 0o040750 });
+    await a.run(a.vfs.releasedir(ino, handle));
+    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone after the last close");
+  }
+});
+
 t.test("a request without an answer does not keep a new leader from what it waits for", async (t) => {
   const world = await newWorld(20);
   const [a, b] = [await world.mount(), await world.mount()];
