@@ -3,6 +3,7 @@
  * unlinked files, errors.
  */
 import t from "tap";
+import { DssError } from "../../../../cluster/base/errors.js";
 import { CALLER, newWorld, OBJECT_SIZE } from "./world.js";
 
 const O_RDWR = 2;
@@ -302,6 +303,21 @@ t.test("an open directory that was removed, here or elsewhere, has no links", as
     await a.run(a.vfs.releasedir(ino, handle));
     t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone after the last close");
   }
+});
+
+t.test("a kernel that can be told nothing is given nothing to keep", async (t) => {
+  const world = await newWorld(18);
+  const mount = await world.mount();
+  mount.onInvalidate = () => Promise.reject(new DssError("NotSupported", "no notifications"));
+  mount.vfs.init(mount, { canInvalidateAllEntries: false });
+  const file = await mount.create(1, "a");
+  const entry = await mount.run(mount.vfs.lookup(1, Buffer.from("a")));
+  t.match(entry, { entryValidMs: 0, attributesValidMs: 0 });
+  const opened = await mount.run(mount.vfs.open(file.ino, 0, CALLER));
+  t.equal(opened.keepCache, false);
+  const other = await world.mount();
+  await other.write({ ino: file.ino, handle: await other.open(file.ino) }, 0, "x");
+  t.equal(await mount.size(file.ino), 1, "and recalls go on without it");
 });
 
 t.test("a request without an answer does not keep a new leader from what it waits for", async (t) => {
