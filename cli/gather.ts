@@ -170,7 +170,9 @@ function silentDaemons(
 function recoveringPgs(map: ClusterMap, reports: readonly OsdReport[]): number {
   const peering = new Set<number>();
   for (const { status } of reports) {
-    for (const pg of status?.pgs ?? []) if (pg.state === "peering") peering.add(pg.pg);
+    for (const pg of status?.pgs ?? []) {
+      if (pg.state === "peering" || pg.learners.length > 0) peering.add(pg.pg);
+    }
   }
   const isUp = (id: number): boolean => map.osds.some((osd) => osd.id === id && osd.up && osd.in);
   const candidates = map.osds.filter((osd) => isUp(osd.id)).length;

@@ -118,10 +118,12 @@ function registerStart(command: Command): void {
       const port = options.port === undefined ? preferredOsdPort(id) : parsePort(options.port);
       const config = settingsOf(start);
       const zookeeper = zookeeperOf(start);
-      const [{ runOsd }, { daemonLogger, runToEnd }] = await Promise.all([
-        import("../osd/main.js"),
-        import("./daemon.js"),
-      ]);
+      const [{ runOsd }, { LeaderCoordinatorClient }, { daemonLogger, runToEnd }] =
+        await Promise.all([
+          import("../osd/main.js"),
+          import("../mds/client/coordinator-client.js"),
+          import("./daemon.js"),
+        ]);
       const logger = daemonLogger(`osd.${id}`, config);
       const data = options.data ?? join(dataFolder(undefined), `osd.${id}`);
       const daemon = {
@@ -132,7 +134,13 @@ function registerStart(command: Command): void {
         host: options.hostName ?? hostname(),
         ...{ zookeeper, config, logger, version: version() },
       };
-      await runToEnd(logger, () => runOsd(daemon));
+      await runToEnd(logger, () =>
+        runOsd({
+          ...daemon,
+          coordinator: (parts) =>
+            new LeaderCoordinatorClient(parts.messenger, parts.coordination, parts.logger),
+        }),
+      );
     },
   );
   examples(start, "dss osd start 3 --port 9103 --data /srv/dss/osd.3");

@@ -40,7 +40,8 @@ interface PgRow {
   reason: string;
 }
 
-type Figures = Map<number, NonNullable<OsdReport["status"]>["pgs"][number]>;
+type PgFigures = NonNullable<OsdReport["status"]>["pgs"][number];
+type Figures = Map<number, PgFigures>;
 
 export function register(command: Command): void {
   const list = withJson(command.command("ls").alias("list").description("list placement groups"));
@@ -152,15 +153,30 @@ function rowOf(
   return {
     pg: formatPg(pg),
     pool: pool.name,
-    state: isServing ? `${activity}+${condition}` : condition,
+    state: (isServing ? `${activity}+${condition}` : condition) + recoveryOf(report),
     up: upSet(map, pg),
     inSync: entry.inSync,
     primary: entry.primary,
     interval: entry.interval,
     objects: report?.objects ?? null,
     bytes: report?.bytes ?? null,
-    reason: report?.reason ?? "",
+    reason: [report?.reason ?? "", ...(report?.learners ?? []).map(describeLearner)]
+      .filter((part) => part !== "")
+      .join("; "),
   };
+}
+
+/** What is being done about missing copies, as part of the state. */
+function recoveryOf(report: PgFigures | undefined): string {
+  const learners = report?.learners ?? [];
+  if (learners.length === 0) return "";
+  return learners.some(({ phase }) => phase === "backfilling") ? "+backfilling" : "+recovering";
+}
+function describeLearner(learner: PgFigures["learners"][number]): string {
+  const { osd, phase, missing, missingBytes, compared } = learner;
+  const left = missing > 0 ? `, ${missing} objects (${formatSize(missingBytes)}) to copy` : "";
+  const seen = compared > 0 ? `, ${compared} objects compared` : "";
+  return `osd.${osd} is ${phase}${left}${seen}`;
 }
 
 // ---- One object --------------------------------------------------------------------------------

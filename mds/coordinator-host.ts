@@ -1,11 +1,12 @@
 /**
- * Runs the coordinator (core/coordinator.ts) while this MDS leads: liveness and orders go in, maps go to ZooKeeper under the term.
- * One proposal is on its way at a time; what comes meanwhile makes the next. After a failed write the map is read back first.
+ * Runs the coordinator (core/coordinator.ts) while this MDS leads: liveness and orders go in, maps
+ * go to ZooKeeper under the term. One proposal is on its way at a time; what comes meanwhile makes
+ * the next. After a failed write the map is read back first.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
-import type { ClientId, Epoch } from "../cluster/base/ids.js";
+import type { ClientId, Epoch, OsdId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
-import { isFenced, type ClusterMap } from "../cluster/map/cluster-map.js";
+import { isFenced, osdOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import type { OsdInfo } from "../cluster/map/daemon-info.js";
 import type { HealthCheck } from "../cluster/map/health.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
@@ -35,6 +36,11 @@ interface Order {
 export class CoordinatorHost {
   private orders: Order[] = [];
   private live: OsdInfo[] | undefined;
+  /**
+   * Incarnations that refused connections although their znodes are still there: ZooKeeper notices
+   * seconds later.
+   */
+  private readonly dead = new Map<OsdId, OsdInfo>();
   private running = false;
   private stopped = false;
   private watch: Watch | undefined;
@@ -47,6 +53,8 @@ export class CoordinatorHost {
       clock: Clock;
       logger: Logger;
       onFailure: (error: unknown) => void;
+      /** Does nobody listen there? */
+      refuses: (address: { host: string; port: number }) => Promise<boolean>;
     },
     private readonly coordinator: Coordinator,
     private stored: StoredMap,
@@ -81,7 +89,10 @@ export class CoordinatorHost {
   warnings(): HealthCheck[] {
     return this.coordinator.warnings();
   }
-  /** Resolves with the epoch in which the event has taken effect; fails as the coordinator refuses it. */
+  /**
+   * Resolves with the epoch in which the event has taken effect; fails as the coordinator refuses
+   * it.
+   */
   submit(event: CoordinatorEvent): Promise<Epoch> {
     if (this.stopped) return Promise.reject(notLeading());
     return new Promise((resolve, reject) => {
@@ -94,6 +105,33 @@ export class CoordinatorHost {
     if (isFenced(this.map, client)) return this.map.epoch;
     return this.submit({ on: "fence", client });
   }
+  /**
+   * Someone cannot reach the OSD: if it refuses us as well its process is gone. Resolves with the
+   * epoch that shows it.
+   */
+  async checkUnreachable(id: OsdId, incarnation: string): Promise<Epoch> {
+    const info = this.live?.find((one) => one.id === id && one.incarnation === incarnation);
+    const isUp = osdOf(this.map, id)?.up === true;
+    if (info === undefined || !isUp || this.dead.get(id) === info) return this.map.epoch;
+    if (!(await this.parts.refuses(info.address))) return this.map.epoch;
+    this.parts.logger.warn({ osd: id, incarnation }, "the OSD refuses connections: it is down");
+    this.dead.set(id, info);
+    return this.submit({ on: "osdGone", id, incarnation });
+  }
+  /**
+   * A daemon that can be reached after all is alive; a znode that is gone or replaced needs no
+   * remark.
+   */
+  private async reviewDead(): Promise<void> {
+    for (const [id, info] of this.dead) {
+      const { incarnation } = info;
+      const isThere = this.live?.some((one) => one.id === id && one.incarnation === incarnation);
+      if (isThere && (await this.parts.refuses(info.address))) continue;
+      this.dead.delete(id);
+      this.kick();
+    }
+  }
+
   stop(): void {
     this.stopped = true;
     this.watch?.stop();
@@ -104,6 +142,9 @@ export class CoordinatorHost {
   private onDue(): void {
     if (this.stopped) return;
     this.kick();
+    if (this.dead.size > 0) {
+      this.reviewDead().catch((error: unknown) => this.parts.onFailure(error));
+    }
     this.timer = this.parts.clock.setTimer(DUE_MS, () => this.onDue());
   }
   private kick(): void {
@@ -133,7 +174,10 @@ export class CoordinatorHost {
   /** False: the map was read back after a failed write; propose again. */
   private async propose(orders: readonly Order[]): Promise<boolean> {
     const { coordination, term, clock, logger } = this.parts;
-    const liveness = this.live === undefined ? [] : livenessEvents(this.map, this.live);
+    const isDead = (one: OsdInfo): boolean =>
+      this.dead.get(one.id)?.incarnation === one.incarnation;
+    const alive = this.live?.filter((one) => !isDead(one));
+    const liveness = alive === undefined ? [] : livenessEvents(this.map, alive);
     const events = [...liveness, ...orders.map((order) => order.event)];
     const { map, outcomes } = this.coordinator.propose(events, Number(clock.wallNs() / 1_000_000n));
     if (map !== this.map) {

@@ -3,7 +3,7 @@
  * the metadata under the new term, then the answers. All requests arrive here; without leadership they fail with NotLeader.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
-import { MDS_ENTITY_BASE, type MdsId } from "../cluster/base/ids.js";
+import { MDS_ENTITY_BASE, type Epoch, type MdsId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
 import { poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
@@ -53,6 +53,8 @@ export interface MdsDaemonParts {
   reader: MetadataReader;
   /** Writes under the term. */
   store(term: Term): MetadataStore;
+  /** Does nobody listen there? Only a refused connection says so; silence does not. */
+  refuses(address: { host: string; port: number }): Promise<boolean>;
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
   /** The process must end: replaced by a later start, or metadata that must not be used. */
@@ -213,7 +215,7 @@ export class MdsDaemon {
     const store = parts.store(term);
     const [host, replayed] = await Promise.all([
       CoordinatorHost.start(
-        { coordination, term, clock, logger, onFailure },
+        { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
         {
           coordinator: options.coordinator,
           initial: { clusterId: options.clusterId, pool: options.pool },
@@ -275,8 +277,13 @@ export class MdsDaemon {
   }
 
   private async administer(request: AdminRequest): Promise<AdminReply> {
-    const leader = this.leader();
     const host = this.leading?.host;
+    // PGs do not wait for the metadata to be replayed.
+    if (host !== undefined) {
+      const epoch = await orderOfOsd(host, request);
+      if (epoch !== undefined) return { epoch };
+    }
+    const leader = this.leader();
     if (host === undefined) throw new DssError("NotLeader", "the coordinator is not running");
     switch (request.op) {
       case "status": {
@@ -303,6 +310,24 @@ export class MdsDaemon {
       default:
         throw new DssError("Malformed", "no such order");
     }
+  }
+}
+
+/** What OSDs ask of the coordinator; undefined: it is another order. */
+function orderOfOsd(host: CoordinatorHost, request: AdminRequest): Promise<Epoch> | undefined {
+  switch (request.op) {
+    case "removeMember": {
+      const { pg, interval, requester, member } = request;
+      return host.submit({ on: "removeMember", pg, interval, requester, member });
+    }
+    case "addMember": {
+      const { pg, interval, requester, member, incarnation } = request;
+      return host.submit({ on: "addMember", pg, interval, requester, member, incarnation });
+    }
+    case "osdUnreachable":
+      return host.checkUnreachable(request.id, request.incarnation);
+    default:
+      return undefined;
   }
 }
 

@@ -43,6 +43,14 @@ export interface RunningMds {
   stop(): Promise<void>;
 }
 
+/** An OSD that somebody cannot reach has this long to refuse our connection, too. */
+const REFUSAL_MS = 1_000;
+/** A machine that cannot be reached proves nothing about its processes. */
+function isRefusal(error: unknown): boolean {
+  const cause: unknown = error instanceof DssError ? error.cause : undefined;
+  return cause instanceof Error && (cause as NodeJS.ErrnoException).code === "ECONNREFUSED";
+}
+
 /** Name of the pool that a new cluster begins with. */
 export const DEFAULT_POOL = "data";
 
@@ -124,6 +132,14 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
         objects,
         reader: new ZkReader(coordination, clock),
         store: (term) => new ZkStore(coordination, clock, term.version),
+        refuses: async (address) => {
+          try {
+            (await network.connect(address, { timeoutMs: REFUSAL_MS })).destroy();
+            return false;
+          } catch (error) {
+            return isRefusal(error);
+          }
+        },
         usage: () => usage.now(),
         onFatal: (error) => finish(error),
       },

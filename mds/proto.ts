@@ -6,7 +6,7 @@
  * `Safe` with at least its `journal` number: until then the client keeps the request and replays it, in order, to a new leader
  * (which answers from memory what it already has). `wait: "safe"` delays the answer itself.
  */
-import type { ClientId, Epoch, Ino, PoolId } from "../cluster/base/ids.js";
+import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../cluster/base/ids.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
 
 export const ROOT_INO: Ino = 1;
@@ -341,7 +341,19 @@ export type AdminRequest =
         stripeCount: number;
       };
     }
-  | { op: "fence"; client: ClientId };
+  | { op: "fence"; client: ClientId }
+  /** By the PG's primary, about its in-sync set (see the coordinator's events of the same names). */
+  | { op: "removeMember"; pg: PgId; interval: Interval; requester: OsdId; member: OsdId }
+  | {
+      op: "addMember";
+      pg: PgId;
+      interval: Interval;
+      requester: OsdId;
+      member: OsdId;
+      incarnation: string;
+    }
+  /** By an OSD that cannot reach another one; the leader looks for itself. */
+  | { op: "osdUnreachable"; id: OsdId; incarnation: string; reporter: OsdId };
 export interface AdminReply {
   epoch: Epoch;
   status?: MdsStatus;

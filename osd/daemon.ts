@@ -1,6 +1,7 @@
 /**
- * The OSD daemon: follows the cluster map, checks fences, epochs and intervals of every message in one place (`gate`), and hands it to
- * the placement group. Runs on injected ports, so the simulator runs the very same.
+ * The OSD daemon: follows the cluster map, checks fences, epochs and intervals of every message in
+ * one place (`gate`), and hands it to the placement group. Runs on injected ports, so the simulator
+ * runs the very same.
  *
  * Owns: the placement groups of this OSD.
  */
@@ -22,19 +23,31 @@ import {
   type ClusterMap,
   type MapSource,
   type PgEntry,
+  type PoolEntry,
 } from "../cluster/map/cluster-map.js";
 import type { Incoming, Messenger, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, RandomSource } from "../cluster/platform/ports.js";
+import { upSet } from "../cluster/map/placement.js";
+import { faults } from "./core/faults.js";
+import { GrantBook } from "./core/leases.js";
+import { Heartbeats } from "./heartbeats.js";
+import { LearnerDriver } from "./learner.js";
+import { LeaseKeeper } from "./lease-keeper.js";
+import { MemberSide } from "./member.js";
+import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
 import { PlacementGroup, validateRead, validateWrite, type PgHost } from "./placement-group.js";
 import {
   DigestObject,
   GetOsdStatus,
+  GrantLease,
   ListObjects,
   ObjectExtents,
   PgAdoptLog,
+  PgBackfill,
   PgGetInfo,
   PgGetLog,
+  PingOsd,
   PullObject,
   PushObject,
   ReadObject,
@@ -49,7 +62,9 @@ import type { ChunkStore } from "./store/chunk-store.js";
 
 export interface OsdDaemonOptions {
   id: OsdId;
-  /** Of this start of the daemon; the map shows it once the coordinator has seen the registration. */
+  /**
+   * Of this start of the daemon; the map shows it once the coordinator has seen the registration.
+   */
   incarnation: string;
   version: string;
   clock: Clock;
@@ -60,6 +75,11 @@ export interface OsdDaemonOptions {
   store: ChunkStore;
   pid: number;
   pgLogEntries: number;
+  readLeaseMs: number;
+  replicaTimeoutMs: number;
+  heartbeatMs: number;
+  heartbeatGraceMs: number;
+  coordinator: CoordinatorClient;
   /** The store failed or a promise of ours was broken: stop the process. */
   onFatal: (error: Error) => void;
 }
@@ -82,8 +102,14 @@ export class OsdDaemon implements PgHost {
   readonly logger: Logger;
   readonly store: ChunkStore;
   readonly pgLogEntries: number;
+  readonly replicaTimeoutMs: number;
+  readonly leases: LeaseKeeper;
+  readonly membership: Membership;
   private readonly pgs = new Map<PgId, PlacementGroup>();
+  private readonly member: MemberSide;
   private readonly peering: PeeringDriver;
+  private readonly learners: LearnerDriver;
+  private readonly heartbeats: Heartbeats;
   private fenced = new Set<number>();
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
@@ -97,7 +123,22 @@ export class OsdDaemon implements PgHost {
     this.logger = options.logger;
     this.store = options.store;
     this.pgLogEntries = options.pgLogEntries;
-    this.peering = new PeeringDriver(this, options.random);
+    this.replicaTimeoutMs = options.replicaTimeoutMs;
+    const { clock, random, logger, maps, coordinator, messenger, id } = options;
+    const { readLeaseMs: leaseMs, heartbeatMs, heartbeatGraceMs: graceMs } = options;
+    const grants = new GrantBook(clock.now(), leaseMs);
+    const pgs = (): Iterable<PlacementGroup> => this.pgs.values();
+    this.leases = new LeaseKeeper(this, { leaseMs, maps, grants, pgs });
+    const learn = (epoch: number): void => this.learn(epoch);
+    this.membership = new Membership({ id, clock, random, logger, coordinator, learn });
+    this.member = new MemberSide(this, grants);
+    this.peering = new PeeringDriver(this, this.member, random);
+    const map = (): ClusterMap => maps.current();
+    this.learners = new LearnerDriver(this, random, map);
+    const report = (osd: OsdId, incarnation: string): void => {
+      this.membership.reportUnreachable(osd, incarnation);
+    };
+    this.heartbeats = new Heartbeats({ id, clock, messenger, heartbeatMs, graceMs, map, report });
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
 
@@ -105,9 +146,11 @@ export class OsdDaemon implements PgHost {
     this.serve();
     this.stopMaps = this.options.maps.onChange((map) => this.onMap(map));
     this.onMap(this.options.maps.current());
+    this.heartbeats.start();
   }
   stop(): void {
     this.stopMaps?.();
+    this.heartbeats.stop();
     for (const pg of this.pgs.values()) pg.enterInterval(pg.entry, "stray", "stopping");
   }
 
@@ -143,12 +186,47 @@ export class OsdDaemon implements PgHost {
     this.takeFences(map);
     // Until the map shows this start of the daemon, its intervals are those of an earlier life.
     if (osdOf(map, this.id)?.incarnation !== this.options.incarnation) return;
-    for (const { pg: id, entry } of allPgs(map)) {
+    for (const { pg: id, entry, pool } of allPgs(map)) {
       const pg = this.pgs.get(id);
-      if (pg === undefined && !entry.inSync.includes(this.id)) continue;
-      if (pg !== undefined && pg.entry.interval === entry.interval) continue;
-      this.enterInterval(pg ?? this.addPg(id), entry, map);
+      if (pg === undefined && !this.belongs(map, id, entry)) continue;
+      if (!entry.inSync.includes(this.id) && isLeftover(map, { pg: id, entry, pool }, this.id)) {
+        this.forget(id, entry);
+        continue;
+      }
+      if (pg === undefined || pg.entry.interval !== entry.interval) {
+        this.enterInterval(pg ?? this.addPg(id), entry, map);
+      } else if (entry.primary === this.id) this.learners.review(pg);
     }
+  }
+
+  /** Members, those who are to become members, and whoever still has the PG's objects. */
+  private belongs(map: ClusterMap, pg: PgId, entry: PgEntry): boolean {
+    if (entry.inSync.length === 0) return false;
+    return (
+      entry.inSync.includes(this.id) || upSet(map, pg).includes(this.id) || this.store.hasPg(pg)
+    );
+  }
+
+  /** All who should have the PG have it: this copy is in nobody's way but the disk's. */
+  private forget(id: PgId, entry: PgEntry): void {
+    // Whatever is still going on there ends with its interval.
+    this.pgs.get(id)?.enterInterval(entry, "stray", "moved away");
+    this.pgs.delete(id);
+    if (!this.store.hasPg(id)) return;
+    this.logger.info({ pg: formatPg(id) }, "removing the copy of a pg that has moved away");
+    this.count("pgsRemoved");
+    this.store.removePg(id, (error) => {
+      if (error !== undefined) this.fatal(error);
+    });
+  }
+
+  private learn(epoch: number): void {
+    const { maps } = this.options;
+    if (epoch <= maps.current().epoch) return;
+    maps.atLeast(epoch, MAP_WAIT_MS).catch((error: unknown) => {
+      // It comes by itself when ZooKeeper can be reached.
+      if (!(error instanceof DssError)) throw error;
+    });
   }
 
   private addPg(id: PgId): PlacementGroup {
@@ -163,14 +241,12 @@ export class OsdDaemon implements PgHost {
     } else if (entry.primary !== this.id) {
       pg.enterInterval(entry, "replica");
     } else {
+      pg.enterInterval(entry, "peering");
       const down = entry.inSync.filter((osd) => osdOf(map, osd)?.up !== true);
-      if (down.length > 0) {
-        const names = down.map((osd) => `osd.${osd}`).join(", ");
-        pg.enterInterval(entry, "waiting", `waits for ${names}`);
-      } else {
-        pg.enterInterval(entry, "peering");
-        void this.peering.peer(pg);
-      }
+      this.peering.peer(pg, down).then(
+        () => this.learners.review(pg),
+        (error: unknown) => this.fatal(error instanceof Error ? error : new Error(String(error))),
+      );
     }
   }
 
@@ -202,20 +278,28 @@ export class OsdDaemon implements PgHost {
     });
     messenger.handle(RepOp, (request) => this.memberGate(request, (pg) => pg.repOp(request)));
     messenger.handle(PgGetInfo, (request) => {
-      this.memberGate(request, (pg) => this.peering.getInfo(pg, request));
+      this.memberGate(request, (pg) => this.member.getInfo(pg, request));
     });
     messenger.handle(PgGetLog, (request) => {
-      this.memberGate(request, () => this.peering.getLog(request));
+      this.memberGate(request, () => this.member.getLog(request));
     });
     messenger.handle(PgAdoptLog, (request) => {
-      this.memberGate(request, (pg) => this.peering.adoptLog(pg, request));
+      this.memberGate(request, (pg) => this.member.adoptLog(pg, request));
+    });
+    messenger.handle(PgBackfill, (request) => {
+      this.memberGate(request, (pg) => this.member.backfill(pg, request));
     });
     messenger.handle(PushObject, (request) => {
-      this.memberGate(request, () => this.peering.pushed(request));
+      this.memberGate(request, (pg) => this.member.pushed(pg, request));
     });
     messenger.handle(PullObject, (request) => {
-      this.memberGate(request, () => this.peering.pulled(request));
+      this.memberGate(request, () => this.member.pulled(request));
     });
+    messenger.handle(GrantLease, (request) => {
+      this.fromOsd(request.sender);
+      this.leases.grant(request);
+    });
+    messenger.handle(PingOsd, (request) => request.reply({}));
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
@@ -255,15 +339,16 @@ export class OsdDaemon implements PgHost {
     request: Incoming<M, Reply>,
     run: (pg: PlacementGroup) => void,
   ): void {
-    if (request.sender > OSD_ID_MAX) {
-      throw new DssError("Malformed", `${request.sender} is not an OSD`);
-    }
+    this.fromOsd(request.sender);
     this.gate(request, run);
+  }
+  private fromOsd(sender: number): void {
+    if (sender > OSD_ID_MAX) throw new DssError("Malformed", `${sender} is not an OSD`);
   }
 
   /**
-   * The one place where a message meets the map: older intervals are refused unexecuted, newer ones and unseen
-   * fences make this OSD fetch the map first (design §4).
+   * The one place where a message meets the map: older intervals are refused unexecuted, newer ones
+   * and unseen fences make this OSD fetch the map first (design §4).
    */
   private gate<M extends GatedMessage, Reply>(
     request: Incoming<M, Reply>,
@@ -302,7 +387,7 @@ export class OsdDaemon implements PgHost {
         epoch: map.epoch,
       });
     }
-    if (message.interval !== entry.interval) {
+    if (message.interval !== entry.interval && !faults.skipIntervalCheck) {
       throw new DssError("StaleEpoch", `pg ${formatPg(message.pg)} has a newer interval`, {
         epoch: map.epoch,
       });
@@ -370,11 +455,23 @@ export class OsdDaemon implements PgHost {
             objects: info?.objects ?? 0,
             bytes: info?.bytes ?? 0,
             reason: pg.reason,
+            learners: this.learners.status(pg),
           };
         }),
       counters: { ...this.counters, ...this.store.counters() },
     };
   }
+}
+
+/** Is the PG complete where it belongs, and this OSD not one of those? */
+function isLeftover(
+  map: ClusterMap,
+  { pg, entry, pool }: { pg: PgId; entry: PgEntry; pool: PoolEntry },
+  id: OsdId,
+): boolean {
+  const wanted = upSet(map, pg);
+  if (wanted.includes(id) || wanted.length < pool.replicas) return false;
+  return wanted.every((osd) => entry.inSync.includes(osd) && osdOf(map, osd)?.up === true);
 }
 
 /** The last words of a daemon whose disk failed. */

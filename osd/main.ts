@@ -10,10 +10,12 @@ import type { Config } from "../cluster/config/options.js";
 import { RpcMessenger } from "../cluster/messenger/rpc.js";
 import { nodePlatform } from "../cluster/platform/node.js";
 import { formatAddress } from "../cluster/platform/ports.js";
+import type { Coordination } from "../cluster/zk/coordination.js";
 import { MapWatch } from "../cluster/zk/map-watch.js";
 import { newIncarnation, registerOsd } from "../cluster/zk/registration.js";
 import { connectZooKeeper } from "../cluster/zk/session.js";
 import { OsdDaemon, describeFatal } from "./daemon.js";
+import type { CoordinatorClient } from "./membership.js";
 import { FileStore } from "./store/file-store.js";
 
 export interface OsdProcessOptions {
@@ -30,6 +32,12 @@ export interface OsdProcessOptions {
   config: Config;
   logger: Logger;
   version: string;
+  /** The way to the coordinator, made of this process's own parts. */
+  coordinator: (parts: {
+    messenger: RpcMessenger;
+    coordination: Coordination;
+    logger: Logger;
+  }) => CoordinatorClient & { stop(): void };
   /** Called when clients can be served. */
   onReady?: (address: { host: string; port: number }) => void;
 }
@@ -96,6 +104,8 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
     const address = await messenger.listen(options.listen);
     if (!("port" in address)) throw new DssError("InvalidArgument", "an OSD listens on TCP");
 
+    const coordinator = options.coordinator({ messenger, coordination, logger });
+    undo.push(() => coordinator.stop());
     const incarnation = newIncarnation();
     const daemon = new OsdDaemon({
       id,
@@ -109,6 +119,11 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
       store,
       pid: process.pid,
       pgLogEntries: config.osd.pgLogEntries,
+      readLeaseMs: config.cluster.readLeaseMs,
+      replicaTimeoutMs: config.cluster.replicaTimeoutMs,
+      heartbeatMs: config.cluster.heartbeatMs,
+      heartbeatGraceMs: config.cluster.heartbeatGraceMs,
+      coordinator,
       onFatal: (error) => {
         logger.error({ error }, describeFatal(error));
         finish(error);

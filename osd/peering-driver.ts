@@ -1,67 +1,70 @@
 /**
- * Carries out peering (core/peering.ts decides): the primary asks every in-sync member what it has, brings all of them to
- * the longest log, objects included, and only then becomes active. Members answer its questions here too.
- *
- * A crash in the middle is safe: a member notes durably which objects it lacks before it takes over the log that names them,
- * and says so at the next peering.
+ * Carries out peering (core/peering.ts decides): the primary asks every in-sync member what it has,
+ * brings all of them to the longest log, objects included, waits until no earlier primary can serve
+ * reads any more, and only then becomes active. The members' side is in member.ts.
  */
-import { assert } from "../cluster/base/assert.js";
-import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError, describeError } from "../cluster/base/errors.js";
-import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
-import type { Incoming } from "../cluster/messenger/messenger.js";
+import { formatPg, type OsdId } from "../cluster/base/ids.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
-import { msgpack, type Call } from "../cluster/wire/registry.js";
+import type { Call } from "../cluster/wire/registry.js";
+import { faults } from "./core/faults.js";
 import { planPeering, type MemberInfo, type PeeringPlan } from "./core/peering.js";
-import { VERSION_ZERO, type Version } from "./core/version.js";
+import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
+import { imageFromWire, imageToWire } from "./image-wire.js";
+import type { MemberSide } from "./member.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import {
+  DigestObject,
   PgAdoptLog,
   PgGetInfo,
   PgGetLog,
   PullObject,
   PushObject,
-  type OsdPush,
   type PgAdoptRequest,
   type PgInfoReply,
   type PgLogReply,
-  type PgLogRequest,
 } from "./proto.js";
-import type { Durable, LogEntry, ObjectImage } from "./store/chunk-store.js";
+import type { ObjectImage } from "./store/chunk-store.js";
 
+/** Copying and syncing may take long on a busy disk; GetInfo may not. */
 const CALL_DEADLINE_MS = 10_000;
-const LOG_ENTRIES_MAX = 100_000;
 /** Objects copied at a time per PG. */
 const PARALLEL_COPIES = 4;
 
-/** The durable record of a PG beside its log. */
-interface PgMeta {
-  missing: string[];
-}
-const metaCodec = msgpack<PgMeta>();
-const EMPTY_META = metaCodec.encode({ missing: [] });
-
 type CatchUp = Extract<PeeringPlan, { plan: "catch-up" }>;
+type RollBack = Extract<PeeringPlan, { plan: "roll-back" }>;
 
-/** Ends a peering whose interval is over. */
+/** Ends a peering whose interval, or whose turn, is over. */
 class Superseded extends Error {}
+
+/** One attempt: `check` throws when it is over. */
+interface Attempt {
+  pg: PlacementGroup;
+  /** The other members that are up. */
+  others: readonly OsdId[];
+  number: number;
+  check: () => void;
+}
 
 export class PeeringDriver {
   constructor(
     private readonly host: PgHost,
+    private readonly member: MemberSide,
     private readonly random: RandomSource,
   ) {}
 
-  // ——— As the primary ———
-
-  /** Runs until the PG is active or incomplete, or its interval is over. */
-  async peer(pg: PlacementGroup): Promise<void> {
+  /**
+   * Runs until the PG is active or incomplete, or its interval is over. While members are down it
+   * only gets as far as waiting for them: those who are left have every acknowledged write, and
+   * others can be brought up to date by them.
+   */
+  async peer(pg: PlacementGroup, down: readonly OsdId[]): Promise<void> {
     const { generation } = pg;
     const backoff = new Backoff(this.random, { firstMs: 20, maxMs: 1_000 });
     for (;;) {
       try {
-        await this.attempt(pg, generation);
+        await this.attempt(pg, down, generation);
         return;
       } catch (error) {
         if (error instanceof Superseded) return;
@@ -69,69 +72,100 @@ export class PeeringDriver {
         if (generation !== pg.generation) return;
         const fields = { pg: formatPg(pg.id), error: describeError(error) };
         this.host.logger.debug(fields, "peering is tried again");
-        await new Promise<void>((resolve) => void this.host.clock.setTimer(backoff.next(), resolve));
+        const ms = backoff.next();
+        await new Promise<void>((resolve) => void this.host.clock.setTimer(ms, resolve));
         if (generation !== pg.generation) return;
       }
     }
   }
 
-  private async attempt(pg: PlacementGroup, generation: number): Promise<void> {
+  private async attempt(
+    pg: PlacementGroup,
+    down: readonly OsdId[],
+    generation: number,
+  ): Promise<void> {
+    const number = ++pg.attempts;
     const check = (): void => {
-      if (generation !== pg.generation) throw new Superseded();
+      if (generation !== pg.generation || number !== pg.attempts) throw new Superseded();
     };
-    const { interval } = pg.entry;
+    const others = pg.others.filter((osd) => !down.includes(osd));
+    const attempt: Attempt = { pg, others, number, check };
+    pg.beginAttempt(number);
+    // Until when an earlier primary may still serve reads.
+    let grantedUntil = 0;
+    const note = (member: OsdId, info: PgInfoReply): MemberInfo => {
+      grantedUntil = Math.max(grantedUntil, this.host.clock.now() + info.grantMs);
+      return { member, ...info, unfinished: info.cursor !== undefined };
+    };
     const infos: MemberInfo[] = await Promise.all([
-      this.ownInfo(pg).then((info) => ({ member: this.host.id, ...info })),
-      ...pg.others.map(async (member) => {
-        const info = await this.ask(member, PgGetInfo, { pg: pg.id, interval });
-        return { member, ...info };
-      }),
+      this.ownInfo(pg).then((info) => note(this.host.id, info)),
+      ...others.map((member) => this.memberInfo(attempt, member).then((i) => note(member, i))),
     ]);
     check();
     const plan = planPeering(infos);
+    const waits = `waits for ${down.map((osd) => `osd.${osd}`).join(", ")}`;
+    if (plan.plan === "create" && down.length > 0) {
+      pg.transition("waiting", waits);
+      return;
+    }
     if (plan.plan === "incomplete") {
       this.host.logger.error({ pg: formatPg(pg.id), reason: plan.reason }, "pg is incomplete");
       pg.transition("incomplete", plan.reason);
       return;
     }
-    if (plan.plan === "create") await this.createEverywhere(pg, check);
-    else await this.catchUp(pg, plan, infos, check);
+    if (plan.plan === "create") await this.createEverywhere(attempt);
+    else if (plan.plan === "roll-back") await this.rollBack(attempt, plan);
+    else await this.catchUp(attempt, plan, infos);
     check();
-    pg.transition("active");
+    await this.waitUntil(faults.promoteWithoutWaiting ? 0 : grantedUntil);
+    check();
+    if (down.length === 0) pg.transition("active");
+    else pg.transition("waiting", waits);
   }
 
-  private async createEverywhere(pg: PlacementGroup, check: () => void): Promise<void> {
-    const request = adoptRequest(pg, VERSION_ZERO, { entries: [], retries: [] }, [], true);
-    await this.adopt(pg, request);
-    check();
-    await Promise.all(pg.others.map((member) => this.ask(member, PgAdoptLog, request)));
+  private memberInfo({ pg, number }: Attempt, member: OsdId): Promise<PgInfoReply> {
+    const request = { pg: pg.id, interval: pg.entry.interval, attempt: number };
+    return this.ask(pg, member, PgGetInfo, request, this.host.replicaTimeoutMs);
+  }
+
+  private async waitUntil(instant: number): Promise<void> {
+    // A timer may fire a little early by this clock.
+    for (;;) {
+      const ms = instant - this.host.clock.now();
+      if (ms <= 0) return;
+      await new Promise<void>((resolve) => void this.host.clock.setTimer(ms, resolve));
+    }
+  }
+
+  private async createEverywhere(attempt: Attempt): Promise<void> {
+    const { pg, others } = attempt;
+    const log = { entries: [], retries: [] };
+    const request = adoptRequest(attempt, { common: VERSION_ZERO, log, missing: [], create: true });
+    await this.member.adopt(pg, request);
+    attempt.check();
+    await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
   }
 
   private async catchUp(
-    pg: PlacementGroup,
+    attempt: Attempt,
     plan: CatchUp,
     infos: readonly MemberInfo[],
-    check: () => void,
   ): Promise<void> {
-    const { interval } = pg.entry;
-    const log = (after: Version): Promise<PgLogReply> =>
-      plan.authority === this.host.id
-        ? Promise.resolve(this.readLog(pg.id, after))
-        : this.ask(plan.authority, PgGetLog, { pg: pg.id, interval, after });
-
+    const { pg, others, check } = attempt;
     /** What each member must still receive. */
     const missing = new Map<OsdId, Set<string>>();
     for (const info of infos) missing.set(info.member, new Set(info.missing));
     const adoptions: { member: OsdId; request: PgAdoptRequest }[] = [];
     for (const { member, after, create } of plan.lagging) {
-      const reply = await log(after);
+      const log = await this.logOf(pg, plan.authority, after);
       check();
       const lacks = missing.get(member)!;
-      for (const entry of reply.entries) lacks.add(entry.object);
-      adoptions.push({ member, request: adoptRequest(pg, after, reply, [...lacks], create) });
+      for (const entry of log.entries) lacks.add(entry.object);
+      const request = adoptRequest(attempt, { common: after, log, missing: [...lacks], create });
+      adoptions.push({ member, request });
     }
+    const lagging = new Set(plan.lagging.map(({ member }) => member));
     const sourceOf = (object: string): OsdId => {
-      const lagging = new Set(plan.lagging.map(({ member }) => member));
       const source = infos.find(
         ({ member, missing: lacks }) => !lagging.has(member) && !lacks.includes(object),
       );
@@ -143,41 +177,113 @@ export class PeeringDriver {
 
     // This OSD first: it then has everything to give to the others.
     const own = adoptions.find(({ member }) => member === this.host.id);
-    if (own !== undefined) await this.adopt(pg, own.request);
+    if (own !== undefined) await this.member.adopt(pg, own.request);
     check();
-    await inParallel([...missing.get(this.host.id)!], async (object) => {
+    await inParallel([...missing.get(this.host.id)!], PARALLEL_COPIES, async (object) => {
       const image = await this.pull(pg, sourceOf(object), object);
       check();
-      await this.install(pg.id, object, image);
+      await this.member.install(pg, object, image);
     });
     check();
     await Promise.all(
-      pg.others.map(async (member) => {
+      others.map(async (member) => {
         const adoption = adoptions.find((candidate) => candidate.member === member);
-        if (adoption !== undefined) await this.ask(member, PgAdoptLog, adoption.request);
+        if (adoption !== undefined) await this.ask(pg, member, PgAdoptLog, adoption.request);
         check();
-        await inParallel([...missing.get(member)!], async (object) => {
-          await this.push(pg, member, object);
+        await inParallel([...missing.get(member)!], PARALLEL_COPIES, async (object) => {
+          const image = await this.host.store.image(pg.id, object);
           check();
+          await this.push(attempt, member, object, image);
         });
       }),
     );
   }
 
+  /**
+   * Every object is first noted as missing everywhere; what was copied already is found whole by
+   * the next attempt.
+   */
+  private async rollBack(attempt: Attempt, plan: RollBack): Promise<void> {
+    const { pg, others, check } = attempt;
+    const { common } = plan;
+    const members = [this.host.id, ...others];
+    const log = await this.logOf(pg, plan.authority, common);
+    check();
+    const objects = [...new Set([...plan.missing, ...log.entries.map(({ object }) => object)])];
+    const fields = { pg: formatPg(pg.id), objects: objects.length, entries: log.entries.length };
+    this.host.logger.warn(fields, "unacknowledged writes are rolled back: their bytes are gone");
+    const sources = new Map<string, OsdId>();
+    await inParallel(objects, PARALLEL_COPIES, async (object) => {
+      sources.set(object, await this.newestCopy(attempt, members, object));
+    });
+    check();
+    const cutBack = { common, log: { entries: [], retries: [] }, missing: objects, create: false };
+    const request = adoptRequest(attempt, cutBack);
+    await this.member.adopt(pg, request);
+    await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
+    check();
+    await inParallel(objects, PARALLEL_COPIES, async (object) => {
+      const image = await this.pull(pg, sources.get(object)!, object);
+      check();
+      await Promise.all(others.map((member) => this.push(attempt, member, object, image)));
+      check();
+      await this.member.install(pg, object, image);
+    });
+  }
+
+  /** Who has the object at the greatest version; any of them has all that was acknowledged. */
+  private async newestCopy(
+    { pg, check }: Attempt,
+    members: readonly OsdId[],
+    object: string,
+  ): Promise<OsdId> {
+    let newest: { member: OsdId; version: Version } | undefined;
+    for (const member of members) {
+      let version = this.host.store.stat(pg.id, object)?.version;
+      if (member !== this.host.id) {
+        const copy = await this.ask(pg, member, DigestObject, { pg: pg.id, object });
+        check();
+        const { exists, versionInterval: interval, versionSeq: seq } = copy;
+        version = exists ? { interval, seq } : undefined;
+      }
+      if (version === undefined) continue;
+      if (newest === undefined || compareVersions(version, newest.version) > 0) {
+        newest = { member, version };
+      }
+    }
+    return newest?.member ?? this.host.id;
+  }
+
+  private async logOf(pg: PlacementGroup, member: OsdId, after: Version): Promise<PgLogReply> {
+    if (member === this.host.id) return this.member.readLog(pg.id, after);
+    return this.ask(pg, member, PgGetLog, { pg: pg.id, interval: pg.entry.interval, after });
+  }
+
   private async ownInfo(pg: PlacementGroup): Promise<PgInfoReply> {
     await new Promise<void>((resolve) => pg.whenSynced(resolve));
-    return this.describe(pg.id);
+    return this.member.describe(pg, this.host.id);
   }
 
   private async ask<Request, Reply>(
+    pg: PlacementGroup,
     member: OsdId,
     call: Call<Request, Reply>,
     request: Request,
+    deadlineMs = CALL_DEADLINE_MS,
   ): Promise<Reply> {
+    const { generation } = pg;
     const peer = this.host.peer(member);
     if (peer === undefined) throw new DssError("Unreachable", `osd.${member} has no address`);
-    const { message } = await peer.call(call, request, { deadlineMs: CALL_DEADLINE_MS });
-    return message;
+    try {
+      const { message } = await peer.call(call, request, { deadlineMs });
+      if (generation === pg.generation) pg.memberAnswered(member);
+      return message;
+    } catch (error) {
+      if (error instanceof DssError && generation === pg.generation) {
+        pg.memberFailed(member, error, deadlineMs);
+      }
+      throw error;
+    }
   }
 
   private async pull(
@@ -185,6 +291,7 @@ export class PeeringDriver {
     source: OsdId,
     object: string,
   ): Promise<ObjectImage | undefined> {
+    if (source === this.host.id) return this.host.store.image(pg.id, object);
     const peer = this.host.peer(source);
     if (peer === undefined) throw new DssError("Unreachable", `osd.${source} has no address`);
     const { message, data, sums } = await peer.call(
@@ -195,194 +302,40 @@ export class PeeringDriver {
     return imageFromWire(message, data, sums);
   }
 
-  private async push(pg: PlacementGroup, member: OsdId, object: string): Promise<void> {
-    const image = await this.host.store.image(pg.id, object);
+  private async push(
+    { pg, number }: Attempt,
+    member: OsdId,
+    object: string,
+    image: ObjectImage | undefined,
+  ): Promise<void> {
     const peer = this.host.peer(member);
     if (peer === undefined) throw new DssError("Unreachable", `osd.${member} has no address`);
-    const { message, data, sums } = imageToWire(pg.id, pg.entry.interval, object, image);
+    const header = { pg: pg.id, interval: pg.entry.interval, attempt: number, asOf: 0, object };
+    const { message, data, sums } = imageToWire(header, image);
     await peer.call(PushObject, message, { deadlineMs: CALL_DEADLINE_MS, data, sums });
     this.host.count("recoveryOps");
     this.host.count("recoveryBytes", image?.info.allocated ?? 0);
   }
-
-  // ——— As a member (the daemon has checked the interval) ———
-
-  getInfo(pg: PlacementGroup, request: Incoming<unknown, PgInfoReply>): void {
-    pg.whenSynced(() => request.reply(this.describe(pg.id)));
-  }
-
-  getLog(request: Incoming<PgLogRequest, PgLogReply>): void {
-    request.reply(this.readLog(request.message.pg, request.message.after));
-  }
-
-  adoptLog(pg: PlacementGroup, request: Incoming<PgAdoptRequest, Record<string, never>>): void {
-    this.adopt(pg, request.message).then(
-      () => request.reply({}),
-      (error: unknown) => request.fail(error),
-    );
-  }
-
-  pushed(request: Incoming<OsdPush, Record<never, never>>): void {
-    const { message } = request;
-    const image = imageFromWire(message, request.data, request.sums);
-    this.install(message.pg, message.object, image).then(
-      () => request.reply({}),
-      (error: unknown) => request.fail(error),
-    );
-  }
-
-  pulled(request: Incoming<{ pg: number; interval: number; object: string }, OsdPush>): void {
-    const { pg, interval, object } = request.message;
-    this.host.store.image(pg, object).then(
-      (image) => {
-        const { message, data, sums } = imageToWire(pg, interval, object, image);
-        request.reply(message, data, sums);
-      },
-      (error: unknown) => request.fail(error),
-    );
-  }
-
-  // ——— The local store ———
-
-  private describe(id: PgId): PgInfoReply {
-    const info = this.host.store.pgInfo(id);
-    if (info === undefined) {
-      const none = { last: VERSION_ZERO, logTail: VERSION_ZERO, objects: 0, missing: [] };
-      return { exists: false, ...none };
-    }
-    const { missing } = metaCodec.decode(info.meta);
-    return { exists: true, last: info.last, logTail: info.logTail, objects: info.objects, missing };
-  }
-
-  private readLog(id: PgId, after: Version): PgLogReply {
-    const entries = this.host.store.log(id, after, LOG_ENTRIES_MAX);
-    if (entries === undefined) {
-      throw new DssError("NotActive", `the log of pg ${formatPg(id)} does not reach back so far`);
-    }
-    return { entries, retries: this.host.store.exportRetries(id) };
-  }
-
-  /** Notes durably what will be missing, then takes over the log. */
-  private async adopt(pg: PlacementGroup, request: PgAdoptRequest): Promise<void> {
-    const { store } = this.host;
-    if (request.create && !store.hasPg(pg.id)) {
-      await this.durably((done) => store.createPg(pg.id, EMPTY_META, done));
-    }
-    const info = store.pgInfo(pg.id);
-    if (info === undefined) {
-      throw new DssError("NotActive", `osd.${this.host.id} does not have pg ${formatPg(pg.id)}`);
-    }
-    if (request.entries.length === 0 && request.missing.length === 0) return;
-    const before = metaCodec.decode(info.meta).missing;
-    const missing = [...new Set([...before, ...request.missing])];
-    await this.durably((done) => store.setPgMeta(pg.id, metaCodec.encode({ missing }), done));
-    store.mergeRetries(pg.id, request.retries);
-    const entries = request.entries as LogEntry[];
-    await this.durably((done) => store.rewriteLog(pg.id, request.common, entries, done));
-    pg.logReplaced();
-  }
-
-  private async install(id: PgId, object: string, image: ObjectImage | undefined): Promise<void> {
-    const { store } = this.host;
-    await this.durably((done) =>
-      image === undefined ? store.discard(id, object, done) : store.install(id, object, image, done),
-    );
-    const info = store.pgInfo(id);
-    assert(info !== undefined, `pg ${formatPg(id)} received an object and is gone`);
-    const missing = metaCodec.decode(info.meta).missing.filter((name) => name !== object);
-    await this.durably((done) => store.setPgMeta(id, metaCodec.encode({ missing }), done));
-  }
-
-  private durably(work: (done: Durable) => void): Promise<void> {
-    return new Promise((resolve) =>
-      work((error) => {
-        if (error === undefined) resolve();
-        else this.host.fatal(error); // Never resolves: the OSD stops.
-      }),
-    );
-  }
 }
 
 function adoptRequest(
-  pg: PlacementGroup,
-  common: Version,
-  log: PgLogReply,
-  missing: string[],
-  create: boolean,
+  { pg, number }: Attempt,
+  what: { common: Version; log: PgLogReply; missing: string[]; create: boolean },
 ): PgAdoptRequest {
-  const { interval } = pg.entry;
-  return { pg: pg.id, interval, create, common, ...log, missing };
+  const { common, log, missing, create } = what;
+  const identity = { pg: pg.id, interval: pg.entry.interval, attempt: number };
+  return { ...identity, create, startOver: false, common, ...log, missing };
 }
 
-async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+/** Works on `count` items at a time. */
+export async function inParallel<T>(
+  items: readonly T[],
+  count: number,
+  work: (item: T) => Promise<void>,
+): Promise<void> {
   let next = 0;
   const worker = async (): Promise<void> => {
     while (next < items.length) await work(items[next++]!);
   };
-  await Promise.all(Array.from({ length: Math.min(PARALLEL_COPIES, items.length) }, worker));
-}
-
-function imageToWire(
-  pg: PgId,
-  interval: number,
-  object: string,
-  image: ObjectImage | undefined,
-): { message: OsdPush; data: Buffer[]; sums: Uint32Array } {
-  const extents = image?.extents ?? [];
-  const sums = new Uint32Array(extents.reduce((count, extent) => count + extent.sums.length, 0));
-  let at = 0;
-  for (const extent of extents) {
-    sums.set(extent.sums, at);
-    at += extent.sums.length;
-  }
-  return {
-    message: {
-      pg,
-      interval,
-      exists: image !== undefined,
-      size: image?.info.size ?? 0,
-      versionInterval: image?.info.version.interval ?? 0,
-      versionSeq: image?.info.version.seq ?? 0,
-      mtimeNs: image?.info.mtimeNs ?? 0n,
-      truncateSeq: image?.info.truncateSeq ?? 0,
-      extents: extents.map(({ offset, data }) => ({ offset, length: data.length })),
-      object,
-    },
-    data: extents.map(({ data }) => data),
-    sums,
-  };
-}
-
-function imageFromWire(
-  message: OsdPush,
-  data: Buffer,
-  sums: Uint32Array,
-): ObjectImage | undefined {
-  if (!message.exists) return undefined;
-  let at = 0;
-  let block = 0;
-  const extents = message.extents.map(({ offset, length }) => {
-    const blocks = length / BLOCK_SIZE;
-    if (!Number.isInteger(blocks) || offset % BLOCK_SIZE !== 0 || at + length > data.length) {
-      throw new DssError("Malformed", `bad extent ${offset}+${length} of ${message.object}`);
-    }
-    const extent = {
-      offset,
-      data: data.subarray(at, at + length),
-      sums: sums.subarray(block, block + blocks),
-    };
-    at += length;
-    block += blocks;
-    return extent;
-  });
-  return {
-    info: {
-      size: message.size,
-      version: { interval: message.versionInterval, seq: message.versionSeq },
-      mtimeNs: message.mtimeNs,
-      truncateSeq: message.truncateSeq,
-      allocated: at,
-    },
-    extents,
-  };
+  await Promise.all(Array.from({ length: Math.min(count, items.length) }, worker));
 }

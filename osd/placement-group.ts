@@ -1,9 +1,11 @@
 /**
- * One placement group on this OSD: the primary's data path, the members' side of replication, and its activity. Peering
- * is in peering-driver.ts; the daemon (daemon.ts) hands requests over once map, interval and fences are checked.
+ * One placement group on this OSD: the primary's data path, the members' side of replication, and
+ * its activity. Peering is in peering-driver.ts; the daemon (daemon.ts) hands requests over once
+ * map, interval and fences are checked.
  *
- * Owns: locks, operations in flight, what each member has still to acknowledge. All of it belongs to one interval: a new
- * one drops it, and clients ask again (their retries find the answer in the store's retry memory).
+ * Owns: locks, operations in flight, what each member has still to acknowledge, the learners'
+ * streams. All of it belongs to one interval: a new one drops it, and clients ask again (their
+ * retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
@@ -13,7 +15,10 @@ import type { Logger } from "../cluster/base/log.js";
 import type { PgEntry } from "../cluster/map/cluster-map.js";
 import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
+import type { Membership } from "./membership.js";
 import { blockCeil, blockFloor, edgesToRead, mergeBlocks, zeroedBlock } from "./core/blocks.js";
+import { faults } from "./core/faults.js";
+import { ReadLease } from "./core/leases.js";
 import { legalWithinInterval, type PgActivity } from "./core/peering.js";
 import { RangeLocks, WHOLE, type RangeLock } from "./core/range-locks.js";
 import {
@@ -30,7 +35,16 @@ import {
   type OsdWriteReply,
 } from "./proto.js";
 import type { Version } from "./core/version.js";
-import { OpKind, type ChunkStore, type ObjectInfo, type Transaction } from "./store/chunk-store.js";
+import type { LeaseKeeper } from "./lease-keeper.js";
+import { PgRecord } from "./pg-record.js";
+import {
+  OpKind,
+  type ChunkStore,
+  type Durable,
+  type LogEntry,
+  type ObjectInfo,
+  type Transaction,
+} from "./store/chunk-store.js";
 
 /** What a PG needs of its daemon. */
 export interface PgHost {
@@ -49,6 +63,10 @@ export interface PgHost {
   count(counter: string, amount?: number): void;
   /** Log entries that a PG keeps at least (and at most a quarter more). */
   readonly pgLogEntries: number;
+  /** A member's answer that takes longer is missing. */
+  readonly replicaTimeoutMs: number;
+  readonly leases: LeaseKeeper;
+  readonly membership: Membership;
 }
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
@@ -59,7 +77,7 @@ interface InFlight {
   requests: WriteRequest[];
 }
 /** One log entry that members have not all synced. */
-interface Replicating {
+export interface Replicating {
   seq: number;
   message: OsdRepOp;
   data: readonly Buffer[];
@@ -69,13 +87,20 @@ interface Replicating {
   done: () => void;
 }
 
-/** What a change does to the log: entries in order, of which the last one carries the client's request number. */
+/** An OSD outside the in-sync set that gets every new entry, too (osd/learner.ts). */
+export interface LearnerStream {
+  append(entry: Replicating): void;
+}
+
+/**
+ * What a change does to the log: entries in order, of which the last one carries the client's
+ * request number.
+ */
 type Step = Pick<Transaction, "kind" | "offset" | "length" | "data" | "sums" | "size">;
 
 const NO_SUMS = new Uint32Array(0);
 /** A member that cannot be reached is asked again after this. */
 const RESEND_MS = 50;
-const REP_OP_DEADLINE_MS = 10_000;
 
 export class PlacementGroup {
   activity: PgActivity = "stray";
@@ -89,9 +114,33 @@ export class PlacementGroup {
   private readonly inFlight = new Map<string, InFlight>();
   private readonly replicating = new Map<number, Replicating>();
   private readonly resendTimers = new Map<OsdId, Timer>();
-  /** As a member: the newest entry that is synced here, and who waits for which. */
-  private syncedSeq = 0;
-  private syncWaiters: { seq: number; reply: () => void }[] = [];
+  /**
+   * Who must have a write before it is acknowledged: the in-sync set, and a learner whose addition
+   * was asked for.
+   */
+  private required: readonly OsdId[] = [];
+  private requiredOthers: readonly OsdId[] = [];
+  /** Since when a member's answers are missing. */
+  private readonly silentSince = new Map<OsdId, number>();
+  /** What must be told that the interval is over: requests that wait for a lock or a lease. */
+  private readonly endings = new Set<() => void>();
+  readonly streams = new Map<OsdId, LearnerStream>();
+  readonly lease = new ReadLease();
+  /** Reads came since the lease was asked for last. */
+  isRead = false;
+  /** As the primary: rises with every new beginning of peering or of a learner's recovery. */
+  attempts = 0;
+
+  /** As a member: what it lacks. */
+  readonly record: PgRecord;
+  private seenAttempt = 0;
+  /**
+   * Changes of the log that were handed to the store, and how many of them are durable (they become
+   * so in order).
+   */
+  private issued = 0;
+  private completed = 0;
+  private syncWaiters: { after: number; run: () => void }[] = [];
   /** Every quarter of the log's length, where it will be cut a whole length later. */
   private readonly trimMarks: Version[] = [];
   private untilMark = 0;
@@ -100,13 +149,25 @@ export class PlacementGroup {
     readonly id: PgId,
     private readonly host: PgHost,
   ) {
-    const info = host.store.pgInfo(id);
-    this.nextSeq = (info?.last.seq ?? 0) + 1;
-    this.syncedSeq = info?.last.seq ?? 0;
+    this.nextSeq = (host.store.pgInfo(id)?.last.seq ?? 0) + 1;
+    this.record = new PgRecord(id, host.store);
   }
 
+  /** The in-sync members but this one. */
   get others(): OsdId[] {
     return this.entry.inSync.filter((osd) => osd !== this.host.id);
+  }
+  /** The members whose grants a read needs. */
+  get grantors(): readonly OsdId[] {
+    return this.requiredOthers;
+  }
+  /** Is a learner's addition being asked for? */
+  get isAdding(): boolean {
+    return this.required !== this.entry.inSync;
+  }
+  /** The newest entry's number, as the primary. */
+  get lastSeq(): number {
+    return this.nextSeq - 1;
   }
 
   // ——— Intervals and activity ———
@@ -120,22 +181,51 @@ export class PlacementGroup {
     this.resendTimers.clear();
     this.replicating.clear();
     this.locks.clear();
+    this.silentSince.clear();
+    this.streams.clear();
+    this.seenAttempt = 0;
+    this.lease.reset();
+    this.require(entry.inSync);
+    this.host.leases.forget(this);
+    const endings = [...this.endings];
+    this.endings.clear();
+    for (const end of endings) end();
     const dropped = [...this.inFlight.values()];
     this.inFlight.clear();
     for (const { requests } of dropped) {
       for (const request of requests) request.fail(this.stale());
     }
   }
+  private require(members: readonly OsdId[]): void {
+    this.required = members;
+    this.requiredOthers = members.filter((osd) => osd !== this.host.id);
+    this.lease.require(this.requiredOthers);
+  }
+  /** From now on nothing is acknowledged and nothing read without this learner. */
+  requireLearner(learner: OsdId): void {
+    if (!faults.joinWithoutSync) this.require([...this.entry.inSync, learner]);
+  }
+  /** Only before its addition was asked for. */
+  releaseLearner(learner: OsdId): void {
+    this.require(this.entry.inSync);
+    for (const seq of [...this.replicating.keys()]) this.acknowledged(learner, seq);
+  }
+  /** `end` is called if the interval ends before the returned function was called. */
+  untilIntervalEnds(end: () => void): () => void {
+    this.endings.add(end);
+    return () => this.endings.delete(end);
+  }
+
   /** Within the interval, as core/peering.ts allows. */
   transition(activity: PgActivity, reason = ""): void {
     assert(
       legalWithinInterval(this.activity, activity),
       `pg ${formatPg(this.id)}: ${this.activity} -> ${activity}`,
     );
-    if (activity === "active") {
+    if (activity === "active" || activity === "waiting") {
       const info = this.host.store.pgInfo(this.id);
-      assert(info !== undefined, `pg ${formatPg(this.id)} is active without a store`);
-      this.nextSeq = info.last.seq + 1;
+      assert(info !== undefined || activity === "waiting", `pg ${formatPg(this.id)} has no store`);
+      this.nextSeq = (info?.last.seq ?? 0) + 1;
     }
     this.setActivity(activity, reason);
   }
@@ -231,20 +321,39 @@ export class PlacementGroup {
     work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
   ): void {
     this.refuseUnlessActive();
-    const { generation } = this;
-    this.lock(object, start, end, true, (unlock) => {
-      work().then(
-        ({ reply, data, sums }) => {
-          if (generation !== this.generation) return request.fail(this.stale());
-          unlock();
-          request.reply(reply, data, sums);
-        },
-        (error: unknown) => {
-          unlock();
-          request.fail(error);
-        },
-      );
+    this.isRead = true;
+    this.lock(object, start, end, true, request, (unlock) => {
+      // Looked at under the lock, when the bytes are about to be read: that is the instant at which
+      // they must be current.
+      if (this.host.clock.now() < this.lease.until || faults.readWithoutGrants) {
+        this.serve(request, unlock, work);
+      } else {
+        const forget = this.untilIntervalEnds(() => request.fail(this.stale()));
+        this.host.leases.acquire(this, () => {
+          forget();
+          this.serve(request, unlock, work);
+        });
+      }
     });
+  }
+
+  private serve<Reply>(
+    request: ReadRequest<Reply>,
+    unlock: () => void,
+    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+  ): void {
+    const { generation } = this;
+    work().then(
+      ({ reply, data, sums }) => {
+        if (generation !== this.generation) return request.fail(this.stale());
+        unlock();
+        request.reply(reply, data, sums);
+      },
+      (error: unknown) => {
+        unlock();
+        request.fail(error);
+      },
+    );
   }
 
   private lock(
@@ -252,6 +361,8 @@ export class PlacementGroup {
     start: number,
     end: number,
     shared: boolean,
+    /** Told when the interval ends before the lock is held. */
+    waiter: { fail(error: unknown): void } | undefined,
     run: (unlock: () => void) => void,
   ): void {
     let locks = this.locks.get(object);
@@ -273,10 +384,20 @@ export class PlacementGroup {
     const lock: RangeLock = locks.acquire(start, end, shared, enter);
     if (entered) run(unlock);
     else {
+      const forget = this.untilIntervalEnds(() => waiter?.fail(this.stale()));
       lock.run = () => {
-        if (generation === this.generation) run(unlock);
+        if (generation !== this.generation) return;
+        forget();
+        run(unlock);
       };
     }
+  }
+
+  /** Writes of the object wait until `unlock`; undefined when the interval ended first. */
+  lockObject(object: string): Promise<(() => void) | undefined> {
+    return new Promise((resolve) => {
+      this.lock(object, 0, WHOLE, true, { fail: () => resolve(undefined) }, resolve);
+    });
   }
 
   // ——— Writes, as the primary ———
@@ -294,7 +415,7 @@ export class PlacementGroup {
     if (known === "below-floor") {
       throw new DssError("StaleRequest", `request ${key} is older than what the client waits for`);
     }
-    if (known !== undefined) {
+    if (known !== undefined && !faults.forgetRetries) {
       const { version, size } = known;
       request.reply({ interval: version.interval, seq: version.seq, size });
       return;
@@ -304,7 +425,8 @@ export class PlacementGroup {
     }
     const { start, end } = this.lockedRange(message);
     this.inFlight.set(key, { requests: [request] });
-    this.lock(message.object, start, end, false, (unlock) => {
+    // The requests in flight are told by themselves when the interval ends.
+    this.lock(message.object, start, end, false, undefined, (unlock) => {
       this.execute(request, key, unlock).catch((error: unknown) => {
         unlock();
         this.finish(key, (waiting) => waiting.fail(error));
@@ -360,7 +482,8 @@ export class PlacementGroup {
     const { message } = request;
     const info = this.host.store.stat(this.id, message.object);
     if (info === undefined && message.kind !== WriteKind.write) {
-      // Nothing to change, so nothing to remember: a late repetition is below the floor of what came after.
+      // Nothing to change, so nothing to remember: a late repetition is below the floor of what
+      // came after.
       return [];
     }
     if (message.kind === WriteKind.remove) {
@@ -374,6 +497,7 @@ export class PlacementGroup {
     }
     const trims =
       info !== undefined &&
+      !faults.ignoreTruncation &&
       message.truncateSeq > info.truncateSeq &&
       info.size > message.truncateSize;
     if (!trims) return this.prepareChange(request, info?.size ?? 0);
@@ -383,7 +507,10 @@ export class PlacementGroup {
     ]);
   }
 
-  /** `size` is the object's size when the change is made; `validTo` hides old bytes that a trim before it drops. */
+  /**
+   * `size` is the object's size when the change is made; `validTo` hides old bytes that a trim
+   * before it drops.
+   */
   private prepareChange(
     request: WriteRequest,
     size: number,
@@ -480,7 +607,8 @@ export class PlacementGroup {
   ): { seq: number; size: number } {
     const seq = this.nextSeq++;
     const info = this.host.store.stat(this.id, message.object);
-    // Another part of the object may have grown it since this step was prepared; what shrinks it is alone.
+    // Another part of the object may have grown it since this step was prepared; what shrinks it is
+    // alone.
     const shrinks = work.kind === OpKind.truncate || work.kind === OpKind.remove;
     const size = shrinks ? work.size : Math.max(work.size, info?.size ?? 0);
     const truncateSeq = Math.max(
@@ -507,18 +635,23 @@ export class PlacementGroup {
       message: rep,
       data: work.data,
       sums: work.sums,
-      waitingFor: new Set(this.entry.inSync),
+      waitingFor: new Set(this.required),
       done,
     };
     this.replicating.set(seq, entry);
     const { generation } = this;
     this.trim({ interval: rep.interval, seq });
+    this.issued++;
     this.host.store.apply(transactionOf(rep, work.data, work.sums), (error) => {
       if (error !== undefined) return this.host.fatal(error);
-      this.synced(seq);
+      this.completedOne();
       if (generation === this.generation) this.acknowledged(this.host.id, seq);
     });
-    for (const member of this.others) this.sendRepOp(member, entry);
+    for (const member of this.requiredOthers) this.sendRepOp(member, entry);
+    if (this.streams.size > 0) for (const stream of this.streams.values()) stream.append(entry);
+    if (faults.acknowledgeBeforeSync) {
+      for (const member of this.required) this.acknowledged(member, seq);
+    }
     return { seq, size };
   }
 
@@ -528,19 +661,43 @@ export class PlacementGroup {
     if (peer === undefined) return this.resendLater(member);
     peer
       .call(RepOp, entry.message, {
-        deadlineMs: REP_OP_DEADLINE_MS,
+        deadlineMs: this.host.replicaTimeoutMs,
         data: entry.data,
         sums: entry.sums,
       })
       .then(
         () => {
-          if (generation === this.generation) this.acknowledged(member, entry.seq);
+          if (generation !== this.generation) return;
+          this.memberAnswered(member);
+          this.acknowledged(member, entry.seq);
         },
         (error: unknown) => {
           if (!(error instanceof DssError)) throw error;
-          if (generation === this.generation) this.resendLater(member);
+          if (generation !== this.generation) return;
+          this.memberFailed(member, error);
+          this.resendLater(member);
         },
       );
+  }
+
+  /** A required member answered: it is there. */
+  memberAnswered(member: OsdId): void {
+    if (this.silentSince.size > 0) this.silentSince.delete(member);
+  }
+  /**
+   * A call to a required member failed: after some time, or at once if it is not there, its removal
+   * is asked for.
+   */
+  memberFailed(member: OsdId, error: DssError, deadlineMs = this.host.replicaTimeoutMs): void {
+    if (!this.requiredOthers.includes(member)) return;
+    const now = this.host.clock.now();
+    const { replicaTimeoutMs } = this.host;
+    // A call that timed out was sent that long ago.
+    const since = now - (error.code === "TimedOut" ? deadlineMs : 0);
+    const silent = Math.min(this.silentSince.get(member) ?? since, since);
+    this.silentSince.set(member, silent);
+    if (error.code !== "Unreachable" && now - silent < replicaTimeoutMs) return;
+    this.host.membership.askRemoval(this, member, () => this.silentSince.has(member));
   }
 
   private acknowledged(member: OsdId, seq: number): void {
@@ -552,7 +709,9 @@ export class PlacementGroup {
     entry.done();
   }
 
-  /** All that a member has not acknowledged goes to it again, in order: it recognises what it has. */
+  /**
+   * All that a member has not acknowledged goes to it again, in order: it recognises what it has.
+   */
   private resendLater(member: OsdId): void {
     if (this.resendTimers.has(member)) return;
     const timer = this.host.clock.setTimer(RESEND_MS, () => {
@@ -588,33 +747,60 @@ export class PlacementGroup {
     }
     const reply = (): void => request.reply({});
     if (message.seq < expected) {
-      if (message.seq <= this.syncedSeq) reply();
-      else this.syncWaiters.push({ seq: message.seq, reply });
+      this.whenSynced(reply);
       return;
     }
-    this.trim({ interval: message.interval, seq: message.seq });
+    const version = { interval: message.interval, seq: message.seq };
+    this.trim(version);
+    if (this.lacksFor(message.object)) {
+      // Its bytes come with recovery, as of this entry or later.
+      const { kind, object, client, sequence, size } = message;
+      const entry = { version, kind: kind as OpKind, object, client, sequence, size };
+      this.rewriteLog(info.last, [entry], reply);
+      return;
+    }
+    this.issued++;
     this.host.store.apply(transactionOf(message, [request.data], request.sums), (error) => {
       if (error !== undefined) return this.host.fatal(error);
-      this.synced(message.seq);
+      this.completedOne();
       reply();
     });
   }
-  private synced(seq: number): void {
-    this.syncedSeq = Math.max(this.syncedSeq, seq);
+  private lacksFor(object: string): boolean {
+    if (faults.dropLearnerWrites && this.activity === "stray") return true;
+    return !this.record.whole && this.record.lacks(object);
+  }
+
+  /** Replaces the log after `common`, in order with what is appended. */
+  rewriteLog(common: Version, entries: readonly LogEntry[], done: Durable): void {
+    this.issued++;
+    this.host.store.rewriteLog(this.id, common, entries, (error) => {
+      if (error !== undefined) return this.host.fatal(error);
+      this.completedOne();
+      done();
+    });
+  }
+  private completedOne(): void {
+    this.completed++;
     if (this.syncWaiters.length === 0) return;
-    const ready = this.syncWaiters.filter((waiter) => waiter.seq <= this.syncedSeq);
-    this.syncWaiters = this.syncWaiters.filter((waiter) => waiter.seq > this.syncedSeq);
-    for (const waiter of ready) waiter.reply();
+    const ready = this.syncWaiters.filter((waiter) => waiter.after <= this.completed);
+    this.syncWaiters = this.syncWaiters.filter((waiter) => waiter.after > this.completed);
+    for (const waiter of ready) waiter.run();
   }
-  /** Runs `ready` once everything that was applied is durable here. */
+  /** Runs `ready` once every change of the log until now is durable here. */
   whenSynced(ready: () => void): void {
-    const last = this.host.store.pgInfo(this.id)?.last.seq ?? 0;
-    if (last <= this.syncedSeq) ready();
-    else this.syncWaiters.push({ seq: last, reply: ready });
+    if (this.completed === this.issued) ready();
+    else this.syncWaiters.push({ after: this.issued, run: ready });
   }
-  /** Peering replaced the log: everything in it is synced. */
-  logReplaced(): void {
-    this.syncedSeq = this.host.store.pgInfo(this.id)?.last.seq ?? 0;
+
+  /** The primary begins anew: whatever an earlier attempt of it sent is refused from now on. */
+  beginAttempt(attempt: number): void {
+    this.checkAttempt(attempt);
+    this.seenAttempt = attempt;
+  }
+  checkAttempt(attempt: number, generation = this.generation): void {
+    if (attempt >= this.seenAttempt && generation === this.generation) return;
+    throw new DssError("StaleEpoch", `pg ${formatPg(this.id)}: a later attempt has begun`);
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * Messages of the OSDs: objects for clients, replication and peering between members, figures for people.
- * See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
+ * Messages of the OSDs: objects for clients, replication and peering between members, figures for
+ * people. See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
  */
 import { ascii, bool, i64, list, struct, u32, u53, u8, type Infer } from "../cluster/wire/struct.js";
 import { defineCall, msgpack } from "../cluster/wire/registry.js";
@@ -13,15 +13,17 @@ export const OBJECT_NAME_MAX = 200;
 export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4 } as const;
 export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
 /**
- * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a volume's). Without it
- * an object that has seen the request's truncation is left alone; `truncate` then cuts at truncateSize.
+ * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a
+ * volume's). Without it an object that has seen the request's truncation is left alone; `truncate`
+ * then cuts at truncateSize.
  */
 export const WRITE_UNCONDITIONAL = 1;
 
 /**
- * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length). truncate: to size `offset`.
- * (client, sequence) makes a repetition harmless; `floor` is the client's lowest unanswered sequence.
- * truncateSeq and truncateSize (within this object) are the inode's (design §5 Truncation).
+ * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length).
+ * truncate: to size `offset`. (client, sequence) makes a repetition harmless; `floor` is the
+ * client's lowest unanswered sequence. truncateSeq and truncateSize (within this object) are the
+ * inode's (design §5 Truncation).
  */
 export const OsdWrite = struct("OsdWrite", {
   pg: u32,
@@ -61,8 +63,9 @@ export const OsdRead = struct("OsdRead", {
 });
 export type OsdRead = Infer<typeof OsdRead>;
 /**
- * The data are the whole blocks around the range asked for, clipped to the object's last block, and begin at `dataOffset`
- * (so that their stored checksums go with them). Bytes at or beyond `size` are to be taken as zeros.
+ * The data are the whole blocks around the range asked for, clipped to the object's last block, and
+ * begin at `dataOffset` (so that their stored checksums go with them). Bytes at or beyond `size`
+ * are to be taken as zeros.
  */
 export const OsdReadReply = struct("OsdReadReply", {
   exists: bool,
@@ -140,6 +143,11 @@ export interface WireRetry {
 export interface PgInfoRequest {
   pg: number;
   interval: number;
+  /**
+   * Rises with every new beginning of the primary in this interval: what an earlier one sent is
+   * refused from now on.
+   */
+  attempt: number;
 }
 export interface PgInfoReply {
   exists: boolean;
@@ -148,6 +156,17 @@ export interface PgInfoReply {
   objects: number;
   /** Objects that its log names but whose bytes it does not have yet. */
   missing: string[];
+  /** Where its log ended before it took over entries for which it has not all the bytes yet. */
+  base: WireVersion;
+  /**
+   * Backfill has come so far: objects with greater names are not there. Absent: it is not needed.
+   */
+  cursor?: string;
+  /**
+   * How long an earlier primary may still serve reads on this member's promise, in milliseconds
+   * from now.
+   */
+  grantMs: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
   request: msgpack<PgInfoRequest>(),
@@ -168,12 +187,18 @@ export const PgGetLog = defineCall(132, "PgGetLog", {
   reply: msgpack<PgLogReply>(),
 });
 
-/** The member takes the authoritative log after `common` and notes the objects it must receive; answered when synced. */
+/**
+ * The member takes the authoritative log after `common` and notes the objects it must receive;
+ * answered when synced.
+ */
 export interface PgAdoptRequest {
   pg: number;
   interval: number;
-  /** The PG is new: create it empty. */
+  attempt: number;
+  /** Create the PG empty if it is not there. */
   create: boolean;
+  /** Nothing of what the member has is known to be right: every object is compared (backfill). */
+  startOver: boolean;
   common: WireVersion;
   entries: WireLogEntry[];
   retries: WireRetry[];
@@ -185,10 +210,18 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 });
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
-/** A whole object; the data of its extents follow one another in the frame. Answered when synced. */
+/**
+ * A whole object; the data of its extents follow one another in the frame. Answered when synced.
+ */
 export const OsdPush = struct("OsdPush", {
   pg: u32,
   interval: u32,
+  attempt: u32,
+  /**
+   * The member must have every log entry up to this one, or else an older one could be applied to
+   * the image.
+   */
+  asOf: u53,
   exists: bool,
   size: u32,
   versionInterval: u32,
@@ -211,7 +244,10 @@ export const OsdDigestReply = struct("OsdDigestReply", {
   size: u32,
   versionInterval: u32,
   versionSeq: u53,
-  /** crc32 over (block index, block crc32) of every block that is not a hole; the bytes were read and verified. */
+  /**
+   * crc32 over (block index, block crc32) of every block that is not a hole; the bytes were read
+   * and verified.
+   */
   digest: u32,
   allocated: u32,
 });
@@ -231,8 +267,53 @@ const ListedObject = struct("ListedObject", {
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
 export const ListObjects = defineCall(142, "ListObjects", { request: OsdList, reply: OsdListReply });
 
+/**
+ * Permission to serve reads (core/leases.ts): for every PG that the asking primary shares with this
+ * OSD.
+ */
+export interface LeaseRequest {
+  pgs: { pg: number; interval: number }[];
+}
+export interface LeaseReply {
+  granted: number[];
+}
+export const GrantLease = defineCall(146, "GrantLease", {
+  request: msgpack<LeaseRequest>(),
+  reply: msgpack<LeaseReply>(),
+});
+/** Heartbeat between OSDs that share PGs. */
+export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
+
+/**
+ * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`,
+ * but for those in `missing`, which follow. Refused unless the member's log ends at `asOf`;
+ * answered when durable.
+ */
+export interface PgBackfillRequest {
+  pg: number;
+  interval: number;
+  attempt: number;
+  asOf: number;
+  missing: string[];
+  cursor?: string;
+}
+export const PgBackfill = defineCall(150, "PgBackfill", {
+  request: msgpack<PgBackfillRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+
 /** What a PG does on one OSD: osd/core/peering.ts has the same states with their transitions. */
 export type PgState = "stray" | "replica" | "waiting" | "peering" | "active" | "incomplete";
+/** An OSD that an active primary is bringing up to date. */
+export interface LearnerStatus {
+  osd: number;
+  phase: "asking" | "adopting" | "recovering" | "backfilling" | "joining";
+  /** Objects and bytes known to be missing there. */
+  missing: number;
+  missingBytes: number;
+  /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
+  compared: number;
+}
 export interface OsdStatus {
   id: number;
   uuid: string;
@@ -244,7 +325,15 @@ export interface OsdStatus {
   total: number;
   objects: number;
   /** `reason` tells people why a PG is not active. */
-  pgs: { pg: number; state: PgState; interval: number; objects: number; bytes: number; reason: string }[];
+  pgs: {
+    pg: number;
+    state: PgState;
+    interval: number;
+    objects: number;
+    bytes: number;
+    reason: string;
+    learners: LearnerStatus[];
+  }[];
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
 }

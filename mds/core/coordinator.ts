@@ -3,12 +3,23 @@
  * computed from the committed map and a batch of events; the shell saves it under its term and then
  * calls `committed`, or drops it. Several events make one epoch.
  *
- * Invariants: an OSD is (id, store UUID); an in-sync set never loses its members to liveness, only
- * its primary moves; every change of a PG's primary or of a member's incarnation is a new interval.
+ * Invariants: an OSD is (id, store UUID); every change of a PG's set, primary or of a member's
+ * incarnation is a new interval; a set never shrinks below the pool's minimum of living members:
+ * the PG then waits for the one it misses, which stays recorded as complete; only a PG's primary of
+ * the present interval changes its set, and the last copies are never dropped for balance.
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
-import type { ClientId, OsdId, PoolId } from "../../cluster/base/ids.js";
+import {
+  formatPg,
+  pgIndex,
+  poolOfPg,
+  type ClientId,
+  type Interval,
+  type OsdId,
+  type PgId,
+  type PoolId,
+} from "../../cluster/base/ids.js";
 import type { ClusterMap, OsdEntry, PgEntry, PoolEntry } from "../../cluster/map/cluster-map.js";
 import type { OsdInfo } from "../../cluster/map/daemon-info.js";
 import type { HealthCheck } from "../../cluster/map/health.js";
@@ -26,7 +37,26 @@ export type CoordinatorEvent =
   | { on: "osdReweight"; id: OsdId; weight: number }
   | { on: "osdRemove"; id: OsdId }
   | { on: "poolCreate"; pool: Omit<PoolEntry, "id"> }
-  | { on: "fence"; client: ClientId };
+  | { on: "fence"; client: ClientId }
+  /**
+   * A primary misses a member's answers. Conflict: the interval or its primary is another; Busy:
+   * too few would remain. A member that is not in the set yet (an addition whose outcome is
+   * unknown) costs an interval, after which that addition can no longer take effect.
+   */
+  | ({ on: "removeMember" } & MemberRequest)
+  /**
+   * A primary's learner has every acknowledged write and syncs every new one. Conflict as above.
+   */
+  | ({ on: "addMember"; incarnation: string } & MemberRequest);
+
+/** What a PG's primary asks about its set. */
+export interface MemberRequest {
+  pg: PgId;
+  /** The PG's interval as the requester knows it. */
+  interval: Interval;
+  requester: OsdId;
+  member: OsdId;
+}
 
 export interface CoordinatorOptions {
   /** Down becomes out after this long. */
@@ -186,6 +216,10 @@ export class Coordinator {
         return draft.addPool(event.pool);
       case "fence":
         return draft.fence(event.client);
+      case "removeMember":
+        return draft.removeMember(event);
+      case "addMember":
+        return draft.addMember(event);
     }
   }
 
@@ -214,7 +248,7 @@ export class Coordinator {
       upFrom: draft.epoch,
       downSinceMs: 0,
     });
-    draft.newIntervals(id);
+    draft.memberStarted(id);
   }
 
   private onGone(
@@ -226,7 +260,7 @@ export class Coordinator {
     // Late news about an earlier start of the daemon.
     if (!known?.up || known.incarnation !== event.incarnation) return;
     draft.put({ ...known, up: false, downSinceMs: nowMs });
-    draft.newIntervals(event.id);
+    draft.memberGone(event.id);
   }
 
   private outAfterDown(draft: Draft, nowMs: number): void {
@@ -268,8 +302,6 @@ class Draft {
   readonly pgs: Record<number, readonly PgEntry[]>;
   private fences: ClusterMap["fences"];
   private isChanged = false;
-  /** Members whose PGs get a new interval. */
-  private readonly restarted = new Set<OsdId>();
 
   constructor(private readonly base: ClusterMap) {
     this.epoch = base.epoch + 1;
@@ -291,8 +323,102 @@ class Draft {
     this.put({ ...osd, ...fields });
   }
 
-  newIntervals(id: OsdId): void {
-    this.restarted.add(id);
+  /** Its sets go on without it, where enough living members remain. */
+  memberGone(id: OsdId): void {
+    this.changePgsOf(id, (pg, wanted, pool) => {
+      const rest = pg.inSync.filter((osd) => osd !== id);
+      const inSync = this.countUp(rest) >= pool.minimum ? rest : pg.inSync;
+      return { inSync, primary: this.primaryOf(inSync, wanted, pg.primary), interval: this.epoch };
+    });
+  }
+
+  /** What it knew of its intervals is gone with its earlier life. */
+  memberStarted(id: OsdId): void {
+    this.changePgsOf(id, (pg, wanted) => {
+      // Who was waiting serves nobody: the preferred primary may as well take over.
+      const wasServing = pg.inSync.every((osd) => osd !== id && this.osds.get(osd)?.up === true);
+      const old = wasServing ? pg.primary : -1;
+      return { ...pg, primary: this.primaryOf(pg.inSync, wanted, old), interval: this.epoch };
+    });
+  }
+
+  removeMember(request: MemberRequest): void {
+    const { pg, pool } = this.asked(request);
+    const { member } = request;
+    if (member === request.requester) {
+      throw new DssError("InvalidArgument", `osd.${member} asks for its own removal`);
+    }
+    const inSync = pg.inSync.filter((osd) => osd !== member);
+    if (inSync.length < pg.inSync.length && this.countUp(inSync) < pool.minimum) {
+      const text = `without osd.${member} PG ${formatPg(request.pg)} has too few members`;
+      throw new DssError("Busy", text);
+    }
+    this.setPg(request.pg, { inSync, primary: pg.primary, interval: this.epoch });
+  }
+
+  addMember(request: MemberRequest & { incarnation: string }): void {
+    const { pg, pool } = this.asked(request);
+    const osd = this.osds.get(request.member);
+    if (!osd?.up || osd.incarnation !== request.incarnation) {
+      throw new DssError("Conflict", `osd.${request.member} is not up in that incarnation`);
+    }
+    if (pg.inSync.includes(request.member)) {
+      throw new DssError("Conflict", `osd.${request.member} is in the set already`);
+    }
+    // A member that was kept only because too few were left can go now.
+    const grown = [...pg.inSync, request.member];
+    const living = grown.filter((id) => this.osds.get(id)?.up);
+    const inSync = living.length >= pool.minimum ? living : grown;
+    this.setPg(request.pg, { inSync, primary: pg.primary, interval: this.epoch });
+  }
+
+  /** The PG of a request whose author is its primary in its present interval. */
+  private asked(request: MemberRequest): { pg: PgEntry; pool: PoolEntry } {
+    const { pg: id, interval, requester } = request;
+    const pool = this.pools.find((candidate) => candidate.id === poolOfPg(id));
+    const pg = pool && this.pgs[pool.id]![pgIndex(id)];
+    if (!pg) throw new DssError("NotFound", `there is no PG ${formatPg(id)}`);
+    // A change earlier in this batch is a newer interval, too.
+    if (pg.interval !== interval || pg.primary !== requester || requester === -1) {
+      const where = `PG ${formatPg(id)} in interval ${interval}`;
+      const text = `osd.${requester} is not the primary of ${where}`;
+      throw new DssError("Conflict", text, { epoch: this.epoch - 1 });
+    }
+    return { pg, pool };
+  }
+
+  private setPg(id: PgId, entry: PgEntry): void {
+    const pool = poolOfPg(id);
+    const entries = [...this.pgs[pool]!];
+    entries[pgIndex(id)] = entry;
+    this.pgs[pool] = entries;
+    this.isChanged = true;
+  }
+
+  private changePgsOf(
+    member: OsdId,
+    change: (pg: PgEntry, wanted: readonly OsdId[], pool: PoolEntry) => PgEntry,
+  ): void {
+    const placed = this.snapshot();
+    for (const pool of this.pools) {
+      const entries = this.pgs[pool.id]!;
+      if (!entries.some((pg) => pg.inSync.includes(member))) continue;
+      const wanted = upSets(placed, pool);
+      this.pgs[pool.id] = entries.map((pg, index) =>
+        pg.inSync.includes(member) ? change(pg, wanted[index]!, pool) : pg,
+      );
+    }
+  }
+
+  private countUp(members: readonly OsdId[]): number {
+    return members.filter((osd) => this.osds.get(osd)?.up).length;
+  }
+
+  /** The old one while it lives; else the preferred one, which spreads the load; -1: none lives. */
+  private primaryOf(inSync: readonly OsdId[], wanted: readonly OsdId[], old: OsdId): OsdId {
+    const preferred = wanted.filter((osd) => inSync.includes(osd));
+    const order = inSync.includes(old) ? [old, ...preferred, ...inSync] : [...preferred, ...inSync];
+    return order.find((osd) => this.osds.get(osd)?.up) ?? -1;
   }
 
   removeOsd(id: OsdId): void {
@@ -362,7 +488,7 @@ class Draft {
   finish(): ClusterMap {
     if (!this.isChanged) return this.base;
     const placed = this.snapshot();
-    for (const pool of this.pools) this.pgs[pool.id] = this.intervalsOf(placed, pool);
+    for (const pool of this.pools) this.pgs[pool.id] = this.withoutExtras(placed, pool);
     const map = this.snapshot();
     const states = new Map(map.osds.map((osd) => [osd.id, stateOf(map, osd)]));
     const osds = map.osds.map((osd) => {
@@ -375,17 +501,20 @@ class Draft {
     return finished;
   }
 
-  private intervalsOf(placed: ClusterMap, pool: PoolEntry): readonly PgEntry[] {
+  /** Members outside the up set go once all of the up set, alive and complete, is in. */
+  private withoutExtras(placed: ClusterMap, pool: PoolEntry): readonly PgEntry[] {
     const entries = this.pgs[pool.id]!;
-    const isAffected = (pg: PgEntry): boolean => pg.inSync.some((osd) => this.restarted.has(osd));
-    if (!entries.some(isAffected)) return entries;
     const wanted = upSets(placed, pool);
+    const isReplaced = (pg: PgEntry, index: number): boolean =>
+      pg.inSync.length > wanted[index]!.length &&
+      wanted[index]!.length >= pool.replicas &&
+      wanted[index]!.every((osd) => pg.inSync.includes(osd) && this.osds.get(osd)?.up === true);
+    if (!entries.some(isReplaced)) return entries;
     return entries.map((pg, index) => {
-      if (!isAffected(pg)) return pg;
-      // The preferred primary first: it is the one that spreads the load.
-      const order = [...wanted[index]!.filter((osd) => pg.inSync.includes(osd)), ...pg.inSync];
-      const primary = order.find((osd) => this.osds.get(osd)?.up) ?? -1;
-      return { inSync: pg.inSync, primary, interval: this.epoch };
+      if (!isReplaced(pg, index)) return pg;
+      const inSync = pg.inSync.filter((osd) => wanted[index]!.includes(osd));
+      const primary = this.primaryOf(inSync, wanted[index]!, pg.primary);
+      return { inSync, primary, interval: this.epoch };
     });
   }
 

@@ -1,8 +1,10 @@
 /**
- * The objecter: sends object operations to the primary of their PG and sees them through failovers (design §4 Clients,
- * Retries). One operation keeps one (client, sequence) however often it is sent, so a repetition is harmless.
+ * The objecter: sends object operations to the primary of their PG and sees them through failovers
+ * (design §4 Clients, Retries). One operation keeps one (client, sequence) however often it is
+ * sent, so a repetition is harmless.
  *
- * Owns: sequence numbers, the set of unanswered ones (whose lowest is the `floor`), bytes in flight.
+ * Owns: sequence numbers, the set of unanswered ones (whose lowest is the `floor`), bytes in
+ * flight.
  */
 import { DssError, describeError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
@@ -69,7 +71,26 @@ export class Objecter implements ObjectAccess {
   private readonly waiting: { bytes: number; start: () => void }[] = [];
   private closed = false;
 
-  constructor(private readonly options: ObjecterOptions) {}
+  private readonly stopMaps: () => void;
+  /** The map that operations were last sent by. */
+  private seen: ClusterMap | undefined;
+
+  constructor(private readonly options: ObjecterOptions) {
+    this.stopMaps = options.maps.onChange((map) => {
+      if (this.seen !== undefined) this.dropDead(this.seen, map);
+      this.seen = map;
+    });
+  }
+
+  /** Nobody there will answer any more: what waits for it is sent to whoever has taken over. */
+  private dropDead(before: ClusterMap, map: ClusterMap): void {
+    for (const { id, up, incarnation, address } of before.osds) {
+      if (!up) continue;
+      const now = osdOf(map, id);
+      if (now?.up === true && now.incarnation === incarnation) continue;
+      this.options.messenger.peer(address).close();
+    }
+  }
 
   async read(
     address: ObjectAddress,
@@ -166,6 +187,7 @@ export class Objecter implements ObjectAccess {
   /** Operations under way fail with ShuttingDown at their next attempt. */
   close(): void {
     this.closed = true;
+    this.stopMaps();
   }
 
   private async change(
@@ -242,6 +264,7 @@ export class Objecter implements ObjectAccess {
     for (;;) {
       if (this.closed) throw new DssError("ShuttingDown", `${call.name} ${address.object}: closing`);
       const map = maps.current();
+      this.seen ??= map;
       if (isFenced(map, this.options.client())) {
         throw new DssError("Fenced", `client.${this.options.client()} is fenced`);
       }

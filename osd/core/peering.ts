@@ -1,9 +1,10 @@
 /**
- * Peering's decision (design §4): from what the in-sync members say, who has the authoritative log, what each lacks, and
- * where to get it. Pure; osd/peering-driver.ts carries it out.
+ * Peering's decision (design §4): from what the in-sync members say, who has the authoritative log,
+ * what each lacks, and where to get it. Pure; osd/peering-driver.ts carries it out.
  *
- * Every in-sync member has every acknowledged write, and members append strictly in version order, so the
- * longest log contains all others. The primary becomes active only after all members have synced it.
+ * Every in-sync member has every acknowledged write, and members append strictly in version order,
+ * so the longest log contains all others. The primary becomes active only after all members have
+ * synced it.
  */
 import type { OsdId } from "../../cluster/base/ids.js";
 import type { PgState } from "../proto.js";
@@ -15,8 +16,15 @@ export interface MemberInfo {
   last: Version;
   logTail: Version;
   objects: number;
-  /** Objects its log names but whose bytes it has not received yet (an earlier peering was cut short). */
+  /**
+   * Objects its log names but whose bytes it has not received yet (an earlier peering was cut
+   * short).
+   */
   missing: readonly string[];
+  /** Where its log ended when something was first missing: it had every acknowledged write then. */
+  base: Version;
+  /** Its backfill has not ended. */
+  unfinished: boolean;
 }
 
 export type PeeringPlan =
@@ -30,6 +38,13 @@ export type PeeringPlan =
       /** Members whose log ends earlier, with where theirs ends; new ones start at zero. */
       lagging: { member: OsdId; after: Version; create: boolean }[];
     }
+  /**
+   * Some object is whole nowhere: an earlier peering gave out its log entry, then lost the member
+   * that had the bytes. Such an entry was never acknowledged. All logs are cut back to `common`,
+   * and of every object in `missing` or in a log after `common` one copy, the newest, becomes
+   * everybody's.
+   */
+  | { plan: "roll-back"; authority: OsdId; common: Version; missing: string[] }
   /** People must help: the data of a member is gone. */
   | { plan: "incomplete"; reason: string };
 
@@ -50,6 +65,13 @@ export function planPeering(infos: readonly MemberInfo[]): PeeringPlan {
       reason: `osd.${lost.member} is in the in-sync set but does not have the PG`,
     };
   }
+  const unfinished = infos.find((info) => info.unfinished);
+  if (unfinished !== undefined) {
+    return {
+      plan: "incomplete",
+      reason: `osd.${unfinished.member} is in the in-sync set but was never filled`,
+    };
+  }
   const lagging = infos
     .filter((info) => !info.exists || compareVersions(info.last, authority.last) < 0)
     .map((info) => ({
@@ -65,25 +87,39 @@ export function planPeering(infos: readonly MemberInfo[]): PeeringPlan {
       };
     }
   }
+  const complete = infos.filter(
+    (info) => info.exists && compareVersions(info.last, authority.last) === 0,
+  );
+  const isNowhere = (object: string): boolean =>
+    complete.every((info) => info.missing.includes(object));
+  if (authority.missing.some(isNowhere)) return rollBack(authority.member, infos);
   return { plan: "catch-up", authority: authority.member, target: authority.last, lagging };
+}
+
+/** To where every member had every acknowledged write. */
+function rollBack(authority: OsdId, infos: readonly MemberInfo[]): PeeringPlan {
+  const ends = infos.map((info) => (info.missing.length > 0 ? info.base : info.last));
+  const common = ends.reduce((a, b) => (compareVersions(a, b) < 0 ? a : b));
+  const missing = [...new Set(infos.flatMap((info) => info.missing))];
+  return { plan: "roll-back", authority, common, missing };
 }
 
 /** What a PG does on this OSD. Only the listed transitions exist; any other is a bug. */
 export type PgActivity = PgState;
 
 /*
- *   stray ──► replica ◄──► waiting ──► peering ──► active
- *                             ▲           │
- *                             └───────────┴──► incomplete
+ *   stray ◄──► replica ◄──► peering ──► active
+ *                              ├──────► waiting      (a member is down)
+ *                              └──────► incomplete
  *
- * A new interval leads from every state to replica, waiting, peering or stray; within an interval
- * a primary goes waiting → peering → active (or incomplete).
+ * A new interval leads from every state to replica, peering or stray; within an interval a primary
+ * goes from peering to one of the other three.
  */
 const WITHIN_INTERVAL: Record<PgActivity, readonly PgActivity[]> = {
   stray: [],
   replica: [],
   waiting: [],
-  peering: ["active", "incomplete"],
+  peering: ["active", "waiting", "incomplete"],
   active: [],
   incomplete: [],
 };

@@ -67,7 +67,7 @@ export interface FileStoreConfig {
   random: RandomSource;
 }
 
-const META_BYTES_MAX = 64 * 1024;
+const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
 

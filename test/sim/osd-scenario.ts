@@ -71,7 +71,7 @@ class Scenario {
   private running = 0;
   private osdCrashes = 0;
   private clientCrashes = 0;
-  private failure: unknown;
+  private failure: Error | undefined;
   private faultsOn = true;
 
   constructor(
@@ -115,7 +115,9 @@ class Scenario {
     assert.ok(ended, what);
   }
   private guard(work: Promise<void>): void {
-    work.catch((error: unknown) => (this.failure ??= error));
+    work.catch((error: unknown) => {
+      this.failure ??= error instanceof Error ? error : new Error(String(error));
+    });
   }
 
   // ——— Faults ———

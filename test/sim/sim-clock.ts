@@ -53,16 +53,26 @@ export class SimClock {
     await this.runUntil(() => false, ms);
   }
 
-  /** A node's view: its timers die with it. */
-  forNode(alive: () => boolean): Clock {
-    const guarded = (run: () => void) => (): void => {
-      if (alive()) run();
+  /** A node's view: its timers die with it, and wait while it is frozen. */
+  forNode(alive: () => boolean, run: (work: () => void) => void = (work) => work()): Clock {
+    const guarded = (work: () => void) => (): void => {
+      if (alive()) run(work);
     };
     return {
       now: () => this.now,
       wallNs: () => this.epochNs + BigInt(Math.floor(this.now * 1e6)),
-      setTimer: (ms, run) => this.schedule(ms, guarded(run)),
-      defer: (run) => void this.schedule(0, guarded(run)),
+      setTimer: (ms, work) => {
+        // Cancelling must also stop a timer that has fired while the node was frozen.
+        let isCancelled = false;
+        const timer = this.schedule(ms, guarded(() => void (isCancelled || work())));
+        return {
+          cancel: () => {
+            isCancelled = true;
+            timer.cancel();
+          },
+        };
+      },
+      defer: (work) => void this.schedule(0, guarded(work)),
     };
   }
 

@@ -1,6 +1,8 @@
 /**
- * A simulated network of byte streams: seeded delay per message, order kept within a connection and not across, loss
- * (which a stream shows as a broken connection), partitions, and hosts that crash.
+ * A simulated network of byte streams: seeded delay per message, order kept within a connection and
+ * not across, loss (which a stream shows as a broken connection), partitions (what was sent arrives
+ * after healing, as TCP would send it again), hosts that crash, and hosts that freeze (nothing runs
+ * there, and everything that came runs when they wake).
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { Prng } from "../../cluster/base/prng.js";
@@ -17,6 +19,9 @@ export interface NetworkFaults {
   delayMs: { min: number; max: number };
   /** Probability that a message is lost, which breaks its connection. */
   loss: number;
+  /** Probability that a message is held up for long, up to `stallMs`. */
+  stall?: number;
+  stallMs?: number;
 }
 
 interface Bound {
@@ -27,7 +32,9 @@ interface Bound {
 export class SimNetwork {
   faults: NetworkFaults = { delayMs: { min: 0.02, max: 0.2 }, loss: 0 };
   private readonly listeners = new Map<string, Bound>();
-  private readonly cut = new Set<string>();
+  private readonly cut = new Map<string, number>();
+  /** Ends with messages that wait for a partition to heal. */
+  private readonly stalled = new Set<SimEnd>();
   private nextPort = 40_000;
   bytes = 0;
   messages = 0;
@@ -38,21 +45,43 @@ export class SimNetwork {
     readonly random: Prng,
   ) {}
 
-  /** No bytes go from `source` to `target` until `heal`. */
-  partition(source: string, target: string): void {
-    this.cut.add(`${source}>${target}`);
+  /** No bytes go from `source` to `target` until the returned function is called, or `heal`. */
+  partition(source: string, target: string): () => void {
+    const key = `${source}>${target}`;
+    this.cut.set(key, (this.cut.get(key) ?? 0) + 1);
+    let isOver = false;
+    return () => {
+      const count = this.cut.get(key);
+      if (isOver || count === undefined) return;
+      isOver = true;
+      if (count > 1) this.cut.set(key, count - 1);
+      else this.cut.delete(key);
+      this.flush();
+    };
   }
   heal(): void {
     this.cut.clear();
+    this.flush();
+  }
+  isCut(source: string, target: string): boolean {
+    return this.cut.has(`${source}>${target}`);
   }
   reachable(source: SimHost, target: SimHost): boolean {
-    return source.alive && target.alive && !this.cut.has(`${source.name}>${target.name}`);
+    return source.alive && target.alive && !this.isCut(source.name, target.name);
+  }
+  hold(end: SimEnd): void {
+    this.stalled.add(end);
+  }
+  private flush(): void {
+    for (const end of [...this.stalled]) if (end.release()) this.stalled.delete(end);
   }
   delay(): number {
     const { min, max } = this.faults.delayMs;
     // Mostly quick, now and then slow: a long tail finds more orders than a uniform delay.
     const tail = this.random.chance(0.05) ? 10 : 1;
-    return min + this.random.float() * (max - min) * tail;
+    const { stall = 0, stallMs = 0 } = this.faults;
+    const stalled = stall > 0 && this.random.chance(stall) ? this.random.float() * stallMs : 0;
+    return min + this.random.float() * (max - min) * tail + stalled;
   }
 
   bind(address: Address, bound: Bound): Address {
@@ -75,7 +104,9 @@ export class SimNetwork {
 /** One incarnation of one machine on the network; a restarted one is a new SimHost. */
 export class SimHost implements Network {
   alive = true;
+  frozen = false;
   private readonly ends = new Set<SimEnd>();
+  private waiting: (() => void)[] = [];
 
   constructor(
     readonly name: string,
@@ -91,7 +122,7 @@ export class SimHost implements Network {
       };
       return Promise.resolve({ address: actual, close });
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(error);
     }
   }
 
@@ -100,9 +131,13 @@ export class SimHost implements Network {
     const where = formatAddress(address);
     return new Promise((resolve, reject) => {
       const bound = network.bound(address);
-      if (bound !== undefined && bound.host.alive && !network.reachable(this, bound.host)) {
+      const isCut =
+        bound !== undefined &&
+        bound.host.alive &&
+        !(network.reachable(this, bound.host) && network.reachable(bound.host, this));
+      if (isCut) {
         network.clock.schedule(timeoutMs, () => {
-          if (this.alive) reject(new DssError("TimedOut", `no connection to ${where}`));
+          this.run(() => reject(new DssError("TimedOut", `no connection to ${where}`)));
         });
         return;
       }
@@ -110,7 +145,7 @@ export class SimHost implements Network {
         if (!this.alive) return;
         const target = network.bound(address);
         if (target === undefined || !target.host.alive) {
-          reject(new DssError("Unreachable", `${where} refuses connections`));
+          this.run(() => reject(new DssError("Unreachable", `${where} refuses connections`)));
           return;
         }
         const near = new SimEnd(this, where);
@@ -119,10 +154,39 @@ export class SimHost implements Network {
         far.other = near;
         this.ends.add(near);
         target.host.ends.add(far);
-        target.onConnection(far);
-        resolve(near);
+        target.host.run(() => target.onConnection(far));
+        this.run(() => resolve(near));
       });
     });
+  }
+
+  /** Runs now, or when the host wakes up, or never. */
+  run(work: () => void): void {
+    if (!this.alive) return;
+    if (this.frozen || this.waiting.length > 0) this.waiting.push(work);
+    else work();
+  }
+  /** As SIGSTOP: nothing runs, the kernel keeps what comes. */
+  freeze(): void {
+    this.frozen = true;
+  }
+  /** As SIGCONT: all that has become due runs, in order. */
+  thaw(): void {
+    if (!this.frozen) return;
+    this.frozen = false;
+    const next = (): void => {
+      if (!this.alive || this.frozen) return;
+      const work = this.waiting[0];
+      if (work === undefined) return;
+      // One by one, each with the promises that it settles, as everywhere else.
+      this.network.clock.schedule(0, () => {
+        if (!this.alive || this.frozen) return;
+        this.waiting.shift();
+        work();
+        next();
+      });
+    };
+    next();
   }
 
   /** The host is gone: its peers see broken connections a little later. */
@@ -142,6 +206,8 @@ class SimEnd implements Connection {
   private closed = false;
   private paused = false;
   private held: Buffer[] = [];
+  /** Sent into a partition. */
+  private unsent: Buffer[] = [];
   /** Delivery keeps order: never before what was sent earlier. */
   private lastArrival = 0;
   readonly bufferedBytes = 0;
@@ -162,9 +228,15 @@ class SimEnd implements Connection {
   }
   send(chunks: readonly Buffer[]): void {
     if (this.closed) return;
-    const { network } = this.host;
     // A copy: the sender may reuse its buffers as soon as a real socket would have taken the bytes.
     const message = Buffer.concat(chunks);
+    // A frozen host sends nothing: what a completed disk operation still did there goes out when it
+    // wakes.
+    this.host.run(() => this.transmit(message));
+  }
+  private transmit(message: Buffer): void {
+    if (this.closed) return;
+    const { network } = this.host;
     network.bytes += message.length;
     network.messages++;
     if (network.random.chance(network.faults.loss)) {
@@ -173,10 +245,26 @@ class SimEnd implements Connection {
       return;
     }
     const target = this.other;
-    if (!network.reachable(this.host, target.host)) return; // Lost; deadlines will tell.
+    if (!network.reachable(this.host, target.host) || this.unsent.length > 0) {
+      this.unsent.push(message);
+      network.hold(this);
+      return;
+    }
+    if (target.closed) return this.break(); // It was closed behind a partition.
     const arrival = Math.max(network.clock.now + network.delay(), this.lastArrival);
     this.lastArrival = arrival;
-    network.clock.schedule(arrival - network.clock.now, () => target.receive(message));
+    network.clock.schedule(arrival - network.clock.now, () => {
+      target.host.run(() => target.receive(message));
+    });
+  }
+  /** Sends what a partition held back, if it has healed; true when nothing is left. */
+  release(): boolean {
+    if (this.closed) return true;
+    if (!this.host.network.reachable(this.host, this.other.host)) return false;
+    const messages = this.unsent;
+    this.unsent = [];
+    for (const message of messages) this.transmit(message);
+    return true;
   }
   pause(): void {
     this.paused = true;
@@ -184,11 +272,13 @@ class SimEnd implements Connection {
   resume(): void {
     if (!this.paused) return;
     this.paused = false;
-    this.host.network.clock.schedule(0, () => {
-      while (!this.paused && !this.closed && this.held.length > 0) {
-        this.dataCallback?.(this.held.shift()!);
-      }
-    });
+    const { host } = this;
+    host.network.clock.schedule(0, () => host.run(() => this.deliverHeld()));
+  }
+  private deliverHeld(): void {
+    while (!this.paused && !this.closed && this.held.length > 0) {
+      this.dataCallback?.(this.held.shift()!);
+    }
   }
   /** What was sent arrives before the end is seen. */
   end(): void {
@@ -199,14 +289,18 @@ class SimEnd implements Connection {
     this.break();
   }
 
-  /** Both ends learn it, each after a delay; what is under way is lost. */
+  /**
+   * Both ends learn it, each after a delay (not through a partition); what is under way is lost.
+   */
   break(): void {
+    const { network } = this.host;
     for (const end of [this, this.other]) {
       if (end.closed) continue;
+      if (end !== this && network.isCut(this.host.name, end.host.name)) continue;
       end.closed = true;
       end.host.forget(end);
-      end.host.network.clock.schedule(end.host.network.delay(), () => {
-        if (end.host.alive) end.closeCallback?.(new Error("connection reset"));
+      network.clock.schedule(network.delay(), () => {
+        end.host.run(() => end.closeCallback?.(new Error("connection reset")));
       });
     }
   }

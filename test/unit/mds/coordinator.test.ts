@@ -1,5 +1,5 @@
 /**
- * The coordinator decides who is in charge: never losing an in-sync set, always bumping intervals.
+ * The coordinator decides who is in charge: never below the minimum, always bumping intervals.
  */
 import t from "tap";
 import type { DssError } from "../../../cluster/base/errors.js";
@@ -117,13 +117,13 @@ t.test("the expected number of OSDs is waited for", (t) => {
   t.end();
 });
 
-t.test("a lost OSD stays in its in-sync sets; the primary moves; intervals change", (t) => {
+t.test("sets go on without a lost OSD, down to the minimum; then they wait for it", (t) => {
   const c = running();
   const before = entries(c.map);
   run(c, [gone(1)], 7000);
   t.match(osdOf(c.map, 1), { up: false, in: true, downSinceMs: 7000, state: "failed" });
   entries(c.map).forEach((pg, index) => {
-    t.same(pg.inSync, before[index]!.inSync);
+    t.same(pg.inSync, before[index]!.inSync.filter((id) => id !== 1));
     t.equal(pg.interval, 3);
     t.not(pg.primary, 1);
     t.ok(pg.inSync.includes(pg.primary));
@@ -131,8 +131,10 @@ t.test("a lost OSD stays in its in-sync sets; the primary moves; intervals chang
   });
   t.same(healthOf(c.map).checks.map((x) => x.code), ["OSD_DOWN", "PG_DEGRADED"]);
   run(c, [gone(0), gone(2)]);
-  t.ok(entries(c.map).every((pg) => pg.primary === -1 && pg.inSync.length === 3));
+  t.ok(entries(c.map).every((pg) => pg.primary === -1 && pg.inSync.length === 2));
   t.equal(healthOf(c.map).status, "HEALTH_ERR");
+  run(c, [registered(1, { incarnation: "second" })]);
+  t.ok(entries(c.map).every((pg) => pg.primary === -1), "it is not complete");
   run(c, [registered(2, { incarnation: "second" })]);
   t.ok(entries(c.map).every((pg) => pg.primary === 2 && pg.interval === Number(c.map.epoch)));
   t.end();
@@ -179,14 +181,13 @@ t.test("down becomes out, and in again on return; out by hand stays out", (t) =>
   t.equal(osdOf(c.map, 0)?.in, true);
   run(c, [], 6000);
   t.match(osdOf(c.map, 0), { in: false, autoOut: true });
-  t.ok(entries(c.map).every((pg) => pg.inSync.includes(0)), "out is placement, not membership");
   run(c, [registered(0, { incarnation: "second" })], 9000);
   t.match(osdOf(c.map, 0), { in: true, autoOut: false, up: true });
   run(c, [{ on: "osdOut", id: 0 }, gone(0, "second")], 9000);
   run(c, [registered(0, { incarnation: "third" })], 9500);
-  t.match(osdOf(c.map, 0), { in: false, up: true, state: "leaving" });
+  t.match(osdOf(c.map, 0), { in: false, up: true, state: "init" });
   run(c, [{ on: "osdIn", id: 0 }]);
-  t.match(osdOf(c.map, 0), { in: true, state: "active" });
+  t.match(osdOf(c.map, 0), { in: true, state: "joining" }, "it has to be added again");
   t.same(run(c, [{ on: "osdOut", id: 99 }]), ["NotFound"]);
   t.end();
 });
@@ -201,8 +202,8 @@ t.test("weights and removal", (t) => {
     t.same(run(c, [{ on: "osdReweight", id: 3, weight }]), ["InvalidArgument"]);
   }
   t.same(run(c, [{ on: "osdRemove", id: 3 }]), ["Busy"], "it is running");
-  run(c, [gone(0), gone(3, "b")]);
-  t.same(run(c, [{ on: "osdRemove", id: 0 }]), ["Busy"], "it is in in-sync sets");
+  run(c, [gone(0), gone(1), gone(3, "b")]);
+  t.same(run(c, [{ on: "osdRemove", id: 1 }]), ["Busy"], "it is in in-sync sets");
   t.same(run(c, [{ on: "osdRemove", id: 3 }]), []);
   t.equal(osdOf(c.map, 3), undefined);
   t.end();
@@ -257,6 +258,87 @@ t.test("liveness events bring a new leader up to date", (t) => {
   t.end();
 });
 
+/** The first PG, and what its primary asks. */
+function first(c: Coordinator): {
+  pg: PgEntry;
+  ask: (on: "removeMember" | "addMember", member: number, fields?: object) => string[];
+} {
+  const pg = entries(c.map)[0]!;
+  const question = { pg: pgId(1, 0), interval: pg.interval, requester: pg.primary };
+  const ask = (on: "removeMember" | "addMember", member: number, fields = {}): string[] =>
+    run(c, [{ on, ...question, member, incarnation: "first", ...fields }]);
+  return { pg, ask };
+}
+
+t.test("only the primary of the present interval has a member removed", (t) => {
+  const c = running();
+  const { pg, ask } = first(c);
+  const [one, two] = pg.inSync.filter((id) => id !== pg.primary);
+  t.same(ask("removeMember", one!, { requester: two! }), ["Conflict"]);
+  t.same(ask("removeMember", one!, { interval: 1 }), ["Conflict"]);
+  t.same(ask("removeMember", pg.primary), ["InvalidArgument"]);
+  t.same(ask("removeMember", one!, { pg: pgId(1, 999) }), ["NotFound"]);
+  t.equal(entries(c.map)[0], pg);
+  t.same(ask("removeMember", one!), []);
+  t.match(entries(c.map)[0], { inSync: pg.inSync.filter((id) => id !== one), primary: pg.primary });
+  t.equal(entries(c.map)[0]!.interval, Number(c.map.epoch));
+  t.equal(osdOf(c.map, one!)?.up, true, "it is not down for that");
+  t.same(ask("removeMember", two!), ["Conflict"], "that interval is over");
+  t.same(first(c).ask("removeMember", two!), ["Busy"]);
+  t.end();
+});
+
+t.test("a member is added in the incarnation that was brought up to date", (t) => {
+  const c = running();
+  const { pg, ask } = first(c);
+  const [lost] = pg.inSync.filter((id) => id !== pg.primary);
+  ask("removeMember", lost!);
+  const add = first(c).ask;
+  t.same(add("addMember", lost!, { incarnation: "later" }), ["Conflict"]);
+  t.same(add("addMember", 77), ["Conflict"], "nobody knows it");
+  t.same(add("addMember", lost!), []);
+  t.same([...entries(c.map)[0]!.inSync].sort(), [0, 1, 2]);
+  t.same(add("addMember", lost!), ["Conflict"], "the answer was lost, and the interval is over");
+  t.same(first(c).ask("addMember", lost!), ["Conflict"], "it is in the set");
+  t.end();
+});
+
+t.test("an addition that is withdrawn can no longer take effect", (t) => {
+  const c = running();
+  const { pg, ask } = first(c);
+  const [lost] = pg.inSync.filter((id) => id !== pg.primary);
+  ask("removeMember", lost!);
+  const { pg: shrunk, ask: late } = first(c);
+  t.same(first(c).ask("removeMember", lost!), [], "it is not in the set: a new interval is all");
+  t.same(entries(c.map)[0]!.inSync, shrunk.inSync);
+  t.ok(entries(c.map)[0]!.interval > shrunk.interval);
+  t.same(late("addMember", lost!), ["Conflict"]);
+  t.end();
+});
+
+t.test("a member is replaced only after the whole up set is in and alive", (t) => {
+  const c = fresh();
+  run(c, [registered(0), registered(1), registered(2)]);
+  run(c, [registered(3), registered(4), { on: "osdOut", id: 0 }]);
+  const index = entries(c.map).findIndex((pg) => pg.inSync.includes(0) && pg.primary !== 0);
+  const wanted = upSet(c.map, pgId(1, index));
+  const add = (member: number): void => {
+    const { interval, primary: requester } = entries(c.map)[index]!;
+    const question = { pg: pgId(1, index), interval, requester, member, incarnation: "first" };
+    t.same(run(c, [{ on: "addMember", ...question }]), []);
+  };
+  const missing = wanted.filter((id) => !entries(c.map)[index]!.inSync.includes(id));
+  t.ok(missing.length > 0);
+  for (const member of missing) {
+    t.ok(entries(c.map)[index]!.inSync.includes(0), "nobody goes before");
+    add(member);
+  }
+  const { inSync, primary } = entries(c.map)[index]!;
+  t.same([...inSync].sort(), [...wanted].sort());
+  t.ok(inSync.includes(primary));
+  t.end();
+});
+
 t.test("a proposal that was not committed leaves no trace", (t) => {
   const c = running();
   const before = c.map;
@@ -298,7 +380,19 @@ function randomEvent(random: Prng, map: ClusterMap): CoordinatorEvent {
     { on: "osdRemove", id },
     { on: "osdReweight", id, weight: random.int(1, 4) },
     { on: "fence", client: random.int(65_536, 65_600) },
+    memberEvent(random, map, id),
+    memberEvent(random, map, id),
   ]);
+}
+function memberEvent(random: Prng, map: ClusterMap, member: number): CoordinatorEvent {
+  const index = random.int(0, 63);
+  const { interval, primary } = entries(map)[index]!;
+  const requester = random.chance(0.9) ? primary : 3;
+  const question = { pg: pgId(1, index), interval, requester, member };
+  const incarnation = osdOf(map, member)?.incarnation ?? "first";
+  return random.chance(0.5)
+    ? { on: "removeMember", ...question }
+    : { on: "addMember", ...question, incarnation };
 }
 
 function historyFault(before: ClusterMap, after: ClusterMap): string | undefined {
@@ -314,7 +408,10 @@ function historyFault(before: ClusterMap, after: ClusterMap): string | undefined
   for (let index = 0; index < entries(after).length; index++) {
     const old = entries(before)[index]!;
     const pg = entries(after)[index]!;
-    if (old.inSync.length > 0 && pg.inSync.join() !== old.inSync.join()) {
+    const left = pg.inSync.filter((id) => old.inSync.includes(id));
+    if (old.inSync.length > 0 && left.length === 0) return `PG ${index}: nobody is left`;
+    const living = pg.inSync.filter((id) => osdOf(after, id)!.up).length;
+    if (pg.inSync.length < old.inSync.length && living < POOL.minimum) {
       return `PG ${index}: in-sync set ${old.inSync} -> ${pg.inSync}`;
     }
     if (pg.inSync.length === 0) continue;
@@ -323,7 +420,9 @@ function historyFault(before: ClusterMap, after: ClusterMap): string | undefined
     if (pg.primary !== -1 && !osdOf(after, pg.primary)!.up) return `PG ${index}: primary is down`;
     const isChanged = pg.primary !== old.primary || members(before, old) !== members(after, pg);
     const isNewInterval = pg.interval === Number(after.epoch);
-    if (isChanged !== isNewInterval) return `PG ${index}: interval ${pg.interval}`;
+    // A withdrawn addition is a new interval of the same set.
+    if (isChanged && !isNewInterval) return `PG ${index}: interval ${pg.interval}`;
+    if (!isNewInterval && pg.interval !== old.interval) return `PG ${index}: ${pg.interval}`;
   }
   return undefined;
 }

@@ -71,7 +71,8 @@ t.test("range locks: readers share, overlapping writers queue in order, none sta
 function member(id: number, interval: number, seq: number, extra: Partial<MemberInfo> = {}): MemberInfo {
   const last = { interval, seq };
   const logTail = { interval: 0, seq: 0 };
-  return { member: id, exists: true, last, logTail, objects: 0, missing: [], ...extra };
+  const rest = { objects: 0, missing: [], base: last, unfinished: false };
+  return { member: id, exists: true, last, logTail, ...rest, ...extra };
 }
 
 t.test("peering: the longest log wins and the others catch up", (t) => {
@@ -98,6 +99,21 @@ t.test("peering: lost data and a log that does not reach back are never papered 
   t.match(short, { plan: "incomplete", reason: /does not reach back/ });
   const holey = planPeering([member(1, 3, 5, { missing: ["x"] }), member(2, 3, 5)]);
   t.match(holey, { plan: "catch-up", authority: 2 });
+  const unfilled = planPeering([member(1, 3, 5), member(2, 3, 5, { unfinished: true })]);
+  t.match(unfilled, { plan: "incomplete", reason: /osd\.2 .* never filled/ });
+  t.end();
+});
+
+t.test("peering: an entry whose bytes are nowhere is rolled back", (t) => {
+  const base = { interval: 3, seq: 4 };
+  const both = [
+    member(1, 5, 8, { missing: ["x"], base: { interval: 3, seq: 5 } }),
+    member(2, 5, 8, { missing: ["x", "y"], base }),
+  ];
+  t.same(planPeering(both), { plan: "roll-back", authority: 1, common: base, missing: ["x", "y"] });
+  const lagging = planPeering([member(1, 5, 8, { missing: ["x"], base }), member(2, 3, 4)]);
+  t.match(lagging, { plan: "roll-back", common: base }, "who lags does not have them either");
+  t.match(planPeering([...both, member(3, 5, 8, { missing: ["y"] })]), { plan: "catch-up" });
   t.end();
 });
 

@@ -1,0 +1,184 @@
+/**
+ * A member's part in peering and recovery: it tells what it has, takes over logs, and receives
+ * objects. The daemon has checked map and interval; here a message of an earlier attempt of the
+ * primary is refused, so that nothing that was delayed on its way overwrites what came after it.
+ *
+ * A crash in the middle is safe: what will be lacking is durable before the log that names it.
+ */
+import { DssError } from "../cluster/base/errors.js";
+import { formatPg, type PgId } from "../cluster/base/ids.js";
+import type { Incoming } from "../cluster/messenger/messenger.js";
+import type { GrantBook } from "./core/leases.js";
+import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
+import { imageFromWire, imageToWire } from "./image-wire.js";
+import { EMPTY_META, UNKNOWN_META } from "./pg-record.js";
+import type { PgHost, PlacementGroup } from "./placement-group.js";
+import type {
+  OsdPush,
+  PgAdoptRequest,
+  PgBackfillRequest,
+  PgInfoReply,
+  PgInfoRequest,
+  PgLogReply,
+  PgLogRequest,
+} from "./proto.js";
+import type { Durable, LogEntry, ObjectImage } from "./store/chunk-store.js";
+
+const LOG_ENTRIES_MAX = 100_000;
+
+export class MemberSide {
+  constructor(
+    private readonly host: PgHost,
+    private readonly grants: GrantBook,
+  ) {}
+
+  // ——— Requests of the primary ———
+
+  getInfo(pg: PlacementGroup, request: Incoming<PgInfoRequest, PgInfoReply>): void {
+    pg.beginAttempt(request.message.attempt);
+    pg.whenSynced(() => request.reply(this.describe(pg, request.sender)));
+  }
+
+  getLog(request: Incoming<PgLogRequest, PgLogReply>): void {
+    request.reply(this.readLog(request.message.pg, request.message.after));
+  }
+
+  adoptLog(pg: PlacementGroup, request: Incoming<PgAdoptRequest, Record<string, never>>): void {
+    pg.checkAttempt(request.message.attempt);
+    this.adopt(pg, request.message).then(
+      () => request.reply({}),
+      (error: unknown) => request.fail(error),
+    );
+  }
+
+  backfill(pg: PlacementGroup, request: Incoming<PgBackfillRequest, Record<string, never>>): void {
+    const { attempt, asOf, cursor, missing } = request.message;
+    pg.checkAttempt(attempt);
+    const last = this.host.store.pgInfo(pg.id)?.last.seq;
+    if (last !== asOf) {
+      const text = `pg ${formatPg(pg.id)}: backfill as of ${asOf}, but the log ends at ${last}`;
+      throw new DssError("NotActive", text);
+    }
+    pg.record.advance(cursor, missing, (error) => {
+      if (error === undefined) request.reply({});
+      else this.host.fatal(error);
+    });
+  }
+
+  pushed(pg: PlacementGroup, request: Incoming<OsdPush, Record<never, never>>): void {
+    const { message } = request;
+    pg.checkAttempt(message.attempt);
+    const last = this.host.store.pgInfo(pg.id)?.last.seq ?? 0;
+    if (last < message.asOf) {
+      const text = `an object as of ${message.asOf}, but the log ends at ${last}`;
+      throw new DssError("NotActive", `pg ${formatPg(pg.id)}: ${text}`);
+    }
+    const image = imageFromWire(message, request.data, request.sums);
+    this.install(pg, message.object, image).then(
+      () => request.reply({}),
+      (error: unknown) => request.fail(error),
+    );
+  }
+
+  pulled(request: Incoming<{ pg: number; interval: number; object: string }, OsdPush>): void {
+    const { pg, interval, object } = request.message;
+    this.host.store.image(pg, object).then(
+      (image) => {
+        const header = { pg, interval, attempt: 0, asOf: 0, object };
+        const { message, data, sums } = imageToWire(header, image);
+        request.reply(message, data, sums);
+      },
+      (error: unknown) => request.fail(error),
+    );
+  }
+
+  // ——— The same on the own store, for the primary itself ———
+
+  describe(pg: PlacementGroup, asking: number): PgInfoReply {
+    const grantMs = this.grants.remainingMs(pg.id, asking, this.host.clock.now());
+    const info = this.host.store.pgInfo(pg.id);
+    if (info === undefined) {
+      const none = { last: VERSION_ZERO, logTail: VERSION_ZERO, base: VERSION_ZERO };
+      return { exists: false, ...none, objects: 0, missing: [], grantMs };
+    }
+    const { last, logTail, objects } = info;
+    const { missing, base, cursor } = pg.record;
+    const reply = { exists: true, last, logTail, objects, missing: [...missing], base, grantMs };
+    return cursor === undefined ? reply : { ...reply, cursor };
+  }
+
+  readLog(id: PgId, after: Version): PgLogReply {
+    const entries = this.host.store.log(id, after, LOG_ENTRIES_MAX);
+    if (entries === undefined) {
+      throw new DssError("NotActive", `the log of pg ${formatPg(id)} does not reach back so far`);
+    }
+    return { entries, retries: this.host.store.exportRetries(id) };
+  }
+
+  /** Notes durably what will be missing, then takes over the log. */
+  async adopt(pg: PlacementGroup, request: PgAdoptRequest): Promise<void> {
+    const { store } = this.host;
+    const { common, attempt } = request;
+    const { generation } = pg;
+    /**
+     * Between two steps another interval or attempt may have begun, which has been told what is
+     * here.
+     */
+    const step = async (work: (done: Durable) => void): Promise<void> => {
+      await this.durably(work);
+      pg.checkAttempt(attempt, generation);
+    };
+    const entries = request.entries as LogEntry[];
+    if (!store.hasPg(pg.id)) {
+      if (!request.create) {
+        throw new DssError("NotActive", `osd.${this.host.id} does not have pg ${formatPg(pg.id)}`);
+      }
+      const meta = request.startOver ? UNKNOWN_META : EMPTY_META;
+      await step((done) => {
+        store.createPg(pg.id, meta, done);
+        // In the same turn: whoever asks next must not take a PG that was just made for a whole
+        // one.
+        pg.record.load();
+      });
+    } else if (request.startOver) {
+      await step((done) => pg.record.startOver(done));
+    }
+    const end = store.pgInfo(pg.id)!.last;
+    const isKnown = request.missing.every((object) => pg.record.missing.has(object));
+    const isSame = entries.length === 0 && compareVersions(common, end) === 0;
+    if (isSame && isKnown && !request.startOver) return;
+    if (!isKnown) await step((done) => pg.record.note(request.missing, common, done));
+    if (request.startOver) {
+      // Nothing of the old log may be believed, the answers to clients included.
+      await step((done) => pg.rewriteLog(VERSION_ZERO, [], done));
+    }
+    store.mergeRetries(pg.id, request.retries);
+    await step((done) => pg.rewriteLog(common, entries, done));
+  }
+
+  async install(
+    pg: PlacementGroup,
+    object: string,
+    image: ObjectImage | undefined,
+  ): Promise<void> {
+    const { store } = this.host;
+    // In one turn: what arrives later must find the object there, and not missing.
+    const stored = this.durably((done) =>
+      image === undefined
+        ? store.discard(pg.id, object, done)
+        : store.install(pg.id, object, image, done),
+    );
+    const noted = this.durably((done) => pg.record.arrived(object, done));
+    await stored;
+    await noted;
+  }
+
+  private durably(work: (done: Durable) => void): Promise<void> {
+    return new Promise((resolve) =>
+      work((error) => {
+        if (error === undefined) resolve();
+        else this.host.fatal(error); // Never resolves: the OSD stops.
+      }),
+    );
+  }
+}

@@ -1,0 +1,390 @@
+/**
+ * Five OSDs, several clients that write and read the same blocks without any order between them,
+ * and every fault that the world can make: crashes short, long and of all at once, freezes,
+ * partitions both ways and one way, OSDs cut off from ZooKeeper, a disk destroyed, messages held up
+ * beyond the leases. Checked: the history of every block is linearizable (so no acknowledged write
+ * is lost, and no read is stale, across all failovers); in the end every PG is clean and its
+ * replicas are equal; and everything is still there when one more disk is destroyed.
+ */
+import { strict as assert } from "node:assert";
+import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import type { OsdId } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Prng } from "../../cluster/base/prng.js";
+import { allPgs, pgOf, type ClusterMap } from "../../cluster/map/cluster-map.js";
+import { objectToPg } from "../../cluster/map/placement.js";
+import { OsdWorld, ZK, type DiskFactory, type SimClient } from "./osd-world.js";
+import { linearizabilityFault, type Operation } from "./registers.js";
+
+export interface FailoverOptions {
+  seed: number;
+  disk: DiskFactory;
+  /** Operations in all, by all clients. */
+  operations: number;
+  minimum?: number;
+  logger?: Logger;
+}
+export interface FailoverResult {
+  simulatedMs: number;
+  operations: number;
+  faults: Record<string, number>;
+  intervals: number;
+  recovered: number;
+}
+
+const OSDS = 5;
+const OBJECTS = 8;
+const BLOCKS = 2;
+const CLIENTS = 3;
+const POOL = 1;
+const ZK_SESSION_MS = 6_000;
+const CLEAN_WITHIN_MS = 900_000;
+
+export async function runFailoverScenario(options: FailoverOptions): Promise<FailoverResult> {
+  const scenario = new FailoverScenario(options);
+  try {
+    return await scenario.run();
+  } catch (error) {
+    if (error instanceof Error) error.message += `\n${scenario.world.describe()}`;
+    throw error;
+  }
+}
+
+class FailoverScenario {
+  readonly world: OsdWorld;
+  private readonly random: Prng;
+  private readonly operations: number;
+  private readonly clients: SimClient[] = [];
+  /** By register: "object/block". */
+  private readonly histories = new Map<string, Operation[]>();
+  private readonly destroyed = new Set<OsdId>();
+  /** Being started: their store is opening. */
+  private readonly starting = new Set<OsdId>();
+  private readonly counts: Record<string, number> = {};
+  /** Some seeds leave time to recover, others hardly any. */
+  private readonly faultGapMs: number;
+  private nextValue = 1;
+  private done = 0;
+  private working = 0;
+  private faultsOn = true;
+  private failure: Error | undefined;
+
+  constructor(options: FailoverOptions) {
+    this.operations = options.operations;
+    const draw = options.seed % 3;
+    this.world = new OsdWorld({
+      seed: options.seed,
+      osds: OSDS,
+      replicas: 3,
+      pgCount: 4,
+      disk: options.disk,
+      minimum: options.minimum ?? 2,
+      settings: {
+        // Short logs make backfill of what would be a delta.
+        pgLogEntries: [16, 60, 400][draw]!,
+        readLeaseMs: [1_000, 400, 200][draw]!,
+        replicaTimeoutMs: [3_000, 1_000, 1_500][draw]!,
+        zkSessionMs: ZK_SESSION_MS,
+        downOutMs: [60_000, 8_000, 20_000][draw]!,
+      },
+      ...(options.logger === undefined ? {} : { logger: options.logger }),
+    });
+    this.random = this.world.random.fork();
+    this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
+    this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
+  }
+
+  async run(): Promise<FailoverResult> {
+    const { world } = this;
+    for (let id = 0; id < OSDS; id++) this.start(id);
+    await this.until(() => world.allClean(), 60_000, "the PGs never became active");
+    world.network.faults = {
+      delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
+      loss: this.random.pick([0, 0.0005, 0.002]),
+      stall: this.random.pick([0, 0.001, 0.003]),
+      stallMs: 3_000,
+    };
+    for (let i = 0; i < CLIENTS; i++) this.clients.push(world.startClient());
+    for (const client of this.clients) this.work(client);
+    this.scheduleFault();
+    await this.until(() => this.done >= this.operations, 3_600_000, "the work never ended");
+    await this.heal();
+    await this.readAll();
+    this.checkReplicas();
+    await this.loseOneDisk();
+    this.checkHistories();
+    return {
+      simulatedMs: world.clock.now,
+      operations: this.done,
+      faults: this.counts,
+      intervals: Math.max(...[...allPgs(world.map)].map(({ entry }) => entry.interval)),
+      recovered: this.recovered(),
+    };
+  }
+
+  private recovered(): number {
+    let sum = 0;
+    for (const { daemon } of this.world.running.values()) {
+      sum += daemon.status().counters["recoveryOps"] ?? 0;
+    }
+    return sum;
+  }
+
+  private async until(done: () => boolean, withinMs: number, what: string): Promise<void> {
+    const stop = (): boolean => this.failure !== undefined || this.world.fatal.length > 0 || done();
+    const ended = await this.world.clock.runUntil(stop, withinMs);
+    if (this.failure !== undefined) throw this.failure;
+    if (this.world.fatal.length > 0) throw this.world.fatal[0]!;
+    assert.ok(ended, what);
+  }
+  private guard(work: Promise<void>): void {
+    work.catch((error: unknown) => {
+      this.failure ??= error instanceof Error ? error : new Error(String(error));
+    });
+  }
+
+  // ——— Faults ———
+
+  private start(id: OsdId): void {
+    if (this.destroyed.has(id) || this.world.running.has(id) || this.starting.has(id)) return;
+    this.starting.add(id);
+    this.guard(this.world.startOsd(id).finally(() => this.starting.delete(id)));
+  }
+
+  private scheduleFault(): void {
+    this.world.clock.schedule(this.random.float() * this.faultGapMs, () => {
+      if (this.done >= this.operations) return;
+      if (this.faultsOn) this.fault();
+      this.scheduleFault();
+    });
+  }
+
+  private fault(): void {
+    const { random, world } = this;
+    const osd = random.int(0, OSDS - 1);
+    const name = `osd.${osd}`;
+    const roll = random.float();
+    if (roll < 0.2) this.crash("crash", [osd], 10 + random.float() * 2_000);
+    else if (roll < 0.3) this.crash("long crash", [osd], 5_000 + random.float() * 40_000);
+    else if (roll < 0.34) this.crash("power cut", [0, 1, 2, 3, 4], 10 + random.float() * 3_000);
+    else if (roll < 0.5) {
+      this.note("freeze");
+      world.freezeOsd(osd, random.pick([200, 1_500, 5_000, 15_000]) * (0.5 + random.float()));
+    } else if (roll < 0.54) {
+      this.note("client freeze");
+      world.freezeClient(random.pick(this.clients), random.float() * 10_000);
+    } else if (roll < 0.72) {
+      const other = random.pick(othersOf(osd));
+      this.note("partition");
+      world.cut(name, `osd.${other}`, random.float() * 12_000, random.pick(["both", "from", "to"]));
+    } else if (roll < 0.76) {
+      this.note("client partition");
+      const { host } = random.pick(this.clients);
+      world.cut(name, host.name, random.float() * 8_000, random.pick(["both", "from", "to"]));
+    } else if (roll < 0.82) {
+      this.note("cut off from ZooKeeper");
+      world.cut(name, ZK, random.float() * 15_000, "both");
+    } else if (roll < 0.92) {
+      // Both keep an old map and still see each other: the client would take what a deposed primary
+      // gives it.
+      this.note("cut off with a client");
+      const ms = 8_000 + random.float() * 6_000;
+      const cutClient = random.pick(this.clients);
+      world.clock.schedule(ZK_SESSION_MS - 50, () => this.stare(cutClient, osd));
+      const client = cutClient.host.name;
+      const isIsland = random.chance(0.5);
+      for (const one of [name, client]) {
+        world.cut(one, ZK, ms, "both");
+        if (isIsland) for (const other of othersOf(osd)) world.cut(one, `osd.${other}`, ms, "both");
+      }
+    } else if (this.destroyed.size === 0 && world.allClean()) this.destroy(osd);
+  }
+  private note(fault: string): void {
+    this.counts[fault] = (this.counts[fault] ?? 0) + 1;
+  }
+
+  private crash(fault: string, ids: readonly OsdId[], downMs: number): void {
+    this.note(fault);
+    for (const id of ids) {
+      if (!this.world.running.has(id)) continue;
+      this.world.crashOsd(id);
+      const ms = downMs * (0.5 + this.random.float());
+      this.world.clock.schedule(ms, () => this.start(id));
+    }
+  }
+
+  /** A second member has just joined: what only the first one has is lost with it. */
+  private strikeAtJoin(before: ClusterMap, after: ClusterMap): void {
+    if (!this.faultsOn || this.working === 0) return;
+    for (const { pg, entry } of allPgs(after)) {
+      const old = pgOf(before, pg);
+      if (old?.inSync.length !== 1 || entry.inSync.length !== 2) continue;
+      const primary = entry.primary;
+      if (!this.random.chance(0.5)) continue;
+      this.world.clock.schedule(this.random.float() * 2, () => {
+        this.crash("crash at a join", [primary], 3_000 + this.random.float() * 5_000);
+      });
+    }
+  }
+
+  /**
+   * Everything was clean a moment ago; nothing else happens until the sets have gone on without it.
+   */
+  private destroy(id: OsdId): void {
+    this.note("destroyed disk");
+    this.destroyed.add(id);
+    this.world.destroyOsd(id);
+    this.faultsOn = false;
+    const resume = (): void => {
+      if (this.done >= this.operations) return; // Healing has begun.
+      if ([...allPgs(this.world.map)].some(({ entry }) => entry.inSync.includes(id))) {
+        this.world.clock.schedule(100, resume);
+        return;
+      }
+      this.faultsOn = true;
+    };
+    resume();
+  }
+
+  // ——— Work ———
+
+  private work(client: SimClient): void {
+    this.working++;
+    const next = async (): Promise<void> => {
+      while (this.done < this.operations) {
+        const register = this.pick();
+        if (this.random.chance(0.5)) await this.write(client, register);
+        else await this.read(client, register);
+        this.done++;
+        if (this.random.chance(0.5)) await this.pause(this.random.float() * 500);
+      }
+      this.working--;
+    };
+    this.guard(next());
+  }
+  /**
+   * The OSD is about to be deposed: its old friend reads from it what everybody else goes on
+   * changing.
+   */
+  private stare(friend: SimClient, osd: OsdId): void {
+    const map = friend.maps.current();
+    const registers: { object: number; block: number }[] = [];
+    for (let object = 0; object < OBJECTS; object++) {
+      const entry = pgOf(map, objectToPg(map, POOL, `r${object}`));
+      if (entry?.primary === osd) registers.push({ object, block: 0 });
+    }
+    if (registers.length === 0 || !this.world.running.has(osd)) return;
+    const until = this.world.clock.now + 1_200;
+    const loop = async (work: () => Promise<void>): Promise<void> => {
+      this.working++;
+      while (this.world.clock.now < until && this.faultsOn) {
+        await work();
+        await this.pause(this.random.float() * 5);
+      }
+      this.working--;
+    };
+    const other = this.random.pick(this.clients.filter((client) => client !== friend));
+    this.guard(loop(() => this.read(friend, this.random.pick(registers))));
+    this.guard(loop(() => this.write(other, this.random.pick(registers))));
+  }
+  private pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.world.clock.schedule(ms, resolve));
+  }
+  private pick(): { object: number; block: number } {
+    return { object: this.random.int(0, OBJECTS - 1), block: this.random.int(0, BLOCKS - 1) };
+  }
+  private history({ object, block }: { object: number; block: number }): Operation[] {
+    const key = `${object}/${block}`;
+    let history = this.histories.get(key);
+    if (history === undefined) this.histories.set(key, (history = []));
+    return history;
+  }
+
+  private async write(
+    client: SimClient,
+    register: { object: number; block: number },
+  ): Promise<void> {
+    const value = this.nextValue++;
+    const start = this.world.clock.now;
+    const operation: Operation = { kind: "write", value, start, end: Infinity };
+    this.history(register).push(operation);
+    const data = Buffer.alloc(BLOCK_SIZE);
+    for (let at = 0; at < BLOCK_SIZE; at += 4) data.writeUInt32LE(value, at);
+    const address = { pool: POOL, object: `r${register.object}` };
+    const offset = register.block * BLOCK_SIZE;
+    await client.objecter.write(address, offset, [data], { ...ACCESS, mtimeNs: 1n });
+    operation.end = this.world.clock.now;
+  }
+
+  private async read(
+    client: SimClient,
+    register: { object: number; block: number },
+  ): Promise<void> {
+    const start = this.world.clock.now;
+    const address = { pool: POOL, object: `r${register.object}` };
+    const offset = register.block * BLOCK_SIZE;
+    const { data } = await client.objecter.read(address, offset, BLOCK_SIZE, ACCESS);
+    const value = data.length === 0 ? 0 : data.readUInt32LE(0);
+    for (let at = 0; at + 4 <= data.length; at += 4) {
+      assert.equal(data.readUInt32LE(at), value, `a torn block of ${address.object}`);
+    }
+    this.history(register).push({ kind: "read", value, start, end: this.world.clock.now });
+  }
+
+  // ——— Checks ———
+
+  private async heal(): Promise<void> {
+    const { world } = this;
+    this.faultsOn = false;
+    world.network.heal();
+    world.network.faults = { delayMs: { min: 0.05, max: 0.2 }, loss: 0 };
+    await this.until(() => this.working === 0, CLEAN_WITHIN_MS, "an operation never ended");
+    await this.clean("the PGs did not become clean after healing");
+  }
+  private async clean(what: string): Promise<void> {
+    const alive = (): boolean => this.world.running.size === OSDS - this.destroyed.size;
+    await this.until(() => alive() && this.world.allClean(), CLEAN_WITHIN_MS, what);
+  }
+
+  private async readAll(): Promise<void> {
+    let left = OBJECTS * BLOCKS;
+    for (let object = 0; object < OBJECTS; object++) {
+      for (let block = 0; block < BLOCKS; block++) {
+        this.guard(this.read(this.clients[0]!, { object, block }).then(() => void left--));
+      }
+    }
+    await this.until(() => left === 0, 600_000, "an object could not be read at the end");
+  }
+
+  private async loseOneDisk(): Promise<void> {
+    const ids = [...this.world.running.keys()];
+    const id = this.random.pick(ids);
+    this.destroyed.add(id);
+    this.world.destroyOsd(id);
+    await this.readAll();
+  }
+
+  private checkHistories(): void {
+    for (const [register, history] of this.histories) {
+      const fault = linearizabilityFault(history);
+      assert.equal(fault, undefined, `register ${register}: ${fault}`);
+    }
+  }
+
+  /** Every member holds the same objects at the same versions. */
+  private checkReplicas(): void {
+    for (const { pg, entry } of allPgs(this.world.map)) {
+      const copies = entry.inSync.map((osd) => {
+        const { store } = this.world.running.get(osd)!;
+        const objects = store.list(pg, "", 1_000).map(({ object, info }) => {
+          return [object, info.size, info.version, info.allocated];
+        });
+        return JSON.stringify({ last: store.pgInfo(pg)!.last, objects });
+      });
+      for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
+    }
+  }
+}
+
+const othersOf = (osd: OsdId): OsdId[] => [0, 1, 2, 3, 4].filter((id) => id !== osd);
+const ACCESS = { truncation: { seq: 0, size: 0 }, minEpoch: 0 };
