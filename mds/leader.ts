@@ -3,7 +3,8 @@
  * ends for good with `stop` or with its first failed write.
  *
  * Phases: *reconnecting* until every journaled session has come back, or its lease is over and it was fenced; in it only
- * sessions are opened and replays executed. Then *active*. An answer leaves only while the store has confirmed the term lately.
+ * sessions are opened and replays executed, of what clients know to be done. Then *active*: everything else, also what was sent
+ * to an earlier leader and not answered. An answer leaves only while the store has confirmed the term lately.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
