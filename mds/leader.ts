@@ -3,7 +3,8 @@
  * ends for good with `stop` or with its first failed write.
  *
  * Phases: *reconnecting* until every journaled session has come back, or its lease is over and it was fenced; in it only
- * sessions are opened and replays executed. Then *active*. An answer leaves only while the store has confirmed the term lately.
+ * sessions are opened and replays executed, of what clients know to be done. Then *active*: everything else, also what was sent
+ * to an earlier leader and not answered. An answer leaves only while the store has confirmed the term lately.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
@@ -814,7 +815,8 @@ export class MdsLeader {
     }
     session.requests.set(call.id, { incoming });
     if (!call.replay) {
-      this.settled(session);
+      // Those sent again without ever having had an answer are among these: they may need what another session holds, which
+      // gives it back with requests of its own. They follow what some client knows to be done, or it might wait for them.
       if (this.phase === "active") this.execute(session, call, () => undefined);
       else this.whenActive.push(() => this.execute(session, call, () => undefined));
       return;
@@ -831,8 +833,7 @@ export class MdsLeader {
 
   private execute(session: LiveSession, call: MdsCall, over: () => void): void {
     const { id } = call;
-    const repeated =
-      call.replay && this.metadata.session(session.id)?.completed.has(id) === true;
+    const repeated = this.metadata.session(session.id)?.completed.has(id) === true;
     this.operations.submit({
       session: session.id,
       request: { id, floor: session.floor },

@@ -254,7 +254,7 @@ export interface MdsCall {
   floor: number;
   /** "safe": answer only when it is safe. */
   wait: "unsafe" | "safe";
-  /** Sent before, to another leader or connection: execute only if not executed. */
+  /** Answered by an earlier leader: executed again before anything new, unless the journal has it. */
   replay: boolean;
   request: Request;
 }

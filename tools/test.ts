@@ -9,7 +9,7 @@
  */
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { createWriteStream, existsSync, mkdirSync, mkdtempSync } from "node:fs";
+import { chmodSync, createWriteStream, existsSync, mkdirSync, mkdtempSync } from "node:fs";
 import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -29,6 +29,8 @@ const FAILURE_LINES_MAX = 120;
 const RUN_ID = `${process.pid}-${randomBytes(4).toString("hex")}`;
 // Short, because paths of unix sockets have at most 107 bytes.
 const FOLDER = mkdtempSync(join(tmpdir(), "dss-t-"));
+// Tests that act as another user must be able to pass through.
+chmodSync(FOLDER, 0o711);
 
 interface Outcome {
   passed: number;

@@ -161,9 +161,11 @@ export function splitPath(path: string): { parent: string; name: Buffer } {
 }
 
 /** No invalidation in libfuse 2's high-level interface: short validity times must do. */
+/** Says so instead of doing nothing: the file system then gives the kernel nothing to keep. */
+const UNTOLD = new DssError("NotSupported", "this driver cannot tell the kernel anything");
 const noNotifier: KernelNotifier = {
-  invalidateInode: () => Promise.resolve(),
-  invalidateEntry: () => Promise.resolve(),
+  invalidateInode: () => Promise.reject(UNTOLD),
+  invalidateEntry: () => Promise.reject(UNTOLD),
   invalidateAllEntries: () => Promise.resolve(false),
 };
 

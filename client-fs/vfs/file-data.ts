@@ -8,7 +8,7 @@
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import { assert } from "../../cluster/base/assert.js";
-import type { DssError } from "../../cluster/base/errors.js";
+import { isDssError, type DssError } from "../../cluster/base/errors.js";
 import type { Layout } from "../../mds/proto.js";
 import {
   NO_TRUNCATION,
@@ -143,7 +143,15 @@ export class FileData {
     // All of them end before the buffer goes back to the driver, also when one fails.
     const sent: Promise<unknown> =
       extents.length === 1 ? write(extents[0]!) : everySettled(extents.map(write));
-    return this.during(offset, offset + data.length, sent, cache);
+    const end = offset + data.length;
+    return this.during(offset, end, sent, cache, (error) => {
+      const refused = extents.length === 1 && isDssError(error) && error.retry === "never";
+      if (refused) return;
+      // Some of it may be in the objects, or come late. Beyond the end it would lie in wait for
+      // whoever makes the file longer: so the file reaches over it at once.
+      const { inode } = this.node;
+      if (inode !== undefined && end > inode.size) inode.size = end;
+    });
   }
 
   /** Makes [offset, offset + length) read as zeros, within the file's size. */
@@ -245,6 +253,7 @@ export class FileData {
     end: number,
     work: Promise<unknown>,
     cache: ExtentCache,
+    onFailure?: (error: unknown) => void,
   ): Promise<void> {
     cache.drop(this.ino, start, end);
     const range: Range = { start, end, done: DONE };
@@ -255,6 +264,7 @@ export class FileData {
     };
     const result = work.then(finish, (error: unknown) => {
       finish();
+      onFailure?.(error);
       throw error;
     });
     range.done = result.catch(() => undefined);

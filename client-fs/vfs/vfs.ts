@@ -10,7 +10,7 @@
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
-import { DssError } from "../../cluster/base/errors.js";
+import { DssError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
@@ -177,7 +177,17 @@ export class Vfs implements FileSystem {
   private async known(ino: Ino): Promise<Node> {
     const node = this.table.get(ino);
     if (this.table.valid(node)) return node;
-    await this.mds.call({ op: "getattr", ino });
+    try {
+      await this.mds.call({ op: "getattr", ino });
+    } catch (error) {
+      // A directory that was removed while it is open: numbers are never used again, so this is it.
+      const known = this.table.get(ino);
+      const { inode } = known;
+      const open = known.opens > 0 && known.isDirectory && inode !== undefined;
+      if (!open || !isDssError(error, "StaleHandle")) throw error;
+      known.inode = { ...inode, nlink: 0 };
+      return known;
+    }
     return this.table.get(ino);
   }
 
@@ -680,12 +690,19 @@ export class Vfs implements FileSystem {
 }
 
 const NO_XATTRS: Map<string, Buffer> = new Map();
-const SYSTEM = Buffer.from("system.");
+const XATTR_NAMESPACES = ["user.", "trusted.", "security."].map((prefix) => Buffer.from(prefix));
 
-/** POSIX ACLs and the like are not enforced, so they are not stored either. */
+/**
+ * As the local file systems: other namespaces do not exist. POSIX ACLs (system.posix_acl_*) and the
+ * like are not enforced, so they are not stored either.
+ */
 function checkXattrName(name: Buffer): void {
-  if (name.subarray(0, SYSTEM.length).equals(SYSTEM)) {
-    throw new DssError("NotSupported", "attributes of the system namespace are not kept");
+  const prefix = XATTR_NAMESPACES.find((known) => name.subarray(0, known.length).equals(known));
+  if (prefix === undefined) {
+    throw new DssError("NotSupported", "only user., trusted. and security. attributes are kept");
+  }
+  if (name.length === prefix.length) {
+    throw new DssError("InvalidArgument", "an attribute needs a name after its namespace");
   }
 }
 

@@ -422,7 +422,7 @@ export class MdsClient {
         reject,
       };
       this.enter(entry);
-      if (this.state === "active") this.send(entry, false);
+      if (this.state === "active") this.send(entry);
       this.checkTimer ??= this.clock.setTimer(CHECK_MS, () => this.onCheck());
     });
   }
@@ -436,11 +436,11 @@ export class MdsClient {
     return this.outstanding.keys().next().value ?? this.nextId;
   }
 
-  private send(entry: Outstanding, replay: boolean): void {
+  private send(entry: Outstanding): void {
     const link = this.link;
     assert(link !== undefined, "requests are sent on an open session");
     entry.sent = true;
-    const { id, wait, request } = entry;
+    const { id, wait, request, answered: replay } = entry;
     link
       .call(
         MdsOperation,
@@ -477,7 +477,7 @@ export class MdsClient {
       if (error.code === "TimedOut" || error.code === "Overloaded") {
         void this.pause(this.backoff.next()).then(() => {
           if (link !== this.link || this.outstanding.get(entry.id) !== entry) return;
-          this.send(entry, true);
+          this.send(entry);
         });
       } else {
         this.lose(link);
@@ -701,7 +701,7 @@ export class MdsClient {
         // the journal.
         if (!sameTerm || entry.journal <= this.safe) this.settle(entry);
       } else if (this.outstanding.get(entry.id) === entry) {
-        this.send(entry, entry.sent);
+        this.send(entry);
       }
     }
     for (const { link: from, run } of this.early.splice(0)) if (from === link) run();

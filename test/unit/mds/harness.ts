@@ -222,6 +222,10 @@ export class TestClient {
     );
     this.id = this.opened.client;
   }
+  /** As a client after it has sent its replays: there are no more. */
+  keepAlive(): void {
+    this.cluster.leader.keepAlive({ client: this.id, floor: this.floor }, this.link);
+  }
   release(ino: number, mode: CapabilityMode, seq: number, open = false): void {
     const last = this.size === undefined ? {} : { size: this.size, mtimeNs: 7_000n };
     this.cluster.leader.onReleased({ ino, mode, seq, open, ...last }, this.link);
@@ -247,7 +251,7 @@ export class TestClient {
       try {
         this.cluster.leader.onOperation(incoming);
       } catch (error) {
-        reject(error as Error);
+        reject(error);
       }
     });
   }

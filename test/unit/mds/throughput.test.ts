@@ -31,6 +31,7 @@ t.test("creates with 16 in flight", async (t) => {
   const names = new Set<string>();
   const again = new (await import("./harness.js")).TestClient(cluster);
   await again.open({ client: client.id });
+  again.keepAlive();
   let cookie = 0;
   for (;;) {
     const { answer } = await again.send(

@@ -3,6 +3,7 @@
  * unlinked files, errors.
  */
 import t from "tap";
+import { DssError } from "../../../../cluster/base/errors.js";
 import { CALLER, newWorld, OBJECT_SIZE } from "./world.js";
 
 const O_RDWR = 2;
@@ -276,6 +277,86 @@ t.test("hard links, symbolic links, attributes, times", async (t) => {
   t.same(await mount.run(vfs.listxattr(file.ino)), Buffer.from("user.k\0"));
   const acl = vfs.getxattr(file.ino, Buffer.from("system.posix_acl_access"));
   t.equal(await world.fails(acl), "NotSupported");
+  const none = { create: false, replace: false };
+  for (const [name, code] of [
+    ["nonsense.x", "NotSupported"],
+    ["user", "NotSupported"],
+    ["user.", "InvalidArgument"],
+    ["trusted.x", undefined],
+    ["security.x", undefined],
+  ] as const) {
+    const set = vfs.setxattr(file.ino, Buffer.from(name), Buffer.from("v"), none, CALLER);
+    t.equal(await world.fails(set), code, name);
+  }
+});
+
+t.test("an open directory that was removed, here or elsewhere, has no links", async (t) => {
+  const world = await newWorld(17);
+  const [a, b] = [await world.mount(), await world.mount()];
+  for (const remover of [a, b]) {
+    const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o750, CALLER));
+    const { ino } = made.attributes;
+    const { handle } = await a.run(a.vfs.opendir(ino));
+    await remover.run(remover.vfs.rmdir(1, Buffer.from("d"), CALLER));
+    const { attributes } = await a.run(a.vfs.getattr(ino));
+    t.match(attributes, { ino, nlink: 0, mode: 0o040750 });
+    await a.run(a.vfs.releasedir(ino, handle));
+    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone after the last close");
+  }
+});
+
+t.test("a kernel that can be told nothing is given nothing to keep", async (t) => {
+  const world = await newWorld(18);
+  const mount = await world.mount();
+  mount.onInvalidate = () => Promise.reject(new DssError("NotSupported", "no notifications"));
+  mount.vfs.init(mount, { canInvalidateAllEntries: false });
+  const file = await mount.create(1, "a");
+  const entry = await mount.run(mount.vfs.lookup(1, Buffer.from("a")));
+  t.match(entry, { entryValidMs: 0, attributesValidMs: 0 });
+  const opened = await mount.run(mount.vfs.open(file.ino, 0, CALLER));
+  t.equal(opened.keepCache, false);
+  const other = await world.mount();
+  await other.write({ ino: file.ino, handle: await other.open(file.ino) }, 0, "x");
+  t.equal(await mount.size(file.ino), 1, "and recalls go on without it");
+});
+
+t.test("a request without an answer does not keep a new leader from what it waits for", async (t) => {
+  const world = await newWorld(20);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const file = await a.create(1, "a");
+  await b.lookup(1, "a");
+  await a.write(file, 0, "data");
+  let goOn = (): void => undefined;
+  world.objects.stalled = new Promise((resolve) => (goOn = resolve));
+  const handle = b.open(file.ino); // Waits for what the other mount must write first.
+  await world.clock.advance(100);
+  await world.lead();
+  await world.clock.advance(1_000);
+  world.objects.stalled = undefined;
+  goOn();
+  const opened = await world.run(handle, 2_000);
+  t.equal((await b.read({ ino: file.ino, handle: opened }, 0, 10)).toString(), "data");
+});
+
+t.test("a direct write that failed leaves nothing for a longer file to show", async (t) => {
+  const world = await newWorld(19);
+  const mount = await world.mount();
+  const direct = 0o40002;
+  const file = await mount.create(1, "a");
+  const handle = await mount.open(file.ino, direct);
+  const data = Buffer.alloc(2 * OBJECT_SIZE, 7);
+  // The second of the two objects is refused, the first is not.
+  const { objects } = world;
+  const chance = world.objects.failing;
+  objects.failing = (address) => address.object.endsWith(".1");
+  await t.rejects(mount.write({ ino: file.ino, handle }, 0, data, direct), { code: "TimedOut" });
+  objects.failing = chance;
+  const size = await mount.size(file.ino);
+  const found = await mount.read({ ino: file.ino, handle }, 0, data.length);
+  await mount.write({ ino: file.ino, handle: file.handle }, 2 * data.length, "x");
+  const later = await mount.read({ ino: file.ino, handle }, 0, data.length);
+  t.same(later.subarray(0, size), found, "what could be read is read again");
+  t.ok(later.subarray(size).every((byte) => byte === 0), "and zeros follow");
 });
 
 t.test("holes: punched, found, and sizes kept or grown", async (t) => {

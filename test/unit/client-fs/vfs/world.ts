@@ -51,6 +51,8 @@ export class MemoryObjects {
   /** Probability that a write is refused with `failure` before it did anything. */
   failureRate = 0;
   failure: ErrorCode = "TimedOut";
+  /** Refuses a write to this object. */
+  failing = (_address: ObjectAddress): boolean => this.random.chance(this.failureRate);
   delayMs = { min: 0.1, max: 3 };
   writes = 0;
   reads = 0;
@@ -74,10 +76,10 @@ export class MemoryObjects {
       void options;
     };
     const leave = (): Promise<void> => this.pause(this.delayMs.min);
-    const change = async (options: AccessOptions): Promise<void> => {
+    const change = async (address: ObjectAddress, options: AccessOptions): Promise<void> => {
       await arrive(options);
       this.writes++;
-      if (this.random.chance(this.failureRate)) throw new DssError(this.failure, "injected");
+      if (this.failing(address)) throw new DssError(this.failure, "injected");
     };
     return {
       close: () => (closed = true),
@@ -121,7 +123,7 @@ export class MemoryObjects {
       },
       write: async (address, offset, data, options) => {
         const bytes = Buffer.concat(data);
-        await change(options);
+        await change(address, options);
         const object = this.open(address, options);
         let end = offset + bytes.length;
         if (options.truncation.seq < object.truncateSeq) end = Math.min(end, object.truncateSize);
@@ -134,21 +136,21 @@ export class MemoryObjects {
         return object.size;
       },
       zero: async (address, offset, length, options) => {
-        await change(options);
+        await change(address, options);
         const object = this.look(address, options);
         object?.data.fill(0, offset, Math.min(offset + length, object.size));
         await leave();
       },
       trim: async (address, options) => {
-        await change(options);
+        await change(address, options);
         this.look(address, options);
       },
       truncate: async (address, size, options) => {
-        await change(options);
+        await change(address, options);
         this.cut(this.open(address, options), size);
       },
       remove: async (address, options) => {
-        await change(options);
+        await change(address, options);
         const object = this.objects.get(key(address));
         if (object === undefined) return;
         if (options.unconditional || object.truncateSeq < options.truncation.seq) {
