@@ -48,6 +48,7 @@ export type OsdWriteReply = Infer<typeof OsdWriteReply>;
 export const WriteObject = defineCall(100, "WriteObject", {
   request: OsdWrite,
   reply: OsdWriteReply,
+  sums: "request",
 });
 
 export const OsdRead = struct("OsdRead", {
@@ -119,7 +120,7 @@ export const OsdRepOp = struct("OsdRepOp", {
 export type OsdRepOp = Infer<typeof OsdRepOp>;
 const Empty = struct("Empty", {});
 /** Answered when synced. */
-export const RepOp = defineCall(120, "RepOp", { request: OsdRepOp, reply: Empty });
+export const RepOp = defineCall(120, "RepOp", { request: OsdRepOp, reply: Empty, sums: "request" });
 
 export interface WireVersion {
   interval: number;
@@ -232,10 +233,18 @@ export const OsdPush = struct("OsdPush", {
   object: ascii,
 });
 export type OsdPush = Infer<typeof OsdPush>;
-export const PushObject = defineCall(136, "PushObject", { request: OsdPush, reply: Empty });
+export const PushObject = defineCall(136, "PushObject", {
+  request: OsdPush,
+  reply: Empty,
+  sums: "request",
+});
 /** The primary asks a member that has it for a whole object. */
 export const OsdPull = struct("OsdPull", { pg: u32, interval: u32, object: ascii });
-export const PullObject = defineCall(138, "PullObject", { request: OsdPull, reply: OsdPush });
+export const PullObject = defineCall(138, "PullObject", {
+  request: OsdPull,
+  reply: OsdPush,
+  sums: "reply",
+});
 
 /** A copy on this very OSD, whoever is primary: read and verified for `dss pg locate --verify`. */
 export const OsdDigest = struct("OsdDigest", { pg: u32, object: ascii });

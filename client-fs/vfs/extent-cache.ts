@@ -9,7 +9,7 @@
 import { LRUCache } from "lru-cache";
 import type { Ino } from "../../cluster/base/ids.js";
 
-export const PAGE_BYTES = 512 * 1024;
+export const PAGE_BYTES = 1024 * 1024;
 
 export interface Page {
   readonly ino: Ino;

@@ -10,7 +10,7 @@ import { DssError, codeFromWire, describeError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { Clock, Connection, Timer } from "../platform/ports.js";
 import { FrameParser, encodeFrame, type Frame, type FrameLimits } from "../wire/frame.js";
-import { defineCall, messageName, msgpack, type Call, type Post } from "../wire/registry.js";
+import { defineCall, messageName, msgpack, type Call, type Post, wantsSums } from "../wire/registry.js";
 import type { Codec } from "../wire/struct.js";
 import type { Answered, CallOptions, Incoming, Link } from "./messenger.js";
 
@@ -91,7 +91,7 @@ export class LinkSession implements Link {
   ) {
     this.remote = connection.remote;
     this.lastReceived = host.clock.now();
-    this.parser = new FrameParser((frame) => this.onFrame(frame), host.limits);
+    this.parser = new FrameParser((frame) => this.onFrame(frame), host.limits, wantsSums);
     connection.onData((chunk) => this.onData(chunk));
     connection.onDrain(() => this.adjustFlow());
     connection.onClose((error) => this.onClosed(error));
@@ -167,7 +167,7 @@ export class LinkSession implements Link {
     if (this.closed) return;
     this.lastReceived = this.host.clock.now();
     try {
-      this.parser.push(chunk);
+      this.parser.push(chunk, this.connection.lends);
     } catch (error) {
       if (!(error instanceof DssError)) throw error;
       this.host.logger.warn(
@@ -229,7 +229,7 @@ export class LinkSession implements Link {
       pending.reject(error as DssError);
       throw error;
     }
-    pending.resolve({ message, data: frame.data, sums: frame.sums, epoch: frame.epoch });
+    pending.resolve(new AnswerFrame(message, frame));
   }
 
   private onRequest(frame: Frame): void {
@@ -331,6 +331,22 @@ export class LinkSession implements Link {
     this.pending.clear();
     for (const call of pending) call.reject(lost);
     for (const callback of this.closeListeners) callback();
+  }
+}
+
+class AnswerFrame<Reply> implements Answered<Reply> {
+  constructor(
+    readonly message: Reply,
+    private readonly frame: Frame,
+  ) {}
+  get data(): Buffer {
+    return this.frame.data;
+  }
+  get sums(): Uint32Array {
+    return this.frame.sums;
+  }
+  get epoch(): number {
+    return this.frame.epoch;
   }
 }
 

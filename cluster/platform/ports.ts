@@ -37,7 +37,8 @@ export function formatAddress(address: Address): string {
 export interface Connection {
   /** For log lines. */
   readonly remote: string;
-  /** Each chunk belongs to the receiver: its memory is never used again by the connection. */
+  /** Chunks are lent: their memory is used again when the callback returns. Else they belong to the receiver. */
+  readonly lends: boolean;
   onData(callback: (chunk: Buffer) => void): void;
   /** Exactly once, after the last data; with the error that ended it, if any. */
   onClose(callback: (error?: Error) => void): void;

@@ -31,15 +31,29 @@ export interface FrameHeader {
   receiver: number;
   epoch: number;
 }
-export interface Frame extends FrameHeader {
-  body: Buffer;
-  data: Buffer;
+/** What arrived. `sums` are computed when asked for, unless the parser needed them itself. */
+export class Frame implements FrameHeader {
+  constructor(
+    readonly type: number,
+    readonly sequence: number,
+    readonly sender: number,
+    readonly receiver: number,
+    readonly epoch: number,
+    readonly body: Buffer,
+    readonly data: Buffer,
+    private known: Uint32Array | undefined,
+  ) {}
   /** crc32 of each 4 KiB block of `data`. */
-  sums: Uint32Array;
+  get sums(): Uint32Array {
+    this.known ??= blockChecksums(this.data);
+    return this.known;
+  }
 }
 
 const NO_DATA = Buffer.alloc(0);
 const NO_SUMS = new Uint32Array(0);
+/** Several times faster than block by block, where nobody asks for the blocks' checksums. */
+const wantNoSums = (): boolean => false;
 
 /** The chunks of a frame, ready to be sent. `sums` are the block checksums of all data together. */
 export function encodeFrame(
@@ -81,12 +95,15 @@ export class FrameParser {
   private bodyLength = 0;
   private dataLength = 0;
 
+  /** `wantsSums(type)`: whoever handles such frames will ask for the checksums of the data's blocks. */
   constructor(
     private readonly onFrame: (frame: Frame) => void,
     private readonly limits: FrameLimits = FRAME_LIMITS,
+    private readonly wantsSums: (type: number) => boolean = wantNoSums,
   ) {}
 
-  push(chunk: Buffer): void {
+  /** `isLent`: the chunk's memory is used again when this returns, so frames get copies. */
+  push(chunk: Buffer, isLent = false): void {
     let at = 0;
     while (at < chunk.length) {
       if (this.payload !== undefined) {
@@ -111,9 +128,9 @@ export class FrameParser {
       }
       const length = this.bodyLength + this.dataLength;
       if (chunk.length - at >= length) {
-        const payload = chunk.subarray(at, at + length);
+        const view = chunk.subarray(at, at + length);
         at += length;
-        this.finish(payload);
+        this.finish(isLent ? Buffer.from(view) : view);
       } else {
         this.payload = Buffer.allocUnsafeSlow(length);
         this.payloadFilled = 0;
@@ -145,22 +162,31 @@ export class FrameParser {
 
   private finish(payload: Buffer): void {
     this.headerFilled = 0;
+    const h = this.header;
+    const type = h.readUInt16LE(6);
     const body = payload.subarray(0, this.bodyLength);
-    const data = this.dataLength === 0 ? NO_DATA : payload.subarray(this.bodyLength);
-    const sums = this.dataLength === 0 ? NO_SUMS : blockChecksums(data);
-    const dataCrc = this.dataLength === 0 ? 0 : crc32OfBlocks(sums, data.length);
-    if (crc32(body, dataCrc) !== this.header.readUInt32LE(36)) {
+    let data: Buffer = NO_DATA;
+    let sums: Uint32Array | undefined = NO_SUMS;
+    let dataCrc = 0;
+    if (this.dataLength > 0) {
+      data = payload.subarray(this.bodyLength);
+      sums = this.wantsSums(type) ? blockChecksums(data) : undefined;
+      dataCrc = sums === undefined ? crc32(data) : crc32OfBlocks(sums, data.length);
+    }
+    if (crc32(body, dataCrc) !== h.readUInt32LE(36)) {
       throw new DssError("Corrupt", "frame payload fails its checksum");
     }
-    this.onFrame({
-      type: this.header.readUInt16LE(6),
-      sequence: this.header.readUInt32LE(8),
-      sender: this.header.readUInt32LE(12),
-      receiver: this.header.readUInt32LE(16),
-      epoch: this.header.readUInt32LE(20),
-      body,
-      data,
-      sums,
-    });
+    this.onFrame(
+      new Frame(
+        type,
+        h.readUInt32LE(8),
+        h.readUInt32LE(12),
+        h.readUInt32LE(16),
+        h.readUInt32LE(20),
+        body,
+        data,
+        sums,
+      ),
+    );
   }
 }

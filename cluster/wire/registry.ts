@@ -22,6 +22,7 @@ export interface Post<Message> {
 }
 
 const names = new Map<number, string>();
+const summed = new Set<number>();
 function register(number: number, name: string): void {
   assert(!names.has(number), `message number ${number} is both ${names.get(number)} and ${name}`);
   names.set(number, name);
@@ -34,15 +35,21 @@ export function messageTable(): { number: number; name: string }[] {
   return [...names].map(([number, name]) => ({ number, name })).sort((a, b) => a.number - b.number);
 }
 
+/** `sums`: whose receiver wants the checksum of every block of the data, not only to know that they are right. */
 export function defineCall<Request, Reply>(
   number: number,
   name: string,
-  codecs: { request: Codec<Request>; reply: Codec<Reply> },
+  row: { request: Codec<Request>; reply: Codec<Reply>; sums?: "request" | "reply" },
 ): Call<Request, Reply> {
   assert(number % 2 === 0 && number > 0 && number < 65_535, `${name}: requests are even`);
   register(number, name);
   register(number + 1, `${name}Reply`);
-  return { number, name, ...codecs };
+  const { request, reply, sums } = row;
+  if (sums !== undefined) summed.add(sums === "request" ? number : number + 1);
+  return { number, name, request, reply };
+}
+export function wantsSums(number: number): boolean {
+  return summed.has(number);
 }
 export function definePost<Message>(
   number: number,

@@ -148,8 +148,8 @@ export class SimHost implements Network {
           this.run(() => reject(new DssError("Unreachable", `${where} refuses connections`)));
           return;
         }
-        const near = new SimEnd(this, where);
-        const far = new SimEnd(target.host, this.name);
+        const near = new SimEnd(this, where, true);
+        const far = new SimEnd(target.host, this.name, false);
         near.other = far;
         far.other = near;
         this.ends.add(near);
@@ -212,9 +212,11 @@ class SimEnd implements Connection {
   private lastArrival = 0;
   readonly bufferedBytes = 0;
 
+  /** `lends`: as the side that connected does. */
   constructor(
     private readonly host: SimHost,
     readonly remote: string,
+    readonly lends: boolean,
   ) {}
 
   onData(callback: (chunk: Buffer) => void): void {
@@ -277,7 +279,7 @@ class SimEnd implements Connection {
   }
   private deliverHeld(): void {
     while (!this.paused && !this.closed && this.held.length > 0) {
-      this.dataCallback?.(this.held.shift()!);
+      this.deliver(this.held.shift()!);
     }
   }
   /** What was sent arrives before the end is seen. */
@@ -305,9 +307,13 @@ class SimEnd implements Connection {
     }
   }
 
+  private deliver(message: Buffer): void {
+    this.dataCallback?.(message);
+    if (this.lends) message.fill(0xdb); // Whoever kept a view of it will notice.
+  }
   private receive(message: Buffer): void {
     if (this.closed || !this.host.alive) return;
     if (this.paused || this.held.length > 0) this.held.push(message);
-    else this.dataCallback?.(message);
+    else this.deliver(message);
   }
 }

@@ -59,6 +59,7 @@ export class FakeClock implements Clock {
 /** The server's end of a connection; the test is the client. */
 export class FakeLink implements Connection {
   readonly remote = "client";
+  readonly lends = false;
   sends: number[] = [];
   received: Buffer[] = [];
   paused = false;
