@@ -1,6 +1,7 @@
 /**
- * A CPU profile of a daemon's whole life: with DSS_CPU_PROFILE=FOLDER in the environment it is written there as
- * `<name>.<pid>.cpuprofile` at a good end (SIGTERM). docs/performance.md says how to read one.
+ * A CPU profile of a daemon's whole life: with DSS_CPU_PROFILE=FOLDER in the environment it is
+ * written there as `<name>.<pid>.cpuprofile` at a good end (SIGTERM). docs/performance.md says how
+ * to read one.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";

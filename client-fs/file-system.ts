@@ -3,8 +3,8 @@
  * fuse-native driver) and the file system behind it (client-fs/vfs). Types only.
  *
  * Shapes: offsets and sizes are bytes (u53). Times are nanoseconds since 1970 as bigint. Node ids
- * are inode numbers; the root is 1. A failed operation throws a `DssError`, whose `errno` goes to the caller.
- * A method that is missing answers ENOSYS (which tells the kernel not to ask again).
+ * are inode numbers; the root is 1. A failed operation throws a `DssError`, whose `errno` goes to
+ * the caller. A method that is missing answers ENOSYS (which tells the kernel not to ask again).
  */
 import type { Ino } from "../cluster/base/ids.js";
 
@@ -103,14 +103,19 @@ export interface RenameFlags {
   exchange: boolean;
 }
 
-/** What the file system asks of the driver, outside any request. Never on the event loop's stack. */
+/**
+ * What the file system asks of the driver, outside any request. Never on the event loop's stack.
+ */
 export interface KernelNotifier {
   /** Drop cached attributes and the pages of [offset, offset + length); length 0 means to the end.
    * Resolves when the kernel has done it (it may write mapped pages back first). */
   invalidateInode(ino: Ino, offset: number, length: number): Promise<void>;
   /** Drop one name. Can wait for the directory's lock: prefer `invalidateAllEntries`. */
   invalidateEntry(parent: Ino, name: Buffer): Promise<void>;
-  /** Make every cached name be looked up again (FUSE_NOTIFY_INC_EPOCH, lock-free); false when the kernel lacks it. */
+  /**
+   * Make every cached name be looked up again (FUSE_NOTIFY_INC_EPOCH, lock-free); false when the
+   * kernel lacks it.
+   */
   invalidateAllEntries(): Promise<boolean>;
 }
 
@@ -156,10 +161,13 @@ export interface FileSystem {
     caller: Caller,
     options?: { killPrivileges: boolean },
   ): Promise<Entry & OpenReply>;
-  /** Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
+  /**
+   * Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
    * The driver hands them to the kernel before the caller regains control of any of them. */
   read(ino: Ino, handle: number, offset: number, length: number): Promise<Buffer[]>;
-  /** `data` is the driver's buffer and is reused when the promise settles: whoever keeps it copies it.
+  /**
+   * `data` is the driver's buffer and is reused when the promise settles: whoever keeps it copies
+   * it.
    * Returns the bytes taken, which are all. `killPrivileges` as in SetAttributes. */
   write(
     ino: Ino,
@@ -200,13 +208,7 @@ export interface FileSystem {
   listxattr(ino: Ino, caller: Caller): Promise<Buffer>;
   removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
 
-  fallocate?(
-    ino: Ino,
-    handle: number,
-    offset: number,
-    length: number,
-    mode: number,
-  ): Promise<void>;
+  fallocate?(ino: Ino, handle: number, offset: number, length: number, mode: number): Promise<void>;
   lseek?(ino: Ino, handle: number, offset: number, whence: number): Promise<number>;
   syncfs?(): Promise<void>;
 }

@@ -108,9 +108,7 @@ function parseOptions(list: readonly string[]): ParsedOptions {
 
 async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem> {
   const module =
-    name === "kernel"
-      ? await import("./fuse/device.js")
-      : await import("./fuse/fuse-native.js");
+    name === "kernel" ? await import("./fuse/device.js") : await import("./fuse/fuse-native.js");
   return module.mountFileSystem;
 }
 

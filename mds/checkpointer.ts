@@ -1,9 +1,10 @@
 /**
  * Writes dirty pages in the background and trims the journal below them.
  *
- * A page may be written only with batches that are safe. Busy pages always carry the open batch, so their form is taken at the
- * moment a batch is sealed (then memory holds exactly the batches up to it) and written once that batch is safe. A split directory
- * page is written after the pages that took over its entries.
+ * A page may be written only with batches that are safe. Busy pages always carry the open batch, so
+ * their form is taken at the moment a batch is sealed (then memory holds exactly the batches up to
+ * it) and written once that batch is safe. A split directory page is written after the pages that
+ * took over its entries.
  */
 import { describeError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -117,7 +118,12 @@ export class Checkpointer {
     for (const digit of "0123456789abcdef") {
       const key = directoryPageKey(Number.parseInt(ino, 16), prefix + digit);
       const child = this.parts.cache.peek(key);
-      if (child !== undefined && child.dirtyFrom !== 0 && !child.stored && child.flushingFrom === 0) {
+      if (
+        child !== undefined &&
+        child.dirtyFrom !== 0 &&
+        !child.stored &&
+        child.flushingFrom === 0
+      ) {
         children.push(key);
       }
     }

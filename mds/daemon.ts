@@ -1,6 +1,7 @@
 /**
- * One metadata server: a candidate, a standby, at times the leader. It owns the order of things at a take-over: the coordinator and
- * the metadata under the new term, then the answers. All requests arrive here; without leadership they fail with NotLeader.
+ * One metadata server: a candidate, a standby, at times the leader. It owns the order of things at
+ * a take-over: the coordinator and the metadata under the new term, then the answers. All requests
+ * arrive here; without leadership they fail with NotLeader.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import { MDS_ENTITY_BASE, type Epoch, type MdsId } from "../cluster/base/ids.js";
@@ -159,7 +160,8 @@ export class MdsDaemon {
   private leader(): MdsLeader {
     const leader = this.leading?.leader;
     if (leader !== undefined) return leader;
-    const who = this.following === undefined ? "nobody leads yet" : `mds.${this.following.id} leads`;
+    const who =
+      this.following === undefined ? "nobody leads yet" : `mds.${this.following.id} leads`;
     throw new DssError("NotLeader", `mds.${this.options.id} does not lead: ${who}`);
   }
 

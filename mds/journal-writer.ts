@@ -1,6 +1,8 @@
 /**
- * Group commit of journal records: one batch is on its way to the store, the next one fills meanwhile. A batch for which nobody
- * waits lingers a little for company (every batch costs the store a commit). Batches become safe in order. The first failure ends the leader: what was written after it would have a gap before it.
+ * Group commit of journal records: one batch is on its way to the store, the next one fills
+ * meanwhile. A batch for which nobody waits lingers a little for company (every batch costs the
+ * store a commit). Batches become safe in order. The first failure ends the leader: what was
+ * written after it would have a gap before it.
  */
 import { assert } from "../cluster/base/assert.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
@@ -12,7 +14,9 @@ import type { MetadataStore } from "./store/metadata-store.js";
 const QUEUED_MAX = 8;
 
 export interface JournalEvents {
-  /** A batch is complete and will be written: the pages in memory hold exactly the batches up to it. */
+  /**
+   * A batch is complete and will be written: the pages in memory hold exactly the batches up to it.
+   */
   onSealed(seq: number): void;
   onSafe(seq: number): void;
   onFailure(error: unknown): void;

@@ -1,10 +1,11 @@
 /**
- * One term of leadership: sessions with their leases, requests, capabilities on the wire, eviction. Created with replayed metadata;
- * ends for good with `stop` or with its first failed write.
+ * One term of leadership: sessions with their leases, requests, capabilities on the wire, eviction.
+ * Created with replayed metadata; ends for good with `stop` or with its first failed write.
  *
- * Phases: *reconnecting* until every journaled session has come back, or its lease is over and it was fenced; in it only
- * sessions are opened and replays executed, of what clients know to be done. Then *active*: everything else, also what was sent
- * to an earlier leader and not answered. An answer leaves only while the store has confirmed the term lately.
+ * Phases: *reconnecting* until every journaled session has come back, or its lease is over and it
+ * was fenced; in it only sessions are opened and replays executed, of what clients know to be done.
+ * Then *active*: everything else, also what was sent to an earlier leader and not answered. An
+ * answer leaves only while the store has confirmed the term lately.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
@@ -60,7 +61,9 @@ export interface LeaderOptions {
   expiryMs: number;
   /** Inode numbers that a session gets at a time. */
   inoRange: number;
-  /** A journal batch for which nobody waits is held back this long, for others to share its commit. */
+  /**
+   * A journal batch for which nobody waits is held back this long, for others to share its commit.
+   */
   journalLingerMs: number;
 }
 export const LEADER_DEFAULTS: LeaderOptions = {
@@ -79,7 +82,9 @@ export const LEADER_DEFAULTS: LeaderOptions = {
 export interface ClusterPort {
   clusterId: string;
   epoch(): Epoch;
-  /** Refuses the client at the OSDs; resolves with the epoch of the fence, once it is in the map. */
+  /**
+   * Refuses the client at the OSDs; resolves with the epoch of the fence, once it is in the map.
+   */
   fence(client: ClientId): Promise<Epoch>;
   allocateClient(): Promise<ClientId>;
   /** Layout of the pool with this name ("" or undefined: the file system's). */
@@ -294,7 +299,10 @@ export class MdsLeader {
     }
     this.held = [];
   }
-  /** For a stop in good order: what was answered is safe, and pages are written so that the successor has little to replay. */
+  /**
+   * For a stop in good order: what was answered is safe, and pages are written so that the
+   * successor has little to replay.
+   */
   async finish(): Promise<void> {
     if (this.phase === "stopped") return;
     await this.safe(this.journal.last);
@@ -317,7 +325,10 @@ export class MdsLeader {
   private mayAnswer(): boolean {
     return this.now() - this.confirmedAt < this.parts.options.confirmedMs;
   }
-  /** A request gets its first answer only: its session may end while the operation runs or becomes safe. */
+  /**
+   * A request gets its first answer only: its session may end while the operation runs or becomes
+   * safe.
+   */
   private once(incoming: Incoming<MdsCall, MdsReply> | undefined, answer: () => void): void {
     if (incoming === undefined || this.answered.has(incoming)) return;
     this.answered.add(incoming);
@@ -450,7 +461,8 @@ export class MdsLeader {
     return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
   }
   private async beginSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
-    // Before the wait for others to reconnect: a predecessor that died will not, and would be waited for in vain.
+    // Before the wait for others to reconnect: a predecessor that died will not, and would be
+    // waited for in vain.
     await this.evictPredecessors(open);
     await this.active();
     await this.evictPredecessors(open);
@@ -640,7 +652,8 @@ export class MdsLeader {
     this.awaited.delete(id);
     const gone = new DssError(fenced === undefined ? "NoSession" : "Fenced", "the session is over");
     for (const pending of session.requests.values()) {
-      if (pending.reply === undefined) this.once(pending.incoming, () => pending.incoming.fail(gone));
+      if (pending.reply === undefined)
+        this.once(pending.incoming, () => pending.incoming.fail(gone));
     }
     if (session.link !== undefined) {
       this.byLink.delete(session.link);
@@ -676,7 +689,9 @@ export class MdsLeader {
 
   // Capabilities on the wire.
 
-  /** A grant overtakes a recall that others still wait for: the recall follows with a newer number. */
+  /**
+   * A grant overtakes a recall that others still wait for: the recall follows with a newer number.
+   */
   private recallAgain(session: LiveSession, ino: Ino): void {
     const recalled = session.recalls.get(ino);
     if (recalled === undefined) return;
@@ -815,8 +830,10 @@ export class MdsLeader {
     }
     session.requests.set(call.id, { incoming });
     if (!call.replay) {
-      // Those sent again without ever having had an answer are among these: they may need what another session holds, which
-      // gives it back with requests of its own. They follow what some client knows to be done, or it might wait for them.
+      // Those sent again without ever having had an answer are among these: they may need what
+      // another session holds, which
+      // gives it back with requests of its own. They follow what some client knows to be done, or
+      // it might wait for them.
       if (this.phase === "active") this.execute(session, call, () => undefined);
       else this.whenActive.push(() => this.execute(session, call, () => undefined));
       return;
@@ -837,8 +854,7 @@ export class MdsLeader {
     this.operations.submit({
       session: session.id,
       request: { id, floor: session.floor },
-      plan: (access) =>
-        this.planFor(session, access, { call, repeated }),
+      plan: (access) => this.planFor(session, access, { call, repeated }),
       done: (plan, seq) => {
         this.finished(session, call, plan, repeated ? this.journal.last : seq);
         over();

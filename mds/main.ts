@@ -1,5 +1,6 @@
 /**
- * Runs one metadata server as a process: ZooKeeper, messenger, objecter, daemon; and ends it in good order.
+ * Runs one metadata server as a process: ZooKeeper, messenger, objecter, daemon; and ends it in
+ * good order.
  */
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
@@ -31,7 +32,10 @@ export interface MdsProcessOptions {
   zookeeper: string;
   config: Config;
   logger: Logger;
-  /** PGs are created when this many OSDs are up, or after a while with fewer; 0: the pool's replicas. */
+  /**
+   * PGs are created when this many OSDs are up, or after a while with fewer; 0: the pool's
+   * replicas.
+   */
   expectedOsds?: number;
   /** Called when requests are answered (perhaps with NotLeader). */
   onReady?: (address: { host: string; port: number }) => void;

@@ -1,6 +1,7 @@
 /**
- * Runs operations to their end: attempts one, loads the pages it misses, recalls the capabilities that stand in its way, waits for
- * what is not safe yet, attempts it again; then applies and journals it in one step. Each attempt is synchronous.
+ * Runs operations to their end: attempts one, loads the pages it misses, recalls the capabilities
+ * that stand in its way, waits for what is not safe yet, attempts it again; then applies and
+ * journals it in one step. Each attempt is synchronous.
  */
 import { isDssError } from "../cluster/base/errors.js";
 import type { ClientId, Ino } from "../cluster/base/ids.js";
@@ -20,7 +21,10 @@ export interface Task {
   plan(access: Access): Plan;
   /** For the memory of executed requests; undefined for the leader's own. */
   readonly request?: { id: number; floor: number };
-  /** Applied and given to the journal as part of batch `seq` (0: nothing changed). In the same turn as the application. */
+  /**
+   * Applied and given to the journal as part of batch `seq` (0: nothing changed). In the same turn
+   * as the application.
+   */
   done(plan: Plan, seq: number): void;
   fail(error: unknown): void;
 }

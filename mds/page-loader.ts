@@ -10,7 +10,10 @@ export class PageLoader {
     private readonly store: MetadataReader,
   ) {}
 
-  /** The pages are in the cache and, where `pins` is given, pinned under it. Fails with Corrupt, or as the store does. */
+  /**
+   * The pages are in the cache and, where `pins` is given, pinned under it. Fails with Corrupt, or
+   * as the store does.
+   */
   async load(keys: readonly string[], pins?: Set<string>): Promise<void> {
     await Promise.all(keys.map((key) => this.loadOne(key, pins)));
   }
@@ -21,7 +24,8 @@ export class PageLoader {
       if (running === undefined) {
         running = this.read(key).finally(() => this.loading.delete(key));
         this.loading.set(key, running);
-        // The page stays until everybody who waits for it has pinned it, however small the cache is.
+        // The page stays until everybody who waits for it has pinned it, however small the cache
+        // is.
         running
           .then(() => undefined)
           .then(() => undefined)

@@ -2,9 +2,10 @@
  * Messages between clients and the MDS leader (design §6). Bodies are msgpack (control messages);
  * numbers are u53, times are nanoseconds since 1970 as bigint, names are Buffers (bytes, 1 … 255).
  *
- * A client opens a session, then sends requests with rising ids. An answer is *unsafe* until the leader pushes a
- * `Safe` with at least its `journal` number: until then the client keeps the request and replays it, in order, to a new leader
- * (which answers from memory what it already has). `wait: "safe"` delays the answer itself.
+ * A client opens a session, then sends requests with rising ids. An answer is *unsafe* until the
+ * leader pushes a `Safe` with at least its `journal` number: until then the client keeps the
+ * request and replays it, in order, to a new leader (which answers from memory what it already
+ * has). `wait: "safe"` delays the answer itself.
  */
 import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../cluster/base/ids.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
@@ -53,12 +54,15 @@ export interface Inode {
 }
 
 /**
- * What a session may cache of one inode. shared: attributes, data for reading, and of a directory its names (also absent
- * ones). exclusive (files only): also buffered writes; the holder is the authority on size and mtime.
+ * What a session may cache of one inode. shared: attributes, data for reading, and of a directory
+ * its names (also absent ones). exclusive (files only): also buffered writes; the holder is the
+ * authority on size and mtime.
  */
 export type CapabilityMode = "none" | "shared" | "exclusive";
 
-/** Every answer brings the capabilities that it grants; a grant never lowers what the session holds. */
+/**
+ * Every answer brings the capabilities that it grants; a grant never lowers what the session holds.
+ */
 export interface Grant {
   ino: Ino;
   mode: CapabilityMode;
@@ -74,13 +78,19 @@ export type SessionType = "mount" | "nbd" | "cli" | "library";
 
 export interface SessionOpen {
   type: SessionType;
-  /** `host:type:path`: a new session with the same instance fences its predecessor at once. Empty: no predecessor. */
+  /**
+   * `host:type:path`: a new session with the same instance fences its predecessor at once. Empty:
+   * no predecessor.
+   */
   instance: string;
   /** For people: host name, process id, mount path or exports. */
   host: string;
   pid: number;
   detail: string;
-  /** 0 for a new session; else the session's id, to go on after a lost connection or with a new leader. */
+  /**
+   * 0 for a new session; else the session's id, to go on after a lost connection or with a new
+   * leader.
+   */
   client: ClientId;
   /** Going on: what the session holds. */
   held: { ino: Ino; mode: CapabilityMode; seq: number }[];
@@ -97,14 +107,20 @@ export interface SessionOpened {
   leaseMs: number;
   /** Everything up to here is safe. */
   safe: number;
-  /** Requests of this client at or above its floor that the leader has executed, so they need no replay. */
+  /**
+   * Requests of this client at or above its floor that the leader has executed, so they need no
+   * replay.
+   */
   completed: number[];
   /** An operation is one of a running cluster; clients compare it with what they know. */
   clusterId: string;
   epoch: Epoch;
 }
 
-/** Owner, group and times of new or changed inodes come from the client, so that a replay does the same again. */
+/**
+ * Owner, group and times of new or changed inodes come from the client, so that a replay does the
+ * same again.
+ */
 export interface Actor {
   uid: number;
   gid: number;
@@ -116,9 +132,14 @@ export type Request =
   | { op: "getattr"; ino: Ino }
   /** Raises what the session holds; `exclusive` is journaled before it is answered. */
   | { op: "acquire"; ino: Ino; mode: "shared" | "exclusive" }
-  /** Attributes come along when `plus`; entries follow `cookie` (0: the start) in cookie order. "." and ".." are not listed. */
+  /**
+   * Attributes come along when `plus`; entries follow `cookie` (0: the start) in cookie order. "."
+   * and ".." are not listed.
+   */
   | { op: "readdir"; ino: Ino; cookie: number; limit: number; plus: boolean }
-  /** Any kind of inode, as `mode` says. `ino` is from the session's range. A regular file comes with an exclusive grant.
+  /**
+   * Any kind of inode, as `mode` says. `ino` is from the session's range. A regular file comes with
+   * an exclusive grant.
    * `exclusive: false` on an existing regular file answers with that file (open with O_CREAT). */
   | {
       op: "create";
@@ -132,7 +153,10 @@ export type Request =
       actor: Actor;
     }
   | { op: "link"; ino: Ino; parent: Ino; name: Buffer; actor: Actor }
-  /** `stillOpen`: this session keeps the file if its last name goes (tell `orphanRelease` at the last close). */
+  /**
+   * `stillOpen`: this session keeps the file if its last name goes (tell `orphanRelease` at the
+   * last close).
+   */
   | { op: "unlink"; parent: Ino; name: Buffer; stillOpen: boolean; actor: Actor }
   | { op: "rmdir"; parent: Ino; name: Buffer; actor: Actor }
   | {
@@ -147,7 +171,10 @@ export type Request =
       stillOpen: boolean;
       actor: Actor;
     }
-  /** Absent members stay. `size` truncates or extends (needs the exclusive grant, which it acquires); `clearSuid` as write(2) does. */
+  /**
+   * Absent members stay. `size` truncates or extends (needs the exclusive grant, which it
+   * acquires); `clearSuid` as write(2) does.
+   */
   | {
       op: "setattr";
       ino: Ino;
@@ -160,7 +187,10 @@ export type Request =
       clearSuid?: boolean;
       actor: Actor;
     }
-  /** The exclusive holder tells size and mtime of data that is durable (on close, fsync, recall, now and then). */
+  /**
+   * The exclusive holder tells size and mtime of data that is durable (on close, fsync, recall, now
+   * and then).
+   */
   | { op: "publish"; ino: Ino; size: number; mtimeNs: bigint }
   /** Raises maxSize to at least `size`; the leader is generous. Journaled before it is answered. */
   | { op: "extend"; ino: Ino; size: number }
@@ -185,7 +215,10 @@ export type Request =
   | { op: "volumeInfo"; name: string }
   /** Refused (Busy) while a session has it open. Its objects go to the purge queue. */
   | { op: "volumeRemove"; name: string }
-  /** Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy with the owner's name. */
+  /**
+   * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
+   * with the owner's name.
+   */
   | { op: "volumeOpen"; name: string; write: boolean }
   | { op: "volumeClose"; id: number }
   /** Waits until everything this session did before is safe. */
@@ -198,7 +231,10 @@ export interface DirectoryEntry {
   ino: Ino;
   /** S_IFMT bits. */
   type: number;
-  /** Continue after this entry from here; grows along the listing, stable while the directory changes. */
+  /**
+   * Continue after this entry from here; grows along the listing, stable while the directory
+   * changes.
+   */
   cookie: number;
   /** With `plus`. */
   inode?: Inode;
@@ -232,10 +268,15 @@ export interface Answer {
   entries?: DirectoryEntry[];
   /** readdir: nothing follows the entries. */
   end?: boolean;
-  /** The parent directory after the change or look-up (its times and link count are newer than a cached one's). */
+  /**
+   * The parent directory after the change or look-up (its times and link count are newer than a
+   * cached one's).
+   */
   parent?: Inode;
   newParent?: Inode;
-  /** unlink, rename: the inode whose name went, with its new link count (0: it lives while open). */
+  /**
+   * unlink, rename: the inode whose name went, with its new link count (0: it lives while open).
+   */
   removed?: Inode;
   /** rename with exchange: the other inode. */
   other?: Inode;
@@ -244,17 +285,25 @@ export interface Answer {
   inoRange?: { first: Ino; count: number };
   volume?: Volume;
   volumes?: Volume[];
-  /** volumeOpen: object operations under the lock carry at least this epoch, so that fences are seen. */
+  /**
+   * volumeOpen: object operations under the lock carry at least this epoch, so that fences are
+   * seen.
+   */
   minEpoch?: Epoch;
 }
 
 export interface MdsCall {
   id: number;
-  /** The client's oldest request whose answer is missing or unsafe: memory of earlier ones may be dropped. */
+  /**
+   * The client's oldest request whose answer is missing or unsafe: memory of earlier ones may be
+   * dropped.
+   */
   floor: number;
   /** "safe": answer only when it is safe. */
   wait: "unsafe" | "safe";
-  /** Answered by an earlier leader: executed again before anything new, unless the journal has it. */
+  /**
+   * Answered by an earlier leader: executed again before anything new, unless the journal has it.
+   */
   replay: boolean;
   request: Request;
 }
@@ -262,7 +311,10 @@ export interface MdsReply {
   id: number;
   /** Number of the journal batch that will hold the change; 0 when nothing changed. */
   journal: number;
-  /** NotFound of a look-up brings grants too (a cached absence). Other failures are error replies of the messenger. */
+  /**
+   * NotFound of a look-up brings grants too (a cached absence). Other failures are error replies of
+   * the messenger.
+   */
   notFound: boolean;
   answer: Answer;
   grants: Grant[];
@@ -278,7 +330,10 @@ export interface Recall {
   mode: CapabilityMode;
   seq: number;
 }
-/** The answer to `Recall`, and an unasked release. An exclusive holder has made its data durable first. */
+/**
+ * The answer to `Recall`, and an unasked release. An exclusive holder has made its data durable
+ * first.
+ */
 export interface Released {
   ino: Ino;
   mode: CapabilityMode;
@@ -286,7 +341,10 @@ export interface Released {
   /** The authority's last word, when it was exclusive. */
   size?: number;
   mtimeNs?: bigint;
-  /** The session still has the file open: it becomes an orphan of this session if its last name goes. */
+  /**
+   * The session still has the file open: it becomes an orphan of this session if its last name
+   * goes.
+   */
   open: boolean;
 }
 
@@ -319,7 +377,12 @@ export interface MdsStatus {
   inodes: number;
   volumes: number;
   purgeQueue: { entries: number; bytes: number };
-  warnings: { code: string; severity: "HEALTH_WARN" | "HEALTH_ERR"; summary: string; detail: string[] }[];
+  warnings: {
+    code: string;
+    severity: "HEALTH_WARN" | "HEALTH_ERR";
+    summary: string;
+    detail: string[];
+  }[];
 }
 
 /** Operations on the cluster map by people and by OSDs; the leader's coordinator executes them. */
@@ -342,7 +405,9 @@ export type AdminRequest =
       };
     }
   | { op: "fence"; client: ClientId }
-  /** By the PG's primary, about its in-sync set (see the coordinator's events of the same names). */
+  /**
+   * By the PG's primary, about its in-sync set (see the coordinator's events of the same names).
+   */
   | { op: "removeMember"; pg: PgId; interval: Interval; requester: OsdId; member: OsdId }
   | {
       op: "addMember";
@@ -359,12 +424,15 @@ export interface AdminReply {
   status?: MdsStatus;
 }
 
-/** The session ends in good order: its capabilities, locks and orphans are dropped without a fence. */
+/**
+ * The session ends in good order: its capabilities, locks and orphans are dropped without a fence.
+ */
 export interface SessionClose {
   client: ClientId;
 }
 
-// Calls of a link belong to the session that was opened on it last. Daemons that do not lead fail all of them with NotLeader.
+// Calls of a link belong to the session that was opened on it last. Daemons that do not lead fail
+// all of them with NotLeader.
 export const OpenMdsSession = defineCall(300, "OpenMdsSession", {
   request: msgpack<SessionOpen>(),
   reply: msgpack<SessionOpened>(),

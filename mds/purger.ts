@@ -1,7 +1,8 @@
 /**
- * Works off the purge queue in the background: objects of deleted files and volumes, ends of truncated files, pages of removed
- * directories. The queue is journaled and an entry goes only when its work is done, so nothing is forgotten; doing a part
- * twice is harmless. Bounded parallelism leaves the OSDs to clients.
+ * Works off the purge queue in the background: objects of deleted files and volumes, ends of
+ * truncated files, pages of removed directories. The queue is journaled and an entry goes only when
+ * its work is done, so nothing is forgotten; doing a part twice is harmless. Bounded parallelism
+ * leaves the OSDs to clients.
  */
 import { describeError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";

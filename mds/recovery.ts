@@ -1,6 +1,7 @@
 /**
- * What the objects of a file say about its size and time after the holder of its write grant died: the grant let it write below
- * `bound` without telling anyone. Only objects from the published end up to there are asked.
+ * What the objects of a file say about its size and time after the holder of its write grant died:
+ * the grant let it write below `bound` without telling anyone. Only objects from the published end
+ * up to there are asked.
  */
 import type { Epoch } from "../cluster/base/ids.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";

@@ -1,5 +1,6 @@
 /**
- * Metadata from the store: the pages, and the journal since the checkpoint applied to them. A batch that is missing or damaged
+ * Metadata from the store: the pages, and the journal since the checkpoint applied to them. A batch
+ * that is missing or damaged
  * stops it: going on would lose acknowledged changes silently.
  */
 import { DssError } from "../cluster/base/errors.js";

@@ -1,4 +1,7 @@
-/** The shape of requests, checked once where they come in: below this, members are what their types say. */
+/**
+ * The shape of requests, checked once where they come in: below this, members are what their types
+ * say.
+ */
 import { DssError } from "../cluster/base/errors.js";
 import type { MdsCall, Request, SessionOpen } from "./proto.js";
 
@@ -91,7 +94,9 @@ function isOf(kind: Kind, value: unknown): boolean {
     case "actor": {
       const actor = value as Record<string, unknown> | null;
       if (typeof actor !== "object" || actor === null) return false;
-      return isOf("mode", actor["uid"]) && isOf("mode", actor["gid"]) && isOf("time", actor["timeNs"]);
+      return (
+        isOf("mode", actor["uid"]) && isOf("mode", actor["gid"]) && isOf("time", actor["timeNs"])
+      );
     }
   }
 }

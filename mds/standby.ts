@@ -1,7 +1,8 @@
 /**
- * A standby keeps the journal since the checkpoint in memory, so that taking over needs no reading of it, and watches the leader:
- * one that answers nothing for the grace period, or whose address refuses connections twice, is challenged (the election
- * then moves on; the term keeps a challenged leader that still lives from writing).
+ * A standby keeps the journal since the checkpoint in memory, so that taking over needs no reading
+ * of it, and watches the leader: one that answers nothing for the grace period, or whose address
+ * refuses connections twice, is challenged (the election then moves on; the term keeps a challenged
+ * leader that still lives from writing).
  */
 import { describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -13,7 +14,10 @@ import type { MetadataReader } from "./store/metadata-store.js";
 
 const TAIL_MS = 500;
 const PING_MS = 500;
-/** Pause before a refused connection is tried again: a second refusal means that the process is gone. */
+/**
+ * Pause before a refused connection is tried again: a second refusal means that the process is
+ * gone.
+ */
 const REFUSED_MS = 100;
 /** Batches read in one round. */
 const ROUND = 256;

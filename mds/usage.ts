@@ -1,4 +1,7 @@
-/** How full the cluster is, asked of its OSDs now and then: what statfs tells. Bytes as one copy of the data counts. */
+/**
+ * How full the cluster is, asked of its OSDs now and then: what statfs tells. Bytes as one copy of
+ * the data counts.
+ */
 import type { ClusterMap } from "../cluster/map/cluster-map.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
@@ -61,7 +64,8 @@ export class ClusterUsage {
             const { message } = await peer.call(GetOsdStatus, {}, { deadlineMs: DEADLINE_MS });
             this.known.set(osd.id, { used: message.used, total: message.total });
           } catch {
-            // The last figures stay: they are an estimate anyway, and failures are the coordinator's concern.
+            // The last figures stay: they are an estimate anyway, and failures are the
+            // coordinator's concern.
           }
         }),
     );

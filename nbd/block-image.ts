@@ -29,11 +29,7 @@ export interface BlockImage {
    */
   write(offset: number, data: Buffer, options: { fua: boolean }): Promise<void>;
   /** Makes the range read as zeros; only with `mayTrim` may it give the space back. */
-  zero(
-    offset: number,
-    length: number,
-    options: { fua: boolean; mayTrim: boolean },
-  ): Promise<void>;
+  zero(offset: number, length: number, options: { fua: boolean; mayTrim: boolean }): Promise<void>;
   /** A hint: the bytes of the range are undefined until written again. */
   trim(offset: number, length: number, options: { fua: boolean }): Promise<void>;
   /** Resolves when every write, zero and trim answered before the call is durable. */

@@ -198,7 +198,7 @@ export class VolumeImage implements BlockImage {
     const { layout } = this.volume;
     const setBytes = layout.objectSize * layout.stripeCount;
     const end = offset + length;
-    for (let at = offset; at < end; ) {
+    for (let at = offset; at < end;) {
       const next = Math.min((Math.floor(at / setBytes) + 1) * setBytes, end);
       yield* objectRanges(layout, at, next - at).objects;
       at = next;

@@ -123,11 +123,7 @@ export async function openVolume(
     logger.error({ error: describeError(error) }, "the volume was lost");
   });
   const close = (): Promise<void> =>
-    inOrder([
-      () => directory.release(),
-      () => directory.shutDown(),
-      () => cluster.close(),
-    ]);
+    inOrder([() => directory.release(), () => directory.shutDown(), () => cluster.close()]);
   try {
     await cluster.mds.open(OPEN_MS);
     await directory.hold(name);

@@ -156,11 +156,7 @@ export class MemberSide {
     await step((done) => pg.rewriteLog(common, entries, done));
   }
 
-  async install(
-    pg: PlacementGroup,
-    object: string,
-    image: ObjectImage | undefined,
-  ): Promise<void> {
+  async install(pg: PlacementGroup, object: string, image: ObjectImage | undefined): Promise<void> {
     const { store } = this.host;
     // In one turn: what arrives later must find the object there, and not missing.
     const stored = this.durably((done) =>

@@ -94,13 +94,13 @@ export class Membership {
 
   reportUnreachable(id: OsdId, incarnation: string): void {
     const { coordinator, logger } = this.options;
-    coordinator.reportUnreachable({ id, incarnation, reporter: this.options.id }).catch(
-      (error: unknown) => {
+    coordinator
+      .reportUnreachable({ id, incarnation, reporter: this.options.id })
+      .catch((error: unknown) => {
         if (!(error instanceof DssError)) throw error;
         // The next heartbeat tells again.
         logger.debug({ osd: id, error: describeError(error) }, "could not report an OSD");
-      },
-    );
+      });
   }
 
   private request(pg: PlacementGroup, member: OsdId): MemberRequest {

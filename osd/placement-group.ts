@@ -627,7 +627,8 @@ export class PlacementGroup {
       length: work.length,
       size,
       truncateSeq,
-      mtimeNs: info !== undefined && info.mtimeNs > message.mtimeNs ? info.mtimeNs : message.mtimeNs,
+      mtimeNs:
+        info !== undefined && info.mtimeNs > message.mtimeNs ? info.mtimeNs : message.mtimeNs,
       object: message.object,
     };
     const entry: Replicating = {

@@ -2,7 +2,17 @@
  * Messages of the OSDs: objects for clients, replication and peering between members, figures for
  * people. See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
  */
-import { ascii, bool, i64, list, struct, u32, u53, u8, type Infer } from "../cluster/wire/struct.js";
+import {
+  ascii,
+  bool,
+  i64,
+  list,
+  struct,
+  u32,
+  u53,
+  u8,
+  type Infer,
+} from "../cluster/wire/struct.js";
 import { defineCall, msgpack } from "../cluster/wire/registry.js";
 
 /** Largest object: offsets in an object fit 32 bits and a whole object fits one frame. */
@@ -274,7 +284,10 @@ const ListedObject = struct("ListedObject", {
   allocated: u32,
 });
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
-export const ListObjects = defineCall(142, "ListObjects", { request: OsdList, reply: OsdListReply });
+export const ListObjects = defineCall(142, "ListObjects", {
+  request: OsdList,
+  reply: OsdListReply,
+});
 
 /**
  * Permission to serve reads (core/leases.ts): for every PG that the asking primary shares with this
@@ -350,4 +363,3 @@ export const GetOsdStatus = defineCall(144, "GetOsdStatus", {
   request: msgpack<Record<string, never>>(),
   reply: msgpack<OsdStatus>(),
 });
-

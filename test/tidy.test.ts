@@ -51,10 +51,7 @@ const LAYERS: readonly (readonly [prefix: string, mayImport: readonly string[]])
   ["mds/client/", ["mds/client/", "mds/proto", "cluster/"]],
   ["mds/", ["mds/", "osd/client/", "osd/proto", "cluster/"]],
   [FILE_SYSTEM, [BASE]],
-  [
-    "client-fs/fuse/",
-    [BASE, "cluster/wire/", "cluster/platform/", "client-fs/fuse/", FILE_SYSTEM],
-  ],
+  ["client-fs/fuse/", [BASE, "cluster/wire/", "cluster/platform/", "client-fs/fuse/", FILE_SYSTEM]],
   ["client-fs/vfs/", ["client-fs/vfs/", FILE_SYSTEM, ...CLIENTS]],
   ["client-fs/", ["client-fs/", ...CLIENTS]],
   ["nbd/", ["nbd/", ...CLIENTS]],
@@ -276,11 +273,14 @@ t.test("names are kebab-case", (t) => {
 
 t.test("lines have at most 100 columns and no trailing blanks", (t) => {
   const offences: string[] = [];
+  // A text that people read or search for stays in one piece.
+  const hasText = /(["'`])(?:(?!\1).){40,}\1/;
   for (const file of FILES.filter((each) => /\.(ts|js|sh)$/.test(each))) {
     readFileSync(join(ROOT, file), "utf8")
       .split("\n")
       .forEach((line, i) => {
-        if ([...line].length > 100) offences.push(`${file}:${i + 1}: ${[...line].length} columns`);
+        if ([...line].length > 100 && !hasText.test(line))
+          offences.push(`${file}:${i + 1}: ${[...line].length} columns`);
         if (/[ \t\r]$/.test(line)) offences.push(`${file}:${i + 1}: blanks at the end`);
       });
   }

@@ -127,7 +127,10 @@ export function selectTests(args: readonly string[]): { files: string[]; unknown
 /** A path as typed (source or built file, from here or from the checkout) to a source path. */
 function sourcePath(arg: string): string {
   const direct = existsSync(resolve(arg)) ? relative(ROOT, resolve(arg)) : arg;
-  return direct.replace(/^dist\//, "").replace(/\.test\.js$/, ".test.ts").replace(/\/+$/, "");
+  return direct
+    .replace(/^dist\//, "")
+    .replace(/\.test\.js$/, ".test.ts")
+    .replace(/\/+$/, "");
 }
 
 /** Purposes of the packages that the selected tests need. */

@@ -381,8 +381,7 @@ export class Connection {
     }
     const offered = request.u32(12);
     const extended =
-      (offered & I.INIT_EXT) !== 0 &&
-      request.length >= abi.IN_HEADER_SIZE + abi.SIZE.initExtended;
+      (offered & I.INIT_EXT) !== 0 && request.length >= abi.IN_HEADER_SIZE + abi.SIZE.initExtended;
     const flags = offered & WANTED_FLAGS;
     const flags2 = extended ? request.u32(16) & WANTED_FLAGS2 : 0;
     const maxPages = flags & I.MAX_PAGES ? MAX_PAGES : DEFAULT_MAX_PAGES;

@@ -380,8 +380,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   }
 
   sendPieces(header: Buffer, pieces: readonly Buffer[], length: number): boolean {
-    const all =
-      pieces.length <= PIECES_MAX ? [header, ...pieces] : [header, Buffer.concat(pieces)];
+    const all = pieces.length <= PIECES_MAX ? [header, ...pieces] : [header, Buffer.concat(pieces)];
     if (length <= SYNC_REPLY_BYTES) {
       try {
         fs.writevSync(this.fd, all);
@@ -680,10 +679,7 @@ async function mount(fd: number, target: string, options: MountOptions): Promise
  * Runs umount(8). Rejects with `Busy` when files are open, `NotFound` when nothing is mounted
  * there. `lazy` also takes away a mount whose daemon is dead.
  */
-export async function unmountPath(
-  target: string,
-  options: { lazy?: boolean } = {},
-): Promise<void> {
+export async function unmountPath(target: string, options: { lazy?: boolean } = {}): Promise<void> {
   const args = options.lazy === true ? ["-i", "-l"] : ["-i"];
   const { status, stderr } = await runCommand("umount", [...args, "--", target]);
   if (status === 0) return;

@@ -301,7 +301,7 @@ class NativeMount {
       const { handle } = await this.fs.opendir(ino, 0, this.caller);
       const names: string[] = [];
       try {
-        for (let cookie = 0, more = true; more; ) {
+        for (let cookie = 0, more = true; more;) {
           more = false;
           const limits = { maxEntries: LISTING_PAGE_ENTRIES, plus: false };
           for (const entry of await this.fs.readdir(ino, handle, cookie, limits)) {
@@ -410,9 +410,7 @@ class NativeMount {
         ),
       link: (source: string, path: string, cb: Callback) =>
         this.run("link", cb, () =>
-          this.at(source, (ino) =>
-            this.make(path, (dir, name) => fs.link(ino, dir, name, caller)),
-          ),
+          this.at(source, (ino) => this.make(path, (dir, name) => fs.link(ino, dir, name, caller))),
         ),
       unlink: (path: string, cb: Callback) =>
         this.run("unlink", cb, async () => {
@@ -563,11 +561,7 @@ function nativeOptions(options: MountOptions): object {
   };
 }
 
-async function unmountNative(
-  Fuse: NativeFuseClass,
-  target: string,
-  lazy: boolean,
-): Promise<void> {
+async function unmountNative(Fuse: NativeFuseClass, target: string, lazy: boolean): Promise<void> {
   if (platform() === "linux" && process.getuid?.() === 0) {
     await unmountPath(target, { lazy });
     return;

@@ -329,8 +329,7 @@ notServed(2, "FORGET", 0, S.forget); // The connection's: it has no answer.
 served<Entry>(3, "GETATTR", {
   bodySize: S.getattr,
   method: "getattr",
-  call: (r, fs) =>
-    fs.getattr(r.ino, r.u32(0) & abi.GETATTR_FH ? r.u53(8) : undefined, r.caller),
+  call: (r, fs) => fs.getattr(r.ino, r.u32(0) & abi.GETATTR_FH ? r.u53(8) : undefined, r.caller),
   encode: encodeAttributes,
 });
 served<Entry>(4, "SETATTR", {
@@ -361,8 +360,7 @@ served<Entry>(6, "SYMLINK", {
 served<Entry>(8, "MKNOD", {
   bodySize: S.mknod + 1,
   method: "mknod",
-  call: (r, fs) =>
-    fs.mknod(r.ino, r.name(S.mknod), r.u32(0), r.u32(4), r.callerWith(r.u32(8))),
+  call: (r, fs) => fs.mknod(r.ino, r.name(S.mknod), r.u32(0), r.u32(4), r.callerWith(r.u32(8))),
   encode: encodeEntry,
   undo: forgetEntry,
 });
@@ -586,9 +584,7 @@ served<number>(46, "LSEEK", {
   bodySize: S.lseek,
   method: "lseek",
   call: (r, fs) =>
-    fs.lseek === undefined
-      ? missing("lseek")
-      : fs.lseek(r.ino, r.u53(0), r.position(8), r.u32(16)),
+    fs.lseek === undefined ? missing("lseek") : fs.lseek(r.ino, r.u53(0), r.position(8), r.u32(16)),
   encode: (reply, offset) => {
     abi.putU53(reply.scratch, BODY, offset);
     return 8;

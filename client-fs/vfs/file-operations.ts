@@ -11,13 +11,7 @@ import type { Clock } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import { FILE_SIZE_MAX, type Actor } from "../../mds/proto.js";
 import type { OpenReply } from "../file-system.js";
-import {
-  FileHandle,
-  O_APPEND,
-  O_DIRECT,
-  O_DSYNC,
-  O_TRUNC,
-} from "./handle.js";
+import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
 import { type Node, S_ISGID, S_ISUID, S_IXGRP } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { WriteBudget } from "./writer.js";

@@ -479,13 +479,7 @@ export class Vfs implements FileSystem {
   fsync(ino: Ino, handle: number): Promise<void> {
     return this.files.fsync(ino, handle);
   }
-  fallocate(
-    ino: Ino,
-    handle: number,
-    offset: number,
-    length: number,
-    mode: number,
-  ): Promise<void> {
+  fallocate(ino: Ino, handle: number, offset: number, length: number, mode: number): Promise<void> {
     return this.files.fallocate(ino, handle, offset, length, mode);
   }
   lseek(ino: Ino, handle: number, offset: number, whence: number): Promise<number> {

@@ -73,7 +73,9 @@ export function crc32OfBlocks(sums: ArrayLike<number>, length: number): number {
   return crc;
 }
 
-/** `crc32Combine` for a whole block is by far the commonest: four table look-ups instead of a loop. */
+/**
+ * `crc32Combine` for a whole block is by far the commonest: four table look-ups instead of a loop.
+ */
 const BLOCK_TABLE: readonly Uint32Array[] = [0, 8, 16, 24].map((shift) =>
   Uint32Array.from({ length: 256 }, (_, byte) => times(APPEND_ZEROS[12]!, (byte << shift) >>> 0)),
 );

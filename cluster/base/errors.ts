@@ -126,7 +126,9 @@ export class DssError extends Error {
   }
 }
 
-/** The code behind a wire number; an unknown one (a newer peer) is an operating error of the path. */
+/**
+ * The code behind a wire number; an unknown one (a newer peer) is an operating error of the path.
+ */
 export function codeFromWire(wire: number): ErrorCode {
   return BY_WIRE.get(wire) ?? "Malformed";
 }

@@ -21,7 +21,9 @@ export type Ino = Brand<number, "Ino">;
 export const OSD_ID_MAX = 9_999;
 export const MDS_ENTITY_BASE = 20_000;
 export const CLIENT_ID_FIRST = 65_536;
-/** Sender of a connection that has no identity yet (asks for a client id, or only reads figures). */
+/**
+ * Sender of a connection that has no identity yet (asks for a client id, or only reads figures).
+ */
 export const ANONYMOUS_ENTITY = 65_535;
 
 export const PG_INDEX_BITS = 16;

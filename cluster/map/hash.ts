@@ -26,10 +26,7 @@ export function murmur3(bytes: Uint8Array, seed = 0): number {
   const whole = length & ~3;
   let h = seed | 0;
   for (let i = 0; i < whole; i += 4) {
-    h = mix(
-      h,
-      bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24),
-    );
+    h = mix(h, bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24));
   }
   let tail = 0;
   for (let i = length - 1; i >= whole; i--) tail = (tail << 8) | bytes[i]!;

@@ -1,4 +1,6 @@
-/** What programs use to talk to each other: the interface of the messenger (rpc.ts implements it). */
+/**
+ * What programs use to talk to each other: the interface of the messenger (rpc.ts implements it).
+ */
 import type { Address } from "../platform/ports.js";
 import type { Call, Post } from "../wire/registry.js";
 
@@ -50,9 +52,11 @@ export interface Link {
 }
 
 /**
- * The other end of a persistent connection that is opened on first use and again, with back-off, after a loss.
+ * The other end of a persistent connection that is opened on first use and again, with back-off,
+ * after a loss.
  * Calls in flight when a connection is lost fail with ConnectionLost: their outcome is unknown.
- * Calls made while none is up wait for it until their deadline, or fail with Unreachable when refused.
+ * Calls made while none is up wait for it until their deadline, or fail with Unreachable when
+ * refused.
  */
 export interface Peer {
   readonly address: Address;

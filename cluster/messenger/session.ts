@@ -1,16 +1,24 @@
 /**
- * One connection with its handshake, calls in flight from this side, and requests of the other side that
- * wait for their answer. Owns nothing beyond the connection; peers and the listener are in rpc.ts.
+ * One connection with its handshake, calls in flight from this side, and requests of the other side
+ * that wait for their answer. Owns nothing beyond the connection; peers and the listener are in
+ * rpc.ts.
  *
- * Back-pressure: reading stops while the other side has more than `inFlightBytesMax` of unanswered requests here,
- * or while answers pile up because it does not read.
+ * Back-pressure: reading stops while the other side has more than `inFlightBytesMax` of unanswered
+ * requests here, or while answers pile up because it does not read.
  */
 import { assert } from "../base/assert.js";
 import { DssError, codeFromWire, describeError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { Clock, Connection, Timer } from "../platform/ports.js";
 import { FrameParser, encodeFrame, type Frame, type FrameLimits } from "../wire/frame.js";
-import { defineCall, messageName, msgpack, type Call, type Post, wantsSums } from "../wire/registry.js";
+import {
+  defineCall,
+  messageName,
+  msgpack,
+  type Call,
+  type Post,
+  wantsSums,
+} from "../wire/registry.js";
 import type { Codec } from "../wire/struct.js";
 import type { Answered, CallOptions, Incoming, Link } from "./messenger.js";
 
@@ -268,7 +276,8 @@ export class LinkSession implements Link {
     }
   }
   answerError(frame: Frame, error: unknown): void {
-    // A bug in a handler must not look like an operating error to the other side: it stops the process.
+    // A bug in a handler must not look like an operating error to the other side: it stops the
+    // process.
     if (!(error instanceof DssError)) throw error;
     this.settle(frame);
     if (!this.closed) this.fail(frame.sequence, error);

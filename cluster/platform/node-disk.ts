@@ -73,7 +73,8 @@ class NodeDiskFile implements DiskFile {
         if (error) return reject(diskError("write", this.path, error));
         at += count;
         skip += count;
-        while (index < chunks.length && skip >= chunks[index]!.length) skip -= chunks[index++]!.length;
+        while (index < chunks.length && skip >= chunks[index]!.length)
+          skip -= chunks[index++]!.length;
         step();
       };
       const step = (): void => {
@@ -166,7 +167,10 @@ class NodeDisk implements Disk {
   constructor(private readonly directory: string) {}
 
   private resolve(path: string): string {
-    assert(!path.startsWith("/") && !path.split("/").includes(".."), `path "${path}" leaves its disk`);
+    assert(
+      !path.startsWith("/") && !path.split("/").includes(".."),
+      `path "${path}" leaves its disk`,
+    );
     return join(this.directory, path);
   }
 

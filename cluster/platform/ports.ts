@@ -33,11 +33,17 @@ export function formatAddress(address: Address): string {
     : `${address.host}:${address.port}`;
 }
 
-/** A reliable, ordered byte stream. Callbacks are set once, right after the connection is handed out. */
+/**
+ * A reliable, ordered byte stream. Callbacks are set once, right after the connection is handed
+ * out.
+ */
 export interface Connection {
   /** For log lines. */
   readonly remote: string;
-  /** Chunks are lent: their memory is used again when the callback returns. Else they belong to the receiver. */
+  /**
+   * Chunks are lent: their memory is used again when the callback returns. Else they belong to the
+   * receiver.
+   */
   readonly lends: boolean;
   onData(callback: (chunk: Buffer) => void): void;
   /** Exactly once, after the last data; with the error that ended it, if any. */
@@ -71,13 +77,19 @@ export interface Network {
 }
 
 export interface DiskFile {
-  /** Reads at most buffer.length bytes at `position`; the count is short only at the end of the file. */
+  /**
+   * Reads at most buffer.length bytes at `position`; the count is short only at the end of the
+   * file.
+   */
   read(buffer: Buffer, position: number): Promise<number>;
   /** The same on the caller's thread: for small reads that the page cache is likely to hold. */
   readSync(buffer: Buffer, position: number): number;
   /** Writes all chunks, one after the other, from `position`. */
   write(chunks: readonly Buffer[], position: number): Promise<void>;
-  /** The same for one small buffer on the caller's thread: a write into the page cache costs less than a hand-over. */
+  /**
+   * The same for one small buffer on the caller's thread: a write into the page cache costs less
+   * than a hand-over.
+   */
   writeSync(buffer: Buffer, position: number): void;
   /** fdatasync: when it resolves, everything written before the call is durable. */
   sync(): Promise<void>;
@@ -93,7 +105,10 @@ export interface DiskUsage {
   available: number;
 }
 
-/** Files below one directory; paths are relative to it and use `/`. Errors are `Disk`, `NotFound`, `Exists`, `NoSpace`. */
+/**
+ * Files below one directory; paths are relative to it and use `/`. Errors are `Disk`, `NotFound`,
+ * `Exists`, `NoSpace`.
+ */
 export interface Disk {
   /** `create`: make it when missing; `exclusive`: fail with Exists when present. */
   open(path: string, options?: { create?: boolean; exclusive?: boolean }): Promise<DiskFile>;
@@ -121,7 +136,10 @@ export interface StoreBatch {
 /** Keys are at most 1,900 bytes, ordered bytewise; values are opaque. One process, one writer. */
 export interface OrderedStore {
   get(key: Buffer): Buffer | undefined;
-  /** Entries with start <= key < end, ascending (`reverse`: descending); lazily read from one snapshot. */
+  /**
+   * Entries with start <= key < end, ascending (`reverse`: descending); lazily read from one
+   * snapshot.
+   */
   range(options: {
     start: Buffer;
     end: Buffer;

@@ -2,8 +2,8 @@
  * The frame (design §10): 40 bytes of header, a body (a declared message), raw data.
  * Pure: bytes in, frames out. Every length is checked against a limit before anything is allocated.
  *
- * The payload checksum is crc32 of the data followed by the body, so that it can be derived from the
- * data's block checksums, which both sides need anyway.
+ * The payload checksum is crc32 of the data followed by the body, so that it can be derived from
+ * the data's block checksums, which both sides need anyway.
  */
 import { blockChecksums, crc32, crc32OfBlocks } from "../base/checksum.js";
 import { DssError } from "../base/errors.js";
@@ -85,7 +85,10 @@ export function encodeFrame(
   return dataLength === 0 ? [head] : [head, ...data];
 }
 
-/** Cuts a byte stream into frames. After it has thrown (Malformed, TooLarge, Corrupt) the stream is unusable. */
+/**
+ * Cuts a byte stream into frames. After it has thrown (Malformed, TooLarge, Corrupt) the stream is
+ * unusable.
+ */
 export class FrameParser {
   private readonly header = Buffer.alloc(HEADER_SIZE);
   private headerFilled = 0;
@@ -95,7 +98,9 @@ export class FrameParser {
   private bodyLength = 0;
   private dataLength = 0;
 
-  /** `wantsSums(type)`: whoever handles such frames will ask for the checksums of the data's blocks. */
+  /**
+   * `wantsSums(type)`: whoever handles such frames will ask for the checksums of the data's blocks.
+   */
   constructor(
     private readonly onFrame: (frame: Frame) => void,
     private readonly limits: FrameLimits = FRAME_LIMITS,

@@ -1,6 +1,7 @@
 /**
- * Messages and their numbers. A `Call` is a request with its reply; the reply's number is the request's plus one, so
- * requests are even. A `Post` is a one-way message. Numbers and layouts never change once published: add a new row instead.
+ * Messages and their numbers. A `Call` is a request with its reply; the reply's number is the
+ * request's plus one, so requests are even. A `Post` is a one-way message. Numbers and layouts
+ * never change once published: add a new row instead.
  *
  * 2–98 messenger, 100–298 OSD, 300–498 MDS.
  */
@@ -35,7 +36,10 @@ export function messageTable(): { number: number; name: string }[] {
   return [...names].map(([number, name]) => ({ number, name })).sort((a, b) => a.number - b.number);
 }
 
-/** `sums`: whose receiver wants the checksum of every block of the data, not only to know that they are right. */
+/**
+ * `sums`: whose receiver wants the checksum of every block of the data, not only to know that they
+ * are right.
+ */
 export function defineCall<Request, Reply>(
   number: number,
   name: string,

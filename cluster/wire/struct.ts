@@ -93,7 +93,9 @@ export const bool: Field<boolean> = fixedField(
   (b, o) => b.readUInt8(o) !== 0,
 );
 
-/** Text of at most 255 bytes in latin1: object names and the like, which are ASCII by construction. */
+/**
+ * Text of at most 255 bytes in latin1: object names and the like, which are ASCII by construction.
+ */
 export const ascii: Field<string> = {
   fixed: -1,
   sizeOf: (value) => 1 + value.length,
@@ -125,7 +127,8 @@ export function bytes(max: number): Field<Buffer> {
     },
     get(cursor) {
       const length = cursor.buffer.readUInt32LE(cursor.take(4));
-      if (length > max) throw new DssError("Malformed", `${length} bytes where ${max} are the most`);
+      if (length > max)
+        throw new DssError("Malformed", `${length} bytes where ${max} are the most`);
       const at = cursor.take(length);
       return cursor.buffer.subarray(at, at + length);
     },
@@ -173,10 +176,7 @@ type ValueOf<F extends Fields> = { [K in keyof F]: F[K] extends Field<infer T> ?
 /** The value type of a struct: `type RepOp = Infer<typeof RepOp>`. */
 export type Infer<S> = S extends Struct<infer T> ? T : never;
 
-export function struct<F extends Fields>(
-  name: string,
-  fields: F,
-): Struct<ValueOf<F>> {
+export function struct<F extends Fields>(name: string, fields: F): Struct<ValueOf<F>> {
   type T = ValueOf<F>;
   const rows = Object.entries(fields) as [keyof F & string, Field<unknown>][];
   const variable = rows.filter(([, field]) => field.fixed < 0);

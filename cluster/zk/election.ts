@@ -242,13 +242,11 @@ export class Election {
     const prefix = `${ELECTION_PATH}/n-`;
     const leftovers = this.candidates.filter((c) => c.id === this.self.id);
     const results = await this.coordination.multi([
-      ...leftovers.map(
-        ({ name }): CoordinationOp => ({
-          op: "remove",
-          path: `${ELECTION_PATH}/${name}`,
-          version: ANY_VERSION,
-        }),
-      ),
+      ...leftovers.map(({ name }): CoordinationOp => ({
+        op: "remove",
+        path: `${ELECTION_PATH}/${name}`,
+        version: ANY_VERSION,
+      })),
       { op: "create", path: prefix, data: encode(this.self), ephemeral: true, sequential: true },
     ]);
     const path = results[results.length - 1]!.path!;

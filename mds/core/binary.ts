@@ -1,7 +1,8 @@
 /**
- * Compact binary writing and reading for pages and journal records, whose fields are mostly small numbers: variable-length
- * integers (7 bits a byte, low first) where the declared structs of cluster/wire have fixed widths.
- * Reading checks every length against what is there; a violation is Corrupt, since only our own bytes come here.
+ * Compact binary writing and reading for pages and journal records, whose fields are mostly small
+ * numbers: variable-length integers (7 bits a byte, low first) where the declared structs of
+ * cluster/wire have fixed widths. Reading checks every length against what is there; a violation is
+ * Corrupt, since only our own bytes come here.
  */
 import { crc32 } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";

@@ -1,9 +1,10 @@
 /**
- * Who may cache what (design §6 Capabilities). Pure. Shared capabilities live only here; exclusive ones are also journaled
- * in the session's page. Several sessions may hold an inode shared, or one exclusive.
+ * Who may cache what (design §6 Capabilities). Pure. Shared capabilities live only here; exclusive
+ * ones are also journaled in the session's page. Several sessions may hold an inode shared, or one
+ * exclusive.
  *
- * Fairness: `pending` names the oldest waiting operation that recalls an inode; while there is one, nobody else is
- * granted anything on that inode.
+ * Fairness: `pending` names the oldest waiting operation that recalls an inode; while there is one,
+ * nobody else is granted anything on that inode.
  */
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { CapabilityMode } from "../proto.js";
@@ -54,7 +55,9 @@ export class CapabilityTable {
     for (const [id, held] of this.byIno.get(ino) ?? []) if (held.mode === "exclusive") return id;
     return undefined;
   }
-  /** Sets what the session holds; undefined when it holds at least that. `seq`: 0 for a new number. */
+  /**
+   * Sets what the session holds; undefined when it holds at least that. `seq`: 0 for a new number.
+   */
   raise(session: ClientId, ino: Ino, mode: CapabilityMode, seq = 0): Held | undefined {
     const known = this.held(session, ino);
     if (known !== undefined && covers(known.mode, mode)) return undefined;
@@ -185,7 +188,10 @@ export class Access {
     const { safeAfter, recalls, behind, purging } = this;
     return safeAfter > 0 || recalls.size > 0 || behind !== undefined || purging;
   }
-  /** Looks at names in a directory, or at what no capability covers. `key`: an inode, or a negative number. */
+  /**
+   * Looks at names in a directory, or at what no capability covers. `key`: an inode, or a negative
+   * number.
+   */
   see(key: number): void {
     const seq = this.unsafe.hiddenUntil(key, this.session);
     if (seq > this.safeAfter) this.safeAfter = seq;

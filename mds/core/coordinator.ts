@@ -251,11 +251,7 @@ export class Coordinator {
     draft.memberStarted(id);
   }
 
-  private onGone(
-    draft: Draft,
-    event: { id: OsdId; incarnation: string },
-    nowMs: number,
-  ): void {
+  private onGone(draft: Draft, event: { id: OsdId; incarnation: string }, nowMs: number): void {
     const known = draft.osds.get(event.id);
     // Late news about an earlier start of the daemon.
     if (!known?.up || known.incarnation !== event.incarnation) return;

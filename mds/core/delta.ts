@@ -1,6 +1,7 @@
 /**
- * Journal records: what an operation changes, resolved to single facts about single pages, so that replay needs no decisions
- * and can skip each page on its own. Applying one twice, or to a page whose later form is known, changes nothing wrongly.
+ * Journal records: what an operation changes, resolved to single facts about single pages, so that
+ * replay needs no decisions and can skip each page on its own. Applying one twice, or to a page
+ * whose later form is known, changes nothing wrongly.
  * The numbers are published with the journal format: never reuse one.
  */
 import { unreachable } from "../../cluster/base/assert.js";

@@ -1,9 +1,10 @@
 /**
  * Directory entries and the order in which they are listed. Pure.
  *
- * An entry's cookie is a 48-bit hash of its name and a 5-bit number that tells names of equal hash apart; it is stored with the
- * entry, so it never changes while the name exists. Pages of a directory are cut by the first hexadecimal digits of
- * the hash, so that listing page after page is listing in cookie order, whatever splits happen meanwhile.
+ * An entry's cookie is a 48-bit hash of its name and a 5-bit number that tells names of equal hash
+ * apart; it is stored with the entry, so it never changes while the name exists. Pages of a
+ * directory are cut by the first hexadecimal digits of the hash, so that listing page after page is
+ * listing in cookie order, whatever splits happen meanwhile.
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Reader, Writer } from "./binary.js";
@@ -26,7 +27,10 @@ export const HASH_DIGITS = HASH_BITS / 4;
 export const DIRECTORY_PAGE_ENTRIES = 2048;
 export const DIRECTORY_PAGE_BYTES = 128 * 1024;
 
-/** Two lanes of multiply-and-rotate (the finaliser is MurmurHash3's); published with the page format: never change it. */
+/**
+ * Two lanes of multiply-and-rotate (the finaliser is MurmurHash3's); published with the page
+ * format: never change it.
+ */
 export function nameHash(name: Buffer): number {
   let a = 0x9747b28c ^ name.length;
   let b = 0x1b873593;

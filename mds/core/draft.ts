@@ -1,6 +1,7 @@
 /**
- * The changes that one operation wants, before anything is changed: an overlay of new inode records over the metadata, and the
- * journal facts in order. Pure. What it reads may raise PageFault; `finish` also asks for every page that applying will touch.
+ * The changes that one operation wants, before anything is changed: an overlay of new inode records
+ * over the metadata, and the journal facts in order. Pure. What it reads may raise PageFault;
+ * `finish` also asks for every page that applying will touch.
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import { DssError } from "../../cluster/base/errors.js";
@@ -59,7 +60,9 @@ export class Draft {
     this.setCounter("inodes", this.counter("inodes") + 1);
     return this.put(inode);
   }
-  /** The last name and the last opener are gone: the inode goes, and its data to the purge queue. */
+  /**
+   * The last name and the last opener are gone: the inode goes, and its data to the purge queue.
+   */
   removeInode(inode: InodeRecord, capabilities: CapabilityTable): void {
     this.inodes.set(inode.ino, undefined);
     this.setCounter("inodes", Math.max(0, this.counter("inodes") - 1));
@@ -147,7 +150,9 @@ export class Draft {
     }
   }
 
-  /** The record for the journal; raises PageFault unless every page that it touches is in memory. */
+  /**
+   * The record for the journal; raises PageFault unless every page that it touches is in memory.
+   */
   finish(): Delta[] {
     const record: Delta[] = [];
     for (const [ino, inode] of this.inodes) {
@@ -172,7 +177,10 @@ export class Draft {
 }
 const HEX = "0123456789abcdef";
 
-/** Below this offset the file may have data: what is known, and what the holder of a write grant may have written. */
+/**
+ * Below this offset the file may have data: what is known, and what the holder of a write grant may
+ * have written.
+ */
 export function dataBound(
   metadata: Metadata,
   capabilities: CapabilityTable,
@@ -187,18 +195,27 @@ export function dataBound(
 const MiB = 2 ** 20;
 /** One object: deleting a small file then need not look for others. */
 const GRANT_MIN = 4 * MiB;
-/** Probing after a crash looks at every object between the published size and the grant: 16 GiB are 4,096 objects. */
+/**
+ * Probing after a crash looks at every object between the published size and the grant: 16 GiB are
+ * 4,096 objects.
+ */
 const GRANT_AHEAD_MAX = 16 * 1024 * MiB;
 const FILE_MAX = 2 ** 52;
 
-/** How far a writer may go without asking when data ends at `end`: four times as far, at least 4 MiB, at most 16 GiB more. */
+/**
+ * How far a writer may go without asking when data ends at `end`: four times as far, at least 4
+ * MiB, at most 16 GiB more.
+ */
 export function grantSize(end: number): number {
   const ahead = Math.min(3 * end, GRANT_AHEAD_MAX);
   const wanted = Math.max(GRANT_MIN, end + ahead);
   return Math.min(FILE_MAX, Math.ceil(wanted / (4 * MiB)) * 4 * MiB);
 }
 
-/** A session's exclusive grant ends without a last word of its holder (or with one, `size`): data ends where the grant did. */
+/**
+ * A session's exclusive grant ends without a last word of its holder (or with one, `size`): data
+ * ends where the grant did.
+ */
 export function afterGrant(
   inode: InodeRecord,
   grant: number,
@@ -216,4 +233,3 @@ export function afterGrant(
     dataMax: Math.min(bound, last.size),
   };
 }
-

@@ -1,6 +1,6 @@
 /**
- * Inode records as the MDS keeps them: what clients see (proto.Inode) and what only the MDS needs. Pure.
- * Records are immutable; a change makes a new one.
+ * Inode records as the MDS keeps them: what clients see (proto.Inode) and what only the MDS needs.
+ * Pure. Records are immutable; a change makes a new one.
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Inode, Layout } from "../proto.js";
@@ -23,7 +23,10 @@ export const PERMISSION_BITS = 0o7777;
 export interface InodeRecord extends Inode {
   /** Directories: the directory that holds their name; the root is its own. Else 0. */
   parent: Ino;
-  /** Objects may hold data of this file below this offset only (bytes); grants of write access raise it further while they last. */
+  /**
+   * Objects may hold data of this file below this offset only (bytes); grants of write access raise
+   * it further while they last.
+   */
   dataMax: number;
   /** Bytes of all names and values of extended attributes. */
   xattrBytes: number;

@@ -1,6 +1,6 @@
 /**
- * The form of a journal batch: format, number, term, records, checksum. Pure. A record is what one operation changed; records
- * apply in order, and a batch as a whole.
+ * The form of a journal batch: format, number, term, records, checksum. Pure. A record is what one
+ * operation changed; records apply in order, and a batch as a whole.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import { Reader, Writer, unseal } from "./binary.js";

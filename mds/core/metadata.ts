@@ -1,21 +1,15 @@
 /**
- * The replicated state of the MDS: pages, and `apply`, the only thing that changes them, for new operations and for replay
- * alike. Pure and synchronous; a page that is not in memory raises PageFault before anything changed.
+ * The replicated state of the MDS: pages, and `apply`, the only thing that changes them, for new
+ * operations and for replay alike. Pure and synchronous; a page that is not in memory raises
+ * PageFault before anything changed.
  *
- * Counters, sessions, volumes and the purge queue are always in memory (`residentKeys` says which pages these are);
- * whoever loads the metadata pins them.
+ * Counters, sessions, volumes and the purge queue are always in memory (`residentKeys` says which
+ * pages these are); whoever loads the metadata pins them.
  */
 import { assert, unreachable } from "../../cluster/base/assert.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { Delta } from "./delta.js";
-import {
-  dentryBytes,
-  hashDigits,
-  hashOfCookie,
-  nameHash,
-  nameKey,
-  type Dentry,
-} from "./dentry.js";
+import { dentryBytes, hashDigits, hashOfCookie, nameHash, nameKey, type Dentry } from "./dentry.js";
 import type { InodeRecord } from "./inode.js";
 import { PageCache, PageFault } from "./page-cache.js";
 import {
@@ -181,8 +175,9 @@ export class Metadata {
   }
 
   /**
-   * Applies one fact of batch `seq`. A page whose stored form already had that batch is left alone, so replay may begin
-   * anywhere at or below the first batch that a page lacks. In replay, facts about what has gone since are ignored.
+   * Applies one fact of batch `seq`. A page whose stored form already had that batch is left alone,
+   * so replay may begin anywhere at or below the first batch that a page lacks. In replay, facts
+   * about what has gone since are ignored.
    */
   apply(delta: Delta, seq: number): void {
     this.require(delta);
@@ -199,8 +194,9 @@ export class Metadata {
   }
 
   /**
-   * The children are written before the parent (checkpoint), so a stored parent that is split has all of them stored; where the
-   * parent is not yet split in store, children that are stored keep their newer form and the rest come from the parent.
+   * The children are written before the parent (checkpoint), so a stored parent that is split has
+   * all of them stored; where the parent is not yet split in store, children that are stored keep
+   * their newer form and the rest come from the parent.
    */
   private applySplit(directory: Ino, prefix: string, seq: number): void {
     const parent = this.cache.get(directoryPageKey(directory, prefix)) as Page<DirectoryBody>;

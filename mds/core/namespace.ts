@@ -1,9 +1,12 @@
 /**
- * The operations on files, directories and attributes (proto.Request): POSIX outcomes over the metadata. Pure and synchronous.
+ * The operations on files, directories and attributes (proto.Request): POSIX outcomes over the
+ * metadata. Pure and synchronous.
  *
- * An operation looks at everything it needs (raising PageFault where a page is missing), tells `Access` what others must
- * not cache, and returns a `Plan`; it changes nothing. Permissions were checked by the client's kernel; what is checked here is
- * what the kernel leaves to the file system: sticky directories, set-group-id inheritance, set-id bits.
+ * An operation looks at everything it needs (raising PageFault where a page is missing), tells
+ * `Access` what others must not cache, and returns a `Plan`; it changes nothing. Permissions were
+ * checked by the client's kernel; what is checked here is
+ * what the kernel leaves to the file system: sticky directories, set-group-id inheritance, set-id
+ * bits.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
@@ -56,7 +59,10 @@ export interface Plan {
   notFound: boolean;
   /** The session may cache these, unless somebody waits for them. */
   shared: Ino[];
-  /** The session gets (or has) the exclusive capability; its grant is in the record unless it had it before. */
+  /**
+   * The session gets (or has) the exclusive capability; its grant is in the record unless it had it
+   * before.
+   */
   exclusive?: { ino: Ino; maxSize: number };
   /** What others must not see before it is safe (inodes, or negative keys). */
   hides: number[];
@@ -198,10 +204,7 @@ export class Namespace {
     const inheritsGroup = (directory.mode & S_ISGID) !== 0;
     const inode: InodeRecord = {
       ino: request.ino,
-      mode:
-        type |
-        (mode & PERMISSION_BITS) |
-        (inheritsGroup && type === S_IFDIR ? S_ISGID : 0),
+      mode: type | (mode & PERMISSION_BITS) | (inheritsGroup && type === S_IFDIR ? S_ISGID : 0),
       nlink: type === S_IFDIR ? 2 : 1,
       uid: actor.uid,
       gid: inheritsGroup ? directory.gid : actor.gid,
@@ -341,7 +344,10 @@ export class Namespace {
     });
   }
 
-  /** A name of `inode` went. The returned record is what the client is told; `gone`: nothing of it is left. */
+  /**
+   * A name of `inode` went. The returned record is what the client is told; `gone`: nothing of it
+   * is left.
+   */
   private dropLink(
     access: Access,
     draft: Draft,
@@ -387,7 +393,8 @@ export class Namespace {
     if (isDirectory(moved)) this.checkNotBelow(newParent, moved.ino, access);
     const known = this.metadata.dentry(newParent, newName);
     if (known === undefined) {
-      if (request.exchange) throw new DssError("NotFound", "exchange with a name that is not there");
+      if (request.exchange)
+        throw new DssError("NotFound", "exchange with a name that is not there");
       return this.move(access, request, { source, target, moved, replaced: undefined });
     }
     if (request.noReplace) throw exists(newName);
@@ -514,7 +521,8 @@ export class Namespace {
     const inode = this.inode(ino);
     if (size !== undefined) {
       checkSize(inode, size);
-      // OSDs know only the last truncation: what an earlier, shorter one cut must be gone before a longer one.
+      // OSDs know only the last truncation: what an earlier, shorter one cut must be gone before a
+      // longer one.
       const mayShowAgain = inode.truncateSeq > 0 && size > inode.truncateSize;
       if (mayShowAgain && this.metadata.isPurging(ino, size)) access.purging = true;
     }
@@ -548,8 +556,9 @@ export class Namespace {
   }
 
   /**
-   * Truncation (design §5): whenever bytes beyond `size` may exist, also such that their writer has not published, the sequence
-   * rises, so that OSDs clip them; whole objects beyond go to the purge queue.
+   * Truncation (design §5): whenever bytes beyond `size` may exist, also such that their writer has
+   * not published, the sequence rises, so that OSDs clip them; whole objects beyond go to the purge
+   * queue.
    */
   private resize(
     access: Access,
@@ -752,7 +761,10 @@ export class Namespace {
     plan.exclusive = { ino: inode.ino, maxSize };
     if (!plan.shared.includes(inode.ino)) plan.shared.push(inode.ino);
   }
-  /** Held and journaled: while a release is being journaled, the one is still so and the other not any more. */
+  /**
+   * Held and journaled: while a release is being journaled, the one is still so and the other not
+   * any more.
+   */
   private holdsExclusive(access: Access, ino: Ino): boolean {
     const { capabilities, session } = access;
     if (capabilities.mode(session, ino) !== "exclusive") return false;

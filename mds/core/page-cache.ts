@@ -1,7 +1,8 @@
 /**
- * Pages in memory. Operations run synchronously against it; a page that is not here raises `PageFault`, and the shell loads
- * it and runs the operation again. Clean pages that nobody pins are dropped least recently used first; dirty ones stay
- * until the checkpoint has written them. Pins keep what a waiting operation needs, so that its next run gets further.
+ * Pages in memory. Operations run synchronously against it; a page that is not here raises
+ * `PageFault`, and the shell loads it and runs the operation again. Clean pages that nobody pins
+ * are dropped least recently used first; dirty ones stay until the checkpoint has written them.
+ * Pins keep what a waiting operation needs, so that its next run gets further.
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
@@ -20,7 +21,10 @@ export class PageCache {
   private readonly evictable: LRUCache<string, Page>;
   /** Dirty or being written. */
   readonly dirty = new Map<string, Page>();
-  /** Every page that an operation has asked for since this was set; the shell pins them for its retry. */
+  /**
+   * Every page that an operation has asked for since this was set; the shell pins them for its
+   * retry.
+   */
   touched: Set<string> | undefined;
 
   /** `bytesMax`: rough bytes of clean pages. */
@@ -50,7 +54,10 @@ export class PageCache {
   peek(key: string): Page | undefined {
     return this.resident.get(key);
   }
-  /** Takes in what the store had (undefined: nothing). An earlier arrival wins: it may have changed since. */
+  /**
+   * Takes in what the store had (undefined: nothing). An earlier arrival wins: it may have changed
+   * since.
+   */
   load(key: string, data: Buffer | undefined): Page {
     const known = this.resident.get(key);
     if (known !== undefined) return known;

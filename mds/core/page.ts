@@ -1,10 +1,11 @@
 /**
  * Pages: the unit in which metadata is cached, checkpointed and loaded. Pure.
  *
- * A key's first letter tells the kind; the rest is hexadecimal (directory pages: inode, a dot, the hash prefix):
- * `i` 128 inodes with consecutive numbers, `d` part of a directory, `x` extended attributes of one inode, `c` a session,
- * `v` 128 volumes, `p` 256 entries of the purge queue, `s` the counters.
- * Every stored page says up to which journal batch it is complete, so that replay skips what it has.
+ * A key's first letter tells the kind; the rest is hexadecimal (directory pages: inode, a dot, the
+ * hash prefix): `i` 128 inodes with consecutive numbers, `d` part of a directory, `x` extended
+ * attributes of one inode, `c` a session, `v` 128 volumes, `p` 256 entries of the purge queue, `s`
+ * the counters. Every stored page says up to which journal batch it is complete, so that replay
+ * skips what it has.
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
@@ -75,7 +76,9 @@ export interface VolumesBody {
 /** Objects of a file or volume (or the pages of a directory) to be removed. */
 export interface PurgeEntry {
   id: number;
-  /** objects: those wholly beyond `from`, below `bound`. directory: pages of the directory `ino`. */
+  /**
+   * objects: those wholly beyond `from`, below `bound`. directory: pages of the directory `ino`.
+   */
   what: "objects" | "directory";
   ino: Ino;
   prefix: string;
@@ -95,13 +98,7 @@ export interface PurgesBody {
   entries: Map<number, PurgeEntry>;
 }
 /** Next unused numbers, and totals. */
-export const COUNTERS = [
-  "formatted",
-  "nextIno",
-  "nextVolume",
-  "nextPurge",
-  "inodes",
-] as const;
+export const COUNTERS = ["formatted", "nextIno", "nextVolume", "nextPurge", "inodes"] as const;
 export type Counter = (typeof COUNTERS)[number];
 export interface SuperBody {
   kind: "s";
@@ -111,13 +108,7 @@ export interface SuperBody {
   purgePages: Set<number>;
 }
 export type PageBody =
-  | InodesBody
-  | DirectoryBody
-  | XattrsBody
-  | SessionBody
-  | VolumesBody
-  | PurgesBody
-  | SuperBody;
+  InodesBody | DirectoryBody | XattrsBody | SessionBody | VolumesBody | PurgesBody | SuperBody;
 export type PageKind = PageBody["kind"];
 
 export const SUPER_KEY = "s";
@@ -143,7 +134,9 @@ export function purgePageKey(page: number): string {
   return `p${page.toString(16)}`;
 }
 
-/** An inode table, a directory part and so on, with what the cache and the checkpoint need to know. */
+/**
+ * An inode table, a directory part and so on, with what the cache and the checkpoint need to know.
+ */
 export class Page<B extends PageBody = PageBody> {
   /** Last journal batch applied, in memory. */
   applied: number;
@@ -176,9 +169,7 @@ export class Page<B extends PageBody = PageBody> {
       case "i":
         return body.inodes.size === 0;
       case "d":
-        return (
-          body.dropped || (!body.split && body.entries.size === 0 && this.key.endsWith("."))
-        );
+        return body.dropped || (!body.split && body.entries.size === 0 && this.key.endsWith("."));
       case "x":
         return body.values.size === 0;
       case "c":
@@ -308,7 +299,10 @@ export function encodePage(page: Page): Buffer {
   return out.seal();
 }
 
-/** The page with this key; `data` undefined: there is no stored form. Corrupt when it is damaged or another page. */
+/**
+ * The page with this key; `data` undefined: there is no stored form. Corrupt when it is damaged or
+ * another page.
+ */
 export function decodePage(key: string, data: Buffer | undefined): Page {
   if (data === undefined) return new Page(key, newBody(key), 0, false);
   const from = new Reader(unseal(data, `metadata page ${key}`));

@@ -1,6 +1,6 @@
 /**
- * Sessions as the journal knows them: opening, and the end with everything that a session leaves behind. Pure. Leases, links and
- * answers in memory belong to the leader (mds/leader.ts).
+ * Sessions as the journal knows them: opening, and the end with everything that a session leaves
+ * behind. Pure. Leases, links and answers in memory belong to the leader (mds/leader.ts).
  */
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { SessionOpen } from "../proto.js";
@@ -32,8 +32,9 @@ export interface Recovered {
 }
 
 /**
- * The end of a session: grants are dropped (with what was recovered of the files it wrote), unlinked files that only it had open
- * go, and with it its locks. `removed` are inodes that are gone.
+ * The end of a session: grants are dropped (with what was recovered of the files it wrote),
+ * unlinked files that only it had open go, and with it its locks. `removed` are inodes that are
+ * gone.
  */
 export function endSession(
   metadata: Metadata,

@@ -1,6 +1,7 @@
 /**
- * Volumes (design §8): records, names, users and the exclusive lock. Pure. A session in use of a volume is journaled with the
- * session, so that a new leader knows who has the lock; the lock ends with the session, after its fence.
+ * Volumes (design §8): records, names, users and the exclusive lock. Pure. A session in use of a
+ * volume is journaled with the session, so that a new leader knows who has the lock; the lock ends
+ * with the session, after its fence.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
@@ -18,7 +19,9 @@ export const VOLUME_SIZE_UNIT = 4096;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 /** What unsafe changes of the volume table are marked with. */
 const VOLUMES_KEY = -1;
-/** Never in use, so the conflicting sessions of `volumeOpen` are recalled under a key of their own. */
+/**
+ * Never in use, so the conflicting sessions of `volumeOpen` are recalled under a key of their own.
+ */
 export function volumeKey(id: number): number {
   return -2 - id;
 }

@@ -1,4 +1,7 @@
-/** Metadata in memory: the twin of zk-store.ts for tests and the simulator. Handles of several terms share one `MemoryMetadata`. */
+/**
+ * Metadata in memory: the twin of zk-store.ts for tests and the simulator. Handles of several terms
+ * share one `MemoryMetadata`.
+ */
 import { DssError } from "../../cluster/base/errors.js";
 import type { MetadataStore, PageChange } from "./metadata-store.js";
 

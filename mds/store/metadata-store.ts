@@ -1,9 +1,10 @@
 /**
- * Where metadata is durable: journal batches, pages and the checkpoint mark. zk-store.ts keeps them in ZooKeeper, memory-store.ts
- * in memory (tests, simulator); one test suite runs over both.
+ * Where metadata is durable: journal batches, pages and the checkpoint mark. zk-store.ts keeps them
+ * in ZooKeeper, memory-store.ts in memory (tests, simulator); one test suite runs over both.
  *
- * Writes belong to a leader's term: once a later term has begun they fail with Fenced and change nothing. Writes resolve when they
- * are durable; after a lost connection the store reads back what came of them before it answers, so an outcome is never unknown.
+ * Writes belong to a leader's term: once a later term has begun they fail with Fenced and change
+ * nothing. Writes resolve when they are durable; after a lost connection the store reads back what
+ * came of them before it answers, so an outcome is never unknown.
  */
 export interface PageChange {
   key: string;
@@ -11,7 +12,10 @@ export interface PageChange {
   data: Buffer | undefined;
 }
 
-/** Bytes of one page at most, and of all pages of one `writePages`: below ZooKeeper's limit of a request. */
+/**
+ * Bytes of one page at most, and of all pages of one `writePages`: below ZooKeeper's limit of a
+ * request.
+ */
 export const WRITE_BYTES_MAX = 900_000;
 
 export interface MetadataReader {

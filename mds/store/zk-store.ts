@@ -1,6 +1,7 @@
 /**
- * Metadata in ZooKeeper (cluster/zk/schema.ts names the znodes). Every write is a `multi` that begins with a check of the term
- * znode's version, so a leader that has been succeeded changes nothing.
+ * Metadata in ZooKeeper (cluster/zk/schema.ts names the znodes). Every write is a `multi` that
+ * begins with a check of the term znode's version, so a leader that has been succeeded changes
+ * nothing.
  */
 import { DssError, isDssError } from "../../cluster/base/errors.js";
 import type { Clock } from "../../cluster/platform/ports.js";
@@ -159,8 +160,9 @@ export class ZkStore extends ZkReader implements MetadataStore {
   }
 
   /**
-   * Runs the operations under the term. `lookUp` tells, after a lost connection, whether they took effect; "absent" tries
-   * again. Resolves to "changed" when an operation met a znode state other than assumed.
+   * Runs the operations under the term. `lookUp` tells, after a lost connection, whether they took
+   * effect; "absent" tries again. Resolves to "changed" when an operation met a znode state other
+   * than assumed.
    */
   private async write(
     ops: readonly CoordinationOp[],

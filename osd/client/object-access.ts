@@ -35,9 +35,10 @@ export interface ObjectContent {
 }
 
 /**
- * Every method waits through failovers and map changes, resending under one request number, until it has the final
- * answer or the operation deadline is over (TimedOut). Changes resolve when durable on every in-sync member.
- * Fails with Fenced when this client is fenced, NoSpace, Corrupt (no good copy), ShuttingDown.
+ * Every method waits through failovers and map changes, resending under one request number, until
+ * it has the final answer or the operation deadline is over (TimedOut). Changes resolve when
+ * durable on every in-sync member. Fails with Fenced when this client is fenced, NoSpace, Corrupt
+ * (no good copy), ShuttingDown.
  */
 export interface ObjectAccess {
   read(
@@ -53,15 +54,25 @@ export interface ObjectAccess {
     offset: number,
     length: number,
     options: AccessOptions,
-  ): Promise<{ exists: boolean; size: number; extents: readonly { offset: number; length: number }[] }>;
-  /** `data` must not change until the promise settles. Any alignment. Resolves with the object's size. */
+  ): Promise<{
+    exists: boolean;
+    size: number;
+    extents: readonly { offset: number; length: number }[];
+  }>;
+  /**
+   * `data` must not change until the promise settles. Any alignment. Resolves with the object's
+   * size.
+   */
   write(
     address: ObjectAddress,
     offset: number,
     data: readonly Buffer[],
     options: AccessOptions & { mtimeNs: bigint },
   ): Promise<number>;
-  /** [offset, offset + length) reads as zeros; whole blocks become holes. Does not extend the object. */
+  /**
+   * [offset, offset + length) reads as zeros; whole blocks become holes. Does not extend the
+   * object.
+   */
   zero(
     address: ObjectAddress,
     offset: number,
@@ -69,8 +80,9 @@ export interface ObjectAccess {
     options: AccessOptions & { mtimeNs: bigint },
   ): Promise<void>;
   /**
-   * Cuts the object where `truncation` says, unless it has seen that truncation: then it may hold newer data. A
-   * file's next truncation to a larger size must wait until every object that the last one cut has been trimmed or removed.
+   * Cuts the object where `truncation` says, unless it has seen that truncation: then it may hold
+   * newer data. A file's next truncation to a larger size must wait until every object that the
+   * last one cut has been trimmed or removed.
    */
   trim(address: ObjectAddress, options: AccessOptions): Promise<void>;
   /** Cuts the object to `size` bytes. */
@@ -79,7 +91,10 @@ export interface ObjectAccess {
     size: number,
     options: AccessOptions & { mtimeNs: bigint },
   ): Promise<void>;
-  /** No error when it does not exist. Unless `unconditional`, keeps an object whose truncation is as new as `truncation.seq`. */
+  /**
+   * No error when it does not exist. Unless `unconditional`, keeps an object whose truncation is as
+   * new as `truncation.seq`.
+   */
   remove(
     address: ObjectAddress,
     options: AccessOptions & { unconditional: boolean },

@@ -9,7 +9,13 @@
 import { DssError, describeError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { ClientId } from "../../cluster/base/ids.js";
-import { isFenced, osdOf, pgOf, type ClusterMap, type MapSource } from "../../cluster/map/cluster-map.js";
+import {
+  isFenced,
+  osdOf,
+  pgOf,
+  type ClusterMap,
+  type MapSource,
+} from "../../cluster/map/cluster-map.js";
 import { objectToPg } from "../../cluster/map/placement.js";
 import { Backoff } from "../../cluster/messenger/backoff.js";
 import type { Answered, Messenger } from "../../cluster/messenger/messenger.js";
@@ -103,7 +109,8 @@ export class Objecter implements ObjectAccess {
       const { message, data } = await this.readCall(ReadObject, address, offset, length, options);
       const end = Math.min(offset + length, message.size);
       const from = offset - message.dataOffset;
-      const wanted = message.exists && end > offset ? data.subarray(from, from + end - offset) : EMPTY;
+      const wanted =
+        message.exists && end > offset ? data.subarray(from, from + end - offset) : EMPTY;
       if (message.exists && wanted.length < end - offset) {
         throw new DssError("Malformed", `${address.object}: the OSD sent fewer bytes than it has`);
       }
@@ -127,7 +134,11 @@ export class Objecter implements ObjectAccess {
     offset: number,
     length: number,
     options: AccessOptions,
-  ): Promise<{ exists: boolean; size: number; extents: readonly { offset: number; length: number }[] }> {
+  ): Promise<{
+    exists: boolean;
+    size: number;
+    extents: readonly { offset: number; length: number }[];
+  }> {
     return (await this.readCall(ObjectExtents, address, offset, length, options)).message;
   }
 
@@ -262,7 +273,8 @@ export class Objecter implements ObjectAccess {
     let backoff: Backoff | undefined;
     let logged = false;
     for (;;) {
-      if (this.closed) throw new DssError("ShuttingDown", `${call.name} ${address.object}: closing`);
+      if (this.closed)
+        throw new DssError("ShuttingDown", `${call.name} ${address.object}: closing`);
       const map = maps.current();
       this.seen ??= map;
       if (isFenced(map, this.options.client())) {
@@ -340,7 +352,10 @@ export class Objecter implements ObjectAccess {
 
   private admit(bytes: number): Promise<void> | undefined {
     const max = this.options.inFlightBytesMax ?? IN_FLIGHT_BYTES_MAX;
-    if (this.waiting.length === 0 && (this.inFlightBytes === 0 || this.inFlightBytes + bytes <= max)) {
+    if (
+      this.waiting.length === 0 &&
+      (this.inFlightBytes === 0 || this.inFlightBytes + bytes <= max)
+    ) {
       this.inFlightBytes += bytes;
       return undefined;
     }

@@ -1,8 +1,9 @@
 /**
  * Striping (design §3): byte ranges of a file or volume to extents of objects. Pure.
  *
- * Stripe units go round-robin over `stripeCount` objects; when these are full (objectSize bytes each), the next object set
- * begins (the layout of Ceph's striper). With stripeUnit = objectSize and stripeCount = 1 it is plain concatenation.
+ * Stripe units go round-robin over `stripeCount` objects; when these are full (objectSize bytes
+ * each), the next object set begins (the layout of Ceph's striper). With stripeUnit = objectSize
+ * and stripeCount = 1 it is plain concatenation.
  */
 export interface StripeLayout {
   objectSize: number;
@@ -61,7 +62,10 @@ export function objectSizeWithin(layout: StripeLayout, index: number, size: numb
   return full * stripeUnit + Math.min(Math.max(rest, 0), stripeUnit);
 }
 
-/** The file size that a non-empty object of `bytes` bytes proves: the end of its last byte in the file. */
+/**
+ * The file size that a non-empty object of `bytes` bytes proves: the end of its last byte in the
+ * file.
+ */
 export function fileSizeProvedBy(layout: StripeLayout, index: number, bytes: number): number {
   if (bytes === 0) return 0;
   const { objectSize, stripeUnit, stripeCount } = layout;

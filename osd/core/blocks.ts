@@ -1,5 +1,6 @@
 /**
- * Whole blocks out of a client's byte range (design §5 Replication). Pure: the caller reads the two edge blocks.
+ * Whole blocks out of a client's byte range (design §5 Replication). Pure: the caller reads the two
+ * edge blocks.
  */
 import { BLOCK_SIZE, blockChecksums } from "../../cluster/base/checksum.js";
 import { assert } from "../../cluster/base/assert.js";
@@ -7,7 +8,10 @@ import { assert } from "../../cluster/base/assert.js";
 export const blockFloor = (offset: number): number => offset - (offset % BLOCK_SIZE);
 export const blockCeil = (offset: number): number => blockFloor(offset + BLOCK_SIZE - 1);
 
-/** Which edge blocks must be read before [offset, offset + length) can be written over an object of `size` bytes. */
+/**
+ * Which edge blocks must be read before [offset, offset + length) can be written over an object of
+ * `size` bytes.
+ */
 export function edgesToRead(
   offset: number,
   length: number,
@@ -30,8 +34,8 @@ export interface MergedWrite {
 }
 
 /**
- * `edge(blockOffset)` is the old block there (4,096 bytes), or undefined when it reads as zeros. `sums` are the
- * checksums of 4 KiB blocks of `data` counted from its beginning.
+ * `edge(blockOffset)` is the old block there (4,096 bytes), or undefined when it reads as zeros.
+ * `sums` are the checksums of 4 KiB blocks of `data` counted from its beginning.
  */
 export function mergeBlocks(
   offset: number,
@@ -60,7 +64,7 @@ export function mergeBlocks(
   if (start < offset) {
     mergeOne(start, offset - start, Math.min(BLOCK_SIZE - (offset - start), data.length));
   }
-  const whole = (data.length - at) - ((data.length - at) % BLOCK_SIZE);
+  const whole = data.length - at - ((data.length - at) % BLOCK_SIZE);
   if (whole > 0) {
     const middle = data.subarray(at, at + whole);
     pieces.push(middle);
@@ -75,7 +79,11 @@ export function mergeBlocks(
 }
 
 /** The block at `blockOffset` with everything from `from` (byte in the block) to `to` zeroed. */
-export function zeroedBlock(old: Buffer, from: number, to: number): { data: Buffer; sums: Uint32Array } {
+export function zeroedBlock(
+  old: Buffer,
+  from: number,
+  to: number,
+): { data: Buffer; sums: Uint32Array } {
   const data = Buffer.from(old);
   data.fill(0, from, to);
   return { data, sums: blockChecksums(data) };

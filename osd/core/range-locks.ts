@@ -1,7 +1,8 @@
 /**
- * Locks on block ranges of one object, first come first served. A write holds its range exclusively from before it reads
- * what it merges until every member has it synced; a read shares its range. So nobody reads a byte that could
- * still be lost (design §4), and overlapping writes keep one order on every member. Pure.
+ * Locks on block ranges of one object, first come first served. A write holds its range exclusively
+ * from before it reads what it merges until every member has it synced; a read shares its range. So
+ * nobody reads a byte that could still be lost (design §4), and overlapping writes keep one order
+ * on every member. Pure.
  */
 export interface RangeLock {
   readonly start: number;

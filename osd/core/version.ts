@@ -1,6 +1,8 @@
 /** Positions in a PG's log. Pure. */
 
-/** The interval of the primary that gave the number, and the count, which goes on across intervals. */
+/**
+ * The interval of the primary that gave the number, and the count, which goes on across intervals.
+ */
 export interface Version {
   interval: number;
   seq: number;

@@ -6,7 +6,8 @@ import { endianness } from "node:os";
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
 
-// Checksum arrays are copied as memory; every platform that runs Node 20 is little-endian but s390x.
+// Checksum arrays are copied as memory; every platform that runs Node 20 is little-endian but
+// s390x.
 assert(endianness() === "LE", "the chunk store's formats need a little-endian machine");
 
 const HIGH = 2 ** 32;
@@ -86,7 +87,8 @@ export class ByteReader {
   u53(): number {
     const at = this.need(8);
     const value = this.buffer.readUInt32LE(at) + this.buffer.readUInt32LE(at + 4) * HIGH;
-    if (!Number.isSafeInteger(value)) throw new DssError("Malformed", "a stored number is too large");
+    if (!Number.isSafeInteger(value))
+      throw new DssError("Malformed", "a stored number is too large");
     return value;
   }
   i64(): bigint {

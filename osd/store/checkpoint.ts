@@ -4,9 +4,10 @@
  *
  * A checkpoint: seal the WAL's gathering group, note what is dirty at that moment, wait until that
  * group is declared durable, flush the overlay entries of that moment and sync, commit the noted
- * infos to the index, release the WAL up to that group. `apply` goes on meanwhile: an object that is about
- * to change and was noted but not serialised yet is serialised first; an overlay entry that is
- * superseded or dropped is flushed all the same, because the infos noted refer to its bytes.
+ * infos to the index, release the WAL up to that group. `apply` goes on meanwhile: an object that
+ * is about to change and was noted but not serialised yet is serialised first; an overlay entry
+ * that is superseded or dropped is flushed all the same, because the infos noted refer to its
+ * bytes.
  *
  * Owner of: what is dirty.
  */

@@ -4,11 +4,13 @@
  * test/unit/osd/store/suite.ts.
  *
  * Everything is in whole 4 KiB blocks: the primary has merged partial ones. Bytes between an
- * object's size and the end of its last block are zero. A block that was never written, or was dropped, is a hole and reads as zeros.
+ * object's size and the end of its last block are zero. A block that was never written, or was
+ * dropped, is a hole and reads as zeros.
  *
- * Order: `apply` calls of one PG become visible and durable in call order. A transaction is visible to `read`, `stat`
- * and `log` as soon as `apply` returns; it is durable when its callback runs without an error. After a crash a store
- * holds, per PG, a prefix of what was applied, and at least all that was reported durable.
+ * Order: `apply` calls of one PG become visible and durable in call order. A transaction is visible
+ * to `read`, `stat` and `log` as soon as `apply` returns; it is durable when its callback runs
+ * without an error. After a crash a store holds, per PG, a prefix of what was applied, and at least
+ * all that was reported durable.
  */
 import type { PgId } from "../../cluster/base/ids.js";
 import type { Version } from "../core/version.js";
@@ -16,9 +18,12 @@ import type { Version } from "../core/version.js";
 export { compareVersions, VERSION_ZERO, type Version } from "../core/version.js";
 
 /**
- * write: `data` replaces the blocks from `offset`. zero: the blocks of [offset, offset + length) become holes.
- * truncate: `data` (none, or the one merged tail block) goes to `offset` and every block after it is dropped.
- * remove: the object ceases to exist. touch: creates an empty object or only changes size, mtime and truncation.
+ * write: `data` replaces the blocks from `offset`. zero: the blocks of [offset, offset + length)
+ * become holes.
+ * truncate: `data` (none, or the one merged tail block) goes to `offset` and every block after it
+ * is dropped.
+ * remove: the object ceases to exist. touch: creates an empty object or only changes size, mtime
+ * and truncation.
  */
 export const OpKind = { write: 1, zero: 2, truncate: 3, remove: 4, touch: 5 } as const;
 export type OpKind = (typeof OpKind)[keyof typeof OpKind];
@@ -43,7 +48,10 @@ export interface Transaction extends LogEntry {
   offset: number;
   /** zero only: bytes, a multiple of 4,096. */
   length: number;
-  /** write and truncate: whole blocks. The store may keep it until the callback; the caller must not change it. */
+  /**
+   * write and truncate: whole blocks. The store may keep it until the callback; the caller must not
+   * change it.
+   */
   data: readonly Buffer[];
   /** crc32 of each block of `data`. */
   sums: Uint32Array;
@@ -62,7 +70,9 @@ export interface ObjectInfo {
 }
 
 export interface ObjectRead {
-  /** Whole blocks that cover the range asked for, clipped to the object's last block; holes are zeros.
+  /**
+   * Whole blocks that cover the range asked for, clipped to the object's last block; holes are
+   * zeros.
    * The pieces stay valid after later writes. */
   data: Buffer[];
   /** crc32 of each block of `data`, verified. */
@@ -98,14 +108,20 @@ export interface StoreUsage {
   objects: number;
 }
 
-/** Remembered answers of one PG, for retries (design §4 Retries). Serialised for peering and backfill. */
+/**
+ * Remembered answers of one PG, for retries (design §4 Retries). Serialised for peering and
+ * backfill.
+ */
 export interface RetryRecord {
   client: number;
   floor: number;
   answers: { sequence: number; version: Version; size: number }[];
 }
 
-/** Called once: without an error when durable. After an error the store is dead and the OSD must stop. */
+/**
+ * Called once: without an error when durable. After an error the store is dead and the OSD must
+ * stop.
+ */
 export type Durable = (error?: Error) => void;
 
 export interface ChunkStore {
@@ -124,21 +140,37 @@ export interface ChunkStore {
   /** Appends one log entry and does what it says. Asserts that its version is above `last`. */
   apply(transaction: Transaction, done: Durable): void;
   stat(pg: PgId, object: string): ObjectInfo | undefined;
-  /** Undefined when the object does not exist; Corrupt when a block fails its checksum (never bad bytes). */
+  /**
+   * Undefined when the object does not exist; Corrupt when a block fails its checksum (never bad
+   * bytes).
+   */
   read(pg: PgId, object: string, offset: number, length: number): Promise<ObjectRead | undefined>;
   /** Non-hole runs of [offset, offset + length), ascending. */
-  extents(pg: PgId, object: string, offset: number, length: number): { offset: number; length: number }[];
+  extents(
+    pg: PgId,
+    object: string,
+    offset: number,
+    length: number,
+  ): { offset: number; length: number }[];
   /** Objects in name order after `after` ("" from the start), at most `limit`. */
   list(pg: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[];
 
-  /** Entries after `after`, ascending, at most `limit`; undefined when the log no longer reaches back so far. */
+  /**
+   * Entries after `after`, ascending, at most `limit`; undefined when the log no longer reaches
+   * back so far.
+   */
   log(pg: PgId, after: Version, limit: number): LogEntry[] | undefined;
-  /** The version of the newest entry at or below `version`, or undefined when the log does not tell. */
+  /**
+   * The version of the newest entry at or below `version`, or undefined when the log does not tell.
+   */
   newestAtOrBelow(pg: PgId, version: Version): Version | undefined;
   /** Drops entries at or below `tail`. */
   trimLog(pg: PgId, tail: Version): void;
-  /** Replaces the entries after `common` by `entries` without touching any object (peering: the objects
-   * they name are recovered by `install` and `discard`). `last` becomes the newest entry's version. */
+  /**
+   * Replaces the entries after `common` by `entries` without touching any object (peering: the
+   * objects
+   * they name are recovered by `install` and `discard`). `last` becomes the newest entry's version.
+   * */
   rewriteLog(pg: PgId, common: Version, entries: readonly LogEntry[], done: Durable): void;
 
   /** The whole object for a copy elsewhere; undefined when it does not exist; Corrupt as `read`. */
@@ -148,14 +180,20 @@ export interface ChunkStore {
   /** Removes the object without a log entry. */
   discard(pg: PgId, object: string, done: Durable): void;
 
-  /** The answer given to this request, if it was executed; "below-floor" when it may have been forgotten. */
+  /**
+   * The answer given to this request, if it was executed; "below-floor" when it may have been
+   * forgotten.
+   */
   answered(
     pg: PgId,
     client: number,
     sequence: number,
   ): { version: Version; size: number } | "below-floor" | undefined;
   exportRetries(pg: PgId): RetryRecord[];
-  /** Adds what is not known yet; durable with the next `setPgMeta`, `apply` or `rewriteLog` of this PG. */
+  /**
+   * Adds what is not known yet; durable with the next `setPgMeta`, `apply` or `rewriteLog` of this
+   * PG.
+   */
   mergeRetries(pg: PgId, records: readonly RetryRecord[]): void;
   /** The client is fenced and gone: its answers are not needed any more. */
   forgetClient(client: number): void;

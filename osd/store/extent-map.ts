@@ -141,12 +141,15 @@ export class BlockAllocator {
       }
       const free = ~this.words[block >>> 5]! >>> (block & 31);
       if (free !== 0) return block + (31 - Math.clz32(free & -free));
-      block = ((block >>> 5) + 1) << 5 >>> 0;
+      block = (((block >>> 5) + 1) << 5) >>> 0;
     }
     return -1;
   }
 
-  /** The start of `count` free blocks below the high-water mark at or after the cursor; -1 when there are none near. */
+  /**
+   * The start of `count` free blocks below the high-water mark at or after the cursor; -1 when
+   * there are none near.
+   */
   private findRun(count: number): number {
     let start = this.nextFree(this.cursor);
     for (let tries = 0; tries < 64 && start >= 0; tries++) {
@@ -207,7 +210,9 @@ export class Quarantine {
     this.queue.push({ start: block, count: 1, order, since });
   }
 
-  /** Frees what no longer needs to wait; `declared`: order of the last group known to be declared. */
+  /**
+   * Frees what no longer needs to wait; `declared`: order of the last group known to be declared.
+   */
   release(declared: number): void {
     const oldest = this.users[0]?.since ?? Infinity;
     while (this.head < this.queue.length) {

@@ -1,8 +1,8 @@
 /**
  * The chunk store on a disk (docs/on-disk.md). `apply` changes the state in memory, puts a record
- * into the WAL's gathering group and returns; the group's sync makes it durable. Small writes sit in
- * the overlay until they are flushed to the data files, large ones go there at once, to blocks that
- * nobody uses. Checkpoints (checkpoint.ts) carry the state into the index.
+ * into the WAL's gathering group and returns; the group's sync makes it durable. Small writes sit
+ * in the overlay until they are flushed to the data files, large ones go there at once, to blocks
+ * that nobody uses. Checkpoints (checkpoint.ts) carry the state into the index.
  *
  * Invariants:
  * - A live block is overwritten in place only with bytes whose WAL group is declared durable.
@@ -75,7 +75,13 @@ function formatUuid(bytes: Buffer): string {
   bytes[6] = (bytes[6]! & 0x0f) | 0x40;
   bytes[8] = (bytes[8]! & 0x3f) | 0x80;
   const hex = bytes.toString("hex");
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+  return [
+    hex.slice(0, 8),
+    hex.slice(8, 12),
+    hex.slice(12, 16),
+    hex.slice(16, 20),
+    hex.slice(20),
+  ].join("-");
 }
 
 export class FileStore implements ChunkStore {
@@ -106,7 +112,8 @@ export class FileStore implements ChunkStore {
   ) {
     this.uuid = superblock.uuid;
     this.cache = new LRUCache<ObjectState, true>({
-      // What does not fit is not kept (see `remember`), so any size is right; 0 would mean no limit.
+      // What does not fit is not kept (see `remember`), so any size is right; 0 would mean no
+      // limit.
       maxSize: Math.max(options.cacheBytes, 1),
       sizeCalculation: (_, object) => object.weight,
       dispose: (_, object, reason) => {
@@ -238,13 +245,20 @@ export class FileStore implements ChunkStore {
       apply: (group) => this.replay(group),
       logger: config.logger,
     });
-    this.wal = new Wal(files, geometry, { tail: loaded.point, end: found.end }, this.overlay, config.clock, {
-      syncData: (touched) => this.files.sync(touched),
-      mayWrite: () => this.overlay.bytes - this.wal.waitingBytes <= this.options.overlayBytesMax,
-      onDurable: () => this.onDurable(),
-      onFull: () => this.checkpointer.request(),
-      onError: (error) => this.fail(error),
-    });
+    this.wal = new Wal(
+      files,
+      geometry,
+      { tail: loaded.point, end: found.end },
+      this.overlay,
+      config.clock,
+      {
+        syncData: (touched) => this.files.sync(touched),
+        mayWrite: () => this.overlay.bytes - this.wal.waitingBytes <= this.options.overlayBytesMax,
+        onDurable: () => this.onDurable(),
+        onFull: () => this.checkpointer.request(),
+        onError: (error) => this.fail(error),
+      },
+    );
     this.checkpointer.start(this.wal);
     if (found.groups > 0 || found.cut) {
       config.logger.info(
@@ -265,7 +279,9 @@ export class FileStore implements ChunkStore {
   private fail(error: unknown): void {
     if (this.dead) return;
     this.dead =
-      error instanceof Error ? error : new DssError("Disk", "the chunk store failed", { cause: error });
+      error instanceof Error
+        ? error
+        : new DssError("Disk", "the chunk store failed", { cause: error });
     this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
     this.checkpointer.stop();
     for (const done of this.wal.kill()) done(this.dead);
@@ -337,7 +353,9 @@ export class FileStore implements ChunkStore {
     return object?.exists ? object : undefined;
   }
 
-  /** The state to be changed now: pinned, and already serialised if a checkpoint wants it as it was. */
+  /**
+   * The state to be changed now: pinned, and already serialised if a checkpoint wants it as it was.
+   */
   private change(pg: PgState, name: string): ObjectState {
     let object = this.load(pg, name);
     if (!object) {
@@ -421,12 +439,16 @@ export class FileStore implements ChunkStore {
   /** What an operation does besides its data, which ends at block `dataEnd`. */
   private settle(
     object: ObjectState,
-    t: Pick<Transaction, "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq">,
+    t: Pick<
+      Transaction,
+      "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq"
+    >,
     dataEnd: number,
     order: number,
   ): void {
     const first = t.offset / BLOCK_SIZE;
-    if (t.kind === OpKind.zero) this.placer.drop(object, first, first + t.length / BLOCK_SIZE, order);
+    if (t.kind === OpKind.zero)
+      this.placer.drop(object, first, first + t.length / BLOCK_SIZE, order);
     else if (t.kind === OpKind.truncate) this.placer.drop(object, dataEnd, Infinity, order);
     else if (t.kind === OpKind.remove) return this.erase(object, order);
     object.size = t.size;
@@ -458,14 +480,21 @@ export class FileStore implements ChunkStore {
     const blocks = image.extents.reduce((sum, extent) => sum + extent.sums.length, 0);
     const direct = blocks * BLOCK_SIZE >= this.options.directWriteBytes;
     const placements = image.extents.map(({ offset, data, sums }) => {
-      assert(offset % BLOCK_SIZE === 0 && data.length === sums.length * BLOCK_SIZE, "bad image extent");
+      assert(
+        offset % BLOCK_SIZE === 0 && data.length === sums.length * BLOCK_SIZE,
+        "bad image extent",
+      );
       return this.placer.place(object, offset, [data], sums, group, direct);
     });
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const fields = { size, version, mtimeNs, truncateSeq };
     Object.assign(object, fields);
     this.touchPg(pg);
-    this.append(group, { type: RecordType.install, pg: id, object: name, fields, placements }, done);
+    this.append(
+      group,
+      { type: RecordType.install, pg: id, object: name, fields, placements },
+      done,
+    );
   }
 
   discard(id: PgId, name: string, done: Durable): void {
@@ -483,7 +512,11 @@ export class FileStore implements ChunkStore {
     const created = !this.pgs.has(id);
     if (created) this.addPg(id, meta);
     // A no-op still waits for the record that created the PG, which is before it in the log.
-    this.append(group, { type: RecordType.createPg, pg: id, meta: created ? Buffer.from(meta) : Buffer.alloc(0) }, done);
+    this.append(
+      group,
+      { type: RecordType.createPg, pg: id, meta: created ? Buffer.from(meta) : Buffer.alloc(0) },
+      done,
+    );
   }
 
   private addPg(id: PgId, meta: Buffer): void {
@@ -599,7 +632,12 @@ export class FileStore implements ChunkStore {
         const object = this.change(pg, entry.object);
         if (entry.kind !== OpKind.remove) this.create(object);
         this.placer.replay(object, placement, data);
-        this.settle(object, { ...record, ...entry }, record.offset / BLOCK_SIZE + placement.sums.length, 0);
+        this.settle(
+          object,
+          { ...record, ...entry },
+          record.offset / BLOCK_SIZE + placement.sums.length,
+          0,
+        );
         return;
       }
       case RecordType.install: {
@@ -647,13 +685,21 @@ export class FileStore implements ChunkStore {
     return this.find(id, name)?.info();
   }
 
-  async read(id: PgId, name: string, offset: number, length: number): Promise<ObjectRead | undefined> {
+  async read(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<ObjectRead | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
     return this.reader.read(
       () => this.find(id, name),
       (object) => {
         const first = Math.floor(offset / BLOCK_SIZE);
-        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), Math.ceil(object.size / BLOCK_SIZE));
+        const end = Math.min(
+          Math.ceil((offset + length) / BLOCK_SIZE),
+          Math.ceil(object.size / BLOCK_SIZE),
+        );
         return { first, count: Math.max(0, end - first) };
       },
     );
@@ -674,7 +720,12 @@ export class FileStore implements ChunkStore {
     return { info: found.info, extents };
   }
 
-  extents(id: PgId, name: string, offset: number, length: number): { offset: number; length: number }[] {
+  extents(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): { offset: number; length: number }[] {
     const object = this.find(id, name);
     const out: { offset: number; length: number }[] = [];
     if (!object) return out;
@@ -698,7 +749,9 @@ export class FileStore implements ChunkStore {
     pinned.sort((a, b) => a.key.compare(b.key));
     const floor = objectKey(pg.id, after);
     const range = objectsOf(pg.id);
-    const stored = pg.fresh ? [] : this.index.range({ start: after === "" ? range.start : floor, end: range.end });
+    const stored = pg.fresh
+      ? []
+      : this.index.range({ start: after === "" ? range.start : floor, end: range.end });
     let next = 0;
     const skip = (key: Buffer): boolean => after !== "" && key.compare(floor) <= 0;
     for (const { key } of stored) {

@@ -161,7 +161,10 @@ export class MemoryStore implements ChunkStore {
     object.mtimeNs = t.mtimeNs;
     object.truncateSeq = t.truncateSeq;
     for (const at of object.blocks.keys()) {
-      assert(at * BLOCK_SIZE < t.size, `object ${t.object} would have block ${at} in ${t.size} bytes`);
+      assert(
+        at * BLOCK_SIZE < t.size,
+        `object ${t.object} would have block ${at} in ${t.size} bytes`,
+      );
     }
   }
 
@@ -176,10 +179,18 @@ export class MemoryStore implements ChunkStore {
 
   private verified(id: PgId, name: string, at: number, block: Block): Block {
     if (crc32(block.bytes) === block.sum) return block;
-    throw new DssError("Corrupt", `PG ${formatPg(id)} object ${name} block ${at} fails its checksum`);
+    throw new DssError(
+      "Corrupt",
+      `PG ${formatPg(id)} object ${name} block ${at} fails its checksum`,
+    );
   }
 
-  async read(id: PgId, name: string, offset: number, length: number): Promise<ObjectRead | undefined> {
+  async read(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<ObjectRead | undefined> {
     const object = this.pgs.get(id)?.objects.get(name);
     if (!object) return undefined;
     const first = Math.floor(offset / BLOCK_SIZE);
@@ -196,7 +207,12 @@ export class MemoryStore implements ChunkStore {
     return { data, sums, info: this.info(object) };
   }
 
-  extents(id: PgId, name: string, offset: number, length: number): { offset: number; length: number }[] {
+  extents(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): { offset: number; length: number }[] {
     const object = this.pgs.get(id)?.objects.get(name);
     const first = Math.floor(offset / BLOCK_SIZE);
     const end = Math.ceil((offset + length) / BLOCK_SIZE);
@@ -278,7 +294,10 @@ export class MemoryStore implements ChunkStore {
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const blocks = new Map<number, Block>();
     for (const { offset, data, sums } of image.extents) {
-      assert(offset % BLOCK_SIZE === 0 && data.length === sums.length * BLOCK_SIZE, "bad image extent");
+      assert(
+        offset % BLOCK_SIZE === 0 && data.length === sums.length * BLOCK_SIZE,
+        "bad image extent",
+      );
       sums.forEach((sum, i) => {
         const bytes = Buffer.from(data.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE));
         blocks.set(offset / BLOCK_SIZE + i, { bytes, sum });

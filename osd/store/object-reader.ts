@@ -46,7 +46,11 @@ export interface Piece {
 
 const NO_PATCHES: Piece["patches"] = [];
 
-function patchesOf(overlay: Map<number, OverlayEntry>, first: number, count: number): Piece["patches"] {
+function patchesOf(
+  overlay: Map<number, OverlayEntry>,
+  first: number,
+  count: number,
+): Piece["patches"] {
   if (overlay.size === 0) return NO_PATCHES;
   const out: { at: number; bytes: Buffer }[] = [];
   for (let at = first; at < first + count; at++) {
@@ -58,7 +62,8 @@ function patchesOf(overlay: Map<number, OverlayEntry>, first: number, count: num
 }
 
 function applyPatches(piece: Piece): void {
-  for (const { at, bytes } of piece.patches) bytes.copy(piece.buffer, (at - piece.first) * BLOCK_SIZE);
+  for (const { at, bytes } of piece.patches)
+    bytes.copy(piece.buffer, (at - piece.first) * BLOCK_SIZE);
 }
 
 interface Plan extends BlockRead {
@@ -72,12 +77,13 @@ function plan(object: ObjectState, range: BlockRange): Plan {
   const pieces: Piece[] = [];
   let diskBlocks = 0;
   const { blocks, overlay } = object;
-  for (let i = 0; i < count; ) {
+  for (let i = 0; i < count;) {
     const at = first + i;
     const block = at < object.extent ? blocks[at]! : 0;
     let length = 1;
     if (block === 0) {
-      while (i + length < count && !(at + length < object.extent && blocks[at + length] !== 0)) length++;
+      while (i + length < count && !(at + length < object.extent && blocks[at + length] !== 0))
+        length++;
       sums.fill(ZERO_BLOCK_CRC, i, i + length);
       for (let left = length * BLOCK_SIZE; left > 0; left -= ZEROS.length) {
         data.push(left >= ZEROS.length ? ZEROS : ZEROS.subarray(0, left));
@@ -105,7 +111,9 @@ function mismatch(p: Plan): number {
   for (const piece of p.pieces) {
     for (let i = 0; i < piece.count; i++) {
       const bytes =
-        piece.count === 1 ? piece.buffer : piece.buffer.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
+        piece.count === 1
+          ? piece.buffer
+          : piece.buffer.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
       if (crc32(bytes) !== p.sums[piece.first - p.first + i]) return piece.first + i;
     }
   }
@@ -161,12 +169,9 @@ export class ObjectReader {
     return p;
   }
 
-  private async readAsync(
-    lookup: ObjectLookup,
-    range: BlockRange,
-  ): Promise<BlockRead | undefined> {
+  private async readAsync(lookup: ObjectLookup, range: BlockRange): Promise<BlockRead | undefined> {
     let previous: Uint32Array | undefined;
-    for (let attempt = 1; ; ) {
+    for (let attempt = 1; ;) {
       const object = lookup();
       if (!object) return undefined;
       const writes = writesIn(object, range);

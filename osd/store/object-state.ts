@@ -90,7 +90,7 @@ export class ObjectState {
     const runsAt = out.at;
     let runs = 0;
     out.u32(0);
-    for (let i = 0; i < this.extent; ) {
+    for (let i = 0; i < this.extent;) {
       const start = this.blocks[i]!;
       if (start === 0) {
         i++;

@@ -11,15 +11,22 @@ export interface StoreOptions {
   walSegments: number;
   /** Bytes of one data file, sparse until written. Fixed when the store is formatted. */
   dataFileBytes: number;
-  /** A write of at least this many bytes goes straight to the data file, a smaller one through the WAL. */
+  /**
+   * A write of at least this many bytes goes straight to the data file, a smaller one through the
+   * WAL.
+   */
   directWriteBytes: number;
   /** Bytes of small writes kept in memory until they are applied; above it commits wait. */
   overlayBytesMax: number;
-  /** Bytes applied between two syncs of the data files, so that a flood of dirty pages never forms. */
+  /**
+   * Bytes applied between two syncs of the data files, so that a flood of dirty pages never forms.
+   */
   flushBytes: number;
   /** Bytes of memory for object infos that are not dirty. */
   cacheBytes: number;
-  /** A checkpoint starts at the latest after this many changed objects, log entries or milliseconds. */
+  /**
+   * A checkpoint starts at the latest after this many changed objects, log entries or milliseconds.
+   */
   checkpointObjects: number;
   checkpointEntries: number;
   checkpointMs: number;
@@ -62,7 +69,8 @@ export function storeOptions(partial: Partial<StoreOptions> = {}): Readonly<Stor
     "dataFileBytes must be a multiple of 128 KiB",
   );
   assert(
-    options.directWriteBytes >= BLOCK_SIZE && options.directWriteBytes <= options.walSegmentBytes / 4,
+    options.directWriteBytes >= BLOCK_SIZE &&
+      options.directWriteBytes <= options.walSegmentBytes / 4,
     "directWriteBytes must be between 4,096 and a quarter of walSegmentBytes",
   );
   return Object.freeze(options);

@@ -94,7 +94,7 @@ export class Overlay {
 
   /** The bytes of consecutive slots as few pieces as possible. */
   gather(entries: readonly OverlayEntry[], out: Buffer[]): void {
-    for (let i = 0; i < entries.length; ) {
+    for (let i = 0; i < entries.length;) {
       const first = entries[i]!;
       let count = 1;
       while (

@@ -54,7 +54,9 @@ export class PgState {
 
   tail: LogEntry[] = [];
   diskEnd: Version = VERSION_ZERO;
-  /** The index holds chunks beyond diskEnd (or, `voidIndex`, only chunks) that are to be deleted. */
+  /**
+   * The index holds chunks beyond diskEnd (or, `voidIndex`, only chunks) that are to be deleted.
+   */
   private cut = false;
   private voidIndex = false;
   /** It may hold whole chunks at or below logTail. */
@@ -86,7 +88,12 @@ export class PgState {
     if (this.fresh || compareVersions(from, upTo) >= 0) return;
     const range = logOf(this.id);
     let start = range.start;
-    const before = { start: range.start, end: logKey(this.id, after(from)), reverse: true, limit: 1 };
+    const before = {
+      start: range.start,
+      end: logKey(this.id, after(from)),
+      reverse: true,
+      limit: 1,
+    };
     for (const { key } of this.index.range(before)) start = key;
     for (const { key, value } of this.index.range({ start, end: logKey(this.id, after(upTo)) })) {
       for (const entry of this.chunk(key, value)) {
@@ -121,7 +128,11 @@ export class PgState {
     }
     const upTo = compareVersions(version, this.diskEnd) < 0 ? version : this.diskEnd;
     if (!this.fresh && compareVersions(upTo, this.logTail) > 0) {
-      const before = { start: logOf(this.id).start, end: logKey(this.id, after(upTo)), reverse: true };
+      const before = {
+        start: logOf(this.id).start,
+        end: logKey(this.id, after(upTo)),
+        reverse: true,
+      };
       for (const { key, value } of this.index.range({ ...before, limit: 1 })) {
         const entries = this.chunk(key, value);
         const count = firstAbove(entries, upTo);

@@ -62,12 +62,15 @@ export class BlockPlacer {
     object.blocks[at] = block + 1;
   }
 
-  /** Chooses disk blocks for a write: fresh ones for a direct write and for holes, the same otherwise. */
+  /**
+   * Chooses disk blocks for a write: fresh ones for a direct write and for holes, the same
+   * otherwise.
+   */
   private chooseBlocks(object: ObjectState, first: number, count: number, direct: boolean): Run[] {
     const before = first > 0 && first - 1 < object.extent ? object.blocks[first - 1]! - 1 : -1;
     if (direct) return this.allocator.allocate(count, before);
     const runs: Run[] = [];
-    for (let i = 0; i < count; ) {
+    for (let i = 0; i < count;) {
       const at = first + i;
       const old = at < object.extent ? object.blocks[at]! : 0;
       if (old !== 0) {
@@ -76,9 +79,13 @@ export class BlockPlacer {
         continue;
       }
       let holes = 1;
-      while (i + holes < count && !(at + holes < object.extent && object.blocks[at + holes] !== 0)) holes++;
+      while (i + holes < count && !(at + holes < object.extent && object.blocks[at + holes] !== 0))
+        holes++;
       const near = runs.at(-1);
-      for (const run of this.allocator.allocate(holes, near ? near.start + near.count - 1 : before)) {
+      for (const run of this.allocator.allocate(
+        holes,
+        near ? near.start + near.count - 1 : before,
+      )) {
         appendRun(runs, run.start, run.count);
       }
       i += holes;
@@ -86,7 +93,10 @@ export class BlockPlacer {
     return runs;
   }
 
-  /** Points the object at the placement's blocks; small data goes into the overlay, held for `group`. */
+  /**
+   * Points the object at the placement's blocks; small data goes into the overlay, held for
+   * `group`.
+   */
   private setBlocks(
     object: ObjectState,
     placement: Placement,
@@ -108,7 +118,7 @@ export class BlockPlacer {
         if (direct) continue;
         const entry = this.overlay.add(object, at, block, group.order);
         group.entries.push(entry);
-        for (let filled = 0; filled < BLOCK_SIZE; ) {
+        for (let filled = 0; filled < BLOCK_SIZE;) {
           const source = data[chunk]!;
           const take = Math.min(source.length - skip, BLOCK_SIZE - filled);
           source.copy(entry.bytes, filled, skip, skip + take);

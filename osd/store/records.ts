@@ -7,7 +7,7 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { PgId } from "../../cluster/base/ids.js";
-import type { ByteReader} from "./bytes.js";
+import type { ByteReader } from "./bytes.js";
 import { type ByteWriter } from "./bytes.js";
 import type { LogEntry, OpKind, RetryRecord, Version } from "./chunk-store.js";
 import type { Run } from "./extent-map.js";
@@ -143,7 +143,8 @@ function getPlacement(from: ByteReader): Placement {
     total += run.count;
     runs.push(run);
   }
-  if (total !== blocks) throw new DssError("Malformed", "a WAL record's runs do not fit its blocks");
+  if (total !== blocks)
+    throw new DssError("Malformed", "a WAL record's runs do not fit its blocks");
   return { direct, first, runs, sums: from.u32s(blocks) };
 }
 
@@ -209,7 +210,8 @@ export function getRecord(from: ByteReader): WalRecord {
   const end = start + from.u32();
   const type = from.u8();
   const record = getBody(from, type);
-  if (from.at !== end) throw new DssError("Malformed", `a WAL record of type ${type} has a wrong length`);
+  if (from.at !== end)
+    throw new DssError("Malformed", `a WAL record of type ${type} has a wrong length`);
   return record;
 }
 

@@ -53,7 +53,9 @@ export function encodePg(out: ByteWriter, pg: PgState): void {
 function checkFormat(from: ByteReader, known: number, what: string): void {
   const format = from.u8();
   if (format === known) return;
-  throw new DssError("IncompatibleVersion", `${what} has format ${format}`, { hint: "run a newer dss" });
+  throw new DssError("IncompatibleVersion", `${what} has format ${format}`, {
+    hint: "run a newer dss",
+  });
 }
 
 function loadPg(index: OrderedStore, key: Buffer, value: Buffer): PgState {
@@ -92,7 +94,8 @@ export function loadIndex(
     const what = (): string => `object ${name} of PG ${formatPg(id)}`;
     const pg = pgs.get(id);
     const count = counted.get(id);
-    if (!pg || !count) throw new DssError("Corrupt", `the index has ${what()}, but no such PG`, { hint: HINT });
+    if (!pg || !count)
+      throw new DssError("Corrupt", `the index has ${what()}, but no such PG`, { hint: HINT });
     const object = new ObjectState(pg, name);
     object.decode(openValue(key, value, what));
     count.objects++;
@@ -120,7 +123,10 @@ export function loadIndex(
     const id = pgOfKey(key);
     const pg = pgs.get(id);
     const from = openValue(key, value, () => `the retry memory of PG ${formatPg(id)}`);
-    if (!pg) throw new DssError("Corrupt", `the index has retries of PG ${formatPg(id)}, but no such PG`, { hint: HINT });
+    if (!pg)
+      throw new DssError("Corrupt", `the index has retries of PG ${formatPg(id)}, but no such PG`, {
+        hint: HINT,
+      });
     pg.retries.merge([getRetryRecord(from)]);
     pg.retries.dirty.clear();
   }

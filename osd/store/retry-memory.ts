@@ -1,6 +1,7 @@
 /**
  * Remembered answers of one PG (design §4 Retries): per client the lowest unanswered sequence and
- * the answers at or above it. Pure; the file store persists one value per client, both stores use it.
+ * the answers at or above it. Pure; the file store persists one value per client, both stores use
+ * it.
  */
 import { compareVersions, type LogEntry, type RetryRecord, type Version } from "./chunk-store.js";
 
@@ -40,7 +41,10 @@ export class RetryMemory {
     this.dirty.add(entry.client);
   }
 
-  answered(id: number, sequence: number): { version: Version; size: number } | "below-floor" | undefined {
+  answered(
+    id: number,
+    sequence: number,
+  ): { version: Version; size: number } | "below-floor" | undefined {
     const client = this.clients.get(id);
     if (!client) return undefined;
     if (sequence < client.floor) return "below-floor";
@@ -61,7 +65,9 @@ export class RetryMemory {
     }
   }
 
-  /** The requests behind log entries after `common` were rolled back: they have no answer any more. */
+  /**
+   * The requests behind log entries after `common` were rolled back: they have no answer any more.
+   */
   forgetAfter(common: Version): void {
     for (const [id, client] of this.clients) {
       for (const [sequence, answer] of client.answers) {

@@ -51,12 +51,14 @@ export class SpaceGauge {
     this.scarce = available < total / 8;
     this.highWater = highWater;
     const { reserveBytes } = this.options;
-    if (this.hasReserve || reserveBytes === 0 || this.available < reserveBytes * REFILL_FACTOR) return;
+    if (this.hasReserve || reserveBytes === 0 || this.available < reserveBytes * REFILL_FACTOR)
+      return;
     try {
       await fill(this.disk, reserveBytes);
       this.hasReserve = true;
     } catch (error) {
-      if (!isDssError(error, "NoSpace")) throw error; // Others were faster; the next refresh tries again.
+      // Others were faster; the next refresh tries again.
+      if (!isDssError(error, "NoSpace")) throw error;
     }
   }
 

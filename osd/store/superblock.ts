@@ -40,7 +40,11 @@ export async function writeSuperblock(disk: Disk, superblock: Superblock): Promi
 
 function parse(text: string): Superblock {
   const [json = "", sum = ""] = text.split("\n");
-  if (crc32(Buffer.from(`${json}\n`)).toString(16).padStart(8, "0") !== sum) {
+  if (
+    crc32(Buffer.from(`${json}\n`))
+      .toString(16)
+      .padStart(8, "0") !== sum
+  ) {
     throw new DssError("Corrupt", "the store's superblock fails its checksum", {
       hint: "the disk is damaged; format the folder anew and let recovery fill it",
     });
@@ -80,9 +84,7 @@ export async function readSuperblock(disk: Disk): Promise<Superblock | undefined
   return superblock;
 }
 
-export function newSuperblock(
-  fields: Omit<Superblock, "format" | "version">,
-): Superblock {
+export function newSuperblock(fields: Omit<Superblock, "format" | "version">): Superblock {
   return { format: FORMAT, version: STORE_VERSION, ...fields };
 }
 

@@ -5,7 +5,10 @@ import { OpKind, type Transaction } from "./chunk-store.js";
 
 /** The contract's demands on a transaction; a violation is a bug of the caller. */
 export function checkTransaction(t: Transaction): void {
-  assert(t.offset % BLOCK_SIZE === 0 && t.length % BLOCK_SIZE === 0, "a transaction is not in whole blocks");
+  assert(
+    t.offset % BLOCK_SIZE === 0 && t.length % BLOCK_SIZE === 0,
+    "a transaction is not in whole blocks",
+  );
   let bytes = 0;
   for (const chunk of t.data) bytes += chunk.length;
   assert(bytes === t.sums.length * BLOCK_SIZE, "a transaction's data and checksums do not fit");

@@ -56,7 +56,8 @@ function parseHeader(page: Buffer, geometry: WalGeometry, position: number): Hea
   const { segmentBytes, segments } = geometry;
   const slot = (p: number): number => p % (segmentBytes * segments);
   if (slot(found) !== slot(position) || headBytes < HEADER_BYTES) return undefined;
-  if ((found % segmentBytes) + pages(headBytes) + blocks * BLOCK_SIZE > segmentBytes) return undefined;
+  if ((found % segmentBytes) + pages(headBytes) + blocks * BLOCK_SIZE > segmentBytes)
+    return undefined;
   return { number, position: found, previous, declared, headBytes, blocks, records, recordsCrc };
 }
 
@@ -104,7 +105,8 @@ export async function recoverWal(
   let groups = 0;
   let cut = false;
   for (;;) {
-    const nextSegment = (Math.floor(end.position / geometry.segmentBytes) + 1) * geometry.segmentBytes;
+    const nextSegment =
+      (Math.floor(end.position / geometry.segmentBytes) + 1) * geometry.segmentBytes;
     const number = end.number + 1;
     const header = [end.position, nextSegment]
       .map((position) => headers.get(position))
@@ -160,7 +162,10 @@ async function directsAreThere(
   return true;
 }
 
-/** Undefined when the group is torn; a `mustExist` one may have damaged data blocks, which it counts. */
+/**
+ * Undefined when the group is torn; a `mustExist` one may have damaged data blocks, which it
+ * counts.
+ */
 async function readGroup(
   files: readonly DiskFile[],
   geometry: WalGeometry,
@@ -189,6 +194,7 @@ async function readGroup(
     }
     group.records.push({ record, data: bytes.subarray(start, at) });
   }
-  if (at !== bytes.length) throw new DssError("Malformed", "a WAL group's records do not fit its data");
+  if (at !== bytes.length)
+    throw new DssError("Malformed", "a WAL group's records do not fit its data");
   return group.damaged > 0 && !mustExist ? undefined : group;
 }

@@ -105,7 +105,14 @@ export class Wal {
   /** Everything up to here is in the index. */
   private tail: WalPoint;
 
-  readonly counters = { walGroups: 0, walRecords: 0, walBytes: 0, walEmptyGroups: 0, walStalls: 0, walUnlogged: 0 };
+  readonly counters = {
+    walGroups: 0,
+    walRecords: 0,
+    walBytes: 0,
+    walEmptyGroups: 0,
+    walStalls: 0,
+    walUnlogged: 0,
+  };
 
   constructor(
     private readonly files: readonly DiskFile[],
@@ -127,7 +134,10 @@ export class Wal {
     for (let i = 0; i < geometry.segments; i++) {
       const file = await disk.open(segmentPath(i), { create: true });
       for (let at = 0; at < geometry.segmentBytes; at += zeros.length) {
-        await file.write([zeros.subarray(0, Math.min(zeros.length, geometry.segmentBytes - at))], at);
+        await file.write(
+          [zeros.subarray(0, Math.min(zeros.length, geometry.segmentBytes - at))],
+          at,
+        );
       }
       await file.sync();
       await file.close();
@@ -242,7 +252,9 @@ export class Wal {
     }
   }
 
-  /** Where a group of `bytes` goes, leaving `spare` bytes in its segment; -1 when the ring is full. */
+  /**
+   * Where a group of `bytes` goes, leaving `spare` bytes in its segment; -1 when the ring is full.
+   */
   private place(bytes: number, spare: number, from = this.end.position): number {
     const { segmentBytes, segments } = this.geometry;
     assert(bytes + spare <= segmentBytes, `a WAL group of ${bytes} bytes exceeds its segment`);
@@ -276,7 +288,10 @@ export class Wal {
     if (this.fits()) return { last: this.lastSealed, unlogged: [] };
     this.unlogged = this.sealed;
     this.sealed = [];
-    return { last: this.inFlight ?? { order: this.durable, point: this.end }, unlogged: this.unlogged };
+    return {
+      last: this.inFlight ?? { order: this.durable, point: this.end },
+      unlogged: this.unlogged,
+    };
   }
 
   /** The index contains the groups that were handed out. */
@@ -376,7 +391,9 @@ export class Wal {
     this.startNext();
   }
 
-  /** Where the log stands after a durable sealed group: empty groups behind it count as part of it. */
+  /**
+   * Where the log stands after a durable sealed group: empty groups behind it count as part of it.
+   */
   pointOf(sealed: SealedPoint): WalPoint {
     return this.durable === sealed.order ? this.end : sealed.point;
   }
@@ -393,7 +410,8 @@ export class Wal {
     const flying = this.inFlight ? [this.inFlight] : [];
     const groups = [...flying, ...this.unlogged, ...this.sealed, this.current];
     for (const resolve of this.drainWaiters) resolve();
-    for (const waiter of this.declareWaiters) waiter.reject(new DssError("Disk", "the WAL has failed"));
+    for (const waiter of this.declareWaiters)
+      waiter.reject(new DssError("Disk", "the WAL has failed"));
     return groups.flatMap((group) => group.callbacks);
   }
 
@@ -408,7 +426,8 @@ export class Wal {
 
   /** Resolves when every record is durable, or the log is dead. */
   async drain(): Promise<void> {
-    if (!this.dead && !this.idle) await new Promise<void>((resolve) => this.drainWaiters.push(resolve));
+    if (!this.dead && !this.idle)
+      await new Promise<void>((resolve) => this.drainWaiters.push(resolve));
   }
 
   async close(): Promise<void> {

@@ -37,11 +37,19 @@ const store = await FileStore.open(await openNodeDisk(directory), {
   random: nodeRandom,
 });
 for (let pg = 0; pg < PGS; pg++) {
-  await new Promise<void>((resolve) => store.createPg(65_536 + pg, Buffer.alloc(0), () => resolve()));
+  await new Promise<void>((resolve) =>
+    store.createPg(65_536 + pg, Buffer.alloc(0), () => resolve()),
+  );
 }
 
 const sequences = new Uint32Array(PGS);
-function write(object: number, offset: number, data: Buffer, sums: Uint32Array, done: () => void): void {
+function write(
+  object: number,
+  offset: number,
+  data: Buffer,
+  sums: Uint32Array,
+  done: () => void,
+): void {
   const pg = object % PGS;
   const seq = ++sequences[pg]!;
   if (seq % 256 === 0 && seq > 2_000) store.trimLog(65_536 + pg, { interval: 1, seq: seq - 2_000 });
@@ -128,7 +136,9 @@ async function measure(
   );
 }
 
-console.log(`store in ${directory}, ${seconds} s each, rss ${Math.round(process.memoryUsage.rss() / MiB)} MiB idle`);
+console.log(
+  `store in ${directory}, ${seconds} s each, rss ${Math.round(process.memoryUsage.rss() / MiB)} MiB idle`,
+);
 const large = random.bytes(MiB);
 const largeSums = blockChecksums(large);
 const small = random.bytes(BLOCK_SIZE);
@@ -146,16 +156,24 @@ await new Promise<void>((resolve) => {
 for (const depth of [1, 4, 16]) await measure(`write 1 MiB x${depth}`, depth, MiB, nextLarge);
 const nextSmall = (done: () => void): void =>
   write(random.int(0, OBJECTS - 1), random.int(0, 1023) * BLOCK_SIZE, small, smallSums, done);
-for (const depth of [1, 16, 64]) await measure(`write 4 KiB random x${depth}`, depth, BLOCK_SIZE, nextSmall);
-const read = (bytes: number) => (done: () => void): void => {
-  const object = random.int(0, OBJECTS - 1);
-  const offset = random.int(0, OBJECT / bytes - 1) * bytes;
-  store
-    .read(65_536 + (object % PGS), `10000000001.${object.toString(16).padStart(8, "0")}`, offset, bytes)
-    .then(done, (error: unknown) => {
-      throw error;
-    });
-};
+for (const depth of [1, 16, 64])
+  await measure(`write 4 KiB random x${depth}`, depth, BLOCK_SIZE, nextSmall);
+const read =
+  (bytes: number) =>
+  (done: () => void): void => {
+    const object = random.int(0, OBJECTS - 1);
+    const offset = random.int(0, OBJECT / bytes - 1) * bytes;
+    store
+      .read(
+        65_536 + (object % PGS),
+        `10000000001.${object.toString(16).padStart(8, "0")}`,
+        offset,
+        bytes,
+      )
+      .then(done, (error: unknown) => {
+        throw error;
+      });
+  };
 await measure("read 4 KiB random x16", 16, BLOCK_SIZE, read(BLOCK_SIZE));
 for (const depth of [1, 4]) await measure(`read 1 MiB random x${depth}`, depth, MiB, read(MiB));
 console.log(JSON.stringify(store.counters()));

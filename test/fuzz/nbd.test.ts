@@ -44,7 +44,7 @@ function mutate(random: Prng, frame: Buffer): Buffer {
 }
 
 function* split(random: Prng, bytes: Buffer): Generator<Buffer> {
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     const size = random.chance(0.5) ? bytes.length : random.int(1, 40);
     yield bytes.subarray(at, at + size);
     at += size;

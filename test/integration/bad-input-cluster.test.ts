@@ -306,7 +306,10 @@ await t.test("garbage and oversized requests on the NBD port", async (t) => {
   for (const { what, bytes, ends } of cases.filter((each) => !/version|unknown/.test(each.what))) {
     const lines = server.stderr.split("\n").length;
     await send({ path }, bytes, ends);
-    const added = server.stderr.split("\n").slice(lines - 1).join("\n");
+    const added = server.stderr
+      .split("\n")
+      .slice(lines - 1)
+      .join("\n");
     t.ok(added.trim().split("\n").length <= 2, `${what}: no flood of lines\n${added}`);
     t.notMatch(added, /\\n +at /, `${what}: no stack`);
     t.ok(server.running, `${what}: the server lives on`);

@@ -1,6 +1,6 @@
 /**
- * Metadata servers as processes on a real ZooKeeper: the leader is killed while files are created. Nothing that was answered
- * is lost, nothing is done twice, and the standby serves within seconds.
+ * Metadata servers as processes on a real ZooKeeper: the leader is killed while files are created.
+ * Nothing that was answered is lost, nothing is done twice, and the standby serves within seconds.
  */
 import { hostname } from "node:os";
 import t from "tap";
@@ -15,7 +15,9 @@ import { startZooKeeper } from "../support/zookeeper.js";
 
 t.setTimeout(180_000);
 const ACTOR: Actor = { uid: 0, gid: 0, timeNs: 1n };
-/** Longest pause that clients may see when the leader is killed; the goal is 2 s on an idle machine. */
+/**
+ * Longest pause that clients may see when the leader is killed; the goal is 2 s on an idle machine.
+ */
 const PAUSE_MAX_MS = 6_000;
 
 async function startMds(t: Teardown, id: number, zookeeper: string): Promise<Program> {
@@ -102,11 +104,9 @@ t.test("kill -9 of the leader under a load of creates", async (t) => {
   const workers = Array.from({ length: 16 }, worker);
   const progress = async (more: number): Promise<void> => {
     const target = acknowledged.size + more;
-    await waitFor(
-      `${more} more creates`,
-      () => errors.length > 0 || acknowledged.size >= target,
-      { withinMs: 40_000 },
-    );
+    await waitFor(`${more} more creates`, () => errors.length > 0 || acknowledged.size >= target, {
+      withinMs: 40_000,
+    });
   };
   await progress(2_000);
   for (const round of [1, 2]) {
@@ -130,7 +130,11 @@ t.test("kill -9 of the leader under a load of creates", async (t) => {
   const names = await list(session, ROOT_INO);
   const found = new Set(names);
   t.equal(names.length, found.size, "no name twice");
-  t.same([...acknowledged].filter((name) => !found.has(name)), [], "all that was answered is there");
+  t.same(
+    [...acknowledged].filter((name) => !found.has(name)),
+    [],
+    "all that was answered is there",
+  );
   t.equal(names.length, next, "and nothing else");
   const { answer } = await session.mds.call({ op: "getattr", ino: ROOT_INO });
   t.equal(answer.inode!.size, names.length);

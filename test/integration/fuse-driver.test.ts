@@ -46,7 +46,7 @@ class Host {
   }
 
   async until(pattern: RegExp): Promise<RegExpMatchArray> {
-    for (const end = Date.now() + 20_000; Date.now() < end; ) {
+    for (const end = Date.now() + 20_000; Date.now() < end;) {
       const match = pattern.exec(this.output);
       if (match) return match;
       if (this.child.exitCode !== null) break;
@@ -259,11 +259,7 @@ for call in (lambda: os.getxattr(f, "user.one"), lambda: os.setxattr(f, "user.tw
 }
 
 /** What only the kernel protocol can do. */
-async function kernelOnly(
-  t: Test,
-  host: Host,
-  at: (...parts: string[]) => string,
-): Promise<void> {
+async function kernelOnly(t: Test, host: Host, at: (...parts: string[]) => string): Promise<void> {
   await t.test("files belong to their caller; others' writes clear set-uid", async (t) => {
     fs.mkdirSync(at("open-dir"));
     fs.chmodSync(at("open-dir"), 0o777);
@@ -302,10 +298,7 @@ try: os.ftruncate(fd, 2**60)
 except OSError as e: print(errno.errorcode[e.errno])`,
       host.mountpoint,
     ]);
-    t.equal(
-      out,
-      "EEXIST ok EINVAL Y\n262144 0 327680\n0 2 327680\nENXIO\nEFBIG\n",
-    );
+    t.equal(out, "EEXIST ok EINVAL Y\n262144 0 327680\n0 2 327680\nENXIO\nEFBIG\n");
   });
 
   await t.test("notifications reach the kernel", async (t) => {

@@ -332,7 +332,7 @@ export class MemoryFileSystem implements FileSystem {
     const inode = this.get(ino);
     const end = Math.min(offset + length, inode.size);
     const pieces: Buffer[] = [];
-    for (let at = offset; at < end; ) {
+    for (let at = offset; at < end;) {
       const within = at % CHUNK;
       const size = Math.min(CHUNK - within, end - at);
       const chunk = inode.chunks.get((at - within) / CHUNK) ?? ZEROS;
@@ -359,7 +359,7 @@ export class MemoryFileSystem implements FileSystem {
     options: { flags: number; killPrivileges: boolean; fromPageCache: boolean },
   ): Promise<number> {
     const inode = this.get(ino);
-    for (let done = 0; done < data.length; ) {
+    for (let done = 0; done < data.length;) {
       const at = offset + done;
       const within = at % CHUNK;
       const size = Math.min(CHUNK - within, data.length - done);

@@ -59,7 +59,7 @@ t.test("nbdinfo sees the export over TCP and unix sockets", async (t) => {
     t.match(info.exports, [
       {
         "export-name": "disk",
-        "description": "a disk in memory",
+        description: "a disk in memory",
         "export-size": SIZE,
         is_read_only: false,
         can_flush: true,
@@ -82,7 +82,9 @@ t.test("nbdinfo sees the export over TCP and unix sockets", async (t) => {
 t.test("nbdinfo --list names every export", async (t) => {
   const { stdout } = await run("nbdinfo", ["--list", "--json", `nbd://127.0.0.1:${port}`]);
   t.same(
-    JSON.parse(stdout).exports.map((e: Record<string, unknown>) => e["export-name"]).sort(),
+    JSON.parse(stdout)
+      .exports.map((e: Record<string, unknown>) => e["export-name"])
+      .sort(),
     ["disk", "frozen"],
   );
 });

@@ -3,14 +3,14 @@
  * ids and the map's store, with servers killed, stopped and started again.
  */
 import t, { type Test } from "tap";
-import type { DssError} from "../../cluster/base/errors.js";
+import type { DssError } from "../../cluster/base/errors.js";
 import { isDssError, type ErrorCode } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
 import type { OsdInfo } from "../../cluster/map/daemon-info.js";
 import { nodeClock } from "../../cluster/platform/node.js";
 import { ClientIds } from "../../cluster/zk/client-ids.js";
 import { ensureCluster, readCluster } from "../../cluster/zk/cluster-record.js";
-import type { MultiError} from "../../cluster/zk/coordination.js";
+import type { MultiError } from "../../cluster/zk/coordination.js";
 import { type Coordination, type SessionEvent } from "../../cluster/zk/coordination.js";
 import { Election, multiUnder, watchLeader, type Term } from "../../cluster/zk/election.js";
 import { MapWatch } from "../../cluster/zk/map-watch.js";
@@ -149,7 +149,10 @@ t.test("one server", async (t) => {
     const versions = await Promise.all(
       Array.from({ length: 500 }, (_, i) => session.set("/order", text(String(i)), i)),
     );
-    t.same(versions, Array.from({ length: 500 }, (_, i) => i + 1));
+    t.same(
+      versions,
+      Array.from({ length: 500 }, (_, i) => i + 1),
+    );
     t.comment(`500 pipelined writes in ${Math.round(performance.now() - start)} ms`);
     t.equal((await session.get("/order"))!.data.toString(), "499");
   });
@@ -171,7 +174,12 @@ t.test("one server", async (t) => {
 
     const listings: string[] = [];
     const directory = watchDirectory(session, "/folder", log, (children) =>
-      listings.push([...children].map(([name, n]) => `${name}=${n.data}`).sort().join()),
+      listings.push(
+        [...children]
+          .map(([name, n]) => `${name}=${n.data}`)
+          .sort()
+          .join(),
+      ),
     );
     await directory.ready;
     await other.ensurePath("/folder");
@@ -375,7 +383,10 @@ t.test("a server that dies, freezes and forgets", async (t) => {
     const node = (await session.get("/seen"))!;
     await session.set("/seen", text("after"), node.version);
     await until("the watch still works", () => values.at(-1) === "after");
-    t.same(events.filter((e) => e === "expired"), []);
+    t.same(
+      events.filter((e) => e === "expired"),
+      [],
+    );
     watch.stop();
   });
 

@@ -25,7 +25,10 @@ export const DATA: Scenarios = {
       });
     });
     const lines = fs.readFileSync(at("log"), "utf8").trim().split("\n");
-    assert.deepEqual(lines, Array.from({ length: 200 }, (_, i) => String(i)));
+    assert.deepEqual(
+      lines,
+      Array.from({ length: 200 }, (_, i) => String(i)),
+    );
     // An append goes to the end whatever position is asked for.
     withOpen(at("log"), "a", (fd) => void fs.writeSync(fd, "end", 0));
     assert.ok(fs.readFileSync(at("log"), "utf8").endsWith("199\nend"));
@@ -57,7 +60,10 @@ export const DATA: Scenarios = {
     fs.truncateSync(at("f"), OBJECT + 50 * KIB);
     const now = fs.readFileSync(at("f"));
     assert.ok(now.subarray(0, OBJECT + 1).equals(data.subarray(0, OBJECT + 1)));
-    assert.ok(now.subarray(OBJECT + 1).every((byte) => byte === 0), "old bytes never come back");
+    assert.ok(
+      now.subarray(OBJECT + 1).every((byte) => byte === 0),
+      "old bytes never come back",
+    );
     fs.truncateSync(at("f"), 1_000);
     fs.truncateSync(at("f"), 3 * OBJECT);
     withOpen(at("f"), "r+", (fd) => {

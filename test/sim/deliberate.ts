@@ -4,7 +4,9 @@ import { fileURLToPath } from "node:url";
 import type { Faults } from "../../osd/core/faults.js";
 import type { Scenario } from "./scenarios.js";
 
-/** `seed` is the first one that found it when it was last measured: tests begin there, to be quick. */
+/**
+ * `seed` is the first one that found it when it was last measured: tests begin there, to be quick.
+ */
 export const FOUND_BY: Record<keyof Faults, { scenario: Scenario; seed: number }> = {
   acknowledgeBeforeSync: { scenario: "failover", seed: 2 },
   skipIntervalCheck: { scenario: "failover", seed: 10 },

@@ -1,7 +1,8 @@
 /**
- * Random work on objects under faults, checked against a model: no acknowledged change is lost, no read is wrong, replicas are
- * equal in the end. Each object has one writer at a time, so its content is known exactly; after a client crash the
- * change it had under way may or may not have happened, block by block.
+ * Random work on objects under faults, checked against a model: no acknowledged change is lost, no
+ * read is wrong, replicas are equal in the end. Each object has one writer at a time, so its
+ * content is known exactly; after a client crash the change it had under way may or may not have
+ * happened, block by block.
  */
 import { strict as assert } from "node:assert";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
@@ -254,7 +255,7 @@ class Scenario {
     const writes: { offset: number; bytes: Buffer }[] = [];
     let data = object.content.data;
     object.pendingSizes = [];
-    for (let block = this.random.int(0, 2); block < OBJECT_BYTES_MAX / BLOCK_SIZE; ) {
+    for (let block = this.random.int(0, 2); block < OBJECT_BYTES_MAX / BLOCK_SIZE;) {
       const blocks = Math.min(this.random.int(1, 3), OBJECT_BYTES_MAX / BLOCK_SIZE - block);
       const from = this.random.int(0, BLOCK_SIZE - 1);
       const bytes = this.random.bytes(this.random.int(1, blocks * BLOCK_SIZE - from));
@@ -296,7 +297,8 @@ class Scenario {
     const size = this.random.int(0, OBJECT_BYTES_MAX);
     if (size >= data.length) return;
     // What the last truncation cut must be gone before a larger size could show it again.
-    if (size > object.truncation.size) await client.objecter.trim(address(object), this.access(object));
+    if (size > object.truncation.size)
+      await client.objecter.trim(address(object), this.access(object));
     if (client !== this.client) return;
     object.truncation = { seq: object.truncation.seq + 1, size };
     object.content = { exists, data: data.subarray(0, size) };
@@ -327,7 +329,10 @@ class Scenario {
     const read = await objecter.read(address(object), 0, OBJECT_BYTES_MAX, this.access(object));
     return { exists: read.exists, data: Buffer.from(read.data) };
   }
-  private access(object: ModelObject): { truncation: { seq: number; size: number }; minEpoch: number } {
+  private access(object: ModelObject): {
+    truncation: { seq: number; size: number };
+    minEpoch: number;
+  } {
     return { truncation: object.truncation, minEpoch: this.minEpoch };
   }
 

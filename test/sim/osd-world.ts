@@ -167,7 +167,10 @@ export class OsdWorld {
 
   async startOsd(id: OsdId): Promise<void> {
     const host = new SimHost(`osd.${id}`, this.network);
-    const clock = this.clock.forNode(() => host.alive, (work) => host.run(work));
+    const clock = this.clock.forNode(
+      () => host.alive,
+      (work) => host.run(work),
+    );
     const store = await this.disks.get(id)!.open(clock);
     const incarnation = `life-${++this.incarnations}`;
     const maps = new HostMaps(this.map, clock, () => this.mapFor(host));
@@ -340,7 +343,10 @@ export class OsdWorld {
   startClient(): SimClient {
     const id = this.nextClient++;
     const host = new SimHost(`client.${id}`, this.network);
-    const clock = this.clock.forNode(() => host.alive, (work) => host.run(work));
+    const clock = this.clock.forNode(
+      () => host.alive,
+      (work) => host.run(work),
+    );
     const maps = new HostMaps(this.map, clock, () => this.mapFor(host));
     const random = this.nodeRandom();
     const logger = this.logger.child({ host: host.name });

@@ -1,4 +1,7 @@
-/** Fixed seeds of the simulated OSD cluster: message delay and loss, crashes with lost and torn writes. */
+/**
+ * Fixed seeds of the simulated OSD cluster: message delay and loss, crashes with lost and torn
+ * writes.
+ */
 import t from "tap";
 import { explain, runOsdScenario } from "./osd-scenario.js";
 import { memoryDisk, simulatedDisk } from "./stores.js";

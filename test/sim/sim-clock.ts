@@ -1,6 +1,7 @@
 /**
- * Simulated time: one queue of events for the whole world, run in order of time, then of arrival. Between two events
- * all promises settle, so code under test may use `await` freely and a run is a pure function of its seed.
+ * Simulated time: one queue of events for the whole world, run in order of time, then of arrival.
+ * Between two events all promises settle, so code under test may use `await` freely and a run is a
+ * pure function of its seed.
  */
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
 
@@ -64,7 +65,10 @@ export class SimClock {
       setTimer: (ms, work) => {
         // Cancelling must also stop a timer that has fired while the node was frozen.
         let isCancelled = false;
-        const timer = this.schedule(ms, guarded(() => void (isCancelled || work())));
+        const timer = this.schedule(
+          ms,
+          guarded(() => void (isCancelled || work())),
+        );
         return {
           cancel: () => {
             isCancelled = true;

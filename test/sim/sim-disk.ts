@@ -31,7 +31,7 @@ class Pages {
     return copy;
   }
   write(bytes: Buffer, position: number): void {
-    for (let done = 0; done < bytes.length; ) {
+    for (let done = 0; done < bytes.length;) {
       const at = position + done;
       const offset = at % PAGE;
       const take = Math.min(PAGE - offset, bytes.length - done);
@@ -44,7 +44,7 @@ class Pages {
   }
   read(buffer: Buffer, position: number): number {
     const length = Math.max(0, Math.min(buffer.length, this.size - position));
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const at = position + done;
       const offset = at % PAGE;
       const take = Math.min(PAGE - offset, length - done);
@@ -87,7 +87,8 @@ class Index {
   committing: StoreBatch[] = [];
 
   run(batch: StoreBatch): void {
-    for (const { key, value } of batch.puts) this.entries.set(key.toString("latin1"), Buffer.from(value));
+    for (const { key, value } of batch.puts)
+      this.entries.set(key.toString("latin1"), Buffer.from(value));
     for (const key of batch.deletes) this.entries.delete(key.toString("latin1"));
     this.sorted = undefined;
   }
@@ -105,7 +106,8 @@ export interface SimDiskOptions {
   capacityBytes?: number;
 }
 
-const parentOf = (path: string): string => (path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".");
+const parentOf = (path: string): string =>
+  path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
 const normal = (path: string): string => (path === "" ? "." : path);
 
 export class SimDisk {
@@ -118,7 +120,9 @@ export class SimDisk {
   private generation = 0;
   private locked = new Set<string>();
   /** Called before an operation; an error it returns is the operation's outcome. */
-  fault: ((operation: "write" | "sync" | "commit" | "read", path: string) => Error | undefined) | undefined;
+  fault:
+    | ((operation: "write" | "sync" | "commit" | "read", path: string) => Error | undefined)
+    | undefined;
   readonly counts = { writes: 0, syncs: 0, commits: 0, crashes: 0 };
 
   constructor(private readonly options: SimDiskOptions) {}
@@ -297,10 +301,14 @@ class AttachedFile implements DiskFile {
   write(chunks: readonly Buffer[], position: number): Promise<void> {
     if (!this.alive()) return new Promise(() => undefined);
     this.disk.counts.writes++;
-    // Copied at the call, as the contract forbids to change the chunks: a violation shows as damage.
+    // Copied at the call, as the contract forbids to change the chunks: a violation shows as
+    // damage.
     const write: PendingWrite = { bytes: Buffer.concat(chunks), position, done: false };
     const room = this.disk.usage().available;
-    if (room < write.bytes.length && this.inode.cache.map.get(Math.floor(position / PAGE)) === undefined) {
+    if (
+      room < write.bytes.length &&
+      this.inode.cache.map.get(Math.floor(position / PAGE)) === undefined
+    ) {
       return this.disk.later(this.alive, () => {
         throw new DssError("NoSpace", `cannot write ${this.path}`);
       });

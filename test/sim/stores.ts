@@ -37,7 +37,10 @@ function smallStore(random: Prng): Partial<StoreOptions> {
   };
 }
 
-/** The file store on a simulated disk that loses and tears what was not synced when the power is cut. */
+/**
+ * The file store on a simulated disk that loses and tears what was not synced when the power is
+ * cut.
+ */
 export const simulatedDisk: DiskFactory = (osd, random, clock) => {
   const disk = new SimDisk({
     random: random.fork(),

@@ -84,9 +84,15 @@ async function packFileSystem(t: Teardown, folder: string, script: string): Prom
     mkdirSync(dirname(target), { recursive: true });
     copyFileSync(from, target);
   };
-  put(find("bin", (path) => path === "busybox"), "bin/busybox");
+  put(
+    find("bin", (path) => path === "busybox"),
+    "bin/busybox",
+  );
   for (const name of MODULES) {
-    put(find("lib/modules", (path) => path.endsWith(`/${name}.ko`)), `modules/${name}.ko`);
+    put(
+      find("lib/modules", (path) => path.endsWith(`/${name}.ko`)),
+      `modules/${name}.ko`,
+    );
   }
   for (const name of PROGRAMS) {
     const path = programPath(name);

@@ -54,7 +54,7 @@ let stopping = false;
 const say = (line: string): void => print(`${line} .\n`);
 const print = (text: string): void => {
   const bytes = Buffer.from(text);
-  for (let done = 0; done < bytes.length; ) done += fs.writeSync(1, bytes, done);
+  for (let done = 0; done < bytes.length;) done += fs.writeSync(1, bytes, done);
 };
 
 function range(random: Prng, blocks: number): { first: number; count: number } {
@@ -63,9 +63,7 @@ function range(random: Prng, blocks: number): { first: number; count: number } {
 }
 
 function stamped(file: number, first: number, count: number, generation: number): Buffer {
-  return Buffer.concat(
-    Array.from({ length: count }, (_, i) => stamp(file, first + i, generation)),
-  );
+  return Buffer.concat(Array.from({ length: count }, (_, i) => stamp(file, first + i, generation)));
 }
 
 // ---- Files -------------------------------------------------------------------------------------
@@ -177,10 +175,7 @@ async function writeVolume(socket: string, volume: string): Promise<void> {
       if (covered.length > 0) say(`k ${covered.join(" ")}`);
     }
   };
-  await Promise.all([
-    flusher(),
-    ...Array.from({ length: IN_FLIGHT }, () => writer(random.fork())),
-  ]);
+  await Promise.all([flusher(), ...Array.from({ length: IN_FLIGHT }, () => writer(random.fork()))]);
   client.close();
 }
 

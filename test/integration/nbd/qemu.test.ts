@@ -39,5 +39,8 @@ t.test("a Linux kernel keeps ext4 on an export", { timeout: 200_000 }, async (t)
   t.equal(results.get("fsck"), "clean");
   t.equal(results.get("done"), "yes");
   t.ok(image.calls.includes("flush"), "the kernel's barriers arrive");
-  t.ok(image.calls.some((call) => call.startsWith("trim")), "its discards arrive");
+  t.ok(
+    image.calls.some((call) => call.startsWith("trim")),
+    "its discards arrive",
+  );
 });

@@ -99,7 +99,10 @@ t.test("nbdcopy both ways, and what is zero takes no space", async (t) => {
     withData,
     "zeros are holes",
   );
-  t.ok(objects.every(({ osds }) => osds.length === 3), "on three OSDs each");
+  t.ok(
+    objects.every(({ osds }) => osds.length === 3),
+    "on three OSDs each",
+  );
 });
 
 t.test("qemu-io writes, zeroes, discards and verifies", async (t) => {

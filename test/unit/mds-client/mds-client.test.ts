@@ -174,7 +174,12 @@ t.test("unsafe and unanswered requests go to the next leader, in order", async (
   t.same(second.opens[0]!.floor, 2, "the first is safe, the second is not");
   t.same(
     second.calls.map(({ id, replay }) => [id, replay]),
-    [[3, true], [4, false], [5, false], [6, false]],
+    [
+      [3, true],
+      [4, false],
+      [5, false],
+      [6, false],
+    ],
     "the second was known to the new leader; only what was answered is a replay",
   );
   let isSafe = false;

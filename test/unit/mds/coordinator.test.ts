@@ -93,16 +93,31 @@ t.test("a batch of registrations is one epoch, and creates the PGs on their up s
 
 t.test("a pool waits for its OSDs", (t) => {
   const c = fresh({ createWaitMs: 5000 });
-  t.same(healthOf(c.map).checks.map((x) => x.code), ["NO_OSDS", "POOL_WAITING"]);
+  t.same(
+    healthOf(c.map).checks.map((x) => x.code),
+    ["NO_OSDS", "POOL_WAITING"],
+  );
   run(c, [registered(0)], 0);
   run(c, [], 100_000);
-  t.ok(entries(c.map).every((pg) => pg.inSync.length === 0), "one OSD is below the minimum");
+  t.ok(
+    entries(c.map).every((pg) => pg.inSync.length === 0),
+    "one OSD is below the minimum",
+  );
   run(c, [registered(1)], 100_000);
   run(c, [], 104_999);
-  t.ok(entries(c.map).every((pg) => pg.inSync.length === 0), "two wait for a third");
-  t.match(healthOf(c.map).checks.map((x) => x.code), ["TOO_FEW_OSDS", "POOL_WAITING"]);
+  t.ok(
+    entries(c.map).every((pg) => pg.inSync.length === 0),
+    "two wait for a third",
+  );
+  t.match(
+    healthOf(c.map).checks.map((x) => x.code),
+    ["TOO_FEW_OSDS", "POOL_WAITING"],
+  );
   run(c, [], 105_000);
-  t.ok(entries(c.map).every((pg) => pg.inSync.length === 2), "but not for ever");
+  t.ok(
+    entries(c.map).every((pg) => pg.inSync.length === 2),
+    "but not for ever",
+  );
   t.same(pgSummary(c.map), { total: 64, clean: 0, degraded: 64, misplaced: 0, inactive: 0 });
   t.end();
 });
@@ -123,18 +138,27 @@ t.test("sets go on without a lost OSD, down to the minimum; then they wait for i
   run(c, [gone(1)], 7000);
   t.match(osdOf(c.map, 1), { up: false, in: true, downSinceMs: 7000, state: "failed" });
   entries(c.map).forEach((pg, index) => {
-    t.same(pg.inSync, before[index]!.inSync.filter((id) => id !== 1));
+    t.same(
+      pg.inSync,
+      before[index]!.inSync.filter((id) => id !== 1),
+    );
     t.equal(pg.interval, 3);
     t.not(pg.primary, 1);
     t.ok(pg.inSync.includes(pg.primary));
     if (before[index]!.primary !== 1) t.equal(pg.primary, before[index]!.primary, "undisturbed");
   });
-  t.same(healthOf(c.map).checks.map((x) => x.code), ["OSD_DOWN", "PG_DEGRADED"]);
+  t.same(
+    healthOf(c.map).checks.map((x) => x.code),
+    ["OSD_DOWN", "PG_DEGRADED"],
+  );
   run(c, [gone(0), gone(2)]);
   t.ok(entries(c.map).every((pg) => pg.primary === -1 && pg.inSync.length === 2));
   t.equal(healthOf(c.map).status, "HEALTH_ERR");
   run(c, [registered(1, { incarnation: "second" })]);
-  t.ok(entries(c.map).every((pg) => pg.primary === -1), "it is not complete");
+  t.ok(
+    entries(c.map).every((pg) => pg.primary === -1),
+    "it is not complete",
+  );
   run(c, [registered(2, { incarnation: "second" })]);
   t.ok(entries(c.map).every((pg) => pg.primary === 2 && pg.interval === Number(c.map.epoch)));
   t.end();
@@ -168,7 +192,10 @@ t.test("another store under a known id is refused, by name", (t) => {
   t.equal(outcomes[1], undefined, "the rest of the batch takes effect");
   t.equal(osdOf(map, 1)?.uuid, "store1");
   t.ok(osdOf(map, 9));
-  t.same(c.warnings().map((w) => w.code), ["OSD_WRONG_STORE"]);
+  t.same(
+    c.warnings().map((w) => w.code),
+    ["OSD_WRONG_STORE"],
+  );
   run(c, [registered(1, { incarnation: "second" })]);
   t.same(c.warnings(), [], "the right store ends the warning");
   t.end();
@@ -344,7 +371,10 @@ t.test("a proposal that was not committed leaves no trace", (t) => {
   const before = c.map;
   c.propose([gone(0), { on: "fence", client: 70_000 }], 0);
   t.equal(c.map, before);
-  t.equal(entries(before).every((pg) => pg.interval === 2), true);
+  t.equal(
+    entries(before).every((pg) => pg.interval === 2),
+    true,
+  );
   t.end();
 });
 

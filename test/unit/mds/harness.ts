@@ -1,7 +1,15 @@
-/** An MDS leader on metadata in memory, with links and objects that a test controls. Time moves only when told. */
+/**
+ * An MDS leader on metadata in memory, with links and objects that a test controls. Time moves only
+ * when told.
+ */
 import { DssError } from "../../../cluster/base/errors.js";
 import { silentLogger } from "../../../cluster/base/log.js";
-import type { Answered, CallOptions, Incoming, Link } from "../../../cluster/messenger/messenger.js";
+import type {
+  Answered,
+  CallOptions,
+  Incoming,
+  Link,
+} from "../../../cluster/messenger/messenger.js";
 import type { Clock } from "../../../cluster/platform/ports.js";
 import type { Call, Post } from "../../../cluster/wire/registry.js";
 import { LEADER_DEFAULTS, MdsLeader, type LeaderOptions } from "../../../mds/leader.js";

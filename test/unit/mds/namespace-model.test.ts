@@ -1,7 +1,8 @@
 /**
- * The namespace against a simple model: seeded random operations, page caches so small that every operation faults, directories
- * that split, checkpoints at random moments, and new leaders that begin from the pages and the journal. After each new leader
- * the whole tree, its link counts, times and orphans must equal the model's.
+ * The namespace against a simple model: seeded random operations, page caches so small that every
+ * operation faults, directories that split, checkpoints at random moments, and new leaders that
+ * begin from the pages and the journal. After each new leader the whole tree, its link counts,
+ * times and orphans must equal the model's.
  */
 import t from "tap";
 import { isDssError } from "../../../cluster/base/errors.js";
@@ -196,7 +197,15 @@ for (const seed of seeds) {
       const attribute = Buffer.from(`user.${prng.int(0, 3)}`);
       if (roll < 90) {
         const value = Buffer.from(`v${prng.u32()}`);
-        return { op: "setxattr", ino, name: attribute, value, create: false, replace: false, actor };
+        return {
+          op: "setxattr",
+          ino,
+          name: attribute,
+          value,
+          create: false,
+          replace: false,
+          actor,
+        };
       }
       if (roll < 94) return { op: "removexattr", ino, name: attribute, actor };
       return { op: "setattr", ino, size: prng.int(0, 10_000), actor };

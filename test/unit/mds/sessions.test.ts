@@ -1,4 +1,7 @@
-/** Capabilities, visibility, replay, eviction, volumes' locks and damage to the journal, through a leader on memory. */
+/**
+ * Capabilities, visibility, replay, eviction, volumes' locks and damage to the journal, through a
+ * leader on memory.
+ */
 import t from "tap";
 import { silentLogger } from "../../../cluster/base/log.js";
 import { ROOT_INO } from "../../../mds/proto.js";
@@ -11,7 +14,8 @@ async function begin(): Promise<{ cluster: TestCluster; a: TestClient; b: TestCl
   await cluster.clock.advance(1);
   return { cluster, a: await cluster.client(), b: await cluster.client() };
 }
-const lookup = (name: string) => ({ op: "lookup", parent: ROOT_INO, name: Buffer.from(name) }) as const;
+const lookup = (name: string) =>
+  ({ op: "lookup", parent: ROOT_INO, name: Buffer.from(name) }) as const;
 
 t.test("a change of a directory recalls its names from others first", async (t) => {
   const { a, b } = await begin();

@@ -1,4 +1,7 @@
-/** Creating files through the leader and its journal is quick; the goal on the development machine is 5,000 a second. */
+/**
+ * Creating files through the leader and its journal is quick; the goal on the development machine
+ * is 5,000 a second.
+ */
 import t from "tap";
 import { ROOT_INO } from "../../../mds/proto.js";
 import { TestCluster } from "./harness.js";

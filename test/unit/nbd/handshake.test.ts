@@ -1,3 +1,4 @@
+/** Negotiation: every option, cut at every byte, with what is wrong about it. */
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
 import type { ExportFacts } from "../../../nbd/abi.js";
@@ -58,7 +59,10 @@ class Run {
       else if (effect.do === "close") this.closed = effect.fault ?? "";
       else if (effect.do === "list") {
         this.asked.push("list");
-        const entries = [{ name: "disk", description: "a disk" }, { name: "é", description: "" }];
+        const entries = [
+          { name: "disk", description: "a disk" },
+          { name: "é", description: "" },
+        ];
         if (this.refusal) this.run(this.handshake.onRefused(this.refusal));
         else this.run(this.handshake.onListed(entries));
       } else {

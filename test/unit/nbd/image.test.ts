@@ -132,7 +132,10 @@ t.test("holes are zeros, and cost no memory", async (t) => {
   const layout = { objectSize: 4096 * KIB, stripeUnit: 4096 * KIB, stripeCount: 1 };
   const { image } = imageOf(layout, 64 * 1024 * KIB);
   const pieces = await image.read(0, 32 * 1024 * KIB);
-  t.equal(pieces.reduce((sum, piece) => sum + piece.length, 0), 32 * 1024 * KIB);
+  t.equal(
+    pieces.reduce((sum, piece) => sum + piece.length, 0),
+    32 * 1024 * KIB,
+  );
   t.equal(new Set(pieces.map((piece) => piece.buffer)).size, 1, "one buffer for all of them");
   t.ok(pieces.every((piece) => piece.every((byte) => byte === 0)));
 });

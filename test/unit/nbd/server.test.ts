@@ -1,3 +1,4 @@
+/** The server around the state machines: limits, stalls, stop. */
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
 import type { Logger } from "../../../cluster/base/log.js";
@@ -63,7 +64,10 @@ t.test("replies of one turn leave together", async (t) => {
   link.push(Buffer.concat(reads));
   await s.clock.settle();
   t.same(link.sends, [8], "four heads and four pieces in one send");
-  t.same(replies(link).map((reply) => reply.cookie), [1n, 2n, 3n, 4n]);
+  t.same(
+    replies(link).map((reply) => reply.cookie),
+    [1n, 2n, 3n, 4n],
+  );
 });
 
 t.test("commands and their flags reach the image", async (t) => {
@@ -99,10 +103,16 @@ t.test("answers leave in the order in which the image finishes", async (t) => {
   link.push(request({ type: READ, length: 512, cookie: 1n }));
   link.push(request({ type: READ, offset: 512n, length: 512, cookie: 2n }));
   await s.clock.settle();
-  t.same(replies(link).map((reply) => reply.cookie), [2n]);
+  t.same(
+    replies(link).map((reply) => reply.cookie),
+    [2n],
+  );
   slow.open();
   await s.clock.settle();
-  t.same(replies(link).map((reply) => reply.cookie), [2n, 1n]);
+  t.same(
+    replies(link).map((reply) => reply.cookie),
+    [2n, 1n],
+  );
 });
 
 t.test("the image's errors become NBD errors, logged once per kind", async (t) => {
@@ -378,7 +388,10 @@ t.test("no more clients are dropped than the memory needed takes", async (t) => 
   const needy = await s.attach();
   needy.push(request({ type: READ, length: 8 * MIB }));
   await s.clock.advance(60_000);
-  t.same(holders.map((holder) => holder.destroyed), [true, false]);
+  t.same(
+    holders.map((holder) => holder.destroyed),
+    [true, false],
+  );
   t.equal(replies(needy).length, 1);
 });
 

@@ -1,3 +1,4 @@
+/** Transmission: every command, its errors, and answers out of order. */
 import t from "tap";
 import type { ExportFacts } from "../../../nbd/abi.js";
 import {

@@ -68,7 +68,12 @@ t.test("range locks: readers share, overlapping writers queue in order, none sta
   t.end();
 });
 
-function member(id: number, interval: number, seq: number, extra: Partial<MemberInfo> = {}): MemberInfo {
+function member(
+  id: number,
+  interval: number,
+  seq: number,
+  extra: Partial<MemberInfo> = {},
+): MemberInfo {
   const last = { interval, seq };
   const logTail = { interval: 0, seq: 0 };
   const rest = { objects: 0, missing: [], base: last, unfinished: false };
@@ -95,7 +100,10 @@ t.test("peering: the longest log wins and the others catch up", (t) => {
 t.test("peering: lost data and a log that does not reach back are never papered over", (t) => {
   const lost = planPeering([member(1, 3, 10), member(2, 0, 0, { exists: false })]);
   t.match(lost, { plan: "incomplete", reason: /osd\.2 .* does not have/ });
-  const short = planPeering([member(1, 3, 900, { logTail: { interval: 3, seq: 500 } }), member(2, 3, 4)]);
+  const short = planPeering([
+    member(1, 3, 900, { logTail: { interval: 3, seq: 500 } }),
+    member(2, 3, 4),
+  ]);
   t.match(short, { plan: "incomplete", reason: /does not reach back/ });
   const holey = planPeering([member(1, 3, 5, { missing: ["x"] }), member(2, 3, 5)]);
   t.match(holey, { plan: "catch-up", authority: 2 });

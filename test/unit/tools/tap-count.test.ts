@@ -28,10 +28,7 @@ ok 2 - four
 `;
   t.same(count(text), [3, 1, 0]);
   t.match(countTap(text), { planned: true, bailedOut: false });
-  t.same(failuresOf(text).slice(0, 2), [
-    "        not ok 2 - three",
-    "          ---",
-  ]);
+  t.same(failuresOf(text).slice(0, 2), ["        not ok 2 - three", "          ---"]);
   t.end();
 });
 

@@ -81,7 +81,10 @@ t.test("notifications have unique 0 and their code for an error", (t) => {
   t.equal(inode.readUInt32LE(0), 40);
   t.equal(inode.readInt32LE(4), 2);
   t.equal(inode.readBigUInt64LE(8), 0n);
-  t.same([16, 24, 32].map((at) => inode.readBigUInt64LE(at)), [5n, 4096n, 8192n]);
+  t.same(
+    [16, 24, 32].map((at) => inode.readBigUInt64LE(at)),
+    [5n, 4096n, 8192n],
+  );
   const entry = abi.invalidateEntryMessage(1, Buffer.from("name"));
   t.equal(entry.length, 16 + 16 + 5);
   t.equal(entry.readUInt32LE(24), 4);

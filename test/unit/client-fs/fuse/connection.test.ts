@@ -325,8 +325,7 @@ t.test("an answer nobody wants is undone", async (t) => {
   const undone: unknown[] = [];
   const kernel = new Kernel({
     lookup: () => Promise.resolve(entry(4)),
-    create: () =>
-      Promise.resolve({ ...entry(5), handle: 50, directIo: false, keepCache: false }),
+    create: () => Promise.resolve({ ...entry(5), handle: 50, directIo: false, keepCache: false }),
     forget: (ino, count) => undone.push(["forget", ino, count]),
     release: (ino, handle) => {
       undone.push(["release", ino, handle]);

@@ -320,23 +320,26 @@ t.test("a kernel that can be told nothing is given nothing to keep", async (t) =
   t.equal(await mount.size(file.ino), 1, "and recalls go on without it");
 });
 
-t.test("a request without an answer does not keep a new leader from what it waits for", async (t) => {
-  const world = await newWorld(20);
-  const [a, b] = [await world.mount(), await world.mount()];
-  const file = await a.create(1, "a");
-  await b.lookup(1, "a");
-  await a.write(file, 0, "data");
-  let goOn = (): void => undefined;
-  world.objects.stalled = new Promise((resolve) => (goOn = resolve));
-  const handle = b.open(file.ino); // Waits for what the other mount must write first.
-  await world.clock.advance(100);
-  await world.lead();
-  await world.clock.advance(1_000);
-  world.objects.stalled = undefined;
-  goOn();
-  const opened = await world.run(handle, 2_000);
-  t.equal((await b.read({ ino: file.ino, handle: opened }, 0, 10)).toString(), "data");
-});
+t.test(
+  "a request without an answer does not keep a new leader from what it waits for",
+  async (t) => {
+    const world = await newWorld(20);
+    const [a, b] = [await world.mount(), await world.mount()];
+    const file = await a.create(1, "a");
+    await b.lookup(1, "a");
+    await a.write(file, 0, "data");
+    let goOn = (): void => undefined;
+    world.objects.stalled = new Promise((resolve) => (goOn = resolve));
+    const handle = b.open(file.ino); // Waits for what the other mount must write first.
+    await world.clock.advance(100);
+    await world.lead();
+    await world.clock.advance(1_000);
+    world.objects.stalled = undefined;
+    goOn();
+    const opened = await world.run(handle, 2_000);
+    t.equal((await b.read({ ino: file.ino, handle: opened }, 0, 10)).toString(), "data");
+  },
+);
 
 t.test("a direct write that failed leaves nothing for a longer file to show", async (t) => {
   const world = await newWorld(19);
@@ -356,7 +359,10 @@ t.test("a direct write that failed leaves nothing for a longer file to show", as
   await mount.write({ ino: file.ino, handle: file.handle }, 2 * data.length, "x");
   const later = await mount.read({ ino: file.ino, handle }, 0, data.length);
   t.same(later.subarray(0, size), found, "what could be read is read again");
-  t.ok(later.subarray(size).every((byte) => byte === 0), "and zeros follow");
+  t.ok(
+    later.subarray(size).every((byte) => byte === 0),
+    "and zeros follow",
+  );
 });
 
 t.test("holes: punched, found, and sizes kept or grown", async (t) => {

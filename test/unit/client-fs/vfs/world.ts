@@ -9,10 +9,7 @@ import { Prng } from "../../../../cluster/base/prng.js";
 import { RpcMessenger } from "../../../../cluster/messenger/rpc.js";
 import type { Address, RandomSource } from "../../../../cluster/platform/ports.js";
 import { Vfs, type VfsOptions } from "../../../../client-fs/vfs/vfs.js";
-import {
-  SessionObjects,
-  type ClosableObjects,
-} from "../../../../client-fs/vfs/session-objects.js";
+import { SessionObjects, type ClosableObjects } from "../../../../client-fs/vfs/session-objects.js";
 import type { Caller, KernelNotifier } from "../../../../client-fs/file-system.js";
 import { MdsClient, type LeaderSource } from "../../../../mds/client/mds-client.js";
 import { LEADER_DEFAULTS, MdsLeader } from "../../../../mds/leader.js";
@@ -467,7 +464,7 @@ export class TestMount implements KernelNotifier {
   async names(ino: number): Promise<string[]> {
     const { handle } = await this.run(this.vfs.opendir(ino));
     const names: string[] = [];
-    for (let cookie = 0; ; ) {
+    for (let cookie = 0; ;) {
       const page = [
         ...(await this.run(this.vfs.readdir(ino, handle, cookie, { maxEntries: 100, plus: true }))),
       ];

@@ -30,7 +30,10 @@ t.test("ranges are kept and reached", (t) => {
     const value = prng.int(-2, 3);
     seen.set(value, (seen.get(value) ?? 0) + 1);
   }
-  t.same([...seen.keys()].sort((a, b) => a - b), [-2, -1, 0, 1, 2, 3]);
+  t.same(
+    [...seen.keys()].sort((a, b) => a - b),
+    [-2, -1, 0, 1, 2, 3],
+  );
   for (const [value, count] of seen) t.ok(Math.abs(count - 10_000) < 500, `${value}: ${count}`);
   let low = 1;
   let high = 0;

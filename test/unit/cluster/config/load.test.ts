@@ -61,8 +61,7 @@ t.test("units", (t) => {
   t.equal(osd("1.5M"), 1.5 * 2 ** 20);
   t.equal(osd("2GiB"), 2 ** 31);
   t.equal(osd(4_096), 4_096);
-  const time = (zkSessionMs: unknown) =>
-    loadConfig({ flags: { zkSessionMs } }).cluster.zkSessionMs;
+  const time = (zkSessionMs: unknown) => loadConfig({ flags: { zkSessionMs } }).cluster.zkSessionMs;
   t.equal(time("2s"), 2_000);
   t.equal(time("1500ms"), 1_500);
   t.equal(loadConfig({ flags: { "osd-near-full-ratio": "80%" } }).osd.nearFullRatio, 0.8);

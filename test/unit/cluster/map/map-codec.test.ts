@@ -92,11 +92,17 @@ t.test("damage and newer formats", (t) => {
     if (!isReserved && !isRefused) t.fail(`byte ${i}: ${code}`);
   }
   for (let length = 0; length < bytes.length; length++) {
-    t.equal(codeOf(() => decodeMap(bytes.subarray(0, length))), "Corrupt");
+    t.equal(
+      codeOf(() => decodeMap(bytes.subarray(0, length))),
+      "Corrupt",
+    );
   }
   const newer = Buffer.from(bytes);
   newer.writeUInt16LE(2, 4);
-  t.equal(codeOf(() => decodeMap(newer)), "IncompatibleVersion");
+  t.equal(
+    codeOf(() => decodeMap(newer)),
+    "IncompatibleVersion",
+  );
   t.end();
 });
 
@@ -104,8 +110,7 @@ t.test("garbage with a right checksum", (t) => {
   const random = new Prng(7);
   for (let round = 0; round < 2000; round++) {
     const good = encodeMap(MAP);
-    const body =
-      round % 2 === 0 ? random.bytes(random.int(0, 80)) : Buffer.from(good.subarray(12));
+    const body = round % 2 === 0 ? random.bytes(random.int(0, 80)) : Buffer.from(good.subarray(12));
     for (let n = 0; n < 3 && round % 2 === 1; n++) {
       body[random.int(0, body.length - 1)] = random.u32() & 255;
     }
@@ -184,10 +189,18 @@ t.test("what daemons say about themselves", (t) => {
   ];
   for (const change of bad) {
     const data = Buffer.from(JSON.stringify({ ...info, ...change }));
-    t.equal(codeOf(() => decodeOsdInfo(data, "x")), "Malformed", JSON.stringify(change));
+    t.equal(
+      codeOf(() => decodeOsdInfo(data, "x")),
+      "Malformed",
+      JSON.stringify(change),
+    );
   }
   for (const text of ["", "{", "null", "7"]) {
-    t.equal(codeOf(() => decodeOsdInfo(Buffer.from(text), "x")), "Malformed", text);
+    t.equal(
+      codeOf(() => decodeOsdInfo(Buffer.from(text), "x")),
+      "Malformed",
+      text,
+    );
   }
   t.end();
 });

@@ -1,4 +1,6 @@
-/** The messenger on the simulated network: pipelining, deadlines, loss and return of the other side. */
+/**
+ * The messenger on the simulated network: pipelining, deadlines, loss and return of the other side.
+ */
 import t from "tap";
 import { DssError } from "../../../../cluster/base/errors.js";
 import { silentLogger } from "../../../../cluster/base/log.js";
@@ -104,22 +106,25 @@ t.test("a deadline is kept, and the late answer harms nobody", async (t) => {
   t.equal(next.message.text, "next");
 });
 
-t.test("calls in flight fail when the other side dies; later ones reach its successor", async (t) => {
-  const { clock, network } = world();
-  const first = serve(network);
-  const { messenger } = messengerOn(network, "client", 70_000);
-  const peer = messenger.peer(SERVER);
-  await settled(clock, peer.call(Echo, { text: "1" }, { deadlineMs: 1_000 }));
-  const lost = peer.call(Echo, { text: "lost", waitMs: 500 }, { deadlineMs: 5_000 });
-  await clock.advance(100);
-  first.host.crash();
-  await t.rejects(settled(clock, lost), { code: "ConnectionLost" });
-  const refused = peer.call(Echo, { text: "refused" }, { deadlineMs: 1_000 });
-  await t.rejects(settled(clock, refused), { code: "Unreachable" });
-  serve(network);
-  const again = await settled(clock, peer.call(Echo, { text: "again" }, { deadlineMs: 5_000 }));
-  t.equal(again.message.text, "again");
-});
+t.test(
+  "calls in flight fail when the other side dies; later ones reach its successor",
+  async (t) => {
+    const { clock, network } = world();
+    const first = serve(network);
+    const { messenger } = messengerOn(network, "client", 70_000);
+    const peer = messenger.peer(SERVER);
+    await settled(clock, peer.call(Echo, { text: "1" }, { deadlineMs: 1_000 }));
+    const lost = peer.call(Echo, { text: "lost", waitMs: 500 }, { deadlineMs: 5_000 });
+    await clock.advance(100);
+    first.host.crash();
+    await t.rejects(settled(clock, lost), { code: "ConnectionLost" });
+    const refused = peer.call(Echo, { text: "refused" }, { deadlineMs: 1_000 });
+    await t.rejects(settled(clock, refused), { code: "Unreachable" });
+    serve(network);
+    const again = await settled(clock, peer.call(Echo, { text: "again" }, { deadlineMs: 5_000 }));
+    t.equal(again.message.text, "again");
+  },
+);
 
 t.test("a call keeps its own deadline while a connection is being tried", async (t) => {
   const { clock, network } = world();

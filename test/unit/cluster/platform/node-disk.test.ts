@@ -60,7 +60,10 @@ void t.test("names are made, listed, moved and removed; errors say which", async
 
 void t.test("a lock excludes others, names its holder, and ends with it", async (t) => {
   const lock = await disk.lock("lock");
-  await t.rejects(disk.lock("lock"), { code: "Busy", message: new RegExp(`process ${process.pid}`) });
+  await t.rejects(disk.lock("lock"), {
+    code: "Busy",
+    message: new RegExp(`process ${process.pid}`),
+  });
   await lock.release();
   await (await disk.lock("lock")).release();
 
@@ -107,6 +110,9 @@ void t.test("LMDB keeps order, ranges and batches, and they survive", async (t) 
     await store.close();
     store = await disk.openStore("index");
   }
-  await t.rejects(store.commit({ puts: [{ key: Buffer.alloc(1901), value: key(1) }], deletes: [] }), /1901/);
+  await t.rejects(
+    store.commit({ puts: [{ key: Buffer.alloc(1901), value: key(1) }], deletes: [] }),
+    /1901/,
+  );
   await store.close();
 });

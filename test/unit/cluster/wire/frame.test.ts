@@ -1,4 +1,7 @@
-/** Frames and structs: what is sent is what arrives, however the bytes are cut, and nothing else does. */
+/**
+ * Frames and structs: what is sent is what arrives, however the bytes are cut, and nothing else
+ * does.
+ */
 import t from "tap";
 import { blockChecksums } from "../../../../cluster/base/checksum.js";
 import { DssError } from "../../../../cluster/base/errors.js";
@@ -61,8 +64,14 @@ t.test("many frames in one chunk, some without data", (t) => {
     ...encodeFrame(HEADER, Buffer.from("b"), [Buffer.alloc(5000, 1)]),
   ]);
   const frames = parse([all]);
-  t.same(frames.map((frame) => frame.body.toString()), ["a", "", "b"]);
-  t.same(frames.map((frame) => frame.data.length), [0, 0, 5000]);
+  t.same(
+    frames.map((frame) => frame.body.toString()),
+    ["a", "", "b"],
+  );
+  t.same(
+    frames.map((frame) => frame.data.length),
+    [0, 0, 5000],
+  );
   t.end();
 });
 

@@ -12,14 +12,21 @@ const PG = 65_536;
 const SEEDS = 60;
 const block = (fill: number, count = 1): Buffer => Buffer.alloc(count * BLOCK_SIZE, fill);
 
-/** A store whose last group, just durable and not declared, did `changes`; then `after` and a power cut. */
+/**
+ * A store whose last group, just durable and not declared, did `changes`; then `after` and a power
+ * cut.
+ */
 async function scenario(
   seed: number,
   changes: { object: string; fields: object }[],
   after: (h: SimHarness, random: Prng) => Promise<void>,
 ): Promise<SimHarness> {
   const random = new Prng(seed);
-  const h = new SimHarness(random.fork(), { ...TINY, checkpointMs: 1e6, overlayBytesMax: 96 * 1024 });
+  const h = new SimHarness(random.fork(), {
+    ...TINY,
+    checkpointMs: 1e6,
+    overlayBytesMax: 96 * 1024,
+  });
   await h.open();
   await h.wait(durable((done) => h.store.createPg(PG, Buffer.alloc(0), done)));
   await h.wait(
@@ -27,7 +34,13 @@ async function scenario(
       changes.map(({ object, fields }, i) =>
         durable((done) =>
           h.store.apply(
-            transaction({ pg: PG, version: { interval: 1, seq: i + 1 }, object, size: 1 << 20, ...fields }),
+            transaction({
+              pg: PG,
+              version: { interval: 1, seq: i + 1 },
+              object,
+              size: 1 << 20,
+              ...fields,
+            }),
             done,
           ),
         ),
@@ -39,22 +52,30 @@ async function scenario(
   return h;
 }
 
-void t.test("blocks freed in the last group are not written to before it is declared", async (t) => {
-  for (let seed = 1; seed <= SEEDS; seed++) {
-    const changes = [
-      { object: "o", fields: { data: [block(1, 8)] } },
-      { object: "o", fields: { kind: OpKind.remove, size: 0 } },
-    ];
-    const h = await scenario(seed, changes, async (store, random) => {
-      const next = transaction({ pg: PG, version: { interval: 1, seq: 9 }, object: "p", data: [block(2, 8)] });
-      store.store.apply(next, () => undefined);
-      await store.clock.advance(random.float() * 0.9);
-    });
-    await h.open();
-    const { last } = h.store.pgInfo(PG)!;
-    t.ok(last.seq >= 2, `seed ${seed}: an acknowledged group stays`);
-  }
-});
+void t.test(
+  "blocks freed in the last group are not written to before it is declared",
+  async (t) => {
+    for (let seed = 1; seed <= SEEDS; seed++) {
+      const changes = [
+        { object: "o", fields: { data: [block(1, 8)] } },
+        { object: "o", fields: { kind: OpKind.remove, size: 0 } },
+      ];
+      const h = await scenario(seed, changes, async (store, random) => {
+        const next = transaction({
+          pg: PG,
+          version: { interval: 1, seq: 9 },
+          object: "p",
+          data: [block(2, 8)],
+        });
+        store.store.apply(next, () => undefined);
+        await store.clock.advance(random.float() * 0.9);
+      });
+      await h.open();
+      const { last } = h.store.pgInfo(PG)!;
+      t.ok(last.seq >= 2, `seed ${seed}: an acknowledged group stays`);
+    }
+  },
+);
 
 const directThenSmall = [
   { object: "o", fields: { data: [block(1, 20)] } },
@@ -78,17 +99,20 @@ async function check(t: Test, h: SimHarness, seed: number): Promise<boolean> {
   return true;
 }
 
-void t.test("blocks written in the last group are not flushed over before it is declared", async (t) => {
-  for (let seed = 1; seed <= SEEDS; seed++) {
-    // 15 small blocks crowd the overlay: a flush starts as soon as the group is durable.
-    const h = await scenario(seed, directThenSmall, (store, random) =>
-      store.clock.advance(random.float() * 2),
-    );
-    await h.open();
-    if (!(await check(t, h, seed))) return;
-  }
-  t.pass();
-});
+void t.test(
+  "blocks written in the last group are not flushed over before it is declared",
+  async (t) => {
+    for (let seed = 1; seed <= SEEDS; seed++) {
+      // 15 small blocks crowd the overlay: a flush starts as soon as the group is durable.
+      const h = await scenario(seed, directThenSmall, (store, random) =>
+        store.clock.advance(random.float() * 2),
+      );
+      await h.open();
+      if (!(await check(t, h, seed))) return;
+    }
+    t.pass();
+  },
+);
 
 void t.test("a recovery that is cut short leaves what it found", async (t) => {
   for (let seed = 1; seed <= SEEDS; seed++) {

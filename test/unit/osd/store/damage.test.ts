@@ -11,7 +11,11 @@ const PG = 65_536;
 const block = (fill: number, count = 1): Buffer => Buffer.alloc(count * BLOCK_SIZE, fill);
 
 async function harnessWith(options = {}, capacityBytes?: number): Promise<SimHarness> {
-  const h = new SimHarness(new Prng(5), { ...TINY, checkpointMs: 1_000_000, ...options }, capacityBytes);
+  const h = new SimHarness(
+    new Prng(5),
+    { ...TINY, checkpointMs: 1_000_000, ...options },
+    capacityBytes,
+  );
   await h.open();
   await h.wait(durable((done) => h.store.createPg(PG, Buffer.alloc(0), done)));
   return h;
@@ -29,28 +33,39 @@ function locate(h: SimHarness, fill: number): { path: string; position: number }
   for (const path of h.disk.paths) {
     const bytes = h.disk.file(path);
     for (let at = 0; at + BLOCK_SIZE <= bytes.length; at += BLOCK_SIZE) {
-      if (bytes.compare(block(fill), 0, BLOCK_SIZE, at, at + BLOCK_SIZE) === 0) found.push({ path, position: at });
+      if (bytes.compare(block(fill), 0, BLOCK_SIZE, at, at + BLOCK_SIZE) === 0)
+        found.push({ path, position: at });
     }
   }
   return found;
 }
 
-void t.test("a flipped bit in a data file is Corrupt, by name, and its neighbours still read", async (t) => {
-  for (const [kind, count] of [["small", 3], ["large", 30]] as const) {
-    const h = await harnessWith();
-    await apply(h, "o", { data: [block(1), block(0x5a), block(2, count - 2)] });
-    await h.reopen();
-    const [place] = locate(h, 0x5a).filter(({ path }) => path.startsWith("data"));
-    h.disk.flipBit(place!.path, place!.position + 77, 3);
-    await t.rejects(read(h, "o", 0, count * BLOCK_SIZE), { code: "Corrupt", message: /1\.0 object o block 1/ }, kind);
-    await t.rejects(h.wait(h.store.image(PG, "o")), { code: "Corrupt" });
-    t.ok(await read(h, "o", 0, BLOCK_SIZE));
-    t.ok(await read(h, "o", 2 * BLOCK_SIZE, BLOCK_SIZE));
-    await apply(h, "o", { offset: BLOCK_SIZE, data: [block(3)], size: count * BLOCK_SIZE });
-    t.ok(await read(h, "o", 0, count * BLOCK_SIZE), "a new write heals it");
-    await h.end();
-  }
-});
+void t.test(
+  "a flipped bit in a data file is Corrupt, by name, and its neighbours still read",
+  async (t) => {
+    for (const [kind, count] of [
+      ["small", 3],
+      ["large", 30],
+    ] as const) {
+      const h = await harnessWith();
+      await apply(h, "o", { data: [block(1), block(0x5a), block(2, count - 2)] });
+      await h.reopen();
+      const [place] = locate(h, 0x5a).filter(({ path }) => path.startsWith("data"));
+      h.disk.flipBit(place!.path, place!.position + 77, 3);
+      await t.rejects(
+        read(h, "o", 0, count * BLOCK_SIZE),
+        { code: "Corrupt", message: /1\.0 object o block 1/ },
+        kind,
+      );
+      await t.rejects(h.wait(h.store.image(PG, "o")), { code: "Corrupt" });
+      t.ok(await read(h, "o", 0, BLOCK_SIZE));
+      t.ok(await read(h, "o", 2 * BLOCK_SIZE, BLOCK_SIZE));
+      await apply(h, "o", { offset: BLOCK_SIZE, data: [block(3)], size: count * BLOCK_SIZE });
+      t.ok(await read(h, "o", 0, count * BLOCK_SIZE), "a new write heals it");
+      await h.end();
+    }
+  },
+);
 
 void t.test("a record that was durable is missed: the store refuses to open", async (t) => {
   const h = await harnessWith();
@@ -114,14 +129,24 @@ void t.test("a failed write or sync stops the store and tells every caller", asy
     const outcomes: (Error | undefined)[] = [];
     for (let i = 0; i < 5; i++) {
       const data = [block(2, i === 3 ? 20 : 1)];
-      const change = transaction({ pg: PG, version: { interval: 1, seq: ++seq }, object: "b", data, size: 20 * BLOCK_SIZE });
+      const change = transaction({
+        pg: PG,
+        version: { interval: 1, seq: ++seq },
+        object: "b",
+        data,
+        size: 20 * BLOCK_SIZE,
+      });
       h.store.apply(change, (error) => outcomes.push(error));
     }
     await h.clock.advance(100);
     t.equal(outcomes.length, 5, `${operation}: each callback runs once`);
     if (operation !== "commit") for (const error of outcomes) t.match(error, { code: "Disk" });
     t.throws(
-      () => h.store.apply(transaction({ pg: PG, version: { interval: 1, seq: ++seq }, object: "b" }), () => undefined),
+      () =>
+        h.store.apply(
+          transaction({ pg: PG, version: { interval: 1, seq: ++seq }, object: "b" }),
+          () => undefined,
+        ),
       /has failed/,
     );
     await t.rejects(read(h, "a", 0, 1), { code: "Disk" });

@@ -1,3 +1,4 @@
+/** The block allocator and the quarantine of freed blocks. */
 import t from "tap";
 import { Prng } from "../../../../cluster/base/prng.js";
 import { BlockAllocator, Quarantine } from "../../../../osd/store/extent-map.js";

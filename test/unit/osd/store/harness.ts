@@ -1,6 +1,7 @@
 /**
  * The stores under test behind one face: `wait` lets time pass until a promise settles (the
- * simulated disk needs its clock moved), `reopen` closes and opens again where that means something.
+ * simulated disk needs its clock moved), `reopen` closes and opens again where that means
+ * something.
  */
 import { rmSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
@@ -55,7 +56,12 @@ export const prngSource = (random: Prng): RandomSource => ({
 
 export async function memoryHarness(): Promise<Harness> {
   const store = new MemoryStore(nodeClock);
-  return { store, wait: (promise) => promise, reopen: async () => undefined, end: () => store.close() };
+  return {
+    store,
+    wait: (promise) => promise,
+    reopen: async () => undefined,
+    end: () => store.close(),
+  };
 }
 
 export async function fileHarness(): Promise<Harness> {

@@ -1,6 +1,7 @@
 /**
  * The seeded model test: random operations on a store on a simulated disk whose power is cut at
- * random moments, also during recovery. `DSS_STORE_SEED` and `DSS_STORE_ROUNDS` repeat or extend a run.
+ * random moments, also during recovery. `DSS_STORE_SEED` and `DSS_STORE_ROUNDS` repeat or extend a
+ * run.
  */
 import t from "tap";
 import { Prng } from "../../../../cluster/base/prng.js";

@@ -99,7 +99,13 @@ export class Model {
         {
           client,
           floor: pg.sequences.get(client)!.floor,
-          answers: [{ sequence: 1_000_000 + this.random.int(0, 9), version: { interval: 1, seq: 1 }, size: 5 }],
+          answers: [
+            {
+              sequence: 1_000_000 + this.random.int(0, 9),
+              version: { interval: 1, seq: 1 },
+              size: 5,
+            },
+          ],
         },
       ];
       return {
@@ -144,11 +150,16 @@ export class Model {
     const start = random.int(0, OBJECT_BLOCKS - 1);
     let t = transaction({ ...base, kind: OpKind.remove, size: 0 });
     if (dice < 70) {
-      const blocks = Math.min(random.chance(0.25) ? random.int(4, 12) : random.int(1, 3), OBJECT_BLOCKS - start);
+      const blocks = Math.min(
+        random.chance(0.25) ? random.int(4, 12) : random.int(1, 3),
+        OBJECT_BLOCKS - start,
+      );
       const bytes = random.bytes(blocks * BLOCK_SIZE);
       // In two pieces that do not end at a block, as frames arrive.
       const split = random.int(0, bytes.length);
-      const data = [bytes.subarray(0, split), bytes.subarray(split)].filter((piece) => piece.length > 0);
+      const data = [bytes.subarray(0, split), bytes.subarray(split)].filter(
+        (piece) => piece.length > 0,
+      );
       const end = (start + blocks) * BLOCK_SIZE - random.int(0, 1) * 100;
       t = transaction({ ...base, offset: start * BLOCK_SIZE, data, size: Math.max(size, end) });
     } else if (dice < 78) {
@@ -158,7 +169,13 @@ export class Model {
       const merged = random.chance(0.5);
       const data = merged ? [random.bytes(BLOCK_SIZE)] : [];
       const cut = start * BLOCK_SIZE + (merged ? 1000 : 0);
-      t = transaction({ ...base, kind: OpKind.truncate, offset: start * BLOCK_SIZE, data, size: cut });
+      t = transaction({
+        ...base,
+        kind: OpKind.truncate,
+        offset: start * BLOCK_SIZE,
+        data,
+        size: cut,
+      });
     } else if (dice < 94) {
       t = transaction({ ...base, kind: OpKind.touch, size: size + random.int(0, 10_000) });
     }
@@ -274,9 +291,13 @@ async function copyPg(source: MemoryStore, id: PgId): Promise<MemoryStore> {
 const show = (value: unknown): string =>
   JSON.stringify(value, (_, v: unknown) => (typeof v === "bigint" ? `${v}n` : v));
 const unlike = (what: string, a: unknown, b: unknown): string | undefined =>
-  isDeepStrictEqual(a, b) ? undefined : `${what}: ${show(a).slice(0, 300)} instead of ${show(b).slice(0, 300)}`;
+  isDeepStrictEqual(a, b)
+    ? undefined
+    : `${what}: ${show(a).slice(0, 300)} instead of ${show(b).slice(0, 300)}`;
 
-/** What differs between a PG in a store and in the model; the log is compared from the later tail. */
+/**
+ * What differs between a PG in a store and in the model; the log is compared from the later tail.
+ */
 export async function compareStores(
   store: ChunkStore,
   model: ChunkStore,
@@ -299,7 +320,8 @@ export async function compareStores(
       store.read(id, object, 0, length),
       model.read(id, object, 0, length),
     ]);
-    if (!Buffer.concat(found!.data).equals(Buffer.concat(wanted!.data))) return `bytes of ${object}`;
+    if (!Buffer.concat(found!.data).equals(Buffer.concat(wanted!.data)))
+      return `bytes of ${object}`;
     const sums = unlike(`sums of ${object}`, [...found!.sums], [...wanted!.sums]);
     const holes = unlike(
       `extents of ${object}`,

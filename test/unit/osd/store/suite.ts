@@ -1,6 +1,11 @@
 /** Every sentence of the chunk store's contract, for any implementation. */
 import t, { type Test } from "tap";
-import { BLOCK_SIZE, blockChecksums, crc32, ZERO_BLOCK_CRC } from "../../../../cluster/base/checksum.js";
+import {
+  BLOCK_SIZE,
+  blockChecksums,
+  crc32,
+  ZERO_BLOCK_CRC,
+} from "../../../../cluster/base/checksum.js";
 import {
   OpKind,
   VERSION_ZERO,
@@ -46,7 +51,12 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     await apply(1, "o", { data: [block(1)], client: CLIENT, sequence: 4 });
     await h.wait(durable((done) => store().createPg(PG, Buffer.from("other"), done)));
     t.equal(store().pgInfo(PG)!.meta.toString(), "meta", "creating again is a no-op");
-    t.match(store().pgInfo(PG), { last: v(1), logTail: VERSION_ZERO, objects: 1, bytes: BLOCK_SIZE });
+    t.match(store().pgInfo(PG), {
+      last: v(1),
+      logTail: VERSION_ZERO,
+      objects: 1,
+      bytes: BLOCK_SIZE,
+    });
     await h.wait(durable((done) => store().setPgMeta(PG, Buffer.from("second"), done)));
     await h.reopen();
     t.equal(store().pgInfo(PG)!.meta.toString(), "second");
@@ -79,16 +89,34 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     const expected = Buffer.concat([block(0, 2), block(1), block(2)]);
     t.same(await bytes(h, "o"), expected, "before it is durable");
     await h.wait(written);
-    await apply(2, "o", { offset: 3 * BLOCK_SIZE, data: [block(7)], size: 4 * BLOCK_SIZE, truncateSeq: 3 });
+    await apply(2, "o", {
+      offset: 3 * BLOCK_SIZE,
+      data: [block(7)],
+      size: 4 * BLOCK_SIZE,
+      truncateSeq: 3,
+    });
     block(7).copy(expected, 3 * BLOCK_SIZE);
     for (const when of ["at once", "after reopening"]) {
       t.same(await bytes(h, "o"), expected, when);
       const read = (await h.wait(store().read(PG, "o", 5000, 5000)))!;
-      t.same(Buffer.concat(read.data), expected.subarray(BLOCK_SIZE, 3 * BLOCK_SIZE), "rounded outward");
+      t.same(
+        Buffer.concat(read.data),
+        expected.subarray(BLOCK_SIZE, 3 * BLOCK_SIZE),
+        "rounded outward",
+      );
       t.same([...read.sums], [ZERO_BLOCK_CRC, crc32(block(1))]);
-      t.match(read.info, { size: 4 * BLOCK_SIZE, version: v(2), truncateSeq: 3, allocated: 2 * BLOCK_SIZE });
-      t.same(store().extents(PG, "o", 0, 1 << 20), [{ offset: 2 * BLOCK_SIZE, length: 2 * BLOCK_SIZE }]);
-      t.same(store().extents(PG, "o", 0, 3 * BLOCK_SIZE), [{ offset: 2 * BLOCK_SIZE, length: BLOCK_SIZE }]);
+      t.match(read.info, {
+        size: 4 * BLOCK_SIZE,
+        version: v(2),
+        truncateSeq: 3,
+        allocated: 2 * BLOCK_SIZE,
+      });
+      t.same(store().extents(PG, "o", 0, 1 << 20), [
+        { offset: 2 * BLOCK_SIZE, length: 2 * BLOCK_SIZE },
+      ]);
+      t.same(store().extents(PG, "o", 0, 3 * BLOCK_SIZE), [
+        { offset: 2 * BLOCK_SIZE, length: BLOCK_SIZE },
+      ]);
       await h.reopen();
     }
     t.equal(await h.wait(store().read(PG, "none", 0, 10)), undefined);
@@ -126,10 +154,20 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     const tail = Buffer.alloc(BLOCK_SIZE);
     tail.fill(5, 0, 10);
     const cut = 4 * BLOCK_SIZE + 10;
-    await apply(3, "o", { kind: OpKind.truncate, offset: 4 * BLOCK_SIZE, data: [tail], size: cut, truncateSeq: 2 });
+    await apply(3, "o", {
+      kind: OpKind.truncate,
+      offset: 4 * BLOCK_SIZE,
+      data: [tail],
+      size: cut,
+      truncateSeq: 2,
+    });
     await apply(4, "o", { kind: OpKind.touch, size: 6 * BLOCK_SIZE, truncateSeq: 2 });
     for (const when of ["at once", "after reopening"]) {
-      t.match(store().stat(PG, "o"), { size: 6 * BLOCK_SIZE, allocated: 3 * BLOCK_SIZE, version: v(4) }, when);
+      t.match(
+        store().stat(PG, "o"),
+        { size: 6 * BLOCK_SIZE, allocated: 3 * BLOCK_SIZE, version: v(4) },
+        when,
+      );
       const found = await bytes(h, "o");
       t.same(found.subarray(3 * BLOCK_SIZE), Buffer.concat([block(5), tail, block(0)]), when);
       await h.reopen();
@@ -142,7 +180,13 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     for (const when of ["at once", "after reopening"]) {
       t.equal(store().stat(PG, "o"), undefined, when);
       t.equal(await h.wait(store().read(PG, "o", 0, 1)), undefined, when);
-      t.same(store().list(PG, "", 10).map((e) => e.object), ["empty"], when);
+      t.same(
+        store()
+          .list(PG, "", 10)
+          .map((e) => e.object),
+        ["empty"],
+        when,
+      );
       t.match(store().pgInfo(PG), { objects: 1, bytes: 0, last: v(8) }, when);
       await h.reopen();
     }
@@ -157,9 +201,25 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     await apply(20, "a.15", { data: [block(1)] });
     await apply(21, "b", { kind: OpKind.remove, size: 0 });
     const all = ["a", "a.10", "a.15", "a.2", "z", "é", "😀"];
-    t.same(store().list(PG, "", 100).map((e) => e.object), all);
-    t.same(store().list(PG, "a.10", 2).map((e) => e.object), ["a.15", "a.2"]);
-    t.same(store().list(PG, "a.11", 1).map((e) => e.object), ["a.15"], "a name that does not exist");
+    t.same(
+      store()
+        .list(PG, "", 100)
+        .map((e) => e.object),
+      all,
+    );
+    t.same(
+      store()
+        .list(PG, "a.10", 2)
+        .map((e) => e.object),
+      ["a.15", "a.2"],
+    );
+    t.same(
+      store()
+        .list(PG, "a.11", 1)
+        .map((e) => e.object),
+      ["a.15"],
+      "a name that does not exist",
+    );
     t.same(store().list(PG, "😀", 5), []);
     t.equal(store().list(PG, "", 1)[0]!.info.size, BLOCK_SIZE);
     t.same(store().list(PG + 1, "", 5), []);
@@ -167,17 +227,26 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
 
   test("the log is ordered, limited, trimmed, and tells what it does not know", async (t, store, h, apply) => {
     for (let seq = 2; seq <= 600; seq += 2) {
-      const change = transaction({ pg: PG, version: v(seq), object: `o${seq % 7}`, kind: OpKind.touch, size: 0 });
+      const change = transaction({
+        pg: PG,
+        version: v(seq),
+        object: `o${seq % 7}`,
+        kind: OpKind.touch,
+        size: 0,
+      });
       store().apply(change, () => undefined);
       if (seq % 150 === 0) await h.reopen();
     }
     await apply(602, "last", { client: CLIENT, sequence: 9, kind: OpKind.touch, size: 3 });
-    const seqs = (log: LogEntry[] | undefined): number[] | undefined => log?.map((e) => e.version.seq);
+    const seqs = (log: LogEntry[] | undefined): number[] | undefined =>
+      log?.map((e) => e.version.seq);
     t.same(seqs(store().log(PG, v(0, 0), 3)), [2, 4, 6]);
     t.same(seqs(store().log(PG, v(299), 2)), [300, 302]);
     t.same(seqs(store().log(PG, v(598), 100)), [600, 602]);
     t.equal(store().log(PG, VERSION_ZERO, 1e6)!.length, 301);
-    t.match(store().log(PG, v(600), 9), [{ object: "last", client: CLIENT, sequence: 9, size: 3, kind: OpKind.touch }]);
+    t.match(store().log(PG, v(600), 9), [
+      { object: "last", client: CLIENT, sequence: 9, size: 3, kind: OpKind.touch },
+    ]);
     t.same(store().newestAtOrBelow(PG, v(301)), v(300));
     t.same(store().newestAtOrBelow(PG, v(9, 9)), v(602));
     store().trimLog(PG, v(401));
@@ -193,7 +262,10 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     store().trimLog(PG, v(5_000));
     t.same(store().pgInfo(PG)!.logTail, v(606));
     t.same(store().log(PG, v(606), 5), []);
-    t.throws(() => store().apply(transaction({ pg: PG, version: v(606), object: "x" }), () => undefined), /606/);
+    t.throws(
+      () => store().apply(transaction({ pg: PG, version: v(606), object: "x" }), () => undefined),
+      /606/,
+    );
   });
 
   test("rewriteLog replaces what follows, appends, and starts over after a gap", async (t, store, h, apply) => {
@@ -207,9 +279,18 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     });
     const rewrite = (common: Version, ...entries: LogEntry[]): Promise<void> =>
       h.wait(durable((done) => store().rewriteLog(PG, common, entries, done)));
-    const versions = (from: Version): unknown => store().log(PG, from, 99)?.map((e) => e.version);
+    const versions = (from: Version): unknown =>
+      store()
+        .log(PG, from, 99)
+        ?.map((e) => e.version);
     for (let seq = 1; seq <= 6; seq++) {
-      await apply(seq, "o", { kind: OpKind.touch, size: seq, client: CLIENT, sequence: seq, floor: 1 });
+      await apply(seq, "o", {
+        kind: OpKind.touch,
+        size: seq,
+        client: CLIENT,
+        sequence: seq,
+        floor: 1,
+      });
     }
     await h.reopen();
     await rewrite(v(4), entry(7, 2, 50), entry(8, 2));
@@ -238,8 +319,19 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
 
   test("image and install copy an object whole; discard leaves no entry", async (t, store, h, apply) => {
     const data = Buffer.concat([block(3, 2), block(4, 9)]);
-    await apply(1, "o", { offset: BLOCK_SIZE, data: [data], size: 20 * BLOCK_SIZE, truncateSeq: 4, mtimeNs: 99n });
-    await apply(2, "o", { kind: OpKind.zero, offset: 3 * BLOCK_SIZE, length: BLOCK_SIZE, size: 20 * BLOCK_SIZE });
+    await apply(1, "o", {
+      offset: BLOCK_SIZE,
+      data: [data],
+      size: 20 * BLOCK_SIZE,
+      truncateSeq: 4,
+      mtimeNs: 99n,
+    });
+    await apply(2, "o", {
+      kind: OpKind.zero,
+      offset: 3 * BLOCK_SIZE,
+      length: BLOCK_SIZE,
+      size: 20 * BLOCK_SIZE,
+    });
     const image = (await h.wait(store().image(PG, "o")))!;
     t.equal(await h.wait(store().image(PG, "none")), undefined);
     t.same(
@@ -266,7 +358,13 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
 
   test("answers are remembered until the floor passes, trimmed logs or not", async (t, store, h, apply) => {
     for (let seq = 1; seq <= 5; seq++) {
-      await apply(seq, "o", { kind: OpKind.touch, size: seq, client: CLIENT, sequence: seq * 10, floor: 10 });
+      await apply(seq, "o", {
+        kind: OpKind.touch,
+        size: seq,
+        client: CLIENT,
+        sequence: seq * 10,
+        floor: 10,
+      });
     }
     store().trimLog(PG, v(5));
     await apply(6, "o", { kind: OpKind.touch, size: 0, client: CLIENT, sequence: 60, floor: 30 });
@@ -275,9 +373,12 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
       t.equal(store().answered(PG, CLIENT, 20), "below-floor", when);
       t.equal(store().answered(PG, CLIENT, 31), undefined, when);
       t.equal(store().answered(PG, CLIENT + 1, 1), undefined, when);
-      t.same(store().exportRetries(PG).map((r) => [r.client, r.floor, r.answers.map((a) => a.sequence)]), [
-        [CLIENT, 30, [30, 40, 50, 60]],
-      ]);
+      t.same(
+        store()
+          .exportRetries(PG)
+          .map((r) => [r.client, r.floor, r.answers.map((a) => a.sequence)]),
+        [[CLIENT, 30, [30, 40, 50, 60]]],
+      );
       await h.reopen();
     }
     store().mergeRetries(PG, [
@@ -288,7 +389,11 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     for (const when of ["at once", "after reopening"]) {
       t.same(store().answered(PG, CLIENT, 77), { version: v(2), size: 8 }, when);
       t.equal(store().answered(PG, CLIENT, 40), "below-floor", when);
-      t.match(store().answered(PG, CLIENT, 60), { version: v(6) }, "the merge adds, it does not replace");
+      t.match(
+        store().answered(PG, CLIENT, 60),
+        { version: v(6) },
+        "the merge adds, it does not replace",
+      );
       t.match(store().answered(PG, CLIENT + 1, 2), { size: 1 }, when);
       await h.reopen();
     }
@@ -321,7 +426,10 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
       );
     }
     await h.wait(Promise.all(all));
-    t.same(order, Array.from({ length: 400 }, (_, i) => i + 1));
+    t.same(
+      order,
+      Array.from({ length: 400 }, (_, i) => i + 1),
+    );
     for (const when of ["at once", "after reopening"]) {
       for (let i = 0; i < 5; i++) {
         const found = await bytes(h, `o${i}`);
@@ -338,7 +446,10 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
 
   test("a transaction that breaks the contract stops the caller", async (t, store) => {
     const bad = (fields: Partial<Transaction>): void =>
-      store().apply(transaction({ pg: PG, version: v(1), object: "o", ...fields }), () => undefined);
+      store().apply(
+        transaction({ pg: PG, version: v(1), object: "o", ...fields }),
+        () => undefined,
+      );
     t.throws(() => bad({ offset: 100 }), /whole blocks/);
     t.throws(() => bad({ data: [block(1)], sums: new Uint32Array(2) }), /do not fit/);
     t.throws(() => bad({ kind: OpKind.touch, data: [block(1)] }), /carries data/);
