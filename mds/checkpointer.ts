@@ -8,7 +8,7 @@
  */
 import { describeError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
-import { directoryPageKey, encodePage, type DirectoryBody, type Page } from "./core/page.js";
+import { directoryPageKey, encodePage, type Page } from "./core/page.js";
 import type { PageCache } from "./core/page-cache.js";
 import { WRITE_BYTES_MAX, type MetadataStore, type PageChange } from "./store/metadata-store.js";
 import type { JournalWriter } from "./journal-writer.js";
@@ -112,7 +112,7 @@ export class Checkpointer {
   }
   /** Pages that took over this page's entries and have no stored form yet nor are being written. */
   private unwrittenChildren(page: Page): string[] {
-    if (page.body.kind !== "d" || !(page.body as DirectoryBody).split) return [];
+    if (page.body.kind !== "d" || !(page.body).split) return [];
     const [ino, prefix] = page.key.slice(1).split(".") as [string, string];
     const children: string[] = [];
     for (const digit of "0123456789abcdef") {

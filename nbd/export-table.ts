@@ -25,7 +25,7 @@ export class ExportTable {
   /** Images being flushed and closed, by name. */
   private readonly closing = new Map<string, Promise<void>>();
   /** The first failure to flush or close since the start; `stop` of the server reports it. */
-  private failure: unknown;
+  private failure: Error | undefined;
 
   constructor(
     private readonly directory: ExportDirectory,
@@ -102,14 +102,14 @@ export class ExportTable {
     } catch (error) {
       // Writes that were answered without a flush may be lost: the protocol allows it, but
       // somebody should know.
-      this.failure ??= error;
+      this.failure ??= asError(error);
       this.log.error({ export: name, reason: describeError(error) }, "last flush failed");
     }
     try {
       await this.directory.close(image);
       this.log.info({ export: name }, "export closed");
     } catch (error) {
-      this.failure ??= error;
+      this.failure ??= asError(error);
       this.log.error({ export: name, reason: describeError(error) }, "closing an export failed");
     }
   }
@@ -117,4 +117,8 @@ export class ExportTable {
 
 function isPowerOfTwo(value: number): boolean {
   return Number.isInteger(value) && value > 0 && (value & (value - 1)) === 0;
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
 }

@@ -136,7 +136,7 @@ export class LinkSession implements Link {
       const sequence = this.nextSequence;
       this.nextSequence = (this.nextSequence + 1) >>> 0;
       this.pending.set(sequence, {
-        call: call as Call<unknown, unknown>,
+        call,
         deadline: this.host.clock.now() + options.deadlineMs,
         resolve,
         reject,

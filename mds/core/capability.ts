@@ -64,10 +64,10 @@ export class CapabilityTable {
     const held: Held = { mode, seq: seq === 0 ? this.nextSeq() : seq };
     if (seq > this.lastSeq) this.lastSeq = seq;
     let holders = this.byIno.get(ino);
-    if (holders === undefined) this.byIno.set(ino, (holders = new Map()));
+    if (holders === undefined) this.byIno.set(ino, (holders = new Map<ClientId, Held>()));
     holders.set(session, held);
     let inos = this.bySession.get(session);
-    if (inos === undefined) this.bySession.set(session, (inos = new Map()));
+    if (inos === undefined) this.bySession.set(session, (inos = new Map<Ino, Held>()));
     inos.set(ino, held);
     return held;
   }

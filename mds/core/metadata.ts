@@ -346,6 +346,8 @@ function changeSession(body: SessionBody, delta: Delta): void {
       return;
     case "volumeLeave":
       body.volumes.delete(delta.volume);
+    default: // Of other pages.
+      return;
   }
 }
 /** Ranges of inode numbers that a session may have in use at once. */

@@ -164,7 +164,7 @@ export class Page<B extends PageBody = PageBody> {
   }
   /** Nothing in it: the stored form is removed instead of written. */
   get empty(): boolean {
-    const body = this.body as PageBody;
+    const body = this.body;
     switch (body.kind) {
       case "i":
         return body.inodes.size === 0;
@@ -184,7 +184,7 @@ export class Page<B extends PageBody = PageBody> {
   }
   /** Rough bytes in memory, for the cache's limit. */
   get weight(): number {
-    const body = this.body as PageBody;
+    const body = this.body;
     switch (body.kind) {
       case "i":
         return 200 + body.inodes.size * 400;

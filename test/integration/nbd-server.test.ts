@@ -52,9 +52,16 @@ const UNIX = `nbd+unix:///disk?socket=${socket}`;
 
 t.teardown(() => rm(folder, { recursive: true, force: true }));
 
+/** What `nbdinfo --json` prints, as far as it is looked at. */
+interface Info {
+  protocol: string;
+  exports: Record<string, unknown>[];
+}
+const parse = (text: string): Info => JSON.parse(text) as Info;
+
 t.test("nbdinfo sees the export over TCP and unix sockets", async (t) => {
   for (const uri of [TCP, UNIX, `nbd://127.0.0.1:${port}`]) {
-    const info = JSON.parse((await run("nbdinfo", ["--json", uri])).stdout);
+    const info = parse((await run("nbdinfo", ["--json", uri])).stdout);
     t.equal(info.protocol, "newstyle-fixed");
     t.match(info.exports, [
       {
@@ -73,25 +80,24 @@ t.test("nbdinfo sees the export over TCP and unix sockets", async (t) => {
       },
     ]);
   }
-  const info = JSON.parse(
-    (await run("nbdinfo", ["--json", `nbd://127.0.0.1:${port}/frozen`])).stdout,
-  );
+  const info = parse((await run("nbdinfo", ["--json", `nbd://127.0.0.1:${port}/frozen`])).stdout);
   t.match(info.exports[0], { is_read_only: true, can_trim: false, block_size_minimum: 512 });
 });
 
 t.test("nbdinfo --list names every export", async (t) => {
   const { stdout } = await run("nbdinfo", ["--list", "--json", `nbd://127.0.0.1:${port}`]);
   t.same(
-    JSON.parse(stdout)
-      .exports.map((e: Record<string, unknown>) => e["export-name"])
+    parse(stdout)
+      .exports.map((e) => e["export-name"])
       .sort(),
     ["disk", "frozen"],
   );
 });
 
 t.test("an unknown export is refused by name", async (t) => {
-  const failed = await run("nbdinfo", [`nbd://127.0.0.1:${port}/nope`]).catch((error) => error);
-  t.match(failed.stderr, /No such file/);
+  const failed = run("nbdinfo", [`nbd://127.0.0.1:${port}/nope`]);
+  const error = await failed.then(() => undefined).catch((cause: unknown) => cause);
+  t.match(error, { stderr: /No such file/ });
 });
 
 t.test("nbdcopy both ways, over several connections", async (t) => {

@@ -23,7 +23,7 @@ export class MemoryImage implements BlockImage {
   /** Set to collect `calls`; off by default, because a benchmark makes millions. */
   recording = false;
   /** Fails every operation while set. */
-  fault: unknown;
+  fault: Error | undefined;
   /** When set, operations wait for the promise it returns. */
   gate: ((call: string) => Promise<void>) | undefined;
 

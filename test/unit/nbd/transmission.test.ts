@@ -103,7 +103,7 @@ t.test("requests outside the export", (t) => {
 });
 
 t.test("requests without length do nothing, successfully", (t) => {
-  for (const type of [READ, WRITE, TRIM, ZERO]) t.equal(verdict({ type: type!, length: 0 }), 0);
+  for (const type of [READ, WRITE, TRIM, ZERO]) t.equal(verdict({ type: type, length: 0 }), 0);
   t.equal(verdict({ type: READ, offset: BigInt(FACTS.size), length: 0 }), 0);
   t.equal(verdict({ type: READ, offset: BigInt(FACTS.size) + 1n, length: 0 }), EINVAL);
   t.end();
@@ -121,7 +121,7 @@ t.test("a read-only export refuses what would change it", (t) => {
 });
 
 t.test("unknown commands and flags", (t) => {
-  for (const type of [CACHE!, 7, 8, 99, 0xffff]) t.equal(verdict({ type, length: 512 }), EINVAL);
+  for (const type of [CACHE, 7, 8, 99, 0xffff]) t.equal(verdict({ type, length: 512 }), EINVAL);
   const length = 512;
   t.equal(verdict({ type: READ, length, flags: DF }), EINVAL);
   t.equal(verdict({ type: READ, length, flags: NO_HOLE }), EINVAL);
@@ -133,7 +133,7 @@ t.test("unknown commands and flags", (t) => {
   t.equal(verdict({ type: FLUSH, length: 1 }), EINVAL);
   t.equal(verdict({ type: FLUSH, offset: 1n }), EINVAL);
   for (const type of [READ, FLUSH]) {
-    t.equal(verdict({ type: type!, length: type === READ ? 9 : 0, flags: FUA }), "start");
+    t.equal(verdict({ type: type, length: type === READ ? 9 : 0, flags: FUA }), "start");
   }
   t.end();
 });
@@ -168,11 +168,11 @@ t.test("a refused write's payload is read past, then it is answered", (t) => {
 });
 
 t.test("DISC ends the requests, silently", (t) => {
-  const goodbye = request({ type: DISC! });
+  const goodbye = request({ type: DISC });
   const bytes = Buffer.concat([request({ type: FLUSH }), goodbye, Buffer.alloc(99)]);
   t.match(effectsOf(bytes), [{ do: "start" }, { do: "disconnect" }]);
   const transmission = new Transmission(FACTS);
-  transmission.push(request({ type: DISC!, flags: 0xffff, length: 7 }));
+  transmission.push(request({ type: DISC, flags: 0xffff, length: 7 }));
   t.match(drain(transmission), [{ do: "disconnect" }]);
   transmission.push(request({ type: FLUSH }));
   t.same(drain(transmission), []);
@@ -236,11 +236,11 @@ t.test("the requests do not depend on how the bytes are split", (t) => {
     request({ type: WRITE, length: 0 }),
     request({ type: ZERO, length: 5, flags: NO_HOLE }),
     request({ type: FLUSH }),
-    request({ type: DISC! }),
+    request({ type: DISC }),
   ]);
   const text = (effects: TransmissionEffect[]): string => JSON.stringify(effects);
   const whole = text(effectsOf(bytes));
-  t.equal(JSON.parse(whole).length, 7);
+  t.equal((JSON.parse(whole) as unknown[]).length, 7);
   for (let cut = 1; cut < bytes.length; cut++) {
     const split = effectsOf([bytes.subarray(0, cut), bytes.subarray(cut)]);
     if (text(split) !== whole) t.fail(`split at ${cut}`);
