@@ -346,6 +346,7 @@ function changeSession(body: SessionBody, delta: Delta): void {
       return;
     case "volumeLeave":
       body.volumes.delete(delta.volume);
+      return;
     default: // Of other pages.
       return;
   }

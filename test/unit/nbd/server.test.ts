@@ -118,7 +118,7 @@ t.test("answers leave in the order in which the image finishes", async (t) => {
 t.test("the image's errors become NBD errors, logged once per kind", async (t) => {
   const s = await setting();
   const link = await s.attach();
-  const cases: [unknown, number][] = [
+  const cases: [Error, number][] = [
     [new DssError("NoSpace", "full"), 28],
     [new DssError("NoSpace", "full"), 28],
     [new DssError("Fenced", "taken over"), 108],
