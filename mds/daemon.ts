@@ -215,16 +215,17 @@ export class MdsDaemon {
     const { term } = leading;
     const onFailure = (error: unknown): void => this.onFailure(leading, error);
     const store = parts.store(term);
-    const [host, replayed] = await Promise.all([
-      CoordinatorHost.start(
-        { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
-        {
-          coordinator: options.coordinator,
-          initial: { clusterId: options.clusterId, pool: options.pool },
-        },
-      ),
-      replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger }),
-    ]);
+    const hosting = CoordinatorHost.start(
+      { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
+      {
+        coordinator: options.coordinator,
+        initial: { clusterId: options.clusterId, pool: options.pool },
+      },
+    );
+    const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
+    // Without its metadata this leader never begins, and its coordinator must not go on alone.
+    replaying.catch(() => hosting.then((host) => host.stop()).catch(() => undefined));
+    const [host, replayed] = await Promise.all([hosting, replaying]);
     if (this.leading !== leading) {
       host.stop();
       return;

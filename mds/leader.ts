@@ -223,6 +223,7 @@ export class MdsLeader {
       },
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
+      isSafe: (id) => this.operations.isPurgeSafe(id),
     });
   }
 
@@ -553,11 +554,15 @@ export class MdsLeader {
   }
   /** One after the other: there may be many, and clients' own work comes first. */
   private async recoverReleased(session: LiveSession, inos: readonly Ino[]): Promise<void> {
+    const seqs = new Map(inos.map((ino) => [ino, this.capabilities.held(session.id, ino)?.seq]));
     for (const ino of inos) {
       const found = await this.probe(session.id, ino);
       if (this.phase === "stopped" || session.evicting !== undefined) return;
-      await this.endGrant(session, ino, found);
-      this.lower(session, ino, "none");
+      // The session may have acquired it again meanwhile: then it is the authority once more.
+      const isOld = (): boolean => this.capabilities.held(session.id, ino)?.seq === seqs.get(ino);
+      if (!isOld()) continue;
+      await this.endGrant(session, ino, found, isOld);
+      if (isOld()) this.lower(session, ino, "none");
     }
   }
 
@@ -607,6 +612,9 @@ export class MdsLeader {
         try {
           const epoch = await cluster.fence(session.id);
           this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
+          // It will not come back. What it holds is found out below, and conflicts wait for that.
+          this.awaited.delete(session.id);
+          this.checkAgain();
           break;
         } catch (error) {
           if (this.phase === "stopped" || !isDssError(error) || error.retry !== "same") throw error;
@@ -750,9 +758,11 @@ export class MdsLeader {
     session: LiveSession,
     ino: Ino,
     last: { size: number; mtimeNs: bigint } | undefined,
+    isOld: () => boolean = () => true,
   ): Promise<void> {
     await this.operations.change(
       () => {
+        if (!isOld()) return [];
         const grant = this.metadata.session(session.id)?.exclusive.get(ino);
         const inode = this.metadata.inode(ino);
         if (grant === undefined) return [];
@@ -893,7 +903,9 @@ export class MdsLeader {
       else session.requests.delete(call.id);
     }
     const send = (): void => this.send(session, call, reply, pending?.incoming);
-    const needed = call.request.op === "sync" ? session.lastJournal : seq;
+    // A repeated or second request may find a change of an earlier one that is not safe yet.
+    const unchanged = plan.durable && seq === 0 ? this.journal.last : seq;
+    const needed = call.request.op === "sync" ? session.lastJournal : unchanged;
     if (plan.durable || call.wait === "safe" || call.request.op === "sync") {
       if (pending !== undefined) delete pending.reply;
       this.journal.whenSafe(needed, () => {
@@ -901,7 +913,6 @@ export class MdsLeader {
         send();
       });
     } else send();
-    if (plan.record.some((delta) => delta.d === "purgePut")) this.purger.wake();
   }
   private send(
     session: LiveSession,
@@ -973,6 +984,7 @@ export class MdsLeader {
 
   private onSafe(seq: number): void {
     this.operations.onSafe(seq);
+    this.purger.wake();
     for (const session of this.sessions.values()) {
       if (session.link === undefined || session.pushedSafe >= session.lastJournal) continue;
       session.pushedSafe = seq;

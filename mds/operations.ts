@@ -43,6 +43,8 @@ export class Operations {
   private readonly onRelease = new Map<Ino, Set<Running>>();
   private readonly onEnd = new Map<number, Set<Running>>();
   private onPurged = new Set<Running>();
+  /** Purge entries whose batch is not safe yet, with its number. */
+  private readonly unsafePurges = new Map<number, number>();
   private stopped = false;
 
   constructor(
@@ -92,6 +94,10 @@ export class Operations {
   }
   onSafe(seq: number): void {
     this.unsafe.safe(seq);
+    for (const [id, batch] of this.unsafePurges) if (batch <= seq) this.unsafePurges.delete(id);
+  }
+  isPurgeSafe(id: number): boolean {
+    return !this.unsafePurges.has(id);
   }
   /** What a session holds of this inode has become less. */
   released(ino: Ino): void {
@@ -193,6 +199,9 @@ export class Operations {
       for (const ino of plan.hides) this.unsafe.mark(ino, task.session, seq);
       for (const ino of plan.removed) capabilities.forget(ino);
       journal.add(plan.record);
+      for (const delta of plan.record) {
+        if (delta.d === "purgePut") this.unsafePurges.set(delta.entry.id, seq);
+      }
     }
     if (plan.record.some((delta) => delta.d === "purgeRemove")) this.purged();
     this.end(task); // Others wake in a later microtask, after the grants that `done` makes.

@@ -14,6 +14,8 @@ import type { Delta } from "./core/delta.js";
 import type { Metadata } from "./core/metadata.js";
 
 const PARALLEL = 8;
+/** Files of so few objects have all of them, most likely. */
+const SURE_MAX = 16;
 /** Progress is journaled after this many objects. */
 const STEP = 1024;
 const RETRY_MS = 1_000;
@@ -30,6 +32,11 @@ export interface PurgerParts {
   /** Runs `read` with its pages in memory. */
   read<T>(read: () => T): Promise<T>;
   stopped(): boolean;
+  /**
+   * The entry is in the journal for good: until then its file may yet come back with the next
+   * leader.
+   */
+  isSafe(id: number): boolean;
 }
 
 export class Purger {
@@ -51,7 +58,7 @@ export class Purger {
     if (this.parts.stopped()) return;
     for (const entry of this.parts.metadata.purges()) {
       if (this.active.size >= PARALLEL) return;
-      if (this.active.has(entry.id)) continue;
+      if (this.active.has(entry.id) || !this.parts.isSafe(entry.id)) continue;
       this.active.add(entry.id);
       void this.work(entry).finally(() => {
         this.active.delete(entry.id);
@@ -85,7 +92,8 @@ export class Purger {
 
   private async removeObjects(entry: PurgeEntry): Promise<void> {
     const count = objectCount(entry.layout, entry.bound);
-    const likely = objectCount(entry.layout, entry.likely);
+    // Of a large file many may be holes, which are cheaper to ask about than to remove.
+    const likely = count > SURE_MAX ? 0 : objectCount(entry.layout, entry.likely);
     for (let start = entry.next; start < count; start += STEP) {
       const end = Math.min(count, start + STEP);
       let next = start;

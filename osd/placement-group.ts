@@ -427,7 +427,9 @@ export class PlacementGroup {
     this.inFlight.set(key, { requests: [request] });
     // The requests in flight are told by themselves when the interval ends.
     this.lock(message.object, start, end, false, undefined, (unlock) => {
+      const { generation } = this;
       this.execute(request, key, unlock).catch((error: unknown) => {
+        if (generation !== this.generation) return; // The same request may be under way anew.
         unlock();
         this.finish(key, (waiting) => waiting.fail(error));
       });
@@ -458,11 +460,6 @@ export class PlacementGroup {
     const steps = prepared instanceof Promise ? await prepared : prepared;
     if (generation !== this.generation) return;
     const { interval } = this.entry;
-    if (steps.length === 0) {
-      unlock();
-      this.finish(key, (waiting) => waiting.reply({ interval, seq: 0, size: 0 }));
-      return;
-    }
     let left = steps.length;
     let last = { seq: 0, size: 0 };
     const done = (): void => {
@@ -482,9 +479,7 @@ export class PlacementGroup {
     const { message } = request;
     const info = this.host.store.stat(this.id, message.object);
     if (info === undefined && message.kind !== WriteKind.write) {
-      // Nothing to change, so nothing to remember: a late repetition is below the floor of what
-      // came after.
-      return [];
+      return [step(OpKind.remove, 0, 0, 0)]; // Nothing to change, but the answer is remembered.
     }
     if (message.kind === WriteKind.remove) {
       const newer = info !== undefined && info.truncateSeq >= message.truncateSeq;

@@ -430,7 +430,11 @@ export class FileOperations {
         return;
       }
       // Writes of before the barrier end before the new size counts.
-      if (node.data !== undefined) await node.data.cutOff(size);
+      if (node.data !== undefined) {
+        await node.data.cutOff(size);
+        // What stays is written under the old truncation: after the new one it would be refused.
+        if (size > 0) await node.data.flush();
+      }
       node.resizing++;
       try {
         await this.mds.call({

@@ -341,6 +341,8 @@ export class NodeTable implements SessionCache {
     if (inode === undefined) return;
     const node = this.get(inode.ino);
     const known = node.inode;
+    // Overtaken by the answer to a later change of ours.
+    if (known !== undefined && inode.truncateSeq < known.truncateSeq) return;
     if (known !== undefined && node.mode === "exclusive" && !fresh.has(inode.ino)) {
       // Size and mtime are ours; a change of them that we asked for is set by who asked.
       node.inode = { ...inode, size: known.size, mtimeNs: known.mtimeNs };

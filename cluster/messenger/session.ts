@@ -75,6 +75,8 @@ interface Pending {
 
 /** How often deadlines are looked at. */
 const DEADLINE_TICK_MS = 50;
+/** A tick that comes later than this shows that the whole process stood still. */
+const STALL_MS = 500;
 /** A call timed out and nothing at all came for this long: the path is dead. */
 const SILENCE_MS = 3_000;
 
@@ -133,6 +135,8 @@ export class LinkSession implements Link {
         reject(new DssError("ConnectionLost", `connection to ${this.remote} is closed`));
         return;
       }
+      // Before anything is noted: what cannot be encoded is the caller's error alone.
+      const body = call.request.encode(message);
       const sequence = this.nextSequence;
       this.nextSequence = (this.nextSequence + 1) >>> 0;
       this.pending.set(sequence, {
@@ -141,8 +145,8 @@ export class LinkSession implements Link {
         resolve,
         reject,
       });
-      this.ticker ??= this.host.clock.setTimer(DEADLINE_TICK_MS, () => this.onTick());
-      this.send(call.number, sequence, call.request.encode(message), options.data, options.sums);
+      this.tickSoon();
+      this.send(call.number, sequence, body, options.data, options.sums);
     });
   }
 
@@ -308,9 +312,21 @@ export class LinkSession implements Link {
     else this.connection.resume();
   }
 
-  private onTick(): void {
+  private tickSoon(): void {
+    if (this.ticker !== undefined) return;
+    const due = this.host.clock.now() + DEADLINE_TICK_MS;
+    this.ticker = this.host.clock.setTimer(DEADLINE_TICK_MS, () => this.onTick(due));
+  }
+
+  private onTick(due: number): void {
     this.ticker = undefined;
     const now = this.host.clock.now();
+    const late = now - due;
+    if (late > STALL_MS) {
+      // This process was stopped: answers may be waiting in the socket, unread.
+      for (const pending of this.pending.values()) pending.deadline += late;
+      this.lastReceived += late;
+    }
     let timedOut = false;
     for (const [sequence, pending] of this.pending) {
       if (pending.deadline > now) continue;
@@ -324,9 +340,7 @@ export class LinkSession implements Link {
       this.destroy();
       return;
     }
-    if (this.pending.size > 0) {
-      this.ticker = this.host.clock.setTimer(DEADLINE_TICK_MS, () => this.onTick());
-    }
+    if (this.pending.size > 0) this.tickSoon();
   }
 
   private onClosed(error: Error | undefined): void {

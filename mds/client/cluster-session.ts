@@ -123,6 +123,7 @@ function leaderFrom(coordination: Coordination, logger: Logger): LeaderSource & 
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
+    refresh: () => void watch.refresh(),
     stop: () => watch.stop(),
   };
 }

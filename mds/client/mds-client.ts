@@ -50,6 +50,8 @@ export interface LeaderSource {
   current(): { address: Address; term: number } | undefined;
   /** Returns a function that ends the subscription. */
   onChange(listener: () => void): () => void;
+  /** Look again, for one who finds no leader. */
+  refresh?(): void;
 }
 
 /**
@@ -315,6 +317,8 @@ export class MdsClient {
       return Promise.reject(lost);
     }
     if (this.changes.size === 0) return Promise.resolve();
+    // Somebody waits: the batch should not wait for company. Its failure is the changes' own.
+    this.call({ op: "sync" }).catch(() => undefined);
     return new Promise((resolve, reject) => {
       this.safeWaiters.push({ upTo: this.nextId - 1, resolve, reject });
     });
@@ -595,6 +599,7 @@ export class MdsClient {
       const leader = this.options.leader.current();
       if (leader === undefined || leader.term < this.term) {
         await this.leaderChangeOr(LEADER_POLL_MS);
+        this.options.leader.refresh?.();
         continue;
       }
       try {
@@ -701,6 +706,8 @@ export class MdsClient {
         // the journal.
         if (!sameTerm || entry.journal <= this.safe) this.settle(entry);
       } else if (this.outstanding.get(entry.id) === entry) {
+        // The number of the old leader's batch, which was lost, says nothing about the new one's.
+        if (!sameTerm) entry.journal = Number.MAX_SAFE_INTEGER;
         this.send(entry);
       }
     }

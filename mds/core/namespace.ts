@@ -607,10 +607,10 @@ export class Namespace {
     if (!Number.isSafeInteger(size) || size < 0 || size > FILE_SIZE_MAX) {
       throw new DssError("FileTooLarge", `size ${size}`);
     }
+    // Without attributes: this answer may be overtaken by those of later changes.
     const plan = emptyPlan();
-    plan.answer.inode = publicInode(inode);
     const granted = this.granted(access, inode);
-    if (size <= granted) return { ...plan, exclusive: { ino, maxSize: granted } };
+    if (size <= granted) return { ...plan, exclusive: { ino, maxSize: granted }, durable: true };
     const maxSize = grantSize(size);
     const draft = new Draft(this.metadata);
     draft.add({ d: "grantPut", id: access.session, ino, maxSize });

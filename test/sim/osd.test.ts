@@ -12,9 +12,9 @@ t.test("seeds on file stores over simulated disks", async (t) => {
   let crashes = 0;
   for (let seed = 1; seed <= SEEDS; seed++) {
     try {
-      const result = await runOsdScenario({ seed, disk: simulatedDisk, operations: 300 });
+      const result = await runOsdScenario({ seed, disk: simulatedDisk, operations: 500 });
       crashes += result.osdCrashes + result.clientCrashes;
-      t.ok(result.operations >= 300, `seed ${seed}`);
+      t.ok(result.operations >= 500, `seed ${seed}`);
     } catch (error) {
       t.fail(`seed ${seed}: ${explain(error)}; npm run test:sim -- --seed ${seed} --seeds 1`);
     }
@@ -30,7 +30,7 @@ t.test("a run is a pure function of its seed", async (t) => {
 
 t.test("the in-memory store behaves as the file store does", async (t) => {
   for (let seed = 100; seed < 105; seed++) {
-    const result = await runOsdScenario({ seed, disk: memoryDisk, operations: 300 });
-    t.ok(result.operations >= 300, `seed ${seed}`);
+    const result = await runOsdScenario({ seed, disk: memoryDisk, operations: 500 });
+    t.ok(result.operations >= 500, `seed ${seed}`);
   }
 });

@@ -1,4 +1,4 @@
-/** docs/protocol.md lists every message there is: made from the registry, `UPDATE=1` writes it anew. */
+/** docs/protocol.md lists every message: made from the registry; `UPDATE=1` writes it anew. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import t from "tap";
@@ -22,13 +22,17 @@ function page(): string {
       return `| ${number} | ${name} | ${owner} |`;
     });
   const mib = (bytes: number): string => `${bytes / 2 ** 20} MiB`;
+  const limits = `${mib(FRAME_LIMITS.bodyBytesMax)} and data of at most ${mib(FRAME_LIMITS.dataBytesMax)}`;
+  const head = `${HEADER_SIZE} bytes (magic 0x${FRAME_MAGIC.toString(16)}, version ${FRAME_VERSION}, little-endian)`;
   return `# Messages
 
-Made from the message registry (\`UPDATE=1 node dist/test/unit/docs-protocol.test.js\`); a unit test keeps it true.
+Made from the message registry (\`UPDATE=1 node dist/test/unit/docs-protocol.test.js\`); a unit test
+keeps it true.
 
-A frame is a header of ${HEADER_SIZE} bytes (magic 0x${FRAME_MAGIC.toString(16)}, version ${FRAME_VERSION}, little-endian), a body of at most
-${mib(FRAME_LIMITS.bodyBytesMax)} and data of at most ${mib(FRAME_LIMITS.dataBytesMax)}; the fields are listed in \`cluster/wire/frame.ts\`. Requests are even, the
-reply to a request is its number plus one, and 1 is the reply to a request that failed (code, message, map epoch).
+A frame is a header of ${head}, a body of at most
+${limits}; the fields are listed in \`cluster/wire/frame.ts\`.
+Requests are even, the reply to a request is its number plus one, and 1 is the reply to a request
+that failed (code, message, map epoch).
 
 | Number | Message | Declared in |
 | --- | --- | --- |
