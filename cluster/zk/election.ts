@@ -164,16 +164,18 @@ export class Election {
     this.watch?.stop();
     this.unsubscribe?.();
     await this.running;
-    const wasLeading = this.term !== undefined;
+    const { term } = this;
     this.term = undefined;
     if (this.coordination.state === "closed") return;
+    if (term !== undefined) {
+      // Under the term: the node may be a successor's by now, and versions begin at 0 in both.
+      const remove: CoordinationOp = { op: "remove", path: LEADER_PATH, version: ANY_VERSION };
+      await multiUnder(this.coordination, term, [remove]).catch((error: unknown) => {
+        if (!isDssError(error, "Fenced")) ignoreRace(error);
+      });
+    }
     for (const mine of this.candidates.filter((c) => c.incarnation === this.self.incarnation)) {
       await this.removeNode(mine.name);
-    }
-    if (!wasLeading) return;
-    const leader = await this.coordination.get(LEADER_PATH);
-    if (leader && parse(leader.data)?.incarnation === this.self.incarnation) {
-      await this.coordination.remove(LEADER_PATH, leader.version).catch(ignoreRace);
     }
   }
 

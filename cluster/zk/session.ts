@@ -414,7 +414,6 @@ class ZooKeeperSession implements Coordination {
   }
 
   async get(path: string, watch?: () => void): Promise<Znode | undefined> {
-    let isArmed = false;
     for (;;) {
       const found = await this.call<Znode | undefined>(`get ${path}`, (client, done) =>
         client.getData(path, watch, (error, data, stat) => {
@@ -422,14 +421,12 @@ class ZooKeeperSession implements Coordination {
           else done(error, stat && znode(data, stat));
         }),
       );
-      // Read once more after the watch for its creation was left: the event of a creation may
-      // overtake the answer that leaves the watch, and nobody would be told.
-      if (found || !watch || isArmed) return found;
+      if (found || !watch) return found;
       // A failed read leaves no watch: leave one for the creation.
       const exists = await this.call<boolean>(`watch ${path}`, (client, done) =>
         client.exists(path, watch, (error, stat) => done(error, Boolean(stat))),
       );
-      isArmed = !exists;
+      if (!exists) return undefined;
     }
   }
 

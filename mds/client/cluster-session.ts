@@ -123,7 +123,6 @@ function leaderFrom(coordination: Coordination, logger: Logger): LeaderSource & 
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
-    refresh: () => void watch.refresh(),
     stop: () => watch.stop(),
   };
 }

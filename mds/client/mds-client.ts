@@ -50,8 +50,6 @@ export interface LeaderSource {
   current(): { address: Address; term: number } | undefined;
   /** Returns a function that ends the subscription. */
   onChange(listener: () => void): () => void;
-  /** Look again, for one who finds no leader. */
-  refresh?(): void;
 }
 
 /**
@@ -599,7 +597,6 @@ export class MdsClient {
       const leader = this.options.leader.current();
       if (leader === undefined || leader.term < this.term) {
         await this.leaderChangeOr(LEADER_POLL_MS);
-        this.options.leader.refresh?.();
         continue;
       }
       try {
