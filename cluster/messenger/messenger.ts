@@ -69,7 +69,6 @@ export interface Peer {
   post<Message>(post: Post<Message>, message: Message): void;
   /** After every established connection, before any waiting call is sent. */
   onUp(callback: (link: Link) => void): void;
-  onDown(callback: () => void): void;
   /** Fails what is in flight and never connects again. */
   close(): void;
 }

@@ -159,7 +159,6 @@ class RpcPeer implements Peer {
   private readonly backoff: Backoff;
   private waiting: Waiting[] = [];
   private readonly upListeners: ((link: Link) => void)[] = [];
-  private readonly downListeners: (() => void)[] = [];
   private closed = false;
 
   constructor(
@@ -211,9 +210,6 @@ class RpcPeer implements Peer {
     this.upListeners.push(callback);
     if (this.link !== undefined && !this.link.closed) callback(this.link);
   }
-  onDown(callback: () => void): void {
-    this.downListeners.push(callback);
-  }
 
   close(): void {
     if (this.closed) return;
@@ -249,7 +245,6 @@ class RpcPeer implements Peer {
     this.link = link;
     link.onClose(() => {
       if (this.link === link) this.link = undefined;
-      for (const callback of this.downListeners) callback();
     });
     for (const callback of this.upListeners) callback(link);
     const waiting = this.waiting;
