@@ -1,8 +1,8 @@
 /** The modelled ZooKeeper as something that the coordination suite can drive. */
-import type { Test } from "tap";
 import { Prng } from "../../cluster/base/prng.js";
 import type { Coordination } from "../../cluster/zk/coordination.js";
 import type { CoordinationDriver } from "../support/coordination-suite.js";
+import type { Teardown } from "../support/temp.js";
 import { SimClock } from "./sim-clock.js";
 import { SimHost, SimNetwork } from "./sim-network.js";
 import { SimZkClient } from "./sim-zk-client.js";
@@ -16,7 +16,7 @@ export class ModelledZooKeeper implements CoordinationDriver {
   private readonly hosts = new Map<Coordination, SimHost>();
   private isOver = false;
 
-  constructor(t: Test, seed: number) {
+  constructor(t: Teardown, seed: number) {
     const random = new Prng(seed);
     this.network = new SimNetwork(this.clock, random.fork());
     this.zk = new SimZooKeeper(this.clock, this.network, random.fork());
@@ -28,7 +28,7 @@ export class ModelledZooKeeper implements CoordinationDriver {
       await this.clock.runUntil(() => this.isOver, 1_000);
     }
   }
-  async join(t: Test, sessionTimeoutMs = 6_000): Promise<Coordination> {
+  async join(t: Teardown, sessionTimeoutMs = 6_000): Promise<Coordination> {
     const host = new SimHost(`host${this.hosts.size}`, this.network);
     const clock = this.clock.forNode(
       () => host.alive,

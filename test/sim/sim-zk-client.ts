@@ -33,6 +33,11 @@ interface Request {
   fail(error: DssError): void;
   timer?: Timer;
 }
+/** What a read found, and what a watch of it is left on. */
+interface Seen<T> {
+  value: T;
+  watched?: { key: Touched; exists: boolean };
+}
 interface LocalWatch {
   /** An absent node is watched for its creation. */
   exists: boolean;
@@ -317,7 +322,7 @@ export class SimZkClient implements Coordination {
     });
   }
   private read<T>(
-    read: (connection: ServerConnection) => { value: T; watched?: { key: Touched; exists: boolean } },
+    read: (connection: ServerConnection) => Seen<T>,
     callback: (() => void) | undefined,
   ): Promise<T> {
     return this.call<T>((connection, answer) => {
@@ -336,7 +341,7 @@ export class SimZkClient implements Coordination {
   }
 
   get(path: string, watch?: () => void): Promise<Znode | undefined> {
-    return this.read(({ server }) => {
+    return this.read<Znode | undefined>(({ server }) => {
       const value = server.tree.znode(path);
       return { value, watched: { key: `d:${path}`, exists: value !== undefined } };
     }, watch);

@@ -245,7 +245,7 @@ export function coordinationSuite(t: Test, driver: CoordinationDriver): void {
     t.ok(ms > 1300 && ms < 6000, `after ${Math.round(ms)} ms`);
   });
 
-  t.test("a lost connection: unknown outcomes, the same session, no change is missed", async (t) => {
+  t.test("a lost connection: unknown outcomes, same session, nothing missed", async (t) => {
     const session = await driver.join(t);
     const other = await driver.join(t);
     const events: SessionEvent[] = [];
