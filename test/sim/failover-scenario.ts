@@ -8,13 +8,14 @@
  */
 import { strict as assert } from "node:assert";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { isDssError } from "../../cluster/base/errors.js";
 import type { OsdId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { Prng } from "../../cluster/base/prng.js";
 import { allPgs, pgOf, type ClusterMap } from "../../cluster/map/cluster-map.js";
 import { objectToPg } from "../../cluster/map/placement.js";
-import { OsdWorld, ZK, type DiskFactory, type SimClient } from "./osd-world.js";
+import { ClusterWorld, ZK, type DiskFactory, type SimClient } from "./cluster-world.js";
 import { linearizabilityFault, type Operation } from "./registers.js";
+import { CLEAN_WITHIN_MS, ScenarioBase, WORK_WITHIN_MS } from "./scenario-base.js";
 
 export interface FailoverOptions {
   seed: number;
@@ -37,8 +38,6 @@ const OBJECTS = 8;
 const BLOCKS = 2;
 const CLIENTS = 3;
 const POOL = 1;
-const ZK_SESSION_MS = 6_000;
-const CLEAN_WITHIN_MS = 900_000;
 
 export async function runFailoverScenario(options: FailoverOptions): Promise<FailoverResult> {
   const scenario = new FailoverScenario(options);
@@ -50,16 +49,12 @@ export async function runFailoverScenario(options: FailoverOptions): Promise<Fai
   }
 }
 
-class FailoverScenario {
-  readonly world: OsdWorld;
-  private readonly random: Prng;
+class FailoverScenario extends ScenarioBase {
   private readonly operations: number;
   private readonly clients: SimClient[] = [];
   /** By register: "object/block". */
   private readonly histories = new Map<string, Operation[]>();
   private readonly destroyed = new Set<OsdId>();
-  /** Being started: their store is opening. */
-  private readonly starting = new Set<OsdId>();
   private readonly counts: Record<string, number> = {};
   /** Some seeds leave time to recover, others hardly any. */
   private readonly faultGapMs: number;
@@ -67,47 +62,45 @@ class FailoverScenario {
   private done = 0;
   private working = 0;
   private faultsOn = true;
-  private failure: Error | undefined;
 
   constructor(options: FailoverOptions) {
-    this.operations = options.operations;
     const draw = options.seed % 3;
-    this.world = new OsdWorld({
-      seed: options.seed,
-      osds: OSDS,
-      replicas: 3,
-      pgCount: 4,
-      disk: options.disk,
-      minimum: options.minimum ?? 2,
-      settings: {
-        // Short logs make backfill of what would be a delta.
-        pgLogEntries: [16, 60, 400][draw]!,
-        readLeaseMs: [1_000, 400, 200][draw]!,
-        replicaTimeoutMs: [3_000, 1_000, 1_500][draw]!,
-        zkSessionMs: ZK_SESSION_MS,
-        downOutMs: [60_000, 8_000, 20_000][draw]!,
-      },
-      ...(options.logger === undefined ? {} : { logger: options.logger }),
-    });
-    this.random = this.world.random.fork();
+    super(
+      new ClusterWorld({
+        seed: options.seed,
+        osds: OSDS,
+        disk: options.disk,
+        settings: {
+          "pool.minimum": options.minimum ?? 2,
+          // Short logs make backfill of what would be a delta.
+          "osd.pgLogEntries": [16, 60, 400][draw]!,
+          readLeaseMs: [1_000, 400, 200][draw]!,
+          downOutMs: [60_000, 8_000, 20_000][draw]!,
+        },
+        ...(options.logger === undefined ? {} : { logger: options.logger }),
+      }),
+    );
+    this.operations = options.operations;
     this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
     this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
   }
 
   async run(): Promise<FailoverResult> {
     const { world } = this;
-    for (let id = 0; id < OSDS; id++) this.start(id);
-    await this.until(() => world.allClean(), 60_000, "the PGs never became active");
+    await this.begin();
+    for (let i = 0; i < CLIENTS; i++) {
+      this.clients.push(await this.settled(world.startClient(), 60_000, "no session"));
+    }
     world.network.faults = {
       delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
       loss: this.random.pick([0, 0.0005, 0.002]),
       stall: this.random.pick([0, 0.001, 0.003]),
       stallMs: 3_000,
+      mdsLoss: this.random.pick([0, 0.005, 0.02]),
     };
-    for (let i = 0; i < CLIENTS; i++) this.clients.push(world.startClient());
     for (const client of this.clients) this.work(client);
     this.scheduleFault();
-    await this.until(() => this.done >= this.operations, 3_600_000, "the work never ended");
+    await this.until(() => this.done >= this.operations, WORK_WITHIN_MS, "the work never ended");
     await this.heal();
     await this.readAll();
     this.checkReplicas();
@@ -130,26 +123,7 @@ class FailoverScenario {
     return sum;
   }
 
-  private async until(done: () => boolean, withinMs: number, what: string): Promise<void> {
-    const stop = (): boolean => this.failure !== undefined || this.world.fatal.length > 0 || done();
-    const ended = await this.world.clock.runUntil(stop, withinMs);
-    if (this.failure !== undefined) throw this.failure;
-    if (this.world.fatal.length > 0) throw this.world.fatal[0]!;
-    assert.ok(ended, what);
-  }
-  private guard(work: Promise<void>): void {
-    work.catch((error: unknown) => {
-      this.failure ??= error instanceof Error ? error : new Error(String(error));
-    });
-  }
-
   // ——— Faults ———
-
-  private start(id: OsdId): void {
-    if (this.destroyed.has(id) || this.world.running.has(id) || this.starting.has(id)) return;
-    this.starting.add(id);
-    this.guard(this.world.startOsd(id).finally(() => this.starting.delete(id)));
-  }
 
   private scheduleFault(): void {
     this.world.clock.schedule(this.random.float() * this.faultGapMs, () => {
@@ -181,16 +155,18 @@ class FailoverScenario {
       this.note("client partition");
       const { host } = random.pick(this.clients);
       world.cut(name, host.name, random.float() * 8_000, random.pick(["both", "from", "to"]));
-    } else if (roll < 0.82) {
+    } else if (roll < 0.8) {
       this.note("cut off from ZooKeeper");
       world.cut(name, ZK, random.float() * 15_000, "both");
-    } else if (roll < 0.92) {
+    } else if (roll < 0.88) this.metadataFault();
+    else if (roll < 0.96) {
       // Both keep an old map and still see each other: the client would take what a deposed primary
       // gives it.
       this.note("cut off with a client");
-      const ms = 8_000 + random.float() * 6_000;
+      const ms = world.config.cluster.zkSessionMs + 2_000 + random.float() * 6_000;
       const cutClient = random.pick(this.clients);
-      world.clock.schedule(ZK_SESSION_MS - 50, () => this.stare(cutClient, osd));
+      const { zkSessionMs } = world.config.cluster;
+      world.clock.schedule(zkSessionMs - 50, () => this.stare(cutClient, osd));
       const client = cutClient.host.name;
       const isIsland = random.chance(0.5);
       for (const one of [name, client]) {
@@ -198,6 +174,35 @@ class FailoverScenario {
         if (isIsland) for (const other of othersOf(osd)) world.cut(one, `osd.${other}`, ms, "both");
       }
     } else if (this.destroyed.size === 0 && world.allClean()) this.destroy(osd);
+  }
+  /** What happens to those who decide: metadata servers and ZooKeeper. */
+  private metadataFault(): void {
+    const { random, world } = this;
+    const id = random.chance(0.7) ? (world.leader?.id ?? 0) : random.int(0, 1);
+    const name = `mds.${id}`;
+    const roll = random.float();
+    if (roll < 0.3) {
+      this.note("crash of an MDS");
+      world.crashMds(id);
+      world.clock.schedule(100 + random.float() * 10_000, () => world.startMds(id));
+    } else if (roll < 0.45) {
+      this.note("freeze of an MDS");
+      world.freeze(world.metadata.get(id)?.host, random.float() * 20_000);
+    } else if (roll < 0.6) {
+      this.note("MDS cut off from ZooKeeper");
+      world.cut(name, ZK, random.float() * 15_000, random.pick(["both", "from", "to"]));
+    } else if (roll < 0.7) {
+      this.note("outage of ZooKeeper");
+      world.zk.outage(random.float() * 20_000);
+    } else if (roll < 0.85) {
+      this.note("crash of a ZooKeeper server");
+      world.zk.crashServer(random.int(0, 2), random.float() * 10_000);
+    } else {
+      this.note("ZooKeeper connections broken");
+      for (const host of world.hostNames()) {
+        if (random.chance(0.5)) world.zk.breakConnections(host);
+      }
+    }
   }
   private note(fault: string): void {
     this.counts[fault] = (this.counts[fault] ?? 0) + 1;
@@ -209,7 +214,7 @@ class FailoverScenario {
       if (!this.world.running.has(id)) continue;
       this.world.crashOsd(id);
       const ms = downMs * (0.5 + this.random.float());
-      this.world.clock.schedule(ms, () => this.start(id));
+      this.world.clock.schedule(ms, () => this.world.startOsd(id));
     }
   }
 
@@ -287,9 +292,6 @@ class FailoverScenario {
     this.guard(loop(() => this.read(friend, this.random.pick(registers))));
     this.guard(loop(() => this.write(other, this.random.pick(registers))));
   }
-  private pause(ms: number): Promise<void> {
-    return new Promise((resolve) => void this.world.clock.schedule(ms, resolve));
-  }
   private pick(): { object: number; block: number } {
     return { object: this.random.int(0, OBJECTS - 1), block: this.random.int(0, BLOCKS - 1) };
   }
@@ -312,8 +314,9 @@ class FailoverScenario {
     for (let at = 0; at < BLOCK_SIZE; at += 4) data.writeUInt32LE(value, at);
     const address = { pool: POOL, object: `r${register.object}` };
     const offset = register.block * BLOCK_SIZE;
-    await client.objecter.write(address, offset, [data], { ...ACCESS, mtimeNs: 1n });
-    operation.end = this.world.clock.now;
+    const writing = client.objects.write(address, offset, [data], { ...ACCESS, mtimeNs: 1n });
+    // Fenced or closed with its session: what became of the write is open for ever.
+    if (await this.finished(writing)) operation.end = this.world.clock.now;
   }
 
   private async read(
@@ -323,12 +326,27 @@ class FailoverScenario {
     const start = this.world.clock.now;
     const address = { pool: POOL, object: `r${register.object}` };
     const offset = register.block * BLOCK_SIZE;
-    const { data } = await client.objecter.read(address, offset, BLOCK_SIZE, ACCESS);
+    const found = await this.finished(client.objects.read(address, offset, BLOCK_SIZE, ACCESS));
+    if (found === undefined) return;
+    const { data } = found;
     const value = data.length === 0 ? 0 : data.readUInt32LE(0);
     for (let at = 0; at + 4 <= data.length; at += 4) {
       assert.equal(data.readUInt32LE(at), value, `a torn block of ${address.object}`);
     }
     this.history(register).push({ kind: "read", value, start, end: this.world.clock.now });
+  }
+  /** undefined when the client lost its session, and with it the right to what it asked. */
+  private async finished<T>(work: Promise<T>): Promise<T | undefined> {
+    try {
+      return await work;
+    } catch (error) {
+      if (!isDssError(error) || !["Fenced", "NoSession", "ShuttingDown"].includes(error.code)) {
+        throw error;
+      }
+      this.note("session lost");
+      await this.pause(100);
+      return undefined;
+    }
   }
 
   // ——— Checks ———
@@ -336,7 +354,7 @@ class FailoverScenario {
   private async heal(): Promise<void> {
     const { world } = this;
     this.faultsOn = false;
-    world.network.heal();
+    world.heal();
     world.network.faults = { delayMs: { min: 0.05, max: 0.2 }, loss: 0 };
     await this.until(() => this.working === 0, CLEAN_WITHIN_MS, "an operation never ended");
     await this.clean("the PGs did not become clean after healing");
@@ -368,20 +386,6 @@ class FailoverScenario {
     for (const [register, history] of this.histories) {
       const fault = linearizabilityFault(history);
       assert.equal(fault, undefined, `register ${register}: ${fault}`);
-    }
-  }
-
-  /** Every member holds the same objects at the same versions. */
-  private checkReplicas(): void {
-    for (const { pg, entry } of allPgs(this.world.map)) {
-      const copies = entry.inSync.map((osd) => {
-        const { store } = this.world.running.get(osd)!;
-        const objects = store.list(pg, "", 1_000).map(({ object, info }) => {
-          return [object, info.size, info.version, info.allocated];
-        });
-        return JSON.stringify({ last: store.pgInfo(pg)!.last, objects });
-      });
-      for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
     }
   }
 }

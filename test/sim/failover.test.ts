@@ -5,7 +5,7 @@
 import t from "tap";
 import { NO_FAULTS, type Faults } from "../../osd/core/faults.js";
 import { FOUND_BY, seedsToFind } from "./deliberate.js";
-import { explain } from "./osd-scenario.js";
+import { explain } from "./scenario-base.js";
 import { runScenario, type Scenario } from "./scenarios.js";
 
 const SEEDS = 5;

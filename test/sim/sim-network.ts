@@ -22,6 +22,8 @@ export interface NetworkFaults {
   /** Probability that a message is held up for long, up to `stallMs`. */
   stall?: number;
   stallMs?: number;
+  /** Loss of messages from and to metadata servers, whose answers matter one by one. */
+  mdsLoss?: number;
 }
 
 interface Bound {
@@ -74,6 +76,10 @@ export class SimNetwork {
   }
   private flush(): void {
     for (const end of [...this.stalled]) if (end.release()) this.stalled.delete(end);
+  }
+  lossBetween(source: string, target: string): number {
+    const { loss, mdsLoss = loss } = this.faults;
+    return source.startsWith("mds.") || target.startsWith("mds.") ? mdsLoss : loss;
   }
   delay(): number {
     const { min, max } = this.faults.delayMs;
@@ -145,7 +151,9 @@ export class SimHost implements Network {
         if (!this.alive) return;
         const target = network.bound(address);
         if (target === undefined || !target.host.alive) {
-          this.run(() => reject(new DssError("Unreachable", `${where} refuses connections`)));
+          const cause = Object.assign(new Error("refused"), { code: "ECONNREFUSED" });
+          const refusal = new DssError("Unreachable", `${where} refuses connections`, { cause });
+          this.run(() => reject(refusal));
           return;
         }
         const near = new SimEnd(this, where, true);
@@ -241,7 +249,7 @@ class SimEnd implements Connection {
     const { network } = this.host;
     network.bytes += message.length;
     network.messages++;
-    if (network.random.chance(network.faults.loss)) {
+    if (network.random.chance(network.lossBetween(this.host.name, this.other.host.name))) {
       network.broken++;
       this.break();
       return;

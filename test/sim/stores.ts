@@ -4,7 +4,7 @@ import type { Prng } from "../../cluster/base/prng.js";
 import { FileStore } from "../../osd/store/file-store.js";
 import { MemoryStore } from "../../osd/store/memory-store.js";
 import type { StoreOptions } from "../../osd/store/options.js";
-import type { DiskFactory } from "./osd-world.js";
+import type { DiskFactory } from "./cluster-world.js";
 import { SimDisk } from "./sim-disk.js";
 
 /** A store that forgets nothing in a crash: for faults of the protocol alone. */
