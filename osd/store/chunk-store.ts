@@ -87,6 +87,18 @@ export interface ObjectImage {
   extents: { offset: number; data: Buffer; sums: Uint32Array }[];
 }
 
+/** A run of blocks that belongs to an object: whole blocks with their checksums. */
+export type BlockRun = ObjectImage["extents"][number];
+
+/** What reading a copy through has found. */
+export interface CopyCheck {
+  info: ObjectInfo;
+  /** Bytes that were read and verified. */
+  bytes: number;
+  /** Damaged blocks, ascending: offset in the object and the checksum that its bytes should have. */
+  bad: { offset: number; sum: number }[];
+}
+
 export interface PgInfo {
   pg: PgId;
   /** The newest log entry, or what a finished recovery declared. */
@@ -175,6 +187,19 @@ export interface ChunkStore {
 
   /** The whole object for a copy elsewhere; undefined when it does not exist; Corrupt as `read`. */
   image(pg: PgId, object: string): Promise<ObjectImage | undefined>;
+  /** Reads the object's blocks of [offset, offset + length) and tells which are damaged. */
+  check(pg: PgId, object: string, offset: number, length: number): Promise<CopyCheck | undefined>;
+  /**
+   * Puts right bytes where the object's blocks have just these checksums; blocks that were changed
+   * meanwhile are left alone, so that it can never make a block older. No log entry; true when
+   * something was written. Durable when the callback runs.
+   */
+  repair(pg: PgId, object: string, runs: readonly BlockRun[], done: Durable): boolean;
+  /**
+   * crc32 over (block number, block checksum) of every block that is not a hole, as it should be.
+   * Undefined when the object does not exist.
+   */
+  digest(pg: PgId, object: string): number | undefined;
   /** Replaces the object by the image. Adds no log entry. */
   install(pg: PgId, object: string, image: ObjectImage, done: Durable): void;
   /** Removes the object without a log entry. */

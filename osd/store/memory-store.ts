@@ -12,7 +12,9 @@ import {
   compareVersions,
   OpKind,
   VERSION_ZERO,
+  type BlockRun,
   type ChunkStore,
+  type CopyCheck,
   type Durable,
   type LogEntry,
   type ObjectImage,
@@ -24,6 +26,7 @@ import {
   type Transaction,
   type Version,
 } from "./chunk-store.js";
+import { digestOf, runsThatFit } from "./block-runs.js";
 import { checkTransaction } from "./transaction-check.js";
 import { firstAbove } from "./pg-state.js";
 import { RetryMemory } from "./retry-memory.js";
@@ -289,6 +292,48 @@ export class MemoryStore implements ChunkStore {
       };
     });
     return { info: this.info(object), extents };
+  }
+  async check(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<CopyCheck | undefined> {
+    const object = this.pgs.get(id)?.objects.get(name);
+    if (!object) return undefined;
+    const bad: CopyCheck["bad"] = [];
+    let bytes = 0;
+    for (const [at, block] of [...object.blocks].sort(([a], [b]) => a - b)) {
+      const start = at * BLOCK_SIZE;
+      if (start + BLOCK_SIZE <= offset || start >= offset + length) continue;
+      bytes += BLOCK_SIZE;
+      if (crc32(block.bytes) !== block.sum) bad.push({ offset: start, sum: block.sum });
+    }
+    return { info: this.info(object), bytes, bad };
+  }
+  repair(id: PgId, name: string, runs: readonly BlockRun[], done: Durable): boolean {
+    const object = this.pgs.get(id)?.objects.get(name);
+    const fitting = runsThatFit(runs, (at) => object?.blocks.get(at)?.sum);
+    for (const { offset, data, sums } of fitting) {
+      sums.forEach((sum, i) => {
+        const bytes = Buffer.from(data.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE));
+        object!.blocks.set(offset / BLOCK_SIZE + i, { bytes, sum });
+      });
+    }
+    this.durable(done);
+    return fitting.length > 0;
+  }
+  digest(id: PgId, name: string): number | undefined {
+    const object = this.pgs.get(id)?.objects.get(name);
+    if (!object) return undefined;
+    const blocks = [...object.blocks].sort(([a], [b]) => a - b);
+    return digestOf(blocks.map(([at, { sum }]) => ({ at, sum })));
+  }
+  /** For tests: a bit of the block changes on the "disk". */
+  damage(id: PgId, name: string, offset: number): void {
+    const block = this.pg(id).objects.get(name)?.blocks.get(offset / BLOCK_SIZE);
+    assert(block, `object ${name} has no block at ${offset}`);
+    block.bytes[7]! ^= 4;
   }
   install(id: PgId, name: string, image: ObjectImage, done: Durable): void {
     const { size, version, mtimeNs, truncateSeq } = image.info;

@@ -22,6 +22,7 @@ export const RecordType = {
   rewriteLog: 7,
   mergeRetries: 8,
   forgetClient: 9,
+  repair: 10,
 } as const;
 
 /** Blocks of one object that a record writes. */
@@ -61,6 +62,8 @@ export type WalRecord =
       placements: Placement[];
     }
   | { type: typeof RecordType.discard; pg: PgId; object: string }
+  /** Blocks of the object as they were, on fresh or on their old places. */
+  | { type: typeof RecordType.repair; pg: PgId; object: string; placements: Placement[] }
   | { type: typeof RecordType.createPg; pg: PgId; meta: Buffer }
   | { type: typeof RecordType.removePg; pg: PgId }
   | { type: typeof RecordType.setPgMeta; pg: PgId; meta: Buffer }
@@ -175,6 +178,12 @@ export function putRecord(out: ByteWriter, record: WalRecord): void {
       out.u32(record.placements.length);
       for (const placement of record.placements) putPlacement(out, placement);
       break;
+    case RecordType.repair:
+      out.ensure(8 + record.object.length * 3);
+      out.text(record.object);
+      out.u32(record.placements.length);
+      for (const placement of record.placements) putPlacement(out, placement);
+      break;
     case RecordType.discard:
       out.ensure(2 + record.object.length * 3);
       out.text(record.object);
@@ -244,6 +253,11 @@ function getBody(from: ByteReader, type: number): WalRecord {
     }
     case RecordType.discard:
       return { type, pg, object: from.text() };
+    case RecordType.repair: {
+      const object = from.text();
+      const placements = Array.from({ length: from.u32() }, () => getPlacement(from));
+      return { type, pg, object, placements };
+    }
     case RecordType.createPg:
     case RecordType.setPgMeta:
       return { type, pg, meta: from.bytes(from.u32()) };
