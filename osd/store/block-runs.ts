@@ -1,7 +1,7 @@
 /** Runs of blocks as scrub and repair see them. Pure. */
 import { assert } from "../../cluster/base/assert.js";
-import { BLOCK_SIZE, crc32 } from "../../cluster/base/checksum.js";
-import type { BlockRun } from "./chunk-store.js";
+import { BLOCK_SIZE, crc32, ZERO_BLOCK_CRC } from "../../cluster/base/checksum.js";
+import type { BlockRun, SpoiledBlock } from "./chunk-store.js";
 
 /**
  * The parts of `runs` whose blocks should have just these checksums: `sumOf` tells what the object
@@ -44,4 +44,18 @@ export function digestOf(blocks: Iterable<{ at: number; sum: number }>): number 
     digest = crc32(row, digest);
   }
   return digest;
+}
+
+/** Puts zeros for the damaged blocks (numbers in the object) of a run and returns what they were. */
+export function spoil(run: BlockRun, bad: readonly number[]): SpoiledBlock[] {
+  const first = run.offset / BLOCK_SIZE;
+  return bad
+    .filter((at) => at >= first && at < first + run.sums.length)
+    .map((at) => {
+      const i = at - first;
+      const sum = run.sums[i]!;
+      run.data.fill(0, i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
+      run.sums[i] = ZERO_BLOCK_CRC;
+      return { offset: at * BLOCK_SIZE, sum };
+    });
 }

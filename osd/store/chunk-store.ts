@@ -85,6 +85,18 @@ export interface ObjectImage {
   info: ObjectInfo;
   /** Non-hole runs, ascending: whole blocks with their checksums. */
   extents: { offset: number; data: Buffer; sums: Uint32Array }[];
+  /**
+   * Blocks whose right bytes are nowhere: `extents` has filler for them, with the filler's checksum.
+   * The copy records this checksum instead, so that they are never read, and can be repaired later.
+   */
+  spoiled?: readonly SpoiledBlock[];
+}
+
+export interface SpoiledBlock {
+  /** Byte offset in the object. */
+  offset: number;
+  /** The checksum that the right bytes have. */
+  sum: number;
 }
 
 /** A run of blocks that belongs to an object: whole blocks with their checksums. */
@@ -96,7 +108,7 @@ export interface CopyCheck {
   /** Bytes that were read and verified. */
   bytes: number;
   /** Damaged blocks, ascending: offset in the object and the checksum that its bytes should have. */
-  bad: { offset: number; sum: number }[];
+  bad: SpoiledBlock[];
 }
 
 export interface PgInfo {
@@ -185,8 +197,11 @@ export interface ChunkStore {
    * */
   rewriteLog(pg: PgId, common: Version, entries: readonly LogEntry[], done: Durable): void;
 
-  /** The whole object for a copy elsewhere; undefined when it does not exist; Corrupt as `read`. */
-  image(pg: PgId, object: string): Promise<ObjectImage | undefined>;
+  /**
+   * The whole object for a copy elsewhere; undefined when it does not exist. Corrupt as `read`, or,
+   * when that is `tolerated`, with what is damaged as `spoiled`.
+   */
+  image(pg: PgId, object: string, tolerated?: boolean): Promise<ObjectImage | undefined>;
   /** Reads the object's blocks of [offset, offset + length) and tells which are damaged. */
   check(pg: PgId, object: string, offset: number, length: number): Promise<CopyCheck | undefined>;
   /**

@@ -18,7 +18,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
-import { digestOf, runsThatFit } from "./block-runs.js";
+import { digestOf, runsThatFit, spoil } from "./block-runs.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
   compareVersions,
@@ -33,6 +33,7 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
@@ -492,12 +493,11 @@ export class FileStore implements ChunkStore {
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const fields = { size, version, mtimeNs, truncateSeq };
     Object.assign(object, fields);
+    const spoiled = image.spoiled ?? [];
+    object.setSpoiled(spoiled);
     this.touchPg(pg);
-    this.append(
-      group,
-      { type: RecordType.install, pg: id, object: name, fields, placements },
-      done,
-    );
+    const type = RecordType.install;
+    this.append(group, { type, pg: id, object: name, fields, placements, spoiled }, done);
   }
 
   repair(id: PgId, name: string, runs: readonly BlockRun[], done: Durable): boolean {
@@ -670,6 +670,7 @@ export class FileStore implements ChunkStore {
         this.create(object);
         this.replayPlacements(object, record.placements, data);
         Object.assign(object, record.fields);
+        object.setSpoiled(record.spoiled);
         return;
       }
       case RecordType.repair:
@@ -742,19 +743,22 @@ export class FileStore implements ChunkStore {
     );
   }
 
-  async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
+  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
     const found = await this.reader.read(
       () => this.find(id, name),
       (object) => ({ first: 0, count: object.extent }),
+      tolerated,
     );
     if (!found) return undefined;
-    const extents = found.pieces.map(({ first, count, buffer }) => ({
-      offset: first * BLOCK_SIZE,
-      data: buffer,
-      sums: found.sums.slice(first, first + count),
-    }));
-    return { info: found.info, extents };
+    const spoiled: SpoiledBlock[] = [];
+    const extents = found.pieces.map(({ first, count, buffer }) => {
+      const sums = found.sums.slice(first, first + count);
+      const run = { offset: first * BLOCK_SIZE, data: buffer, sums };
+      if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
+      return run;
+    });
+    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
   }
 
   async check(

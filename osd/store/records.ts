@@ -9,7 +9,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { PgId } from "../../cluster/base/ids.js";
 import type { ByteReader } from "./bytes.js";
 import { type ByteWriter } from "./bytes.js";
-import type { LogEntry, OpKind, RetryRecord, Version } from "./chunk-store.js";
+import type { LogEntry, OpKind, RetryRecord, SpoiledBlock, Version } from "./chunk-store.js";
 import type { Run } from "./extent-map.js";
 
 export const RecordType = {
@@ -60,6 +60,7 @@ export type WalRecord =
       object: string;
       fields: ObjectFields;
       placements: Placement[];
+      spoiled: readonly SpoiledBlock[];
     }
   | { type: typeof RecordType.discard; pg: PgId; object: string }
   /** Blocks of the object as they were, on fresh or on their old places. */
@@ -177,6 +178,12 @@ export function putRecord(out: ByteWriter, record: WalRecord): void {
       out.u53(record.fields.truncateSeq);
       out.u32(record.placements.length);
       for (const placement of record.placements) putPlacement(out, placement);
+      out.ensure(4 + record.spoiled.length * 8);
+      out.u32(record.spoiled.length);
+      for (const { offset, sum } of record.spoiled) {
+        out.u32(offset);
+        out.u32(sum);
+      }
       break;
     case RecordType.repair:
       out.ensure(8 + record.object.length * 3);
@@ -249,7 +256,11 @@ function getBody(from: ByteReader, type: number): WalRecord {
         truncateSeq: from.u53(),
       };
       const placements = Array.from({ length: from.u32() }, () => getPlacement(from));
-      return { type, pg, object, fields, placements };
+      const spoiled = Array.from({ length: from.u32() }, () => ({
+        offset: from.u32(),
+        sum: from.u32(),
+      }));
+      return { type, pg, object, fields, placements, spoiled };
     }
     case RecordType.discard:
       return { type, pg, object: from.text() };
