@@ -7,7 +7,6 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { appendFileSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import type { Cluster } from "./cluster.js";
 import { BUILD, run } from "./process.js";
 import type { ProberReport, ProberRequest } from "./prober.js";
 import { waitFor, withDeadline, type Teardown } from "./temp.js";
@@ -131,6 +130,15 @@ export interface Measured {
   readonly lanes: Readonly<Record<string, number>>;
 }
 
+/** Where the loads run. */
+export interface LoadPlace {
+  readonly mount: string;
+  serve(
+    volume: string,
+    bytes: number,
+  ): Promise<{ server: { stop(): Promise<void> }; socket: string }>;
+}
+
 /** Both loads on one cluster. */
 export class FaultLoad {
   private constructor(
@@ -139,7 +147,7 @@ export class FaultLoad {
     private readonly server: { stop(): Promise<void> },
   ) {}
 
-  static async start(t: Teardown, cluster: Cluster): Promise<FaultLoad> {
+  static async start(t: Teardown, cluster: LoadPlace): Promise<FaultLoad> {
     const { server, socket } = await cluster.serve("load", VOLUME_BYTES);
     const folder = join(cluster.mount, "load");
     mkdirSync(folder);

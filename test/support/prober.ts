@@ -120,7 +120,7 @@ function filled(value: number): Buffer {
 
 async function addMountLanes(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true });
-  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_DIRECT;
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC | constants.O_DIRECT;
   const file: FileHandle = await open(join(folder, "blocks"), flags, 0o644);
   await file.truncate(request.fileBytes);
   const blocks: Blocks = {
