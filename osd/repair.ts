@@ -1,7 +1,7 @@
 /**
- * Repair of damaged blocks (design §5: a bad block is never returned). Whoever meets one, a read, a
- * write that merges, a copy for another OSD or scrub, has this OSD's copy of the object healed
- * from the other in-sync members first.
+ * Repair of damaged blocks (design §5: a bad block is never returned). Whoever meets one, a read,
+ * a write that merges, a copy for another OSD or scrub, has this OSD's copy of the object healed
+ * from the other members first.
  *
  * What makes it safe without a lock: the index says which checksum the right bytes have, and only
  * bytes with that checksum are taken, so that a repair can never make a block older or newer.
@@ -107,7 +107,7 @@ export class Repairer {
 
   // ——— Healing this OSD's copy ———
 
-  /** Checks the whole object and fetches what is damaged. Whoever asks meanwhile shares the work. */
+  /** Checks the whole object, fetches what is damaged. Whoever asks meanwhile shares the work. */
   heal(pg: PlacementGroup, object: string): Promise<Healed> {
     const key = `${pg.id} ${object}`;
     const known = this.healing.get(key);

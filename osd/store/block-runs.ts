@@ -46,7 +46,7 @@ export function digestOf(blocks: Iterable<{ at: number; sum: number }>): number 
   return digest;
 }
 
-/** Puts zeros for the damaged blocks (numbers in the object) of a run and returns what they were. */
+/** Puts zeros for a run's damaged blocks (numbers in the object) and returns what they were. */
 export function spoil(run: BlockRun, bad: readonly number[]): SpoiledBlock[] {
   const first = run.offset / BLOCK_SIZE;
   return bad

@@ -86,8 +86,8 @@ export interface ObjectImage {
   /** Non-hole runs, ascending: whole blocks with their checksums. */
   extents: { offset: number; data: Buffer; sums: Uint32Array }[];
   /**
-   * Blocks whose right bytes are nowhere: `extents` has filler for them, with the filler's checksum.
-   * The copy records this checksum instead, so that they are never read, and can be repaired later.
+   * Blocks whose right bytes are nowhere: `extents` has filler for them, with the filler's
+   * checksum. The copy records this checksum instead, so that they are never read, and can be repaired later.
    */
   spoiled?: readonly SpoiledBlock[];
 }
@@ -107,7 +107,7 @@ export interface CopyCheck {
   info: ObjectInfo;
   /** Bytes that were read and verified. */
   bytes: number;
-  /** Damaged blocks, ascending: offset in the object and the checksum that its bytes should have. */
+  /** Damaged blocks, ascending, with the checksums that their bytes should have. */
   bad: SpoiledBlock[];
 }
 

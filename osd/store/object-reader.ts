@@ -26,7 +26,7 @@ export interface BlockRead {
   info: ObjectInfo;
   /** The parts of `data` that are not holes. */
   pieces: readonly Piece[];
-  /** Blocks (numbers in the object) whose bytes fail their checksum; only for who tolerates them. */
+  /** Blocks (numbers in the object) that fail their checksum; only for who tolerates them. */
   bad: readonly number[];
 }
 

@@ -497,7 +497,8 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     const copy = { ...image, spoiled };
     await h.wait(durable((done) => store().install(PG, "copy", copy, done)));
     for (const when of ["at once", "after reopening"]) {
-      await t.rejects(h.wait(store().read(PG, "copy", 0, 3 * BLOCK_SIZE)), { code: "Corrupt" }, when);
+      const whole = h.wait(store().read(PG, "copy", 0, 3 * BLOCK_SIZE));
+      await t.rejects(whole, { code: "Corrupt" }, when);
       await t.rejects(h.wait(store().image(PG, "copy")), { code: "Corrupt" }, when);
       t.ok(await h.wait(store().read(PG, "copy", 0, BLOCK_SIZE)), when);
       t.match(await h.wait(store().check(PG, "copy", 0, 1 << 20)), { bad: spoiled }, when);
