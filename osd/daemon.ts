@@ -38,6 +38,8 @@ import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
 import { PlacementGroup, type PgHost } from "./placement-group.js";
 import { Repairer } from "./repair.js";
+import { ScrubMember } from "./scrub-member.js";
+import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
   CopyRead,
   DigestObject,
@@ -54,6 +56,10 @@ import {
   PushObject,
   ReadObject,
   RepOp,
+  ScrubEnded,
+  ScrubList,
+  ScrubObject,
+  StartScrub,
   StatObject,
   WriteObject,
   type OsdDigestReply,
@@ -84,10 +90,18 @@ export interface OsdDaemonOptions {
   heartbeatMs: number;
   heartbeatGraceMs: number;
   coordinator: CoordinatorClient;
+  scrub?: ScrubOptions;
   /** The store failed or a promise of ours was broken: stop the process. */
   onFatal: (error: Error) => void;
 }
 
+const DAY_MS = 86_400_000;
+const SCRUB_DEFAULTS: ScrubOptions = {
+  lightMs: DAY_MS,
+  deepMs: 7 * DAY_MS,
+  max: 1,
+  shownMs: DAY_MS / 24,
+};
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
 /** The disk's usage is looked at this often at most. */
@@ -115,6 +129,8 @@ export class OsdDaemon implements PgHost {
   private readonly peering: PeeringDriver;
   private readonly learners: LearnerDriver;
   private readonly heartbeats: Heartbeats;
+  private readonly scrubMember: ScrubMember;
+  private readonly scrubber: Scrubber;
   private fenced = new Set<number>();
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
@@ -141,6 +157,15 @@ export class OsdDaemon implements PgHost {
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
     this.learners = new LearnerDriver(this, random, map);
+    this.scrubMember = new ScrubMember(this);
+    this.scrubber = new Scrubber(this, {
+      options: options.scrub ?? SCRUB_DEFAULTS,
+      member: this.member,
+      scrubMember: this.scrubMember,
+      random,
+      pgs,
+      admit: () => Promise.resolve(),
+    });
     const report = (osd: OsdId, incarnation: string): void => {
       this.membership.reportUnreachable(osd, incarnation);
     };
@@ -153,10 +178,12 @@ export class OsdDaemon implements PgHost {
     this.stopMaps = this.options.maps.onChange((map) => this.onMap(map));
     this.onMap(this.options.maps.current());
     this.heartbeats.start();
+    this.scrubber.start();
   }
   stop(): void {
     this.stopMaps?.();
     this.heartbeats.stop();
+    this.scrubber.stop();
     for (const pg of this.pgs.values()) pg.enterInterval(pg.entry, "stray", "stopping");
   }
 
@@ -307,6 +334,7 @@ export class OsdDaemon implements PgHost {
     messenger.handle(CopyRead, (request) => {
       this.memberGate(request, () => this.repairer.copyRead(request));
     });
+    this.serveScrub();
     messenger.handle(GrantLease, (request) => {
       this.fromOsd(request.sender);
       this.leases.grant(request);
@@ -329,6 +357,30 @@ export class OsdDaemon implements PgHost {
       });
     });
     messenger.handle(GetOsdStatus, (request) => request.reply(this.status()));
+  }
+
+  private serveScrub(): void {
+    const { messenger } = this.options;
+    messenger.handle(ScrubList, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.listed(pg, request));
+    });
+    messenger.handle(ScrubObject, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.examined(pg, request));
+    });
+    messenger.handle(ScrubEnded, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.ended(pg, request));
+    });
+    messenger.handle(StartScrub, (request) => {
+      const { pg, deep } = request.message;
+      request.reply({ sinceMs: this.startScrub(pg, deep) });
+    });
+  }
+  /** Milliseconds since 1970: the scrub is done when the PG's stamp is as new. */
+  startScrub(id: PgId, deep: boolean): number {
+    const pg = this.pgs.get(id);
+    if (pg !== undefined) return this.scrubber.request(pg, deep);
+    const text = `osd.${this.id} does not have pg ${formatPg(id)}`;
+    throw new DssError("NotPrimary", text, { epoch: this.epoch() });
   }
 
   private checkClient(client: number, sender: number): void {
@@ -466,10 +518,20 @@ export class OsdDaemon implements PgHost {
             learners: this.learners.status(pg),
             damaged: pg.damage.count,
             damagedObjects: pg.damage.shown(),
+            ...(pg.entry.primary === this.id && { scrub: this.scrubber.status(pg) }),
           };
         }),
       counters: { ...this.counters, ...this.store.counters() },
+      ...this.damageSeen(),
     };
+  }
+
+  private damageSeen(): { damageSeenMs?: number } {
+    let seenMs = -Infinity;
+    for (const pg of this.pgs.values()) seenMs = Math.max(seenMs, pg.damage.lastSeenMs);
+    const agoMs = this.clock.now() - seenMs;
+    const { shownMs } = this.options.scrub ?? SCRUB_DEFAULTS;
+    return agoMs <= shownMs ? { damageSeenMs: Math.floor(agoMs) } : {};
   }
 }
 

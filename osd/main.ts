@@ -124,6 +124,12 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
       heartbeatMs: config.cluster.heartbeatMs,
       heartbeatGraceMs: config.cluster.heartbeatGraceMs,
       coordinator,
+      scrub: {
+        lightMs: config.osd.scrubIntervalMs,
+        deepMs: config.osd.deepScrubIntervalMs,
+        max: config.osd.scrubsMax,
+        shownMs: config.osd.damageShownMs,
+      },
       onFatal: (error) => {
         logger.error({ error }, describeFatal(error));
         finish(error);
