@@ -3,7 +3,13 @@
  */
 import { isDssError } from "../cluster/base/errors.js";
 import { allPgs, type ClusterMap } from "../cluster/map/cluster-map.js";
-import { healthOf, pgSummary, type Health, type HealthCheck, type OsdDamage } from "../cluster/map/health.js";
+import {
+  healthOf,
+  pgSummary,
+  type Health,
+  type HealthCheck,
+  type OsdDamage,
+} from "../cluster/map/health.js";
 import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 
@@ -110,7 +116,11 @@ export function viewOf(
     })),
     mds: { leader: client.leader?.id ?? null, standbys, term: client.leader?.term ?? null },
     pools: map.pools.length,
-    pgs: { ...pgSummary(map), recovering: recoveringPgs(map, now.reports), ...scrubCounts(now.reports) },
+    pgs: {
+      ...pgSummary(map),
+      recovering: recoveringPgs(map, now.reports),
+      ...scrubCounts(now.reports),
+    },
     usage: { used, available: Math.max(0, total - used), total },
     clients: (leader?.sessions ?? []).map((session) => ({
       id: session.id,

@@ -95,7 +95,8 @@ export function register(command: Command): void {
     if (options.json === true) printJson(row);
     else {
       const { damaged, ...plain } = row;
-      for (const [key, value] of Object.entries(plain)) printLine(`${key.padEnd(13)} ${shown(value)}`);
+      for (const [key, value] of Object.entries(plain))
+        printLine(`${key.padEnd(13)} ${shown(value)}`);
       for (const { object, osds } of damaged) {
         const places = osds.map((osd) => `osd.${osd}`).join(", ");
         printLine(`${"damaged".padEnd(13)} ${object} on ${places}`);

@@ -140,7 +140,11 @@ async function ask(client: ClusterClient, target: Target, deep: boolean): Promis
   }
 }
 
-async function look(client: ClusterClient, targets: readonly Target[], deep: boolean): Promise<void> {
+async function look(
+  client: ClusterClient,
+  targets: readonly Target[],
+  deep: boolean,
+): Promise<void> {
   const reports = await client.osdReports();
   const map = client.needMap();
   for (const target of targets) {

@@ -154,7 +154,8 @@ export class Scrubber {
       this.knownMs.set(pg.id, knownMs);
       const { stamps, progress } = pg.record.scrub;
       if (progress !== undefined) {
-        this.want(pg, progress.deep, progress.startedMs); // One that an earlier life or primary left off.
+        // One that an earlier life or primary left off.
+        this.want(pg, progress.deep, progress.startedMs);
         continue;
       }
       const due = scrubDue(stamps, { nowMs, knownMs, pg: pg.id }, this.parts.options);
