@@ -355,7 +355,7 @@ export class LearnerDriver {
     try {
       this.check(attempt);
       const asOf = pg.lastSeq;
-      const image = await this.host.store.image(pg.id, object);
+      const image = await this.host.repairer.image(pg, object);
       // What follows is the network's and the other side's work.
       endTurn();
       this.check(attempt);

@@ -5,17 +5,12 @@
  * promise, no timer. From the first turn that recovery or scrub asks for until a moment after their
  * last one, requests are counted, and wait when the OSD has as much to do as is good for it.
  *
- * Owns: the queues. What waits has not been looked at yet: map, interval and fences are checked when
- * its turn comes.
+ * Owns: the queues. What waits has not been looked at yet: map, interval and fences are checked
+ * when its turn comes.
  */
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
-import {
-  COST_BASE,
-  WorkShares,
-  type Shares,
-  type WorkClass,
-} from "./core/work-shares.js";
+import { COST_BASE, WorkShares, type Shares, type WorkClass } from "./core/work-shares.js";
 
 /** After the last turn of recovery or scrub. */
 const CALM_MS = 100;
