@@ -124,7 +124,10 @@ export interface Disk {
   usage(): Promise<DiskUsage>;
   /** Takes an exclusive lock that ends with the process; Busy when another process has it. */
   lock(path: string): Promise<{ release(): Promise<void> }>;
-  /** An ordered key-value store kept in the directory `path` (LMDB on the real platform). */
+  /**
+   * An ordered key-value store kept in the directory `path` (LMDB on the real platform). What it
+   * shows when it is open is durable, also if it was written by a process that was killed.
+   */
   openStore(path: string): Promise<OrderedStore>;
 }
 

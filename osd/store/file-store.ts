@@ -200,6 +200,8 @@ export class FileStore implements ChunkStore {
     let index: OrderedStore | undefined;
     try {
       let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      // A process that was killed may have left names that only the page cache knows.
+      await disk.syncDirectory(".");
       checkOwner(superblock, config.osdId, config.clusterId);
       if (config.clusterId && superblock.cluster === "") {
         superblock = { ...superblock, cluster: config.clusterId };
@@ -240,6 +242,10 @@ export class FileStore implements ChunkStore {
       salt: Buffer.from(superblock.walSalt, "hex"),
     };
     const files = await Wal.openFiles(this.disk, geometry);
+    // What was found is taken as durable from here on, while a process that was killed may have
+    // written it without a sync: a power cut must not take back what was shown.
+    await this.files.syncAll();
+    for (const file of files) await file.sync();
     const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
       apply: (group) => this.replay(group),
