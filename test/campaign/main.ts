@@ -47,6 +47,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: () => ({ program: "test/integration/crash-mds.test.js" }),
   },
   {
+    name: "power",
+    about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
+    steps: 20,
+    stepSeconds: 150,
+    step: (number) => ({
+      program: "test/integration/power.test.js",
+      env: { DSS_POWER_ROUNDS: "5", DSS_POWER_SEED: String(number) },
+    }),
+  },
+  {
     name: "random-operations",
     about: "random operations on the mount beside a local file, with cold reads between",
     steps: 20,
