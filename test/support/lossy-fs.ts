@@ -106,7 +106,7 @@ export class LossyFileSystem extends MemoryFileSystem {
   /** The power fails after so many more changes and syncs. */
   failsAfter = Infinity;
   private readonly durable = new Map<number, Pages>();
-  private readonly durableNames: Names = new Map([[ROOT, new Map()]]);
+  private readonly durableNames: Names = new Map([[ROOT, new Map<string, number>()]]);
   private readonly changes = new Map<number, Change[]>();
   private nameChanges: NameChange[] = [];
   private pendingBytes = 0;
@@ -156,12 +156,12 @@ export class LossyFileSystem extends MemoryFileSystem {
     }
   }
 
-  // ---- Changes of bytes --------------------------------------------------------------------------
+  // ---- Changes of bytes -------------------------------------------------------------------------
 
   private changed(ino: number, change: NewChange): void {
     let list = this.changes.get(ino);
     if (list === undefined) this.changes.set(ino, (list = []));
-    list.push({ ...change, order: ++this.order } as Change);
+    list.push({ ...change, order: ++this.order });
     this.step();
     if (change.do !== "write") return;
     this.pendingBytes += change.bytes.length;
@@ -253,7 +253,7 @@ export class LossyFileSystem extends MemoryFileSystem {
     if (ino !== undefined && !this.ignoreSyncs) this.makeDurable(ino, order);
   }
 
-  // ---- Changes of names --------------------------------------------------------------------------
+  // ---- Changes of names -------------------------------------------------------------------------
 
   private named(directories: readonly number[], run: (names: Names) => void): void {
     this.nameChanges.push({ order: ++this.order, directories, run });
@@ -330,7 +330,7 @@ export class LossyFileSystem extends MemoryFileSystem {
     this.nameChanges = rest;
   }
 
-  // ---- The cut -----------------------------------------------------------------------------------
+  // ---- The cut ----------------------------------------------------------------------------------
 
   /** What is found when the power is back. The file system must not be used any more. */
   survivors(random: Prng, luck: Luck): { root: Survivor; report: CutReport } {
@@ -388,8 +388,8 @@ function tear(pages: Pages, change: Change, random: Prng): boolean {
   const border = random.int(0, sectors);
   const shape = random.pick(["beginning", "end", "any"] as const);
   for (let sector = 0; sector < sectors; sector++) {
-    const keep =
-      shape === "any" ? random.chance(0.5) : shape === "beginning" ? sector < border : sector >= border;
+    const before = sector < border;
+    const keep = shape === "any" ? random.chance(0.5) : before === (shape === "beginning");
     if (!keep) continue;
     const start = Math.max((first + sector) * SECTOR, position);
     const end = Math.min((first + sector + 1) * SECTOR, position + bytes.length);
