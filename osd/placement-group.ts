@@ -8,6 +8,7 @@
  * retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -33,7 +34,9 @@ import {
 } from "./proto.js";
 import type { Version } from "./core/version.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
+import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
+import type { Repairer } from "./repair.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
   OpKind,
@@ -65,6 +68,9 @@ export interface PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly repairer: Repairer;
+  /** Where the PG's copies belong, by the newest map. */
+  upSet(pg: PgId): readonly OsdId[];
 }
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
@@ -125,6 +131,8 @@ export class PlacementGroup {
   private readonly planner: StepPlanner;
   /** As a member: what it lacks. */
   readonly record: PgRecord;
+  /** What of this OSD's copy is damaged. */
+  readonly damage = new PgDamage();
   private seenAttempt = 0;
   /**
    * Changes of the log that were handed to the store, and how many of them are durable (they become
@@ -143,7 +151,9 @@ export class PlacementGroup {
   ) {
     this.nextSeq = (host.store.pgInfo(id)?.last.seq ?? 0) + 1;
     this.record = new PgRecord(id, host.store);
-    this.planner = new StepPlanner(id, host.store);
+    this.planner = new StepPlanner(id, host.store, (object, offset) =>
+      host.repairer.read(this, object, offset, BLOCK_SIZE),
+    );
   }
 
   /** The in-sync members but this one. */
@@ -253,12 +263,13 @@ export class PlacementGroup {
     const start = blockFloor(message.offset);
     const end = blockCeil(message.offset + Math.max(message.length, 1));
     this.withSharedLock(request, message.object, start, end, async () => {
-      const read = await this.host.store.read(
-        this.id,
-        message.object,
-        message.offset,
-        message.length,
-      );
+      const { object, offset, length } = message;
+      let read;
+      try {
+        read = await this.host.store.read(this.id, object, offset, length);
+      } catch (error) {
+        read = await this.host.repairer.readAfter(error, this, { object, offset, length });
+      }
       if (read === undefined) {
         return { reply: { exists: false, size: 0, dataOffset: 0, mtimeNs: 0n } };
       }
