@@ -13,6 +13,7 @@
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
+import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
@@ -37,7 +38,7 @@ import {
 import { DataFiles } from "./data-files.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
 import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
-import { ObjectReader } from "./object-reader.js";
+import { ObjectReader, type BlockRead } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
 import { Overlay } from "./overlay.js";
@@ -67,6 +68,8 @@ export interface FileStoreConfig {
   random: RandomSource;
 }
 
+/** Buffers of answered reads that are kept for the next ones. */
+const READ_POOL_BYTES = 16 * 1024 * 1024;
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
@@ -92,6 +95,7 @@ export class FileStore implements ChunkStore {
   private readonly quarantine = new Quarantine(this.allocator);
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
+  private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
@@ -692,7 +696,8 @@ export class FileStore implements ChunkStore {
     length: number,
   ): Promise<ObjectRead | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    return this.reader.read(
+    const { readPool } = this;
+    const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
       () => this.find(id, name),
       (object) => {
         const first = Math.floor(offset / BLOCK_SIZE);
@@ -702,7 +707,14 @@ export class FileStore implements ChunkStore {
         );
         return { first, count: Math.max(0, end - first) };
       },
+      readPool,
     );
+    if (read !== undefined && read.lent.length > 0) {
+      read.recycle = () => {
+        for (const buffer of read.lent) readPool.give(buffer);
+      };
+    }
+    return read;
   }
 
   async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
