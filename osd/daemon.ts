@@ -5,7 +5,7 @@
  *
  * Owns: the placement groups of this OSD.
  */
-import { BLOCK_SIZE, crc32 } from "../cluster/base/checksum.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError, describeError } from "../cluster/base/errors.js";
 import {
   CLIENT_ID_FIRST,
@@ -36,8 +36,10 @@ import { LeaseKeeper } from "./lease-keeper.js";
 import { MemberSide } from "./member.js";
 import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
-import { PlacementGroup, validateRead, validateWrite, type PgHost } from "./placement-group.js";
+import { PlacementGroup, type PgHost } from "./placement-group.js";
+import { Repairer } from "./repair.js";
 import {
+  CopyRead,
   DigestObject,
   GetOsdStatus,
   GrantLease,
@@ -58,7 +60,9 @@ import {
   type OsdRead,
   type OsdStatus,
 } from "./proto.js";
+import { digestOf } from "./store/block-runs.js";
 import type { ChunkStore } from "./store/chunk-store.js";
+import { validateRead, validateWrite } from "./write-steps.js";
 
 export interface OsdDaemonOptions {
   id: OsdId;
@@ -105,6 +109,7 @@ export class OsdDaemon implements PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly repairer: Repairer;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
   private readonly peering: PeeringDriver;
@@ -131,6 +136,7 @@ export class OsdDaemon implements PgHost {
     this.leases = new LeaseKeeper(this, { leaseMs, maps, grants, pgs });
     const learn = (epoch: number): void => this.learn(epoch);
     this.membership = new Membership({ id, clock, random, logger, coordinator, learn });
+    this.repairer = new Repairer(this);
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
@@ -162,6 +168,9 @@ export class OsdDaemon implements PgHost {
   }
   epoch(): number {
     return this.options.maps.current().epoch;
+  }
+  upSet(pg: PgId): readonly OsdId[] {
+    return upSet(this.options.maps.current(), pg);
   }
   full(): boolean {
     const now = this.clock.now();
@@ -293,7 +302,10 @@ export class OsdDaemon implements PgHost {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
     });
     messenger.handle(PullObject, (request) => {
-      this.memberGate(request, () => this.member.pulled(request));
+      this.memberGate(request, (pg) => this.member.pulled(pg, request));
+    });
+    messenger.handle(CopyRead, (request) => {
+      this.memberGate(request, () => this.repairer.copyRead(request));
     });
     messenger.handle(GrantLease, (request) => {
       this.fromOsd(request.sender);
@@ -408,15 +420,11 @@ export class OsdDaemon implements PgHost {
           request.reply({ ...none, allocated: 0 });
           return;
         }
-        let digest = 0;
-        const row = Buffer.alloc(8);
-        for (const { offset, sums } of image.extents) {
-          for (let i = 0; i < sums.length; i++) {
-            row.writeUInt32LE(offset / BLOCK_SIZE + i, 0);
-            row.writeUInt32LE(sums[i]!, 4);
-            digest = crc32(row, digest);
-          }
-        }
+        const digest = digestOf(
+          image.extents.flatMap(({ offset, sums }) =>
+            Array.from(sums, (sum, i) => ({ at: offset / BLOCK_SIZE + i, sum })),
+          ),
+        );
         const { size, version, allocated } = image.info;
         request.reply({
           exists: true,
@@ -456,6 +464,8 @@ export class OsdDaemon implements PgHost {
             bytes: info?.bytes ?? 0,
             reason: pg.reason,
             learners: this.learners.status(pg),
+            damaged: pg.damage.count,
+            damagedObjects: pg.damage.shown(),
           };
         }),
       counters: { ...this.counters, ...this.store.counters() },

@@ -283,7 +283,7 @@ export class LearnerDriver {
     try {
       this.check(learner);
       const asOf = pg.lastSeq;
-      const image = await this.host.store.image(pg.id, object);
+      const image = await this.host.repairer.image(pg, object);
       this.check(learner);
       const peer = this.host.peer(osd);
       if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);

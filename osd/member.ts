@@ -80,11 +80,14 @@ export class MemberSide {
     );
   }
 
-  pulled(request: Incoming<{ pg: number; interval: number; object: string }, OsdPush>): void {
-    const { pg, interval, object } = request.message;
-    this.host.store.image(pg, object).then(
+  pulled(
+    pg: PlacementGroup,
+    request: Incoming<{ pg: number; interval: number; object: string }, OsdPush>,
+  ): void {
+    const { interval, object } = request.message;
+    this.host.repairer.image(pg, object).then(
       (image) => {
-        const header = { pg, interval, attempt: 0, asOf: 0, object };
+        const header = { pg: pg.id, interval, attempt: 0, asOf: 0, object };
         const { message, data, sums } = imageToWire(header, image);
         request.reply(message, data, sums);
       },

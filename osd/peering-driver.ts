@@ -15,7 +15,7 @@ import { imageFromWire, imageToWire } from "./image-wire.js";
 import type { MemberSide } from "./member.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import {
-  DigestObject,
+  CopyRead,
   PgAdoptLog,
   PgGetInfo,
   PgGetLog,
@@ -191,7 +191,7 @@ export class PeeringDriver {
         if (adoption !== undefined) await this.ask(pg, member, PgAdoptLog, adoption.request);
         check();
         await inParallel([...missing.get(member)!], PARALLEL_COPIES, async (object) => {
-          const image = await this.host.store.image(pg.id, object);
+          const image = await this.host.repairer.image(pg, object);
           check();
           await this.push(attempt, member, object, image);
         });
@@ -241,7 +241,8 @@ export class PeeringDriver {
     for (const member of members) {
       let version = this.host.store.stat(pg.id, object)?.version;
       if (member !== this.host.id) {
-        const copy = await this.ask(pg, member, DigestObject, { pg: pg.id, object });
+        const identity = { pg: pg.id, interval: pg.entry.interval, object };
+        const copy = await this.ask(pg, member, CopyRead, { ...identity, offset: 0, length: 0 });
         check();
         const { exists, versionInterval: interval, versionSeq: seq } = copy;
         version = exists ? { interval, seq } : undefined;
@@ -291,7 +292,7 @@ export class PeeringDriver {
     source: OsdId,
     object: string,
   ): Promise<ObjectImage | undefined> {
-    if (source === this.host.id) return this.host.store.image(pg.id, object);
+    if (source === this.host.id) return this.host.repairer.image(pg, object);
     const peer = this.host.peer(source);
     if (peer === undefined) throw new DssError("Unreachable", `osd.${source} has no address`);
     const { message, data, sums } = await peer.call(

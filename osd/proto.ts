@@ -221,6 +221,7 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 });
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
+const SpoiledBlock = struct("SpoiledBlock", { offset: u32, sum: u32 });
 /**
  * A whole object; the data of its extents follow one another in the frame. Answered when synced.
  */
@@ -240,6 +241,11 @@ export const OsdPush = struct("OsdPush", {
   mtimeNs: i64,
   truncateSeq: u32,
   extents: list(ImageExtent, 2048),
+  /**
+   * Blocks whose right bytes nobody has: the data has filler for them, the copy records these
+   * checksums.
+   */
+  spoiled: list(SpoiledBlock, 2048),
   object: ascii,
 });
 export type OsdPush = Infer<typeof OsdPush>;
@@ -253,6 +259,31 @@ export const OsdPull = struct("OsdPull", { pg: u32, interval: u32, object: ascii
 export const PullObject = defineCall(138, "PullObject", {
   request: OsdPull,
   reply: OsdPush,
+  sums: "reply",
+});
+
+/**
+ * One member asks another for its bytes of an object, to repair its own copy: whole blocks from
+ * `offset`, verified. Corrupt when one of them is damaged there, too.
+ */
+export const OsdCopyRead = struct("OsdCopyRead", {
+  pg: u32,
+  interval: u32,
+  offset: u32,
+  length: u32,
+  object: ascii,
+});
+export type OsdCopyRead = Infer<typeof OsdCopyRead>;
+export const OsdCopyReply = struct("OsdCopyReply", {
+  exists: bool,
+  versionInterval: u32,
+  versionSeq: u53,
+  dataOffset: u32,
+});
+export type OsdCopyReply = Infer<typeof OsdCopyReply>;
+export const CopyRead = defineCall(160, "CopyRead", {
+  request: OsdCopyRead,
+  reply: OsdCopyReply,
   sums: "reply",
 });
 
@@ -336,6 +367,13 @@ export interface LearnerStatus {
   /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
   compared: number;
 }
+/** An object with damaged blocks that could not be repaired on this OSD. */
+export interface DamagedObject {
+  object: string;
+  blocks: number;
+  /** Members that may have the right bytes and did not answer; none: every copy is damaged. */
+  waitsFor: number[];
+}
 export interface OsdStatus {
   id: number;
   uuid: string;
@@ -355,6 +393,9 @@ export interface OsdStatus {
     bytes: number;
     reason: string;
     learners: LearnerStatus[];
+    /** Objects of this OSD's copy that are damaged; the first of them by name. */
+    damaged: number;
+    damagedObjects: DamagedObject[];
   }[];
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;

@@ -19,11 +19,14 @@ import { DssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
+import { digestOf, runsThatFit, spoil } from "./block-runs.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
   compareVersions,
   OpKind,
+  type BlockRun,
   type ChunkStore,
+  type CopyCheck,
   type Durable,
   type LogEntry,
   type ObjectImage,
@@ -31,6 +34,7 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
@@ -493,12 +497,32 @@ export class FileStore implements ChunkStore {
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const fields = { size, version, mtimeNs, truncateSeq };
     Object.assign(object, fields);
+    const spoiled = image.spoiled ?? [];
+    object.setSpoiled(spoiled);
     this.touchPg(pg);
-    this.append(
-      group,
-      { type: RecordType.install, pg: id, object: name, fields, placements },
-      done,
+    const type = RecordType.install;
+    this.append(group, { type, pg: id, object: name, fields, placements, spoiled }, done);
+  }
+
+  repair(id: PgId, name: string, runs: readonly BlockRun[], done: Durable): boolean {
+    this.assertUsable();
+    const found = this.find(id, name);
+    const fitting = runsThatFit(runs, (at) =>
+      found && at < found.extent && found.blocks[at] !== 0 ? found.sums[at] : undefined,
     );
+    if (!found || fitting.length === 0) {
+      this.config.clock.defer(() => done(this.dead));
+      return false;
+    }
+    const group = this.wal.gather();
+    const object = this.change(found.pg, name);
+    const placements = fitting.map(({ offset, data, sums }) => {
+      const direct = data.length >= this.options.directWriteBytes;
+      return this.placer.place(object, offset, [data], sums, group, direct);
+    });
+    this.touchPg(found.pg);
+    this.append(group, { type: RecordType.repair, pg: id, object: name, placements }, done);
+    return true;
   }
 
   discard(id: PgId, name: string, done: Durable): void {
@@ -648,15 +672,16 @@ export class FileStore implements ChunkStore {
         const object = this.change(pg, record.object);
         this.placer.drop(object, 0, Infinity, 0);
         this.create(object);
-        let at = 0;
-        for (const placement of record.placements) {
-          const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
-          this.placer.replay(object, placement, data.subarray(at, at + bytes));
-          at += bytes;
-        }
+        this.replayPlacements(object, record.placements, data);
         Object.assign(object, record.fields);
+        object.setSpoiled(record.spoiled);
         return;
       }
+      case RecordType.repair:
+        // Without the object there is nothing to repair: damage has taken it meanwhile.
+        if (!this.load(pg, record.object)?.exists) return;
+        this.replayPlacements(this.change(pg, record.object), record.placements, data);
+        return;
       case RecordType.discard:
         if (this.load(pg, record.object)?.exists) this.erase(this.change(pg, record.object), 0);
         return;
@@ -667,6 +692,19 @@ export class FileStore implements ChunkStore {
         return this.rewrite(pg, record.common, record.entries);
       case RecordType.mergeRetries:
         return pg.retries.merge(record.records);
+    }
+  }
+
+  private replayPlacements(
+    object: ObjectState,
+    placements: readonly Placement[],
+    data: Buffer,
+  ): void {
+    let at = 0;
+    for (const placement of placements) {
+      const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
+      this.placer.replay(object, placement, data.subarray(at, at + bytes));
+      at += bytes;
     }
   }
 
@@ -707,7 +745,7 @@ export class FileStore implements ChunkStore {
         );
         return { first, count: Math.max(0, end - first) };
       },
-      readPool,
+      { pool: readPool },
     );
     if (read !== undefined && read.lent.length > 0) {
       read.recycle = () => {
@@ -717,19 +755,57 @@ export class FileStore implements ChunkStore {
     return read;
   }
 
-  async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
+  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
     const found = await this.reader.read(
       () => this.find(id, name),
       (object) => ({ first: 0, count: object.extent }),
+      { tolerant: tolerated },
     );
     if (!found) return undefined;
-    const extents = found.pieces.map(({ first, count, buffer }) => ({
-      offset: first * BLOCK_SIZE,
-      data: buffer,
-      sums: found.sums.slice(first, first + count),
+    const spoiled: SpoiledBlock[] = [];
+    const extents = found.pieces.map(({ first, count, buffer }) => {
+      const sums = found.sums.slice(first, first + count);
+      const run = { offset: first * BLOCK_SIZE, data: buffer, sums };
+      if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
+      return run;
+    });
+    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
+  }
+
+  async check(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<CopyCheck | undefined> {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+    const from = Math.floor(offset / BLOCK_SIZE);
+    const found = await this.reader.read(
+      () => this.find(id, name),
+      (object) => {
+        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
+        return { first: from, count: Math.max(0, end - from) };
+      },
+      { tolerant: true },
+    );
+    if (!found) return undefined;
+    const bytes = found.pieces.reduce((sum, piece) => sum + piece.count * BLOCK_SIZE, 0);
+    const bad = found.bad.map((at) => ({
+      offset: at * BLOCK_SIZE,
+      sum: found.sums[at - found.first]!,
     }));
-    return { info: found.info, extents };
+    return { info: found.info, bytes, bad };
+  }
+
+  digest(id: PgId, name: string): number | undefined {
+    const object = this.find(id, name);
+    if (!object) return undefined;
+    const blocks: { at: number; sum: number }[] = [];
+    for (let at = 0; at < object.extent; at++) {
+      if (object.blocks[at] !== 0) blocks.push({ at, sum: object.sums[at]! });
+    }
+    return digestOf(blocks);
   }
 
   extents(

@@ -31,6 +31,8 @@ export interface ClusterStatus {
 export interface ClusterOptions {
   readonly osds?: number;
   readonly mds?: number;
+  /** Servers of the ensemble. */
+  readonly zookeeper?: number;
   /** Mount point; one in the cluster's own folder when left out. */
   readonly mount?: string;
   /** The whole cluster below this existing folder instead of a temporary one. */
@@ -112,12 +114,13 @@ export class Cluster {
 
   /** `dss cluster up`; returns how long it took, in milliseconds. */
   async up(args: readonly string[] = []): Promise<number> {
-    const { osds, mds } = this.options;
+    const { osds, mds, zookeeper } = this.options;
     const counts = existsSync(join(this.data, "cluster.json"))
       ? []
       : [
           ...(osds === undefined ? [] : ["--osds", String(osds)]),
           ...(mds === undefined ? [] : ["--mds", String(mds)]),
+          ...(zookeeper === undefined ? [] : ["--zookeeper", String(zookeeper)]),
         ];
     const begin = performance.now();
     await this.ok(
