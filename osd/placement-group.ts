@@ -80,6 +80,13 @@ export interface PgHost {
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
 type ReadRequest<Reply> = Incoming<OsdRead, Reply>;
+interface Served<Reply> {
+  reply: Reply;
+  data?: Buffer[];
+  sums?: Uint32Array;
+  /** The data have left this process. */
+  sent?: () => void;
+}
 
 /** A client's change under way: from its lock to the last member's acknowledgement. */
 interface InFlight {
@@ -285,6 +292,7 @@ export class PlacementGroup {
         reply: { exists: true, size, dataOffset: start, mtimeNs: read.info.mtimeNs },
         data: read.data,
         sums: read.sums,
+        ...(read.recycle === undefined ? {} : { sent: read.recycle }),
       };
     });
   }
@@ -327,7 +335,7 @@ export class PlacementGroup {
     object: string,
     start: number,
     end: number,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     this.refuseUnlessActive();
     this.isRead = true;
@@ -349,14 +357,14 @@ export class PlacementGroup {
   private serve<Reply>(
     request: ReadRequest<Reply>,
     unlock: () => void,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     const { generation } = this;
     work().then(
-      ({ reply, data, sums }) => {
+      ({ reply, data, sums, sent }) => {
         if (generation !== this.generation) return request.fail(this.stale());
         unlock();
-        request.reply(reply, data, sums);
+        request.reply(reply, data, sums, sent);
       },
       (error: unknown) => {
         unlock();

@@ -189,7 +189,7 @@ export const OPTIONS = {
       "bytes of one journal batch at most",
     ),
     journalBatchMs: ms(
-      { default: 2, min: 0, max: SECOND, simulate: [0, 20] },
+      { default: 10, min: 0, max: SECOND, simulate: [0, 20] },
       "longest wait of a change for others to share its journal batch",
     ),
     journalBatchesMax: count(
