@@ -36,6 +36,7 @@ import type { Version } from "./core/version.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
 import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
+import type { WorkQueue } from "./work-queue.js";
 import type { Repairer } from "./repair.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
@@ -62,6 +63,10 @@ export interface PgHost {
   /** The store failed: the OSD must stop. */
   fatal(error: Error): void;
   count(counter: string, amount?: number): void;
+  /** An object of that many bytes went to another OSD. */
+  copied(bytes: number): void;
+  /** Who works how much: every copy for recovery and every look of scrub takes its turn here. */
+  readonly work: WorkQueue;
   /** Log entries that a PG keeps at least (and at most a quarter more). */
   readonly pgLogEntries: number;
   /** A member's answer that takes longer is missing. */
@@ -75,6 +80,13 @@ export interface PgHost {
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
 type ReadRequest<Reply> = Incoming<OsdRead, Reply>;
+interface Served<Reply> {
+  reply: Reply;
+  data?: Buffer[];
+  sums?: Uint32Array;
+  /** The data have left this process. */
+  sent?: () => void;
+}
 
 /** A client's change under way: from its lock to the last member's acknowledgement. */
 interface InFlight {
@@ -280,6 +292,7 @@ export class PlacementGroup {
         reply: { exists: true, size, dataOffset: start, mtimeNs: read.info.mtimeNs },
         data: read.data,
         sums: read.sums,
+        ...(read.recycle === undefined ? {} : { sent: read.recycle }),
       };
     });
   }
@@ -322,7 +335,7 @@ export class PlacementGroup {
     object: string,
     start: number,
     end: number,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     this.refuseUnlessActive();
     this.isRead = true;
@@ -344,14 +357,14 @@ export class PlacementGroup {
   private serve<Reply>(
     request: ReadRequest<Reply>,
     unlock: () => void,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     const { generation } = this;
     work().then(
-      ({ reply, data, sums }) => {
+      ({ reply, data, sums, sent }) => {
         if (generation !== this.generation) return request.fail(this.stale());
         unlock();
-        request.reply(reply, data, sums);
+        request.reply(reply, data, sums, sent);
       },
       (error: unknown) => {
         unlock();

@@ -178,6 +178,8 @@ export interface PgInfoReply {
    * from now.
    */
   grantMs: number;
+  /** The OSD that it promised it to; -1: it does not know. */
+  grantHolder: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
   request: msgpack<PgInfoRequest>(),
@@ -188,10 +190,15 @@ export interface PgLogRequest {
   pg: number;
   interval: number;
   after: WireVersion;
+  /** Retry records of clients above this number are wanted, too. */
+  retriesAfter?: number;
 }
+/** One page; ask again after its last entry and its last client for more. */
 export interface PgLogReply {
   entries: WireLogEntry[];
+  more: boolean;
   retries: WireRetry[];
+  moreRetries: boolean;
 }
 export const PgGetLog = defineCall(132, "PgGetLog", {
   request: msgpack<PgLogRequest>(),
@@ -210,6 +217,8 @@ export interface PgAdoptRequest {
   create: boolean;
   /** Nothing of what the member has is known to be right: every object is compared (backfill). */
   startOver: boolean;
+  /** `missing` and `retries` only: the log stays until a later message (osd/log-transfer.ts). */
+  noteOnly?: boolean;
   common: WireVersion;
   entries: WireLogEntry[];
   retries: WireRetry[];
@@ -334,6 +343,12 @@ export const GrantLease = defineCall(146, "GrantLease", {
   request: msgpack<LeaseRequest>(),
   reply: msgpack<LeaseReply>(),
 });
+/**
+ * Answered once the receiver has entered this interval of the PG, or has nothing of it: it serves
+ * no more reads on what it was granted in earlier ones.
+ */
+export const OsdRelease = struct("OsdRelease", { pg: u32, interval: u32 });
+export const ReleaseLease = defineCall(154, "ReleaseLease", { request: OsdRelease, reply: Empty });
 /** Heartbeat between OSDs that share PGs. */
 export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
 
@@ -366,6 +381,9 @@ export interface LearnerStatus {
   missingBytes: number;
   /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
   compared: number;
+  /** What is still to be copied, estimated where it is not known yet. */
+  objectsLeft: number;
+  bytesLeft: number;
 }
 /** Scrub: what a member's index says of the next objects of a PG, in name order. */
 export interface ScrubRow {
@@ -479,6 +497,8 @@ export interface OsdStatus {
     /** Of primaries only. */
     scrub?: ScrubStatus;
   }[];
+  /** What this OSD copies to others, per second, over the last seconds. */
+  recovery: { bytesPerSecond: number; objectsPerSecond: number };
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
   /** Milliseconds since damage was met last, repaired or not; absent: longer ago than is told. */

@@ -1,12 +1,15 @@
 /**
  * A member's part in scrub: it tells what its index says of objects, and, for a deep scrub, reads
- * them through and repairs what is damaged. The daemon has checked map and interval.
+ * them through and repairs what is damaged. The daemon has checked map and interval. Both take
+ * their turn in the work queue; what is done under an object's lock does not, because client writes
+ * wait for it.
  */
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg } from "../cluster/base/ids.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { CopyRow } from "./core/scrub.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
+import type { Healed } from "./repair.js";
 import type {
   ScrubEndedRequest,
   ScrubListReply,
@@ -17,6 +20,8 @@ import type {
 
 /** Objects in one answer at most. */
 const LIST_MAX = 1_000;
+/** What looking up one object costs, in bytes read. */
+const ROW_COST_BYTES = 1_024;
 
 export class ScrubMember {
   constructor(private readonly host: PgHost) {}
@@ -25,7 +30,10 @@ export class ScrubMember {
 
   listed(pg: PlacementGroup, request: Incoming<ScrubListRequest, ScrubListReply>): void {
     const { after, limit } = request.message;
-    request.reply(this.list(pg, after, Math.min(limit, LIST_MAX)));
+    this.list(pg, after, Math.min(limit, LIST_MAX)).then(
+      (reply) => request.reply(reply),
+      (error: unknown) => request.fail(error),
+    );
   }
 
   examined(pg: PlacementGroup, request: Incoming<ScrubObjectRequest, ScrubObjectReply>): void {
@@ -47,16 +55,21 @@ export class ScrubMember {
 
   // ——— The same on the own store, for the primary itself ———
 
-  list(pg: PlacementGroup, after: string, limit: number): ScrubListReply {
-    this.mustBeWhole(pg);
-    const listed = this.host.store.list(pg.id, after, limit);
-    const rows = listed.map(({ object }) => this.row(pg, object)!);
-    return { rows, complete: listed.length < limit };
+  async list(pg: PlacementGroup, after: string, limit: number): Promise<ScrubListReply> {
+    const endTurn = await this.host.work.turn("scrub", limit * ROW_COST_BYTES);
+    try {
+      this.mustBeWhole(pg);
+      const listed = this.host.store.list(pg.id, after, limit);
+      const rows = listed.map(({ object }) => this.row(pg, object)!);
+      return { rows, complete: listed.length < limit };
+    } finally {
+      endTurn();
+    }
   }
 
   async examine(pg: PlacementGroup, object: string, deep: boolean): Promise<ScrubObjectReply> {
     this.mustBeWhole(pg);
-    const healed = deep ? await this.host.repairer.heal(pg, object) : undefined;
+    const healed = deep ? await this.readThrough(pg, object) : undefined;
     const row = this.row(pg, object);
     return {
       ...(row !== undefined && { row }),
@@ -64,6 +77,17 @@ export class ScrubMember {
       found: healed?.found ?? 0,
       left: healed?.left.length ?? 0,
     };
+  }
+
+  private async readThrough(pg: PlacementGroup, object: string): Promise<Healed> {
+    const bytes = this.host.store.stat(pg.id, object)?.allocated ?? 0;
+    const endTurn = await this.host.work.turn("scrub", bytes);
+    try {
+      this.mustBeWhole(pg); // The PG may have gone while it waited.
+      return await this.host.repairer.heal(pg, object);
+    } finally {
+      endTurn();
+    }
   }
 
   private row(pg: PlacementGroup, object: string): CopyRow | undefined {

@@ -100,8 +100,6 @@ export class Scrubber {
       scrubMember: ScrubMember;
       random: RandomSource;
       pgs: () => Iterable<PlacementGroup>;
-      /** Is the scheduler's word that the work may be done now; `bytes` is what it will read. */
-      admit: (bytes: number) => Promise<void>;
     },
   ) {
     this.slots = new Slots(parts.options.max);
@@ -294,18 +292,17 @@ export class Scrubber {
   private async chunk(run: Run): Promise<string | undefined> {
     const { pg, cursor: after, deep } = run;
     const { id } = this.host;
-    await this.parts.admit(0);
-    this.check(run);
     const request = { pg: pg.id, interval: pg.entry.interval, after, limit: CHUNK_OBJECTS };
-    const others = await Promise.all(
-      pg.others.map(async (member) => ({
+    const listings = await Promise.all(
+      [id, ...pg.others].map(async (member) => ({
         member,
-        ...(await this.ask(run, member, ScrubList, request, CALL_DEADLINE_MS)),
+        ...(member === id
+          ? await this.parts.scrubMember.list(pg, after, CHUNK_OBJECTS)
+          : await this.ask(run, member, ScrubList, request, CALL_DEADLINE_MS)),
       })),
     );
     this.check(run);
-    const own = { member: id, ...this.parts.scrubMember.list(pg, after, CHUNK_OBJECTS) };
-    const { objects, suspects, cursor } = compareCopies([own, ...others]);
+    const { objects, suspects, cursor } = compareCopies(listings);
     for (const object of suspects) await this.settle(run, object);
     if (deep) for (const object of objects) await this.readThrough(run, object);
     run.done += objects.length;
@@ -414,9 +411,6 @@ export class Scrubber {
   /** Every member reads its copy and repairs it. */
   private async readThrough(run: Run, object: string): Promise<void> {
     const { pg } = run;
-    const bytes = this.host.store.stat(pg.id, object)?.allocated ?? 0;
-    await this.parts.admit(bytes);
-    this.check(run);
     const request = { pg: pg.id, interval: pg.entry.interval, object, deep: true };
     const replies = await Promise.all([
       this.parts.scrubMember.examine(pg, object, true),

@@ -190,8 +190,13 @@ export const OPTIONS = {
       "how long health tells that an OSD has met damage, after it was repaired",
     ),
     pgLogEntries: count(
-      { default: 10_000, min: 16, max: 1_000_000, simulate: [16, 500] },
+      { default: 10_000, min: 1_024, max: 65_536, simulate: [1_024, 4_096] },
       "entries kept in a placement group's log: longer absences are repaired by comparison",
+    ),
+    workProfile: choice(
+      ["client", "balanced", "recovery"],
+      "client",
+      "what comes first when an OSD is busy; `dss cluster profile` overrides it for all of them",
     ),
   },
   mds: {
@@ -200,7 +205,7 @@ export const OPTIONS = {
       "bytes of one journal batch at most",
     ),
     journalBatchMs: ms(
-      { default: 2, min: 0, max: SECOND, simulate: [0, 20] },
+      { default: 10, min: 0, max: SECOND, simulate: [0, 20] },
       "longest wait of a change for others to share its journal batch",
     ),
     journalBatchesMax: count(

@@ -78,6 +78,8 @@ export interface ObjectRead {
   /** crc32 of each block of `data`, verified. */
   sums: Uint32Array;
   info: ObjectInfo;
+  /** The bytes are not needed any more: their memory is used again. Called once or never. */
+  recycle?: () => void;
 }
 
 /** What recovery copies: a whole object at one version. */

@@ -13,6 +13,7 @@
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
+import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
@@ -41,7 +42,7 @@ import {
 import { DataFiles } from "./data-files.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
 import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
-import { ObjectReader } from "./object-reader.js";
+import { ObjectReader, type BlockRead } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
 import { Overlay } from "./overlay.js";
@@ -71,6 +72,8 @@ export interface FileStoreConfig {
   random: RandomSource;
 }
 
+/** Buffers of answered reads that are kept for the next ones. */
+const READ_POOL_BYTES = 16 * 1024 * 1024;
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
@@ -96,6 +99,7 @@ export class FileStore implements ChunkStore {
   private readonly quarantine = new Quarantine(this.allocator);
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
+  private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
@@ -204,6 +208,8 @@ export class FileStore implements ChunkStore {
     let index: OrderedStore | undefined;
     try {
       let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      // A process that was killed may have left names that only the page cache knows.
+      await disk.syncDirectory(".");
       checkOwner(superblock, config.osdId, config.clusterId);
       if (config.clusterId && superblock.cluster === "") {
         superblock = { ...superblock, cluster: config.clusterId };
@@ -244,6 +250,10 @@ export class FileStore implements ChunkStore {
       salt: Buffer.from(superblock.walSalt, "hex"),
     };
     const files = await Wal.openFiles(this.disk, geometry);
+    // What was found is taken as durable from here on, while a process that was killed may have
+    // written it without a sync: a power cut must not take back what was shown.
+    await this.files.syncAll();
+    for (const file of files) await file.sync();
     const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
       apply: (group) => this.replay(group),
@@ -730,7 +740,8 @@ export class FileStore implements ChunkStore {
     length: number,
   ): Promise<ObjectRead | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    return this.reader.read(
+    const { readPool } = this;
+    const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
       () => this.find(id, name),
       (object) => {
         const first = Math.floor(offset / BLOCK_SIZE);
@@ -740,7 +751,14 @@ export class FileStore implements ChunkStore {
         );
         return { first, count: Math.max(0, end - first) };
       },
+      { pool: readPool },
     );
+    if (read !== undefined && read.lent.length > 0) {
+      read.recycle = () => {
+        for (const buffer of read.lent) readPool.give(buffer);
+      };
+    }
+    return read;
   }
 
   async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
@@ -748,7 +766,7 @@ export class FileStore implements ChunkStore {
     const found = await this.reader.read(
       () => this.find(id, name),
       (object) => ({ first: 0, count: object.extent }),
-      tolerated,
+      { tolerant: tolerated },
     );
     if (!found) return undefined;
     const spoiled: SpoiledBlock[] = [];
@@ -775,7 +793,7 @@ export class FileStore implements ChunkStore {
         const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
         return { first: from, count: Math.max(0, end - from) };
       },
-      true,
+      { tolerant: true },
     );
     if (!found) return undefined;
     const bytes = found.pieces.reduce((sum, piece) => sum + piece.count * BLOCK_SIZE, 0);

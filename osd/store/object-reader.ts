@@ -3,6 +3,7 @@
  * in-place write of newer bytes may overtake an asynchronous read: a mismatch counts as damage
  * only when the object has not changed since and a second look says the same.
  */
+import type { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE, crc32, crc32OfBlocks, ZERO_BLOCK_CRC } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import { formatPg } from "../../cluster/base/ids.js";
@@ -26,6 +27,8 @@ export interface BlockRead {
   info: ObjectInfo;
   /** The parts of `data` that are not holes. */
   pieces: readonly Piece[];
+  /** Buffers of the pool that hold `data`, for the last user to give back. */
+  lent: readonly Buffer[];
   /** Blocks (numbers in the object) that fail their checksum; only for who tolerates them. */
   bad: readonly number[];
 }
@@ -34,6 +37,13 @@ export interface BlockRead {
 export type ObjectLookup = () => ObjectState | undefined;
 /** The blocks wanted of the object as it is now. */
 export type BlockRange = (object: ObjectState) => { first: number; count: number };
+
+export interface ReadOptions {
+  /** Where large buffers come from, if somebody gives them back. */
+  pool?: BufferPool;
+  /** Damaged blocks are named rather than an error. */
+  tolerant?: boolean;
+}
 
 export interface Piece {
   /** Block number in the object. */
@@ -73,11 +83,12 @@ interface Plan extends BlockRead {
   diskBlocks: number;
 }
 
-function plan(object: ObjectState, range: BlockRange): Plan {
+function plan(object: ObjectState, range: BlockRange, pool: BufferPool | undefined): Plan {
   const { first, count } = range(object);
   const sums = new Uint32Array(count);
   const data: Buffer[] = [];
   const pieces: Piece[] = [];
+  const lent: Buffer[] = [];
   let diskBlocks = 0;
   const { blocks, overlay } = object;
   for (let i = 0; i < count;) {
@@ -93,7 +104,13 @@ function plan(object: ObjectState, range: BlockRange): Plan {
       }
     } else {
       while (i + length < count && blocks[at + length] === block + length) length++;
-      const buffer = Buffer.allocUnsafeSlow(length * BLOCK_SIZE);
+      const bytes = length * BLOCK_SIZE;
+      let buffer: Buffer;
+      if (pool !== undefined) {
+        const taken = pool.take(bytes);
+        lent.push(taken);
+        buffer = taken.length === bytes ? taken : taken.subarray(0, bytes);
+      } else buffer = Buffer.allocUnsafeSlow(bytes);
       const patches = overlay ? patchesOf(overlay, at, length) : NO_PATCHES;
       // A run is read in one piece even where the overlay has newer bytes for some of its blocks.
       const onDisk = patches.length < length;
@@ -106,7 +123,7 @@ function plan(object: ObjectState, range: BlockRange): Plan {
     }
     i += length;
   }
-  return { data, sums, first, info: object.info(), pieces, bad: NONE, diskBlocks };
+  return { data, sums, first, info: object.info(), pieces, lent, bad: NONE, diskBlocks };
 }
 
 /** Blocks from which on checking them together is quicker. */
@@ -171,22 +188,24 @@ export class ObjectReader {
   async read(
     lookup: ObjectLookup,
     range: BlockRange,
-    tolerant = false,
+    options: ReadOptions = {},
   ): Promise<BlockRead | undefined> {
     this.counters.reads++;
     const object = lookup();
     if (!object) return undefined;
-    if (object.writing) return this.readAsync(lookup, range, tolerant);
-    const p = plan(object, range);
-    if (p.diskBlocks * BLOCK_SIZE > this.syncReadBytes)
-      return this.readAsync(lookup, range, tolerant);
+    if (object.writing) return this.readAsync(lookup, range, options);
+    const p = plan(object, range, options.pool);
+    if (p.diskBlocks * BLOCK_SIZE > this.syncReadBytes) {
+      return this.readAsync(lookup, range, options, p);
+    }
     for (const piece of p.pieces) {
       if (piece.start < 0) continue;
       const run = { start: piece.start, count: piece.count };
-      if (!this.files.readSync(run, piece.buffer)) return this.readAsync(lookup, range, tolerant);
+      if (!this.files.readSync(run, piece.buffer)) return this.readAsync(lookup, range, options);
       applyPatches(piece);
     }
     this.counters.syncReads++;
+    const tolerant = options.tolerant === true;
     return this.judged(object, p, mismatches(p, tolerant), tolerant);
   }
 
@@ -202,11 +221,15 @@ export class ObjectReader {
     return p;
   }
 
+  /** `planned`: made in this turn of the event loop, for the first attempt. */
   private async readAsync(
     lookup: ObjectLookup,
     range: BlockRange,
-    tolerant: boolean,
+    options: ReadOptions,
+    planned?: Plan,
   ): Promise<BlockRead | undefined> {
+    const tolerant = options.tolerant === true;
+    let ready = planned;
     let previous: Uint32Array | undefined;
     for (let attempt = 1; ;) {
       const object = lookup();
@@ -216,7 +239,8 @@ export class ObjectReader {
         await Promise.all(writes);
         continue;
       }
-      const p = plan(object, range);
+      const p = ready ?? plan(object, range, options.pool);
+      ready = undefined;
       const user: BlockUser = this.quarantine.beginUse();
       try {
         await Promise.all(
