@@ -95,6 +95,7 @@ export class ClusterWorld {
   private newestMap: ClusterMap | undefined;
   private readonly admin: { host: SimHost; messenger: RpcMessenger };
   private clientNumber = 0;
+  private expectedOsds = 0;
 
   constructor(private readonly options: WorldOptions) {
     this.random = new Prng(options.seed);
@@ -142,10 +143,11 @@ export class ClusterWorld {
     return leader === undefined ? undefined : this.metadata.get(leader.id)?.host;
   }
 
-  /** Everything starts; nothing is waited for. */
-  start(): void {
+  /** Starts the metadata servers and these OSDs; nothing is waited for. */
+  start(osds: readonly OsdId[] = [...this.disks.keys()]): void {
+    this.expectedOsds = osds.length;
     for (let id = 0; id < (this.options.mdss ?? 2); id++) this.startMds(id);
-    for (const id of this.disks.keys()) this.startOsd(id);
+    for (const id of osds) this.startOsd(id);
   }
 
   // ——— Hosts ———
@@ -284,7 +286,7 @@ export class ClusterWorld {
           zookeeper: "zk:2181",
           config: this.config,
           logger: this.loggerOf(host),
-          expectedOsds: this.options.osds,
+          expectedOsds: this.expectedOsds,
           platform,
           connect: this.connectFrom(host),
         }),
