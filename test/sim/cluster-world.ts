@@ -1,7 +1,7 @@
 /**
- * A whole simulated cluster in one process: the programs as `dss osd`, `dss mds` and every client run
- * them (osd/main.ts, mds/main.ts, mds/client/cluster-session.ts), on a simulated clock, network and
- * disk, over the modelled ZooKeeper. A run is a pure function of its seed.
+ * A whole simulated cluster in one process: the programs as `dss osd`, `dss mds` and every client
+ * run them (osd/main.ts, mds/main.ts, mds/client/cluster-session.ts), on a simulated clock, network
+ * and disk, over the modelled ZooKeeper. A run is a pure function of its seed.
  *
  * Owns: the hosts. A host is one life of one program; a restart is a new one.
  */
@@ -172,7 +172,7 @@ export class ClusterWorld {
     const prng = random.fork();
     const source: RandomSource = { u32: () => prng.u32(), bytes: (length) => prng.bytes(length) };
     const disk = (): Promise<Disk> => {
-      return Promise.reject(new DssError("NotSupported", "simulated stores bring their own disk"));
+      return Promise.reject(new DssError("NotSupported", "simulated stores have their own disk"));
     };
     return { clock, random: source, network: host, disk };
   }

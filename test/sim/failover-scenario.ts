@@ -17,11 +17,23 @@ import { ClusterWorld, ZK, type DiskFactory, type SimClient } from "./cluster-wo
 import { linearizabilityFault, type Operation } from "./registers.js";
 import { CLEAN_WITHIN_MS, ScenarioBase, WORK_WITHIN_MS } from "./scenario-base.js";
 
+/**
+ * What strikes. mixed: everything, at random times. The others are rounds of one kind of trouble,
+ * each where one promise is at stake, on one PG of three OSDs. power: power cuts of all of them.
+ * lease: primaries that are deposed while a client still believes in them. deposed: the same while
+ * they sleep. retry: connections that break under requests. learner: members that come back while
+ * writes go on.
+ */
+export type Trouble = "mixed" | "power" | "lease" | "deposed" | "retry" | "learner";
+
 export interface FailoverOptions {
   seed: number;
   disk: DiskFactory;
-  /** Operations in all, by all clients. */
+  /** Operations in all, by all clients; the end of mixed trouble. */
   operations: number;
+  /** Rounds of any other trouble. */
+  rounds?: number;
+  trouble?: Trouble;
   minimum?: number;
   logger?: Logger;
 }
@@ -33,8 +45,6 @@ export interface FailoverResult {
   recovered: number;
 }
 
-const OSDS = 5;
-const OBJECTS = 8;
 const BLOCKS = 2;
 const CLIENTS = 3;
 const POOL = 1;
@@ -50,6 +60,13 @@ export async function runFailoverScenario(options: FailoverOptions): Promise<Fai
 }
 
 class FailoverScenario extends ScenarioBase {
+  private readonly trouble: Trouble;
+  private readonly rounds: number;
+  private readonly osds: OsdId[];
+  private readonly objects: number;
+  /** Longest pause of a client after half of its operations. */
+  private paceMs = 500;
+  private isOver = false;
   private readonly operations: number;
   private readonly clients: SimClient[] = [];
   /** By register: "object/block". */
@@ -64,11 +81,13 @@ class FailoverScenario extends ScenarioBase {
   private faultsOn = true;
 
   constructor(options: FailoverOptions) {
+    const { trouble = "mixed", rounds = 4 } = options;
     const draw = options.seed % 3;
+    const osds = trouble === "mixed" ? 5 : 3;
     super(
       new ClusterWorld({
         seed: options.seed,
-        osds: OSDS,
+        osds,
         disk: options.disk,
         settings: {
           "pool.minimum": options.minimum ?? 2,
@@ -76,12 +95,18 @@ class FailoverScenario extends ScenarioBase {
           "osd.pgLogEntries": [16, 60, 400][draw]!,
           readLeaseMs: [1_000, 400, 200][draw]!,
           downOutMs: [60_000, 8_000, 20_000][draw]!,
+          ...(trouble === "mixed" ? {} : DIRECTED),
         },
         ...(options.logger === undefined ? {} : { logger: options.logger }),
       }),
     );
+    this.trouble = trouble;
+    this.rounds = rounds;
+    this.osds = Array.from({ length: osds }, (_, id) => id);
+    this.objects = trouble === "mixed" ? 8 : 2;
     this.operations = options.operations;
-    this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
+    if (trouble === "mixed") this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
+    else this.paceMs = 40;
     this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
   }
 
@@ -99,8 +124,9 @@ class FailoverScenario extends ScenarioBase {
       mdsLoss: this.random.pick([0, 0.005, 0.02]),
     };
     for (const client of this.clients) this.work(client);
-    this.scheduleFault();
-    await this.until(() => this.done >= this.operations, WORK_WITHIN_MS, "the work never ended");
+    if (this.trouble === "mixed") this.scheduleFault();
+    else this.guard(this.strikeInRounds(this.trouble));
+    await this.until(() => this.isOver, WORK_WITHIN_MS, "the work never ended");
     await this.heal();
     await this.readAll();
     this.checkReplicas();
@@ -127,7 +153,7 @@ class FailoverScenario extends ScenarioBase {
 
   private scheduleFault(): void {
     this.world.clock.schedule(this.random.float() * this.faultGapMs, () => {
-      if (this.done >= this.operations) return;
+      if (this.isOver) return;
       if (this.faultsOn) this.fault();
       this.scheduleFault();
     });
@@ -135,12 +161,12 @@ class FailoverScenario extends ScenarioBase {
 
   private fault(): void {
     const { random, world } = this;
-    const osd = random.int(0, OSDS - 1);
+    const osd = random.pick(this.osds);
     const name = `osd.${osd}`;
     const roll = random.float();
     if (roll < 0.2) this.crash("crash", [osd], 10 + random.float() * 2_000);
     else if (roll < 0.3) this.crash("long crash", [osd], 5_000 + random.float() * 40_000);
-    else if (roll < 0.34) this.crash("power cut", [0, 1, 2, 3, 4], 10 + random.float() * 3_000);
+    else if (roll < 0.34) this.crash("power cut", this.osds, 10 + random.float() * 3_000);
     else if (roll < 0.5) {
       this.note("freeze");
       world.freezeOsd(osd, random.pick([200, 1_500, 5_000, 15_000]) * (0.5 + random.float()));
@@ -148,7 +174,7 @@ class FailoverScenario extends ScenarioBase {
       this.note("client freeze");
       world.freezeClient(random.pick(this.clients), random.float() * 10_000);
     } else if (roll < 0.72) {
-      const other = random.pick(othersOf(osd));
+      const other = random.pick(this.othersOf(osd));
       this.note("partition");
       world.cut(name, `osd.${other}`, random.float() * 12_000, random.pick(["both", "from", "to"]));
     } else if (roll < 0.76) {
@@ -160,21 +186,77 @@ class FailoverScenario extends ScenarioBase {
       world.cut(name, ZK, random.float() * 15_000, "both");
     } else if (roll < 0.88) this.metadataFault();
     else if (roll < 0.96) {
-      // Both keep an old map and still see each other: the client would take what a deposed primary
-      // gives it.
-      this.note("cut off with a client");
-      const ms = world.config.cluster.zkSessionMs + 2_000 + random.float() * 6_000;
-      const cutClient = random.pick(this.clients);
-      const { zkSessionMs } = world.config.cluster;
-      world.clock.schedule(zkSessionMs - 50, () => this.stare(cutClient, osd));
-      const client = cutClient.host.name;
-      const isIsland = random.chance(0.5);
-      for (const one of [name, client]) {
-        world.cut(one, ZK, ms, "both");
-        if (isIsland) for (const other of othersOf(osd)) world.cut(one, `osd.${other}`, ms, "both");
-      }
+      const friend = random.pick(this.clients);
+      this.cutOff(friend, osd, random.chance(0.5));
     } else if (this.destroyed.size === 0 && world.allClean()) this.destroy(osd);
   }
+  /**
+   * Both keep an old map and still see each other: the client would take what a deposed primary
+   * gives it. On an island the primary sees no other OSD either.
+   */
+  private cutOff(friend: SimClient, osd: OsdId, isIsland: boolean): number {
+    const { random, world } = this;
+    this.note("cut off with a client");
+    const { zkSessionMs } = world.config.cluster;
+    const ms = zkSessionMs + 2_000 + random.float() * (this.trouble === "mixed" ? 6_000 : 1_000);
+    // The session ends its time after the last ping, which may have been a while ago.
+    world.clock.schedule(zkSessionMs * 0.8, () => this.stare(friend, osd));
+    for (const one of [`osd.${osd}`, friend.host.name]) {
+      world.cut(one, ZK, ms, "both");
+      if (!isIsland) continue;
+      for (const other of this.othersOf(osd)) world.cut(one, `osd.${other}`, ms, "both");
+    }
+    return ms;
+  }
+  private othersOf(osd: OsdId): OsdId[] {
+    return this.osds.filter((id) => id !== osd);
+  }
+  private get primary(): OsdId {
+    return pgOf(this.world.map, objectToPg(this.world.map, POOL, "r0"))!.primary;
+  }
+
+  /** Rounds of one trouble; after each the cluster becomes whole, within reason. */
+  private async strikeInRounds(trouble: Exclude<Trouble, "mixed">): Promise<void> {
+    const { random, world } = this;
+    for (let round = 0; round < this.rounds; round++) {
+      await this.pause(300 + random.float() * 1_000);
+      await this.strike(trouble);
+      for (let i = 0; i < 300 && !world.allClean(); i++) await this.pause(100);
+    }
+    this.isOver = true;
+  }
+  private async strike(trouble: Exclude<Trouble, "mixed">): Promise<void> {
+    const { random, world, primary } = this;
+    switch (trouble) {
+      case "power":
+        this.crash("power cut", this.osds, 10 + random.float() * 300);
+        return this.pause(500);
+      case "lease":
+        return this.pause(this.cutOff(random.pick(this.clients), primary, random.chance(0.4)));
+      case "deposed": {
+        this.note("freeze");
+        const ms = world.config.cluster.zkSessionMs + 500 + random.float() * 2_000;
+        world.freezeOsd(primary, ms);
+        return this.pause(ms + 200);
+      }
+      case "retry": {
+        for (let i = 0; i < 40; i++) {
+          this.note("connection broken");
+          world.network.breakBetween(random.pick(this.clients).host.name, `osd.${this.primary}`);
+          await this.pause(random.float() * 60);
+        }
+        if (random.chance(0.5)) this.crash("crash", [this.primary], 100);
+        return this.pause(200);
+      }
+      case "learner": {
+        const [member] = this.othersOf(primary);
+        const ms = 100 + random.float() * 1_500;
+        this.crash("crash", [random.chance(0.7) ? member! : primary], ms);
+        return this.pause(ms);
+      }
+    }
+  }
+
   /** What happens to those who decide: metadata servers and ZooKeeper. */
   private metadataFault(): void {
     const { random, world } = this;
@@ -241,7 +323,7 @@ class FailoverScenario extends ScenarioBase {
     this.world.destroyOsd(id);
     this.faultsOn = false;
     const resume = (): void => {
-      if (this.done >= this.operations) return; // Healing has begun.
+      if (this.isOver) return; // Healing has begun.
       if ([...allPgs(this.world.map)].some(({ entry }) => entry.inSync.includes(id))) {
         this.world.clock.schedule(100, resume);
         return;
@@ -256,12 +338,13 @@ class FailoverScenario extends ScenarioBase {
   private work(client: SimClient): void {
     this.working++;
     const next = async (): Promise<void> => {
-      while (this.done < this.operations) {
+      while (!this.isOver) {
         const register = this.pick();
         if (this.random.chance(0.5)) await this.write(client, register);
         else await this.read(client, register);
         this.done++;
-        if (this.random.chance(0.5)) await this.pause(this.random.float() * 500);
+        if (this.trouble === "mixed" && this.done >= this.operations) this.isOver = true;
+        if (this.random.chance(0.5)) await this.pause(this.random.float() * this.paceMs);
       }
       this.working--;
     };
@@ -274,12 +357,14 @@ class FailoverScenario extends ScenarioBase {
   private stare(friend: SimClient, osd: OsdId): void {
     const map = friend.maps.current();
     const registers: { object: number; block: number }[] = [];
-    for (let object = 0; object < OBJECTS; object++) {
+    for (let object = 0; object < this.objects; object++) {
       const entry = pgOf(map, objectToPg(map, POOL, `r${object}`));
       if (entry?.primary === osd) registers.push({ object, block: 0 });
     }
     if (registers.length === 0 || !this.world.running.has(osd)) return;
-    const until = this.world.clock.now + 1_200;
+    // In mixed trouble most of these find nothing: they are kept short.
+    const ms = this.trouble === "mixed" ? 1_500 : 2_500;
+    const until = this.world.clock.now + ms;
     const loop = async (work: () => Promise<void>): Promise<void> => {
       this.working++;
       while (this.world.clock.now < until && this.faultsOn) {
@@ -289,11 +374,14 @@ class FailoverScenario extends ScenarioBase {
       this.working--;
     };
     const other = this.random.pick(this.clients.filter((client) => client !== friend));
-    this.guard(loop(() => this.read(friend, this.random.pick(registers))));
+    // Its writes to the deposed primary wait there, and its reads behind them: one or the other.
+    const isWriter = this.random.chance(0.4);
+    const ask = isWriter ? this.write.bind(this) : this.read.bind(this);
+    this.guard(loop(() => ask(friend, this.random.pick(registers))));
     this.guard(loop(() => this.write(other, this.random.pick(registers))));
   }
   private pick(): { object: number; block: number } {
-    return { object: this.random.int(0, OBJECTS - 1), block: this.random.int(0, BLOCKS - 1) };
+    return { object: this.random.int(0, this.objects - 1), block: this.random.int(0, BLOCKS - 1) };
   }
   private history({ object, block }: { object: number; block: number }): Operation[] {
     const key = `${object}/${block}`;
@@ -360,13 +448,13 @@ class FailoverScenario extends ScenarioBase {
     await this.clean("the PGs did not become clean after healing");
   }
   private async clean(what: string): Promise<void> {
-    const alive = (): boolean => this.world.running.size === OSDS - this.destroyed.size;
+    const alive = (): boolean => this.world.running.size === this.osds.length - this.destroyed.size;
     await this.until(() => alive() && this.world.allClean(), CLEAN_WITHIN_MS, what);
   }
 
   private async readAll(): Promise<void> {
-    let left = OBJECTS * BLOCKS;
-    for (let object = 0; object < OBJECTS; object++) {
+    let left = this.objects * BLOCKS;
+    for (let object = 0; object < this.objects; object++) {
       for (let block = 0; block < BLOCKS; block++) {
         this.guard(this.read(this.clients[0]!, { object, block }).then(() => void left--));
       }
@@ -390,5 +478,6 @@ class FailoverScenario extends ScenarioBase {
   }
 }
 
-const othersOf = (osd: OsdId): OsdId[] => [0, 1, 2, 3, 4].filter((id) => id !== osd);
+/** Short sessions, so that a round is short; one PG, so that its primary is everybody's. */
+const DIRECTED = { "pool.pgs": 1, zkSessionMs: 2_000, heartbeatGraceMs: 5_000, readLeaseMs: 1_000 };
 const ACCESS = { truncation: { seq: 0, size: 0 }, minEpoch: 0 };

@@ -35,6 +35,8 @@ export class SimNetwork {
   faults: NetworkFaults = { delayMs: { min: 0.02, max: 0.2 }, loss: 0 };
   private readonly listeners = new Map<string, Bound>();
   private readonly cut = new Map<string, number>();
+  /** One end of every connection. */
+  readonly ends = new Set<SimEnd>();
   /** Ends with messages that wait for a partition to heal. */
   private readonly stalled = new Set<SimEnd>();
   private nextPort = 40_000;
@@ -73,6 +75,10 @@ export class SimNetwork {
   }
   hold(end: SimEnd): void {
     this.stalled.add(end);
+  }
+  /** Resets the connections of two hosts. */
+  breakBetween(one: string, other: string): void {
+    for (const end of [...this.ends]) if (end.joins(one, other)) end.break();
   }
   private flush(): void {
     for (const end of [...this.stalled]) if (end.release()) this.stalled.delete(end);
@@ -161,6 +167,7 @@ export class SimHost implements Network {
         near.other = far;
         far.other = near;
         this.ends.add(near);
+        network.ends.add(near);
         target.host.ends.add(far);
         target.host.run(() => target.onConnection(far));
         this.run(() => resolve(near));
@@ -204,6 +211,7 @@ export class SimHost implements Network {
   }
   forget(end: SimEnd): void {
     this.ends.delete(end);
+    this.network.ends.delete(end);
   }
 }
 
@@ -266,6 +274,10 @@ class SimEnd implements Connection {
     network.clock.schedule(arrival - network.clock.now, () => {
       target.host.run(() => target.receive(message));
     });
+  }
+  joins(one: string, other: string): boolean {
+    const names = [this.host.name, this.other.host.name];
+    return names.includes(one) && names.includes(other);
   }
   /** Sends what a partition held back, if it has healed; true when nothing is left. */
   release(): boolean {
