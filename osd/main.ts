@@ -123,7 +123,14 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
       replicaTimeoutMs: config.cluster.replicaTimeoutMs,
       heartbeatMs: config.cluster.heartbeatMs,
       heartbeatGraceMs: config.cluster.heartbeatGraceMs,
+      workProfile: config.osd.workProfile,
       coordinator,
+      scrub: {
+        lightMs: config.osd.scrubIntervalMs,
+        deepMs: config.osd.deepScrubIntervalMs,
+        max: config.osd.scrubsMax,
+        shownMs: config.osd.damageShownMs,
+      },
       onFatal: (error) => {
         logger.error({ error }, describeFatal(error));
         finish(error);

@@ -36,6 +36,7 @@ import type { Version } from "./core/version.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
 import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
+import type { WorkQueue } from "./work-queue.js";
 import type { Repairer } from "./repair.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
@@ -62,6 +63,10 @@ export interface PgHost {
   /** The store failed: the OSD must stop. */
   fatal(error: Error): void;
   count(counter: string, amount?: number): void;
+  /** An object of that many bytes went to another OSD. */
+  copied(bytes: number): void;
+  /** Who works how much: every copy for recovery and every look of scrub takes its turn here. */
+  readonly work: WorkQueue;
   /** Log entries that a PG keeps at least (and at most a quarter more). */
   readonly pgLogEntries: number;
   /** A member's answer that takes longer is missing. */

@@ -178,6 +178,8 @@ export interface PgInfoReply {
    * from now.
    */
   grantMs: number;
+  /** The OSD that it promised it to; -1: it does not know. */
+  grantHolder: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
   request: msgpack<PgInfoRequest>(),
@@ -188,10 +190,15 @@ export interface PgLogRequest {
   pg: number;
   interval: number;
   after: WireVersion;
+  /** Retry records of clients above this number are wanted, too. */
+  retriesAfter?: number;
 }
+/** One page; ask again after its last entry and its last client for more. */
 export interface PgLogReply {
   entries: WireLogEntry[];
+  more: boolean;
   retries: WireRetry[];
+  moreRetries: boolean;
 }
 export const PgGetLog = defineCall(132, "PgGetLog", {
   request: msgpack<PgLogRequest>(),
@@ -210,6 +217,8 @@ export interface PgAdoptRequest {
   create: boolean;
   /** Nothing of what the member has is known to be right: every object is compared (backfill). */
   startOver: boolean;
+  /** `missing` and `retries` only: the log stays until a later message (osd/log-transfer.ts). */
+  noteOnly?: boolean;
   common: WireVersion;
   entries: WireLogEntry[];
   retries: WireRetry[];
@@ -334,6 +343,12 @@ export const GrantLease = defineCall(146, "GrantLease", {
   request: msgpack<LeaseRequest>(),
   reply: msgpack<LeaseReply>(),
 });
+/**
+ * Answered once the receiver has entered this interval of the PG, or has nothing of it: it serves
+ * no more reads on what it was granted in earlier ones.
+ */
+export const OsdRelease = struct("OsdRelease", { pg: u32, interval: u32 });
+export const ReleaseLease = defineCall(154, "ReleaseLease", { request: OsdRelease, reply: Empty });
 /** Heartbeat between OSDs that share PGs. */
 export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
 
@@ -366,7 +381,90 @@ export interface LearnerStatus {
   missingBytes: number;
   /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
   compared: number;
+  /** What is still to be copied, estimated where it is not known yet. */
+  objectsLeft: number;
+  bytesLeft: number;
 }
+/** Scrub: what a member's index says of the next objects of a PG, in name order. */
+export interface ScrubRow {
+  object: string;
+  size: number;
+  version: WireVersion;
+  truncateSeq: number;
+  digest: number;
+}
+export interface ScrubListRequest {
+  pg: number;
+  interval: number;
+  after: string;
+  limit: number;
+}
+export interface ScrubListReply {
+  rows: ScrubRow[];
+  complete: boolean;
+}
+export const ScrubList = defineCall(162, "ScrubList", {
+  request: msgpack<ScrubListRequest>(),
+  reply: msgpack<ScrubListReply>(),
+});
+/**
+ * Scrub: what a member has of one object. `deep`: it first reads and verifies all of it, and
+ * repairs what is damaged.
+ */
+export interface ScrubObjectRequest {
+  pg: number;
+  interval: number;
+  object: string;
+  deep: boolean;
+}
+export interface ScrubObjectReply {
+  /** Absent: it does not have the object. */
+  row?: ScrubRow;
+  /** Bytes read and verified. */
+  bytes: number;
+  /** Damaged blocks found, and how many of them are damaged still. */
+  found: number;
+  left: number;
+}
+export const ScrubObject = defineCall(164, "ScrubObject", {
+  request: msgpack<ScrubObjectRequest>(),
+  reply: msgpack<ScrubObjectReply>(),
+});
+/** Scrub of a PG has ended: its stamps are kept by every member, who may be primary next. */
+export interface ScrubStampsMessage {
+  lightMs: number;
+  deepMs: number;
+  found: number;
+  left: number;
+}
+export interface ScrubEndedRequest {
+  pg: number;
+  interval: number;
+  /** The member verifies the structure of its own index of the PG before it answers. */
+  deep: boolean;
+  stamps: ScrubStampsMessage;
+}
+export const ScrubEnded = defineCall(166, "ScrubEnded", {
+  request: msgpack<ScrubEndedRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+/** A person asks the PG's primary for a scrub. `sinceMs`: it is done once a stamp is as new. */
+export interface StartScrubRequest {
+  pg: number;
+  deep: boolean;
+}
+export const StartScrub = defineCall(168, "StartScrub", {
+  request: msgpack<StartScrubRequest>(),
+  reply: msgpack<{ sinceMs: number }>(),
+});
+/** What scrub does about a PG on its primary. */
+export interface ScrubStatus extends ScrubStampsMessage {
+  state: "idle" | "waiting" | "running";
+  deep: boolean;
+  /** Objects compared by the scrub under way, of about as many as the PG has. */
+  done: number;
+}
+
 /** An object with damaged blocks that could not be repaired on this OSD. */
 export interface DamagedObject {
   object: string;
@@ -396,9 +494,15 @@ export interface OsdStatus {
     /** Objects of this OSD's copy that are damaged; the first of them by name. */
     damaged: number;
     damagedObjects: DamagedObject[];
+    /** Of primaries only. */
+    scrub?: ScrubStatus;
   }[];
+  /** What this OSD copies to others, per second, over the last seconds. */
+  recovery: { bytesPerSecond: number; objectsPerSecond: number };
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
+  /** Milliseconds since damage was met last, repaired or not; absent: longer ago than is told. */
+  damageSeenMs?: number;
 }
 export const GetOsdStatus = defineCall(144, "GetOsdStatus", {
   request: msgpack<Record<string, never>>(),
