@@ -36,7 +36,7 @@ import { LeaseKeeper } from "./lease-keeper.js";
 import { MemberSide } from "./member.js";
 import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
-import { PlacementGroup, validateRead, validateWrite, type PgHost } from "./placement-group.js";
+import { PlacementGroup, type PgHost } from "./placement-group.js";
 import {
   DigestObject,
   GetOsdStatus,
@@ -59,6 +59,7 @@ import {
   type OsdStatus,
 } from "./proto.js";
 import type { ChunkStore } from "./store/chunk-store.js";
+import { validateRead, validateWrite } from "./write-steps.js";
 
 export interface OsdDaemonOptions {
   id: OsdId;

@@ -8,7 +8,6 @@
  * retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
-import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -16,15 +15,13 @@ import type { PgEntry } from "../cluster/map/cluster-map.js";
 import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
 import type { Membership } from "./membership.js";
-import { blockCeil, blockFloor, edgesToRead, mergeBlocks, zeroedBlock } from "./core/blocks.js";
+import { blockCeil, blockFloor } from "./core/blocks.js";
 import { faults } from "./core/faults.js";
 import { ReadLease } from "./core/leases.js";
 import { legalWithinInterval, type PgActivity } from "./core/peering.js";
 import { RangeLocks, WHOLE, type RangeLock } from "./core/range-locks.js";
 import {
-  OBJECT_SIZE_MAX,
   RepOp,
-  WRITE_UNCONDITIONAL,
   WriteKind,
   type OsdExtentsReply,
   type OsdRead,
@@ -37,6 +34,7 @@ import {
 import type { Version } from "./core/version.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
 import { PgRecord } from "./pg-record.js";
+import { StepPlanner, type Step } from "./write-steps.js";
 import {
   OpKind,
   type ChunkStore,
@@ -92,13 +90,6 @@ export interface LearnerStream {
   append(entry: Replicating): void;
 }
 
-/**
- * What a change does to the log: entries in order, of which the last one carries the client's
- * request number.
- */
-type Step = Pick<Transaction, "kind" | "offset" | "length" | "data" | "sums" | "size">;
-
-const NO_SUMS = new Uint32Array(0);
 /** A member that cannot be reached is asked again after this. */
 const RESEND_MS = 50;
 
@@ -131,6 +122,7 @@ export class PlacementGroup {
   /** As the primary: rises with every new beginning of peering or of a learner's recovery. */
   attempts = 0;
 
+  private readonly planner: StepPlanner;
   /** As a member: what it lacks. */
   readonly record: PgRecord;
   private seenAttempt = 0;
@@ -151,6 +143,7 @@ export class PlacementGroup {
   ) {
     this.nextSeq = (host.store.pgInfo(id)?.last.seq ?? 0) + 1;
     this.record = new PgRecord(id, host.store);
+    this.planner = new StepPlanner(id, host.store);
   }
 
   /** The in-sync members but this one. */
@@ -456,7 +449,7 @@ export class PlacementGroup {
   private async execute(request: WriteRequest, key: string, unlock: () => void): Promise<void> {
     const { message } = request;
     const { generation } = this;
-    const prepared = this.prepare(request);
+    const prepared = this.planner.prepare(request);
     const steps = prepared instanceof Promise ? await prepared : prepared;
     if (generation !== this.generation) return;
     const { interval } = this.entry;
@@ -472,125 +465,6 @@ export class PlacementGroup {
     steps.forEach((step, i) => {
       last = this.append(message, step, i === steps.length - 1, done);
     });
-  }
-
-  /** The log entries for a change: whole blocks, merged with what is there. */
-  private prepare(request: WriteRequest): Step[] | Promise<Step[]> {
-    const { message } = request;
-    const info = this.host.store.stat(this.id, message.object);
-    if (info === undefined && message.kind !== WriteKind.write) {
-      return [step(OpKind.remove, 0, 0, 0)]; // Nothing to change, but the answer is remembered.
-    }
-    if (message.kind === WriteKind.remove) {
-      const newer = info !== undefined && info.truncateSeq >= message.truncateSeq;
-      const keep = newer && (message.flags & WRITE_UNCONDITIONAL) === 0;
-      return [keep ? touch(info.size) : step(OpKind.remove, 0, 0, 0)];
-    }
-    if (info !== undefined && message.truncateSeq < info.truncateSeq) {
-      if (message.kind === WriteKind.truncate) return [touch(info.size)]; // A late purge.
-      throw new DssError("StaleRequest", `${message.object} was truncated after this request`);
-    }
-    const trims =
-      info !== undefined &&
-      !faults.ignoreTruncation &&
-      message.truncateSeq > info.truncateSeq &&
-      info.size > message.truncateSize;
-    if (!trims) return this.prepareChange(request, info?.size ?? 0);
-    return this.shrinkSteps(message.object, message.truncateSize).then(async (steps) => [
-      ...steps,
-      ...(await this.prepareChange(request, message.truncateSize, message.truncateSize)),
-    ]);
-  }
-
-  /**
-   * `size` is the object's size when the change is made; `validTo` hides old bytes that a trim
-   * before it drops.
-   */
-  private prepareChange(
-    request: WriteRequest,
-    size: number,
-    validTo = WHOLE,
-  ): Step[] | Promise<Step[]> {
-    const { message } = request;
-    const { offset, length, object } = message;
-    switch (message.kind) {
-      case WriteKind.write: {
-        const newSize = Math.max(size, offset + length);
-        const { head, tail } = edgesToRead(offset, length, size);
-        if (head === undefined && tail === undefined) {
-          return [writeStep(mergeBlocks(offset, request.data, request.sums, noEdge), newSize)];
-        }
-        return this.readEdges(object, [head, tail], validTo).then((edge) => [
-          writeStep(mergeBlocks(offset, request.data, request.sums, edge), newSize),
-        ]);
-      }
-      case WriteKind.zero:
-        return this.zeroSteps(object, offset, Math.min(offset + length, size), size, validTo);
-      case WriteKind.truncate:
-        if ((message.flags & WRITE_UNCONDITIONAL) === 0 || offset >= size) return [touch(size)];
-        return this.shrinkSteps(object, offset);
-      default:
-        throw new DssError("Malformed", `unknown kind of change ${message.kind}`);
-    }
-  }
-
-  private async readEdges(
-    object: string,
-    blocks: readonly (number | undefined)[],
-    validTo = WHOLE,
-  ): Promise<(blockOffset: number) => Buffer | undefined> {
-    const edges = new Map<number, Buffer>();
-    for (const block of blocks) {
-      if (block === undefined || edges.has(block)) continue;
-      const read = await this.host.store.read(this.id, object, block, BLOCK_SIZE);
-      const data = read?.data[0];
-      if (data === undefined) continue;
-      const keep = Math.min(Math.max(validTo - block, 0), BLOCK_SIZE);
-      edges.set(block, keep < BLOCK_SIZE ? zeroedBlock(data, keep, BLOCK_SIZE).data : data);
-    }
-    return (block) => edges.get(block);
-  }
-
-  /** Blocks wholly inside become holes; partial ones at the edges are rewritten. The size stays. */
-  private async zeroSteps(
-    object: string,
-    start: number,
-    end: number,
-    size: number,
-    validTo: number,
-  ): Promise<Step[]> {
-    if (start >= end) return [touch(size)];
-    const steps: Step[] = [];
-    const holeStart = blockCeil(start);
-    // The last block of the object may go as a whole although the object ends inside it.
-    const holeEnd = end === size ? blockCeil(end) : blockFloor(end);
-    const partial = async (block: number, from: number, to: number): Promise<void> => {
-      const edge = await this.readEdges(object, [block], validTo);
-      const old = edge(block);
-      if (old === undefined) return;
-      const { data, sums } = zeroedBlock(old, from, to);
-      steps.push(writeStep({ offset: block, data: [data], sums }, size));
-    };
-    if (start < holeStart) {
-      const block = blockFloor(start);
-      await partial(block, start - block, Math.min(end - block, BLOCK_SIZE));
-    }
-    if (holeEnd > holeStart) steps.push(step(OpKind.zero, holeStart, holeEnd - holeStart, size));
-    if (holeEnd < end && blockFloor(end) >= holeStart) {
-      const block = blockFloor(end);
-      await partial(block, 0, end - block);
-    }
-    return steps.length === 0 ? [touch(size)] : steps;
-  }
-
-  private async shrinkSteps(object: string, size: number): Promise<Step[]> {
-    const block = blockFloor(size);
-    if (block === size) return [step(OpKind.truncate, size, 0, size)];
-    const edge = await this.readEdges(object, [block]);
-    const old = edge(block);
-    if (old === undefined) return [step(OpKind.truncate, blockCeil(size), 0, size)];
-    const { data, sums } = zeroedBlock(old, size - block, BLOCK_SIZE);
-    return [{ kind: OpKind.truncate, offset: block, length: 0, data: [data], sums, size }];
   }
 
   /** Gives the step the next version, applies it here and sends it to every other member. */
@@ -824,40 +698,4 @@ function effectiveSize(info: ObjectInfo, message: OsdRead): number {
   return message.truncateSeq > info.truncateSeq
     ? Math.min(info.size, message.truncateSize)
     : info.size;
-}
-
-const noEdge = (): undefined => undefined;
-function step(kind: OpKind, offset: number, length: number, size: number): Step {
-  return { kind, offset, length, data: [], sums: NO_SUMS, size };
-}
-function touch(size: number): Step {
-  return step(OpKind.touch, 0, 0, size);
-}
-function writeStep(
-  merged: { offset: number; data: Buffer[]; sums: Uint32Array },
-  size: number,
-): Step {
-  const { offset, data, sums } = merged;
-  return { kind: OpKind.write, offset, length: 0, data, sums, size };
-}
-
-/** Throws Malformed for what no correct client sends. */
-export function validateWrite(message: OsdWrite, dataLength: number): void {
-  const { kind, offset, length } = message;
-  const bad =
-    (kind === WriteKind.write && (length === 0 || length !== dataLength)) ||
-    (kind !== WriteKind.write && dataLength !== 0) ||
-    offset > OBJECT_SIZE_MAX ||
-    offset + length > OBJECT_SIZE_MAX ||
-    message.object.length === 0;
-  if (bad) {
-    const what = `kind ${kind}, offset ${offset}, length ${length}, data ${dataLength}`;
-    throw new DssError("Malformed", `bad write: ${what}`);
-  }
-}
-export function validateRead(message: OsdRead): void {
-  if (message.offset + message.length > OBJECT_SIZE_MAX || message.object.length === 0) {
-    const what = `offset ${message.offset}, length ${message.length}`;
-    throw new DssError("Malformed", `bad read: ${what}`);
-  }
 }

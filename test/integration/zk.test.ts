@@ -17,9 +17,15 @@ import { MapWatch } from "../../cluster/zk/map-watch.js";
 import { registerOsd, watchLiveOsds } from "../../cluster/zk/registration.js";
 import { LEADER_PATH, TERM_PATH } from "../../cluster/zk/schema.js";
 import { connectZooKeeper } from "../../cluster/zk/session.js";
-import { watchData, watchDirectory } from "../../cluster/zk/watch.js";
+import { watchData } from "../../cluster/zk/watch.js";
 import { initialMap } from "../../mds/core/coordinator.js";
 import { NO_MAP, loadMap, saveMap } from "../../mds/store/map-store.js";
+import {
+  coordinationSuite,
+  coordinationTrace,
+  type CoordinationDriver,
+} from "../support/coordination-suite.js";
+import { ModelledZooKeeper } from "../sim/modelled-zookeeper.js";
 import { freePort, waitFor } from "../support/temp.js";
 import { startZooKeeper, type ZooKeeper } from "../support/zookeeper.js";
 
@@ -52,17 +58,23 @@ async function until(what: string, condition: () => boolean, withinMs = 10_000):
   });
   return performance.now() - start;
 }
+interface Inner {
+  state: string;
+  client: {
+    connectionManager: { servers: { port: number }[]; socket: { destroy(): void } };
+  };
+  discard(client: unknown): void;
+  watchdog: { cancel(): void };
+}
+function inner(session: Coordination): Inner {
+  return session as unknown as Inner;
+}
 /** An abrupt end: no close of the session, as after `kill -9`. */
 function vanish(session: Coordination): void {
-  const inner = session as unknown as {
-    state: string;
-    client: { connectionManager: { socket: { destroy(): void } } };
-    discard(client: unknown): void;
-    watchdog: { cancel(): void };
-  };
-  inner.state = "closed";
-  inner.watchdog.cancel();
-  inner.discard(inner.client);
+  const parts = inner(session);
+  parts.state = "closed";
+  parts.watchdog.cancel();
+  parts.discard(parts.client);
 }
 
 t.test("no ZooKeeper: a clear error, in time", async (t) => {
@@ -89,108 +101,24 @@ t.test("no ZooKeeper: a clear error, in time", async (t) => {
 t.test("one server", async (t) => {
   const zk = await startZooKeeper(t);
 
-  t.test("nodes, versions and transactions", async (t) => {
-    const session = await join(t, zk);
-    await session.ensurePath("/a/b");
-    await session.ensurePath("/a/b");
-    t.equal(await session.get("/a/x"), undefined);
-    t.equal(await session.create("/a/x", text("one")), "/a/x");
-    await failsWith(t, "Exists", session.create("/a/x", text("again")));
-    await failsWith(t, "NotFound", session.create("/no/parent", text("")));
-    const node = (await session.get("/a/x"))!;
-    t.same([node.data.toString(), node.version, node.ephemeralOwner], ["one", 0, 0n]);
-    t.equal(await session.set("/a/x", text("two"), 0), 1);
-    await failsWith(t, "Conflict", session.set("/a/x", text("three"), 0));
-    await failsWith(t, "Conflict", session.remove("/a/x", 0));
-    await failsWith(t, "NotEmpty", session.remove("/a", -1));
-    t.match((await session.children("/a"))!.names.sort(), ["b", "x"]);
-    t.equal(await session.children("/nowhere"), undefined);
-    const sequential = await session.create("/a/s-", text(""), {
-      ephemeral: true,
-      sequential: true,
-    });
-    t.match(sequential, /^\/a\/s-\d{10}$/);
-    t.equal((await session.get(sequential))!.ephemeralOwner, session.sessionId);
+  const driver: CoordinationDriver = {
+    join: (t, timeoutMs) => join(t, zk, timeoutMs),
+    now: () => performance.now(),
+    pause: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+    breakConnection: (session) => inner(session).client.connectionManager.socket.destroy(),
+    expire,
+    vanish,
+  };
+  t.test("the port's promises", async (t) => coordinationSuite(t, driver));
 
-    const failed = await failsWith(
-      t,
-      "Conflict",
-      session.multi([
-        { op: "create", path: "/a/y", data: text("") },
-        { op: "check", path: "/a/x", version: 0 },
-        { op: "remove", path: "/a/x", version: 1 },
-      ]),
-    );
-    t.equal((failed as MultiError).index, 1, "version 0 is compared, not taken for any");
-    t.equal(await session.get("/a/y"), undefined, "all or nothing");
-    const results = await session.multi([
-      { op: "check", path: "/a/x", version: 1 },
-      { op: "set", path: "/a/x", data: text("three"), version: 1 },
-      { op: "create", path: "/a/z-", data: text("z"), sequential: true },
-      { op: "remove", path: "/a/b", version: 0 },
-    ]);
-    t.equal(results[1]!.version, 2);
-    t.match(results[2]!.path, /^\/a\/z-\d{10}$/);
-    await session.sync();
-
-    const large = Buffer.alloc(900_000, 7);
-    await session.create("/a/large", large);
-    t.ok((await session.get("/a/large"))!.data.equals(large), "a packet of many segments");
-    await failsWith(t, "TooLarge", session.create("/a/huge", Buffer.alloc(1_000_001)));
-    t.ok(performance.now() - session.contactMs < 5000, "contact is recent");
-    await session.close();
-    await failsWith(t, "ShuttingDown", session.get("/a"));
-  });
-
-  t.test("requests keep their order, and many are in flight", async (t) => {
-    const session = await join(t, zk);
-    await session.create("/order", text("0"));
-    const start = performance.now();
-    const versions = await Promise.all(
-      Array.from({ length: 500 }, (_, i) => session.set("/order", text(String(i)), i)),
-    );
-    t.same(
-      versions,
-      Array.from({ length: 500 }, (_, i) => i + 1),
-    );
-    t.comment(`500 pipelined writes in ${Math.round(performance.now() - start)} ms`);
-    t.equal((await session.get("/order"))!.data.toString(), "499");
-  });
-
-  t.test("watches deliver the last state", async (t) => {
-    const session = await join(t, zk);
-    const other = await join(t, zk);
-    const values: (string | undefined)[] = [];
-    const watch = watchData(session, "/watched", log, (n) => values.push(n?.data.toString()));
-    await watch.ready;
-    t.same(values, [undefined]);
-    await other.create("/watched", text("a"));
-    await until("the creation", () => values.at(-1) === "a");
-    for (let i = 0; i < 50; i++) await other.set("/watched", text(String(i)), i);
-    await until("the last value", () => values.at(-1) === "49");
-    await other.remove("/watched", -1);
-    await until("the removal", () => values.at(-1) === undefined);
-    watch.stop();
-
-    const listings: string[] = [];
-    const directory = watchDirectory(session, "/folder", log, (children) =>
-      listings.push(
-        [...children]
-          .map(([name, n]) => `${name}=${n.data}`)
-          .sort()
-          .join(),
-      ),
-    );
-    await directory.ready;
-    await other.ensurePath("/folder");
-    await other.create("/folder/1", text("x"));
-    await until("a child", () => listings.at(-1) === "1=x");
-    await other.multi([
-      { op: "remove", path: "/folder/1", version: -1 },
-      { op: "create", path: "/folder/1", data: text("y") },
-    ]);
-    await until("a child replaced under its name", () => listings.at(-1) === "1=y");
-    directory.stop();
+  t.test("the simulator's model answers as this server does", async (t) => {
+    for (const seed of [1, 2]) {
+      const real = [await join(t, zk), await join(t, zk)];
+      const model = new ModelledZooKeeper(t, seed);
+      const modelled = [await model.join(t), await model.join(t)];
+      const options = { seed, steps: 60 };
+      t.same(await coordinationTrace(real, options), await coordinationTrace(modelled, options));
+    }
   });
 
   t.test("client ids are never given twice", async (t) => {
@@ -439,10 +367,7 @@ t.test("a server that dies, freezes and forgets", async (t) => {
 
 /** Cuts the client off and keeps it from reconnecting until the server has expired its session. */
 async function expire(session: Coordination): Promise<void> {
-  const inner = session as unknown as {
-    client: { connectionManager: { servers: { port: number }[]; socket: { destroy(): void } } };
-  };
-  const manager = inner.client.connectionManager;
+  const manager = inner(session).client.connectionManager;
   const server = manager.servers[0]!;
   const port = server.port;
   server.port = await freePort();
