@@ -30,6 +30,7 @@ import type { Clock, RandomSource } from "../cluster/platform/ports.js";
 import { upSet } from "../cluster/map/placement.js";
 import { faults } from "./core/faults.js";
 import { GrantBook } from "./core/leases.js";
+import { Fullness } from "./fullness.js";
 import { Heartbeats } from "./heartbeats.js";
 import { LearnerDriver } from "./learner.js";
 import { LeaseKeeper } from "./lease-keeper.js";
@@ -87,8 +88,6 @@ export interface OsdDaemonOptions {
 
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
-/** The disk's usage is looked at this often at most. */
-const USAGE_MS = 200;
 const LIST_MAX = 10_000;
 
 interface GatedMessage {
@@ -106,6 +105,7 @@ export class OsdDaemon implements PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly fullness: Fullness;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
   private readonly peering: PeeringDriver;
@@ -115,8 +115,6 @@ export class OsdDaemon implements PgHost {
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
   private stopMaps: (() => void) | undefined;
-  private fullAt = -Infinity;
-  private isFull = false;
 
   constructor(private readonly options: OsdDaemonOptions) {
     this.id = options.id;
@@ -135,11 +133,14 @@ export class OsdDaemon implements PgHost {
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
+    this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
     const report = (osd: OsdId, incarnation: string): void => {
       this.membership.reportUnreachable(osd, incarnation);
     };
-    this.heartbeats = new Heartbeats({ id, clock, messenger, heartbeatMs, graceMs, map, report });
+    const level = this.fullness.report.bind(this.fullness);
+    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
+    this.heartbeats = new Heartbeats(heartbeats);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
 
@@ -163,15 +164,6 @@ export class OsdDaemon implements PgHost {
   }
   epoch(): number {
     return this.options.maps.current().epoch;
-  }
-  full(): boolean {
-    const now = this.clock.now();
-    if (now - this.fullAt >= USAGE_MS) {
-      this.fullAt = now;
-      const { used, total } = this.store.usage();
-      this.isFull = used >= total * this.options.maps.current().fullRatio;
-    }
-    return this.isFull;
   }
   fatal(error: Error): void {
     this.options.onFatal(error);
@@ -300,7 +292,7 @@ export class OsdDaemon implements PgHost {
       this.fromOsd(request.sender);
       this.leases.grant(request);
     });
-    messenger.handle(PingOsd, (request) => request.reply({}));
+    messenger.handle(PingOsd, (request) => request.reply(this.fullness.own()));
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
@@ -445,6 +437,7 @@ export class OsdDaemon implements PgHost {
       used,
       total,
       objects,
+      refusing: this.fullness.refusing(),
       pgs: [...this.pgs.values()]
         .filter((pg) => map.pools.some((pool) => pool.id === poolOfPg(pg.id)))
         .map((pg) => {

@@ -10,8 +10,8 @@
  * then says it has.
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
-import { formatPg, type OsdId } from "../cluster/base/ids.js";
-import { osdOf, type ClusterMap } from "../cluster/map/cluster-map.js";
+import { formatPg, poolOfPg, type OsdId } from "../cluster/base/ids.js";
+import { osdOf, poolOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { upSet } from "../cluster/map/placement.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
@@ -65,6 +65,7 @@ interface Learner {
   missing: number;
   missingBytes: number;
   compared: number;
+  tooFull: boolean;
 }
 
 export class LearnerDriver {
@@ -103,8 +104,8 @@ export class LearnerDriver {
   status(pg: PlacementGroup): LearnerStatus[] {
     return [...(this.learners.get(pg)?.values() ?? [])]
       .filter((learner) => learner.generation === pg.generation)
-      .map(({ osd, phase, missing, missingBytes, compared }) => {
-        return { osd, phase, missing, missingBytes, compared };
+      .map(({ osd, phase, missing, missingBytes, compared, tooFull }) => {
+        return { osd, phase, missing, missingBytes, compared, tooFull };
       });
   }
 
@@ -128,6 +129,7 @@ export class LearnerDriver {
       missing: 0,
       missingBytes: 0,
       compared: 0,
+      tooFull: false,
     };
     this.run(learner).catch((error: unknown) => {
       this.host.fatal(error instanceof Error ? error : new Error(String(error)));
@@ -163,6 +165,14 @@ export class LearnerDriver {
     if (this.isOver(learner)) throw new Superseded();
     if (learner.stream?.failure !== undefined) throw learner.stream.failure;
   }
+  /** A disk that is too full takes no copies: the attempt ends, and the next one looks again. */
+  private checkRoom(learner: Learner): void {
+    const { pg, osd } = learner;
+    const replicas = poolOf(this.map(), poolOfPg(pg.id))?.replicas ?? 0;
+    const forSafety = pg.entry.inSync.length < replicas;
+    learner.tooFull = !this.host.fullness.mayTakeCopies(osd, forSafety);
+    if (learner.tooFull) throw new DssError("NoSpace", `osd.${osd} is too full to take copies`);
+  }
   private enter(learner: Learner, phase: LearnerPhase): void {
     assert(legalPhase(learner.phase, phase), `learner: ${learner.phase} -> ${phase}`);
     learner.phase = phase;
@@ -185,6 +195,8 @@ export class LearnerDriver {
     learner.attempt = ++pg.attempts;
     const identity = { pg: pg.id, interval: pg.entry.interval, attempt: learner.attempt };
     const info = await this.ask(learner, PgGetInfo, identity, this.host.replicaTimeoutMs);
+    this.host.fullness.report(learner.osd, info.level);
+    this.checkRoom(learner);
     const theirs = await this.learnerInfo(learner, info);
     let { cursor, missing } = await this.adopt(learner, theirs);
     this.enter(learner, "recovering");
@@ -265,6 +277,7 @@ export class LearnerDriver {
   private async copy(learner: Learner, missing: readonly string[]): Promise<void> {
     await inParallel(missing, COPIES_PER_PG, async (object) => {
       this.check(learner);
+      this.checkRoom(learner);
       const free = await this.slots.take();
       try {
         await this.push(learner, object);
@@ -290,7 +303,12 @@ export class LearnerDriver {
       const { interval } = pg.entry;
       const header = { pg: pg.id, interval, attempt: learner.attempt, asOf, object };
       const { message, data, sums } = imageToWire(header, image);
-      await peer.call(PushObject, message, { deadlineMs: CALL_DEADLINE_MS, data, sums });
+      const answer = await peer.call(PushObject, message, {
+        deadlineMs: CALL_DEADLINE_MS,
+        data,
+        sums,
+      });
+      this.host.fullness.report(osd, answer.message);
       const bytes = image?.info.allocated ?? 0;
       learner.missing--;
       learner.missingBytes = Math.max(0, learner.missingBytes - bytes);

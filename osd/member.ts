@@ -14,6 +14,7 @@ import { imageFromWire, imageToWire } from "./image-wire.js";
 import { EMPTY_META, UNKNOWN_META } from "./pg-record.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import type {
+  OsdFillLevel,
   OsdPush,
   PgAdoptRequest,
   PgBackfillRequest,
@@ -65,7 +66,7 @@ export class MemberSide {
     });
   }
 
-  pushed(pg: PlacementGroup, request: Incoming<OsdPush, Record<never, never>>): void {
+  pushed(pg: PlacementGroup, request: Incoming<OsdPush, OsdFillLevel>): void {
     const { message } = request;
     pg.checkAttempt(message.attempt);
     const last = this.host.store.pgInfo(pg.id)?.last.seq ?? 0;
@@ -75,7 +76,7 @@ export class MemberSide {
     }
     const image = imageFromWire(message, request.data, request.sums);
     this.install(pg, message.object, image).then(
-      () => request.reply({}),
+      () => request.reply(this.host.fullness.own()),
       (error: unknown) => request.fail(error),
     );
   }
@@ -96,14 +97,16 @@ export class MemberSide {
 
   describe(pg: PlacementGroup, asking: number): PgInfoReply {
     const grantMs = this.grants.remainingMs(pg.id, asking, this.host.clock.now());
+    const level = this.host.fullness.own();
     const info = this.host.store.pgInfo(pg.id);
     if (info === undefined) {
       const none = { last: VERSION_ZERO, logTail: VERSION_ZERO, base: VERSION_ZERO };
-      return { exists: false, ...none, objects: 0, missing: [], grantMs };
+      return { exists: false, ...none, objects: 0, missing: [], grantMs, level };
     }
     const { last, logTail, objects } = info;
     const { missing, base, cursor } = pg.record;
-    const reply = { exists: true, last, logTail, objects, missing: [...missing], base, grantMs };
+    const found = { exists: true, last, logTail, objects, missing: [...missing], base };
+    const reply = { ...found, grantMs, level };
     return cursor === undefined ? reply : { ...reply, cursor };
   }
 
