@@ -312,6 +312,15 @@ export class MdsDaemon {
         return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
       case "fence":
         return { epoch: await leader.fence(request.client) };
+      case "flag": {
+        const { flag, isSet } = request;
+        return { epoch: await host.submit({ on: "flag", flag, isSet }) };
+      }
+      case "workProfile": {
+        const { profile } = request;
+        const wanted = profile === undefined ? {} : { profile };
+        return { epoch: await host.submit({ on: "workProfile", ...wanted }) };
+      }
       default:
         throw new DssError("Malformed", "no such order");
     }

@@ -405,6 +405,8 @@ export type AdminRequest =
       };
     }
   | { op: "fence"; client: ClientId }
+  | { op: "flag"; flag: string; isSet: boolean }
+  | { op: "workProfile"; profile?: string }
   /**
    * By the PG's primary, about its in-sync set (see the coordinator's events of the same names).
    */

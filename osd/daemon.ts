@@ -5,7 +5,7 @@
  *
  * Owns: the placement groups of this OSD.
  */
-import { BLOCK_SIZE, crc32 } from "../cluster/base/checksum.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError, describeError } from "../cluster/base/errors.js";
 import {
   CLIENT_ID_FIRST,
@@ -18,18 +18,22 @@ import {
 import type { Logger } from "../cluster/base/log.js";
 import {
   allPgs,
+  hasFlag,
   osdOf,
   pgOf,
+  workProfileOf,
   type ClusterMap,
   type MapSource,
   type PgEntry,
   type PoolEntry,
+  type WorkProfile,
 } from "../cluster/map/cluster-map.js";
 import type { Incoming, Messenger, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, RandomSource } from "../cluster/platform/ports.js";
 import { upSet } from "../cluster/map/placement.js";
 import { faults } from "./core/faults.js";
 import { GrantBook } from "./core/leases.js";
+import { PROFILES } from "./core/work-shares.js";
 import { Fullness } from "./fullness.js";
 import { Heartbeats } from "./heartbeats.js";
 import { LearnerDriver } from "./learner.js";
@@ -38,7 +42,9 @@ import { MemberSide } from "./member.js";
 import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
 import { PlacementGroup, type PgHost } from "./placement-group.js";
+import { Repairer } from "./repair.js";
 import {
+  CopyRead,
   DigestObject,
   GetOsdStatus,
   GrantLease,
@@ -52,14 +58,24 @@ import {
   PullObject,
   PushObject,
   ReadObject,
+  ReleaseLease,
   RepOp,
   StatObject,
   WriteObject,
   type OsdDigestReply,
+  type OsdExtentsReply,
   type OsdRead,
+  type OsdReadReply,
+  type OsdRepOp,
+  type OsdStatReply,
   type OsdStatus,
+  type OsdWrite,
+  type OsdWriteReply,
 } from "./proto.js";
+import { RateMeter } from "./rate-meter.js";
+import { digestOf } from "./store/block-runs.js";
 import type { ChunkStore } from "./store/chunk-store.js";
+import { WorkQueue } from "./work-queue.js";
 import { validateRead, validateWrite } from "./write-steps.js";
 
 export interface OsdDaemonOptions {
@@ -81,6 +97,8 @@ export interface OsdDaemonOptions {
   replicaTimeoutMs: number;
   heartbeatMs: number;
   heartbeatGraceMs: number;
+  /** Unless the map names one for the whole cluster. */
+  workProfile: WorkProfile;
   coordinator: CoordinatorClient;
   /** The store failed or a promise of ours was broken: stop the process. */
   onFatal: (error: Error) => void;
@@ -106,11 +124,17 @@ export class OsdDaemon implements PgHost {
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
   readonly fullness: Fullness;
+  readonly repairer: Repairer;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
   private readonly peering: PeeringDriver;
   private readonly learners: LearnerDriver;
   private readonly heartbeats: Heartbeats;
+  readonly work: WorkQueue;
+  private readonly copiedBytes = new RateMeter();
+  private readonly copiedObjects = new RateMeter();
+  /** The newest map has the flag `pause`. */
+  private isPaused = false;
   private fenced = new Set<number>();
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
@@ -130,6 +154,7 @@ export class OsdDaemon implements PgHost {
     this.leases = new LeaseKeeper(this, { leaseMs, maps, grants, pgs });
     const learn = (epoch: number): void => this.learn(epoch);
     this.membership = new Membership({ id, clock, random, logger, coordinator, learn });
+    this.repairer = new Repairer(this);
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
@@ -141,6 +166,7 @@ export class OsdDaemon implements PgHost {
     const level = this.fullness.report.bind(this.fullness);
     const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
     this.heartbeats = new Heartbeats(heartbeats);
+    this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
 
@@ -165,6 +191,9 @@ export class OsdDaemon implements PgHost {
   epoch(): number {
     return this.options.maps.current().epoch;
   }
+  upSet(pg: PgId): readonly OsdId[] {
+    return upSet(this.options.maps.current(), pg);
+  }
   fatal(error: Error): void {
     this.options.onFatal(error);
   }
@@ -172,11 +201,21 @@ export class OsdDaemon implements PgHost {
     this.counters[counter] = (this.counters[counter] ?? 0) + amount;
   }
 
+  copied(bytes: number): void {
+    this.count("recoveryOps");
+    this.count("recoveryBytes", bytes);
+    const now = this.clock.now();
+    this.copiedObjects.add(1, now);
+    this.copiedBytes.add(bytes, now);
+  }
+
   // ——— The map ———
 
   private onMap(map: ClusterMap): void {
     this.options.messenger.setEpoch(map.epoch);
     this.takeFences(map);
+    this.isPaused = hasFlag(map, "pause");
+    this.work.setShares(PROFILES[workProfileOf(map) ?? this.options.workProfile]);
     // Until the map shows this start of the daemon, its intervals are those of an earlier life.
     if (osdOf(map, this.id)?.incarnation !== this.options.incarnation) return;
     for (const { pg: id, entry, pool } of allPgs(map)) {
@@ -258,18 +297,23 @@ export class OsdDaemon implements PgHost {
       const { message } = request;
       validateWrite(message, request.data.length);
       this.checkClient(message.client, request.sender);
-      this.gate(request, (pg) => pg.write(request));
+      if (this.work.contended) this.work.admit(request, message.length, this.runWrite);
+      else this.runWrite(request);
     });
     messenger.handle(ReadObject, (request) => {
-      this.readGate(request, (pg) => pg.read(request));
+      this.readGate(request, runRead, request.message.length);
     });
     messenger.handle(StatObject, (request) => {
-      this.readGate(request, (pg) => pg.stat(request));
+      this.readGate(request, runStat);
     });
     messenger.handle(ObjectExtents, (request) => {
-      this.readGate(request, (pg) => pg.extents(request));
+      this.readGate(request, runExtents);
     });
-    messenger.handle(RepOp, (request) => this.memberGate(request, (pg) => pg.repOp(request)));
+    messenger.handle(RepOp, (request) => {
+      this.fromOsd(request.sender);
+      if (this.work.contended) this.work.admit(request, request.data.length, this.runRepOp, false);
+      else this.runRepOp(request);
+    });
     messenger.handle(PgGetInfo, (request) => {
       this.memberGate(request, (pg) => this.member.getInfo(pg, request));
     });
@@ -286,11 +330,18 @@ export class OsdDaemon implements PgHost {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
     });
     messenger.handle(PullObject, (request) => {
-      this.memberGate(request, () => this.member.pulled(request));
+      this.memberGate(request, (pg) => this.member.pulled(pg, request));
+    });
+    messenger.handle(CopyRead, (request) => {
+      this.memberGate(request, () => this.repairer.copyRead(request));
     });
     messenger.handle(GrantLease, (request) => {
       this.fromOsd(request.sender);
       this.leases.grant(request);
+    });
+    messenger.handle(ReleaseLease, (request) => {
+      this.fromOsd(request.sender);
+      this.release(request);
     });
     messenger.handle(PingOsd, (request) => request.reply(this.fullness.own()));
     messenger.handle(DigestObject, (request) => this.digest(request));
@@ -312,6 +363,28 @@ export class OsdDaemon implements PgHost {
     messenger.handle(GetOsdStatus, (request) => request.reply(this.status()));
   }
 
+  private readonly runWrite = (request: Incoming<OsdWrite, OsdWriteReply>): void => {
+    this.gate(request, (pg) => pg.write(request));
+  };
+  private readonly runRepOp = (request: Incoming<OsdRepOp, Record<never, never>>): void => {
+    this.gate(request, (pg) => pg.repOp(request));
+  };
+
+  private release(request: Incoming<{ pg: number; interval: number }, unknown>): void {
+    const { maps } = this.options;
+    const { pg: id, interval } = request.message;
+    if (interval > maps.current().epoch) {
+      maps.atLeast(interval, MAP_WAIT_MS).then(
+        () => this.release(request),
+        (error: unknown) => request.fail(error),
+      );
+      return;
+    }
+    const pg = this.pgs.get(id);
+    if (pg === undefined || pg.entry.interval >= interval) request.reply({});
+    else request.fail(new DssError("NotActive", `pg ${formatPg(id)} is in an earlier interval`));
+  }
+
   private checkClient(client: number, sender: number): void {
     if (client !== sender || client <= OSD_ID_MAX) {
       throw new DssError("Malformed", `request of client ${client} came from ${sender}`);
@@ -320,11 +393,13 @@ export class OsdDaemon implements PgHost {
 
   private readGate<Reply>(
     request: Incoming<OsdRead, Reply>,
-    run: (pg: PlacementGroup) => void,
+    run: (pg: PlacementGroup, request: Incoming<OsdRead, Reply>) => void,
+    bytes = 0,
   ): void {
     validateRead(request.message);
     this.checkClient(request.message.client, request.sender);
-    this.gate(request, run);
+    if (!this.work.contended) return this.gate(request, (pg) => run(pg, request));
+    this.work.admit(request, bytes, (counted) => this.gate(counted, (pg) => run(pg, counted)));
   }
 
   /** Members talk to members only. */
@@ -370,6 +445,9 @@ export class OsdDaemon implements PgHost {
     if (sender >= CLIENT_ID_FIRST && this.fenced.has(sender)) {
       throw new DssError("Fenced", `client.${sender} is fenced`, { epoch: map.epoch });
     }
+    if (this.isPaused && sender >= CLIENT_ID_FIRST) {
+      throw new DssError("NotActive", "the cluster is paused", { epoch: map.epoch });
+    }
     if (entry === undefined) {
       throw new DssError("NotFound", `there is no pg ${formatPg(message.pg)}`);
     }
@@ -401,15 +479,11 @@ export class OsdDaemon implements PgHost {
           request.reply({ ...none, allocated: 0 });
           return;
         }
-        let digest = 0;
-        const row = Buffer.alloc(8);
-        for (const { offset, sums } of image.extents) {
-          for (let i = 0; i < sums.length; i++) {
-            row.writeUInt32LE(offset / BLOCK_SIZE + i, 0);
-            row.writeUInt32LE(sums[i]!, 4);
-            digest = crc32(row, digest);
-          }
-        }
+        const digest = digestOf(
+          image.extents.flatMap(({ offset, sums }) =>
+            Array.from(sums, (sum, i) => ({ at: offset / BLOCK_SIZE + i, sum })),
+          ),
+        );
         const { size, version, allocated } = image.info;
         request.reply({
           exists: true,
@@ -450,12 +524,28 @@ export class OsdDaemon implements PgHost {
             bytes: info?.bytes ?? 0,
             reason: pg.reason,
             learners: this.learners.status(pg),
+            damaged: pg.damage.count,
+            damagedObjects: pg.damage.shown(),
           };
         }),
+      recovery: {
+        bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
+        objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now())),
+      },
       counters: { ...this.counters, ...this.store.counters() },
     };
   }
 }
+
+const runRead = (pg: PlacementGroup, request: Incoming<OsdRead, OsdReadReply>): void => {
+  pg.read(request);
+};
+const runStat = (pg: PlacementGroup, request: Incoming<OsdRead, OsdStatReply>): void => {
+  pg.stat(request);
+};
+const runExtents = (pg: PlacementGroup, request: Incoming<OsdRead, OsdExtentsReply>): void => {
+  pg.extents(request);
+};
 
 /** Is the PG complete where it belongs, and this OSD not one of those? */
 function isLeftover(

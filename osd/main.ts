@@ -123,6 +123,7 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
       replicaTimeoutMs: config.cluster.replicaTimeoutMs,
       heartbeatMs: config.cluster.heartbeatMs,
       heartbeatGraceMs: config.cluster.heartbeatGraceMs,
+      workProfile: config.osd.workProfile,
       coordinator,
       onFatal: (error) => {
         logger.error({ error }, describeFatal(error));

@@ -8,6 +8,7 @@
  * retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -35,7 +36,10 @@ import {
 import type { Version } from "./core/version.js";
 import type { Fullness } from "./fullness.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
+import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
+import type { WorkQueue } from "./work-queue.js";
+import type { Repairer } from "./repair.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
   OpKind,
@@ -59,6 +63,10 @@ export interface PgHost {
   /** The store failed: the OSD must stop. */
   fatal(error: Error): void;
   count(counter: string, amount?: number): void;
+  /** An object of that many bytes went to another OSD. */
+  copied(bytes: number): void;
+  /** Who works how much: every copy for recovery and every look of scrub takes its turn here. */
+  readonly work: WorkQueue;
   /** Log entries that a PG keeps at least (and at most a quarter more). */
   readonly pgLogEntries: number;
   /** A member's answer that takes longer is missing. */
@@ -66,10 +74,20 @@ export interface PgHost {
   readonly leases: LeaseKeeper;
   readonly fullness: Fullness;
   readonly membership: Membership;
+  readonly repairer: Repairer;
+  /** Where the PG's copies belong, by the newest map. */
+  upSet(pg: PgId): readonly OsdId[];
 }
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
 type ReadRequest<Reply> = Incoming<OsdRead, Reply>;
+interface Served<Reply> {
+  reply: Reply;
+  data?: Buffer[];
+  sums?: Uint32Array;
+  /** The data have left this process. */
+  sent?: () => void;
+}
 
 /** A client's change under way: from its lock to the last member's acknowledgement. */
 interface InFlight {
@@ -128,6 +146,8 @@ export class PlacementGroup {
   private readonly planner: StepPlanner;
   /** As a member: what it lacks. */
   readonly record: PgRecord;
+  /** What of this OSD's copy is damaged. */
+  readonly damage = new PgDamage();
   private seenAttempt = 0;
   /**
    * Changes of the log that were handed to the store, and how many of them are durable (they become
@@ -146,7 +166,9 @@ export class PlacementGroup {
   ) {
     this.nextSeq = (host.store.pgInfo(id)?.last.seq ?? 0) + 1;
     this.record = new PgRecord(id, host.store);
-    this.planner = new StepPlanner(id, host.store);
+    this.planner = new StepPlanner(id, host.store, (object, offset) =>
+      host.repairer.read(this, object, offset, BLOCK_SIZE),
+    );
   }
 
   /** The in-sync members but this one. */
@@ -257,12 +279,13 @@ export class PlacementGroup {
     const start = blockFloor(message.offset);
     const end = blockCeil(message.offset + Math.max(message.length, 1));
     this.withSharedLock(request, message.object, start, end, async () => {
-      const read = await this.host.store.read(
-        this.id,
-        message.object,
-        message.offset,
-        message.length,
-      );
+      const { object, offset, length } = message;
+      let read;
+      try {
+        read = await this.host.store.read(this.id, object, offset, length);
+      } catch (error) {
+        read = await this.host.repairer.readAfter(error, this, { object, offset, length });
+      }
       if (read === undefined) {
         return { reply: { exists: false, size: 0, dataOffset: 0, mtimeNs: 0n } };
       }
@@ -273,6 +296,7 @@ export class PlacementGroup {
         reply: { exists: true, size, dataOffset: start, mtimeNs: read.info.mtimeNs },
         data: read.data,
         sums: read.sums,
+        ...(read.recycle === undefined ? {} : { sent: read.recycle }),
       };
     });
   }
@@ -315,7 +339,7 @@ export class PlacementGroup {
     object: string,
     start: number,
     end: number,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     this.refuseUnlessActive();
     this.isRead = true;
@@ -337,14 +361,14 @@ export class PlacementGroup {
   private serve<Reply>(
     request: ReadRequest<Reply>,
     unlock: () => void,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     const { generation } = this;
     work().then(
-      ({ reply, data, sums }) => {
+      ({ reply, data, sums, sent }) => {
         if (generation !== this.generation) return request.fail(this.stale());
         unlock();
-        request.reply(reply, data, sums);
+        request.reply(reply, data, sums, sent);
       },
       (error: unknown) => {
         unlock();

@@ -186,6 +186,8 @@ export interface PgInfoReply {
    */
   grantMs: number;
   level: OsdFillLevel;
+  /** The OSD that it promised it to; -1: it does not know. */
+  grantHolder: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
   request: msgpack<PgInfoRequest>(),
@@ -196,10 +198,15 @@ export interface PgLogRequest {
   pg: number;
   interval: number;
   after: WireVersion;
+  /** Retry records of clients above this number are wanted, too. */
+  retriesAfter?: number;
 }
+/** One page; ask again after its last entry and its last client for more. */
 export interface PgLogReply {
   entries: WireLogEntry[];
+  more: boolean;
   retries: WireRetry[];
+  moreRetries: boolean;
 }
 export const PgGetLog = defineCall(132, "PgGetLog", {
   request: msgpack<PgLogRequest>(),
@@ -218,6 +225,8 @@ export interface PgAdoptRequest {
   create: boolean;
   /** Nothing of what the member has is known to be right: every object is compared (backfill). */
   startOver: boolean;
+  /** `missing` and `retries` only: the log stays until a later message (osd/log-transfer.ts). */
+  noteOnly?: boolean;
   common: WireVersion;
   entries: WireLogEntry[];
   retries: WireRetry[];
@@ -229,6 +238,7 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 });
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
+const SpoiledBlock = struct("SpoiledBlock", { offset: u32, sum: u32 });
 /**
  * A whole object; the data of its extents follow one another in the frame. Answered when synced.
  */
@@ -248,6 +258,11 @@ export const OsdPush = struct("OsdPush", {
   mtimeNs: i64,
   truncateSeq: u32,
   extents: list(ImageExtent, 2048),
+  /**
+   * Blocks whose right bytes nobody has: the data has filler for them, the copy records these
+   * checksums.
+   */
+  spoiled: list(SpoiledBlock, 2048),
   object: ascii,
 });
 export type OsdPush = Infer<typeof OsdPush>;
@@ -261,6 +276,31 @@ export const OsdPull = struct("OsdPull", { pg: u32, interval: u32, object: ascii
 export const PullObject = defineCall(138, "PullObject", {
   request: OsdPull,
   reply: OsdPush,
+  sums: "reply",
+});
+
+/**
+ * One member asks another for its bytes of an object, to repair its own copy: whole blocks from
+ * `offset`, verified. Corrupt when one of them is damaged there, too.
+ */
+export const OsdCopyRead = struct("OsdCopyRead", {
+  pg: u32,
+  interval: u32,
+  offset: u32,
+  length: u32,
+  object: ascii,
+});
+export type OsdCopyRead = Infer<typeof OsdCopyRead>;
+export const OsdCopyReply = struct("OsdCopyReply", {
+  exists: bool,
+  versionInterval: u32,
+  versionSeq: u53,
+  dataOffset: u32,
+});
+export type OsdCopyReply = Infer<typeof OsdCopyReply>;
+export const CopyRead = defineCall(160, "CopyRead", {
+  request: OsdCopyRead,
+  reply: OsdCopyReply,
   sums: "reply",
 });
 
@@ -311,6 +351,12 @@ export const GrantLease = defineCall(146, "GrantLease", {
   request: msgpack<LeaseRequest>(),
   reply: msgpack<LeaseReply>(),
 });
+/**
+ * Answered once the receiver has entered this interval of the PG, or has nothing of it: it serves
+ * no more reads on what it was granted in earlier ones.
+ */
+export const OsdRelease = struct("OsdRelease", { pg: u32, interval: u32 });
+export const ReleaseLease = defineCall(154, "ReleaseLease", { request: OsdRelease, reply: Empty });
 /** Heartbeat between OSDs that share PGs. */
 export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: OsdFillLevel });
 
@@ -345,6 +391,16 @@ export interface LearnerStatus {
   compared: number;
   /** Its disk is too full to take copies: recovery waits. */
   tooFull: boolean;
+  /** What is still to be copied, estimated where it is not known yet. */
+  objectsLeft: number;
+  bytesLeft: number;
+}
+/** An object with damaged blocks that could not be repaired on this OSD. */
+export interface DamagedObject {
+  object: string;
+  blocks: number;
+  /** Members that may have the right bytes and did not answer; none: every copy is damaged. */
+  waitsFor: number[];
 }
 export interface OsdStatus {
   id: number;
@@ -367,7 +423,12 @@ export interface OsdStatus {
     bytes: number;
     reason: string;
     learners: LearnerStatus[];
+    /** Objects of this OSD's copy that are damaged; the first of them by name. */
+    damaged: number;
+    damagedObjects: DamagedObject[];
   }[];
+  /** What this OSD copies to others, per second, over the last seconds. */
+  recovery: { bytesPerSecond: number; objectsPerSecond: number };
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
 }

@@ -178,8 +178,13 @@ export const OPTIONS = {
       "space kept back so that log, index and deletes work on a full disk",
     ),
     pgLogEntries: count(
-      { default: 10_000, min: 16, max: 1_000_000, simulate: [16, 500] },
+      { default: 10_000, min: 1_024, max: 65_536, simulate: [1_024, 4_096] },
       "entries kept in a placement group's log: longer absences are repaired by comparison",
+    ),
+    workProfile: choice(
+      ["client", "balanced", "recovery"],
+      "client",
+      "what comes first when an OSD is busy; `dss cluster profile` overrides it for all of them",
     ),
   },
   mds: {
@@ -188,7 +193,7 @@ export const OPTIONS = {
       "bytes of one journal batch at most",
     ),
     journalBatchMs: ms(
-      { default: 2, min: 0, max: SECOND, simulate: [0, 20] },
+      { default: 10, min: 0, max: SECOND, simulate: [0, 20] },
       "longest wait of a change for others to share its journal batch",
     ),
     journalBatchesMax: count(

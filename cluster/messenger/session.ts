@@ -169,10 +169,11 @@ export class LinkSession implements Link {
     body: Buffer,
     data?: readonly Buffer[],
     sums?: ArrayLike<number>,
+    sent?: () => void,
   ): void {
     const { entity: sender, epoch } = this.host;
     const header = { type, sequence, sender, receiver: Math.max(this.entity, 0), epoch };
-    this.connection.send(encodeFrame(header, body, data, sums));
+    this.connection.send(encodeFrame(header, body, data, sums), sent);
   }
 
   private onData(chunk: Buffer): void {
@@ -273,10 +274,11 @@ export class LinkSession implements Link {
     message: Reply,
     data?: readonly Buffer[],
     sums?: ArrayLike<number>,
+    sent?: () => void,
   ): void {
     this.settle(frame);
     if (!this.closed) {
-      this.send(frame.type + 1, frame.sequence, codec.encode(message), data, sums);
+      this.send(frame.type + 1, frame.sequence, codec.encode(message), data, sums, sent);
     }
   }
   answerError(frame: Frame, error: unknown): void {
@@ -396,10 +398,15 @@ class IncomingRequest<Request, Reply> implements Incoming<Request, Reply> {
   get epoch(): number {
     return this.frame.epoch;
   }
-  reply(message: Reply, data?: readonly Buffer[], sums?: ArrayLike<number>): void {
+  reply(
+    message: Reply,
+    data?: readonly Buffer[],
+    sums?: ArrayLike<number>,
+    sent?: () => void,
+  ): void {
     assert(!this.settled, `${this.callRow.name} answered twice`);
     this.settled = true;
-    this.link.answer(this.frame, this.callRow.reply, message, data, sums);
+    this.link.answer(this.frame, this.callRow.reply, message, data, sums, sent);
   }
   fail(error: unknown): void {
     assert(!this.settled, `${this.callRow.name} answered twice: ${describeError(error)}`);

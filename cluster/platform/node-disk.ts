@@ -195,6 +195,20 @@ function runHelper(
   });
 }
 
+/** fsync of a file or directory, whoever wrote to it. */
+async function syncPath(full: string, doing: string): Promise<void> {
+  try {
+    const handle = await fs.promises.open(full, fs.constants.O_RDONLY);
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    throw diskError(doing, full, error);
+  }
+}
+
 class NodeDisk implements Disk {
   constructor(private readonly directory: string) {}
 
@@ -268,17 +282,7 @@ class NodeDisk implements Disk {
   }
 
   async syncDirectory(path: string): Promise<void> {
-    const full = this.resolve(path);
-    try {
-      const handle = await fs.promises.open(full, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
-      try {
-        await handle.sync();
-      } finally {
-        await handle.close();
-      }
-    } catch (error) {
-      throw diskError("sync directory", full, error);
-    }
+    await syncPath(this.resolve(path), "sync directory");
   }
 
   async usage(): Promise<DiskUsage> {
@@ -320,7 +324,16 @@ class NodeDisk implements Disk {
     const full = this.resolve(path);
     // Loaded on demand: clients and command line never need the native module.
     const { openLmdb } = await import("./lmdb.js");
-    return openLmdb(full);
+    const store = openLmdb(full);
+    try {
+      // Its last commit may be that of a process which was killed before the sync.
+      await syncPath(join(full, "data.mdb"), "sync");
+      await this.syncDirectory(path);
+      return store;
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
   }
 }
 

@@ -13,16 +13,20 @@
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
+import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
+import { digestOf, runsThatFit, spoil } from "./block-runs.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
   compareVersions,
   OpKind,
+  type BlockRun,
   type ChunkStore,
+  type CopyCheck,
   type Durable,
   type LogEntry,
   type ObjectImage,
@@ -30,6 +34,7 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
@@ -37,7 +42,7 @@ import {
 import { DataFiles } from "./data-files.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
 import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
-import { ObjectReader } from "./object-reader.js";
+import { ObjectReader, type BlockRead } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
 import { Overlay } from "./overlay.js";
@@ -68,6 +73,8 @@ export interface FileStoreConfig {
   random: RandomSource;
 }
 
+/** Buffers of answered reads that are kept for the next ones. */
+const READ_POOL_BYTES = 16 * 1024 * 1024;
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
@@ -93,6 +100,7 @@ export class FileStore implements ChunkStore {
   private readonly quarantine = new Quarantine(this.allocator);
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
+  private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
   private readonly reclaimer: Reclaimer;
   private readonly cache: LRUCache<ObjectState, true>;
@@ -203,6 +211,8 @@ export class FileStore implements ChunkStore {
     let index: OrderedStore | undefined;
     try {
       let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      // A process that was killed may have left names that only the page cache knows.
+      await disk.syncDirectory(".");
       checkOwner(superblock, config.osdId, config.clusterId);
       if (config.clusterId && superblock.cluster === "") {
         superblock = { ...superblock, cluster: config.clusterId };
@@ -245,6 +255,10 @@ export class FileStore implements ChunkStore {
       salt: Buffer.from(superblock.walSalt, "hex"),
     };
     const files = await Wal.openFiles(this.disk, geometry);
+    // What was found is taken as durable from here on, while a process that was killed may have
+    // written it without a sync: a power cut must not take back what was shown.
+    await this.files.syncAll();
+    for (const file of files) await file.sync();
     const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
       apply: (group) => this.replay(group),
@@ -499,12 +513,32 @@ export class FileStore implements ChunkStore {
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const fields = { size, version, mtimeNs, truncateSeq };
     Object.assign(object, fields);
+    const spoiled = image.spoiled ?? [];
+    object.setSpoiled(spoiled);
     this.touchPg(pg);
-    this.append(
-      group,
-      { type: RecordType.install, pg: id, object: name, fields, placements },
-      done,
+    const type = RecordType.install;
+    this.append(group, { type, pg: id, object: name, fields, placements, spoiled }, done);
+  }
+
+  repair(id: PgId, name: string, runs: readonly BlockRun[], done: Durable): boolean {
+    this.assertUsable();
+    const found = this.find(id, name);
+    const fitting = runsThatFit(runs, (at) =>
+      found && at < found.extent && found.blocks[at] !== 0 ? found.sums[at] : undefined,
     );
+    if (!found || fitting.length === 0) {
+      this.config.clock.defer(() => done(this.dead));
+      return false;
+    }
+    const group = this.wal.gather();
+    const object = this.change(found.pg, name);
+    const placements = fitting.map(({ offset, data, sums }) => {
+      const direct = data.length >= this.options.directWriteBytes;
+      return this.placer.place(object, offset, [data], sums, group, direct);
+    });
+    this.touchPg(found.pg);
+    this.append(group, { type: RecordType.repair, pg: id, object: name, placements }, done);
+    return true;
   }
 
   discard(id: PgId, name: string, done: Durable): void {
@@ -654,15 +688,16 @@ export class FileStore implements ChunkStore {
         const object = this.change(pg, record.object);
         this.placer.drop(object, 0, Infinity, 0);
         this.create(object);
-        let at = 0;
-        for (const placement of record.placements) {
-          const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
-          this.placer.replay(object, placement, data.subarray(at, at + bytes));
-          at += bytes;
-        }
+        this.replayPlacements(object, record.placements, data);
         Object.assign(object, record.fields);
+        object.setSpoiled(record.spoiled);
         return;
       }
+      case RecordType.repair:
+        // Without the object there is nothing to repair: damage has taken it meanwhile.
+        if (!this.load(pg, record.object)?.exists) return;
+        this.replayPlacements(this.change(pg, record.object), record.placements, data);
+        return;
       case RecordType.discard:
         if (this.load(pg, record.object)?.exists) this.erase(this.change(pg, record.object), 0);
         return;
@@ -673,6 +708,19 @@ export class FileStore implements ChunkStore {
         return this.rewrite(pg, record.common, record.entries);
       case RecordType.mergeRetries:
         return pg.retries.merge(record.records);
+    }
+  }
+
+  private replayPlacements(
+    object: ObjectState,
+    placements: readonly Placement[],
+    data: Buffer,
+  ): void {
+    let at = 0;
+    for (const placement of placements) {
+      const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
+      this.placer.replay(object, placement, data.subarray(at, at + bytes));
+      at += bytes;
     }
   }
 
@@ -702,7 +750,8 @@ export class FileStore implements ChunkStore {
     length: number,
   ): Promise<ObjectRead | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    return this.reader.read(
+    const { readPool } = this;
+    const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
       () => this.find(id, name),
       (object) => {
         const first = Math.floor(offset / BLOCK_SIZE);
@@ -712,22 +761,67 @@ export class FileStore implements ChunkStore {
         );
         return { first, count: Math.max(0, end - first) };
       },
+      { pool: readPool },
     );
+    if (read !== undefined && read.lent.length > 0) {
+      read.recycle = () => {
+        for (const buffer of read.lent) readPool.give(buffer);
+      };
+    }
+    return read;
   }
 
-  async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
+  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
     const found = await this.reader.read(
       () => this.find(id, name),
       (object) => ({ first: 0, count: object.extent }),
+      { tolerant: tolerated },
     );
     if (!found) return undefined;
-    const extents = found.pieces.map(({ first, count, buffer }) => ({
-      offset: first * BLOCK_SIZE,
-      data: buffer,
-      sums: found.sums.slice(first, first + count),
+    const spoiled: SpoiledBlock[] = [];
+    const extents = found.pieces.map(({ first, count, buffer }) => {
+      const sums = found.sums.slice(first, first + count);
+      const run = { offset: first * BLOCK_SIZE, data: buffer, sums };
+      if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
+      return run;
+    });
+    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
+  }
+
+  async check(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<CopyCheck | undefined> {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+    const from = Math.floor(offset / BLOCK_SIZE);
+    const found = await this.reader.read(
+      () => this.find(id, name),
+      (object) => {
+        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
+        return { first: from, count: Math.max(0, end - from) };
+      },
+      { tolerant: true },
+    );
+    if (!found) return undefined;
+    const bytes = found.pieces.reduce((sum, piece) => sum + piece.count * BLOCK_SIZE, 0);
+    const bad = found.bad.map((at) => ({
+      offset: at * BLOCK_SIZE,
+      sum: found.sums[at - found.first]!,
     }));
-    return { info: found.info, extents };
+    return { info: found.info, bytes, bad };
+  }
+
+  digest(id: PgId, name: string): number | undefined {
+    const object = this.find(id, name);
+    if (!object) return undefined;
+    const blocks: { at: number; sum: number }[] = [];
+    for (let at = 0; at < object.extent; at++) {
+      if (object.blocks[at] !== 0) blocks.push({ at, sum: object.sums[at]! });
+    }
+    return digestOf(blocks);
   }
 
   extents(

@@ -12,6 +12,7 @@ import { parseArgs } from "node:util";
 import { spawn } from "node:child_process";
 import { ROOT } from "../../tools/test-parts.js";
 import { BUILD } from "../support/process.js";
+import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
 
 const MINUTES_MAX = 60;
 const EXIT_UNFINISHED = 3;
@@ -25,7 +26,15 @@ interface Campaign {
   /** A step takes about this long; it is stopped after four times as much. */
   readonly stepSeconds: number;
   /** Built program, and its arguments and environment for one step (from 1 on). */
-  step(number: number): { program: string; args?: string[]; env?: Record<string, string> };
+  step(number: number, folder: string): Step;
+  /** What all steps so far have measured. */
+  summary?(folder: string): { lines: string[]; good: boolean };
+}
+
+interface Step {
+  program: string;
+  args?: string[];
+  env?: Record<string, string>;
 }
 
 const CAMPAIGNS: readonly Campaign[] = [
@@ -45,6 +54,24 @@ const CAMPAIGNS: readonly Campaign[] = [
     steps: 10,
     stepSeconds: 60,
     step: () => ({ program: "test/integration/crash-mds.test.js" }),
+  },
+  {
+    name: "power",
+    about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
+    steps: 20,
+    stepSeconds: 150,
+    step: (number) => ({
+      program: "test/integration/power.test.js",
+      env: { DSS_POWER_ROUNDS: "5", DSS_POWER_SEED: String(number) },
+    }),
+  },
+  {
+    name: "failures",
+    about: "fio verifies while processes are killed or stopped and links are cut: 10 times each",
+    steps: 2 * REPEATS,
+    stepSeconds: 200,
+    step: failuresStep,
+    summary: failuresSummary,
   },
   {
     name: "random-operations",
@@ -105,8 +132,13 @@ function writeState(path: string, state: State): void {
 const children = new Set<number>();
 
 /** Runs a built program; its output goes to the terminal and to a log. */
-async function runStep(campaign: Campaign, number: number, log: string): Promise<boolean> {
-  const { program, args = [], env = {} } = campaign.step(number);
+async function runStep(
+  campaign: Campaign,
+  number: number,
+  folder: string,
+  log: string,
+): Promise<boolean> {
+  const { program, args = [], env = {} } = campaign.step(number, folder);
   const path = join(BUILD, program);
   if (!existsSync(path)) throw new UsageError(`${program} is not built: run npm run build`);
   const limitMs = campaign.stepSeconds * 4_000;
@@ -156,12 +188,13 @@ async function run(campaign: Campaign, folder: string, minutes: number): Promise
     // A step that cannot end in time is left for the next part.
     const expected = Math.max(campaign.stepSeconds, state.seconds.at(-1) ?? 0) * 1000;
     if (performance.now() + expected > deadline && performance.now() > start + 1_000) {
+      for (const line of campaign.summary?.(folder).lines ?? []) console.log(line);
       console.log(`${minutes} minutes are used up; run it again to go on with step ${number}`);
       return EXIT_UNFINISHED;
     }
     const log = join(folder, `${campaign.name}-${number}.log`);
     const begin = performance.now();
-    const good = await runStep(campaign, number, log);
+    const good = await runStep(campaign, number, folder, log);
     const seconds = (performance.now() - begin) / 1000;
     console.log(
       `${good ? "ok" : "FAILED"} ${campaign.name} step ${number} of ${campaign.steps}: ` +
@@ -180,7 +213,9 @@ async function run(campaign: Campaign, folder: string, minutes: number): Promise
     writeState(path, state);
   }
   console.log(`${campaign.name}: complete, ${campaign.steps} steps`);
-  return 0;
+  const summary = campaign.summary?.(folder);
+  for (const line of summary?.lines ?? []) console.log(line);
+  return summary?.good === false ? 1 : 0;
 }
 
 function defaultFolder(): string {

@@ -1,112 +1,142 @@
 /**
- * An OSD killed under load: the volume goes on within seconds and without an error, the OSD returns
- * and catches up by the log, one that stays away is replaced by another, and everything written is
- * there.
+ * Every kind of process is killed (`kill -9`), and then stopped (SIGSTOP) for a while, under a load
+ * of fio with verification on the mount and on a volume. Clients see a delay, never an error or a
+ * wrong byte; who wakes up again does no harm. One cluster: 5 OSDs, 2 metadata servers, 3
+ * ZooKeeper servers; placement groups have 3 copies and serve with 2.
+ *
+ * `npm run campaign failures` repeats it and judges the medians of the stalls (design §4).
  */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
-import { Prng } from "../../cluster/base/prng.js";
-import { startCluster, type ClusterProcess } from "../support/cluster.js";
-import { NbdClient } from "../support/nbd-client.js";
-import { waitFor } from "../support/temp.js";
+import { startCluster } from "../support/cluster.js";
+import {
+  healedWithout,
+  KILL_GOAL_MS,
+  measure,
+  membersOf,
+  osdProcess,
+  shownDown,
+  SILENCE_GOAL_MS,
+  zookeeperLeader,
+  type Tap,
+} from "../support/fault-cases.js";
+import { FaultLoad } from "../support/fault-load.js";
 
-const BLOCK = 4096;
-const BLOCKS = 2_048;
-/** Generous: other tests share the machine. */
-const STALL_MAX_MS = 8_000;
+/** How long the sleepers of the campaign sleep once; 0: until they are taken for dead. */
+const SLEEP_MS = Number(process.env["DSS_FAILURES_SLEEP_SECONDS"] ?? 0) * 1_000;
+const HEALTHY_MS = 120_000;
 
-interface PgRow {
-  inSync: number[];
-}
-
-const cluster = await startCluster(t, { osds: 4, mds: 2, env: { DSS_DOWN_OUT_MS: "5s" } });
-const { server, socket } = await cluster.serve("load", BLOCK * BLOCKS);
-const client = await NbdClient.connect(socket, "load");
-const random = new Prng(11);
-/** The newest acknowledged content of every block, as a number that fills it. */
-const written = new Uint32Array(BLOCKS);
-let running = true;
-let value = 0;
-let longestMs = 0;
-let writes = 0;
-
-function filled(number: number): Buffer {
-  const data = Buffer.alloc(BLOCK);
-  for (let at = 0; at < BLOCK; at += 4) data.writeUInt32LE(number, at);
-  return data;
-}
-async function writer(first: number): Promise<void> {
-  while (running) {
-    // Each writer has blocks of its own.
-    const block = first + 4 * random.int(0, BLOCKS / 4 - 1);
-    const number = ++value;
-    const begin = performance.now();
-    await client.write(block * BLOCK, filled(number));
-    longestMs = Math.max(longestMs, performance.now() - begin);
-    written[block] = number;
-    writes++;
-  }
-}
-async function verify(): Promise<void> {
-  for (let block = 0; block < BLOCKS; block++) {
-    const data = await client.read(block * BLOCK, BLOCK);
-    if (!data.equals(filled(written[block]!))) throw new Error(`block ${block} is wrong`);
-  }
-}
-async function osd(id: number): Promise<ClusterProcess> {
-  const found = (await cluster.processes("osd")).find(({ name }) => name === `osd.${id}`);
-  if (found === undefined) throw new Error(`osd.${id} does not run`);
-  return found;
-}
-const load = Promise.all([0, 1, 2, 3].map(writer));
-load.catch(() => undefined);
-
-await t.test("kill -9 of an OSD: a pause, no error", async (t) => {
-  const before = writes;
-  longestMs = 0;
-  await cluster.kill([(await osd(1)).pid]);
-  await waitFor("writes go on", () => writes > before + 500, { withinMs: 30_000 });
-  t.comment(`longest write ${Math.round(longestMs)} ms`);
-  t.ok(longestMs < STALL_MAX_MS);
+const cluster = await startCluster(t, {
+  osds: 5,
+  mds: 2,
+  zookeeper: 3,
+  env: { DSS_DOWN_OUT_MS: "4s" },
 });
+const load = await FaultLoad.start(t, cluster);
+const sleep = (ms: number) => new Promise((done) => setTimeout(done, ms));
 
-await t.test("it returns and catches up while the load goes on", async (t) => {
+/** Everything that was killed comes back; the cluster heals under the load. */
+async function restore(): Promise<void> {
   await cluster.up();
-  await cluster.healthy();
-  t.ok(writes > 0);
+  await cluster.healthy(HEALTHY_MS);
+}
+
+await t.test("kill -9 of a primary", async (t) => {
+  const [primary] = await membersOf(cluster, "load");
+  const { pid } = await osdProcess(cluster, primary!);
+  await measure(t, load, { name: "kill primary", goalMs: KILL_GOAL_MS }, () => cluster.kill([pid]));
+  await restore();
 });
 
-await t.test("SIGSTOP: the others go on, and the sleeper does no harm when it wakes", async (t) => {
-  const { pid } = await osd(2);
-  const before = writes;
-  longestMs = 0;
-  await cluster.kill([pid], "SIGSTOP");
+await t.test("kill -9 of a replica", async (t) => {
+  const [, replica] = await membersOf(cluster, "load");
+  const { pid } = await osdProcess(cluster, replica!);
+  await measure(t, load, { name: "kill replica", goalMs: KILL_GOAL_MS }, () => cluster.kill([pid]));
+  await restore();
+});
+
+await t.test("kill -9 of the leading metadata server", async (t) => {
+  const pid = await cluster.leaderPid();
+  const options = { name: "kill MDS leader", goalMs: KILL_GOAL_MS };
+  await measure(t, load, options, () => cluster.kill([pid]));
+  t.not(await cluster.leaderPid(), pid);
+  await restore();
+});
+
+await t.test("kill -9 of two of five OSDs, the second when the first is replaced", async (t) => {
+  const [first, second] = await membersOf(cluster, "load");
+  for (const id of [first!, second!]) {
+    const { pid } = await osdProcess(cluster, id);
+    const options = { name: "kill two of five OSDs", goalMs: KILL_GOAL_MS };
+    await measure(t, load, options, () => cluster.kill([pid]));
+    await healedWithout(cluster, ...(id === first ? [first] : [first!, second!]));
+  }
+  await restore();
+});
+
+await t.test("kill -9 of the leading ZooKeeper server", async (t) => {
+  const { pid } = await zookeeperLeader(cluster);
+  const options = { name: "kill ZooKeeper leader", goalMs: SILENCE_GOAL_MS, settleMs: 5_000 };
+  await measure(t, load, options, () => cluster.kill([pid]));
+  await restore();
+});
+
+await t.test("SIGSTOP of a primary", async (t) => {
+  const [primary] = await membersOf(cluster, "load");
+  await stopAndWake(t, "stop primary", primary!);
+});
+
+await t.test("SIGSTOP of a replica", async (t) => {
+  const [, replica] = await membersOf(cluster, "load");
+  await stopAndWake(t, "stop replica", replica!);
+});
+
+async function stopAndWake(t: Tap, name: string, id: number): Promise<void> {
+  const { pid } = await osdProcess(cluster, id);
   try {
-    await waitFor("writes go on", () => writes > before + 500, { withinMs: 40_000 });
-    t.comment(`longest write ${Math.round(longestMs)} ms`);
+    await measure(t, load, { name, goalMs: SILENCE_GOAL_MS }, () => cluster.kill([pid], "SIGSTOP"));
+    await shownDown(cluster, id);
+    await sleep(SLEEP_MS);
   } finally {
     await cluster.kill([pid], "SIGCONT");
   }
-  await cluster.healthy();
+  // It is the same process that comes back: it learns what happened meanwhile.
+  await cluster.healthy(HEALTHY_MS);
+  t.equal((await osdProcess(cluster, id)).pid, pid);
+}
+
+await t.test("SIGSTOP of the leading metadata server", async (t) => {
+  const pid = await cluster.leaderPid();
+  const options = { name: "stop MDS leader", goalMs: SILENCE_GOAL_MS };
+  try {
+    await measure(t, load, options, () => cluster.kill([pid], "SIGSTOP"));
+    await sleep(SLEEP_MS);
+  } finally {
+    await cluster.kill([pid], "SIGCONT");
+  }
+  const leader = await cluster.leaderPid();
+  t.not(leader, pid, "another one leads");
+  await cluster.healthy(HEALTHY_MS);
+  t.equal(await cluster.leaderPid(), leader, "and goes on leading when the first wakes up");
+  const sleeper = (await cluster.processes("mds")).find((each) => each.pid === pid);
+  t.match(readFileSync(sleeper!.log, "utf8"), /no longer the leader/);
 });
 
-await t.test("an OSD that stays away is replaced, and every PG is clean again", async (t) => {
-  await cluster.kill([(await osd(3)).pid]);
-  await waitFor(
-    "all PGs are clean without osd.3",
-    async () => {
-      const pgs = await cluster.json<PgRow[]>(["pg", "ls"]);
-      return pgs.every((pg) => pg.inSync.length === 3 && !pg.inSync.includes(3));
-    },
-    { withinMs: 60_000, everyMs: 250 },
-  );
-  t.pass("three copies of everything");
+await t.test("SIGSTOP of the leading ZooKeeper server", async (t) => {
+  const { pid } = await zookeeperLeader(cluster);
+  const options = { name: "stop ZooKeeper leader", goalMs: SILENCE_GOAL_MS };
+  try {
+    await measure(t, load, options, () => cluster.kill([pid], "SIGSTOP"));
+    await sleep(SLEEP_MS);
+  } finally {
+    await cluster.kill([pid], "SIGCONT");
+  }
+  await cluster.healthy(HEALTHY_MS);
 });
 
-await t.test("every acknowledged write is there", async (t) => {
-  running = false;
-  await load;
-  await verify();
-  t.comment(`${writes} writes`);
-  client.close();
-  await server.stop();
+await t.test("no client saw an error or a wrong byte", async (t) => {
+  await load.stop();
+  t.ok(load.passes > 0, `${load.passes} passes of fio`);
+  t.match(readFileSync(join(cluster.data, "log", "mount.log"), "utf8"), /mounted/);
 });

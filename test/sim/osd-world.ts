@@ -198,6 +198,7 @@ export class OsdWorld {
       store,
       pid: 1,
       ...this.settings,
+      workProfile: "client",
       coordinator: this.coordinatorFor(host),
       onFatal: (error) => {
         if (host.alive) this.fatal.push(error);

@@ -20,7 +20,7 @@ const PAGE = 4096;
 const SECTOR = 512;
 
 /** Bytes by page; pages never written are zeros. */
-class Pages {
+export class Pages {
   readonly map = new Map<number, Buffer>();
   size = 0;
 
@@ -54,6 +54,16 @@ class Pages {
       done += take;
     }
     return length;
+  }
+  /** Zeros in [start, end); the size stays. */
+  clear(start: number, end: number): void {
+    for (let at = start; at < end;) {
+      const page = Math.floor(at / PAGE);
+      const stop = Math.min(end, (page + 1) * PAGE);
+      if (stop - at === PAGE) this.map.delete(page);
+      else this.map.get(page)?.fill(0, at - page * PAGE, stop - page * PAGE);
+      at = stop;
+    }
   }
   resize(size: number): void {
     for (const page of this.map.keys()) if (page * PAGE >= size) this.map.delete(page);
@@ -131,6 +141,27 @@ export class SimDisk {
   attach(): Disk {
     const generation = this.generation;
     return new AttachedDisk(this, () => this.generation === generation);
+  }
+
+  /**
+   * The process is killed, the machine goes on: what it had written is what the next one reads, and
+   * no more durable than before. A call under way happened or did not.
+   */
+  kill(): void {
+    const { random } = this.options;
+    this.generation++;
+    this.locked = new Set();
+    for (const inode of new Set(this.names.values())) {
+      inode.pending = inode.pending.filter((write) => {
+        if (!write.done && random.chance(0.5)) return false;
+        if (!write.done) inode.cache.write(write.bytes, write.position);
+        return (write.done = true);
+      });
+    }
+    for (const index of this.indexes.values()) {
+      const happened = random.int(0, index.committing.length);
+      for (const batch of index.committing.splice(0).slice(0, happened)) index.run(batch);
+    }
   }
 
   /** The power is cut. The present incarnation's calls never answer. */

@@ -5,14 +5,18 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { start } from "./process.js";
+import { run, start } from "./process.js";
 import type { Program } from "./process.js";
 import { freePort, tempFolder, waitFor } from "./temp.js";
 import type { Teardown } from "./temp.js";
 
 /** ZooKeeper and its dependencies as Debian installs them. */
 const JAR = "/usr/share/java/zookeeper.jar";
-const MAIN = "org.apache.zookeeper.server.ZooKeeperServerMain";
+const SINGLE = "org.apache.zookeeper.server.ZooKeeperServerMain";
+const ENSEMBLE = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
+const PEER_PORT = 2888;
+const ELECTION_PORT = 3888;
+const HOST = "127.0.0.1";
 const START_MS = 30_000;
 const ATTEMPTS = 3;
 
@@ -36,28 +40,42 @@ export async function startZooKeeper(t: Teardown): Promise<ZooKeeper> {
     const port = await freePort();
     let program: Program;
     try {
-      program = await launch(t, folder, port);
+      program = await launchServer(t, { folder, host: HOST, port });
     } catch (error) {
       // Another program may have taken the port meanwhile; anything else fails again.
       if (attempt < ATTEMPTS) continue;
       throw error;
     }
     return {
-      address: `127.0.0.1:${port}`,
+      address: `${HOST}:${port}`,
       port,
       get process() {
         return program;
       },
       kill: () => program.kill(),
       restart: async () => {
-        program = await launch(t, folder, port);
+        program = await launchServer(t, { folder, host: HOST, port });
       },
       stop: () => program.stop(),
     };
   }
 }
 
-async function launch(t: Teardown, folder: string, port: number): Promise<Program> {
+export interface ServerOptions {
+  readonly folder: string;
+  readonly host: string;
+  readonly port: number;
+  /** Its number, and all servers of the ensemble; a single server has neither. */
+  readonly id?: number;
+  readonly ensemble?: readonly { id: number; host: string }[];
+  /** The command that runs a program where the server shall be; here when left out. */
+  readonly on?: (program: string, args: readonly string[]) => [string, string[]];
+}
+
+/** Starts a server; of an ensemble it waits until it takes part. */
+export async function launchServer(t: Teardown, options: ServerOptions): Promise<Program> {
+  const { folder, host, port, ensemble = [] } = options;
+  const on = options.on ?? ((program, args): [string, string[]] => [program, [...args]]);
   const data = join(folder, "data");
   mkdirSync(data, { recursive: true });
   const settings = join(folder, "zoo.cfg");
@@ -67,31 +85,45 @@ async function launch(t: Teardown, folder: string, port: number): Promise<Progra
     syncLimit: 4,
     dataDir: data,
     clientPort: port,
-    clientPortAddress: "127.0.0.1",
+    clientPortAddress: host,
     maxClientCnxns: 0,
     minSessionTimeout: 1_000,
     maxSessionTimeout: 120_000,
     "admin.enableServer": false,
     "4lw.commands.whitelist": "*",
     "autopurge.purgeInterval": 0,
+    ...Object.fromEntries(
+      ensemble.map((each) => [`server.${each.id}`, `${each.host}:${PEER_PORT}:${ELECTION_PORT}`]),
+    ),
   };
   const text = Object.entries(values).map(([name, value]) => `${name}=${value}\n`);
   writeFileSync(settings, text.join(""));
+  if (options.id !== undefined) writeFileSync(join(data, "myid"), `${options.id}\n`);
   const logFile = join(folder, "zookeeper.log");
   const heap = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
-  const program = start(
-    t,
-    "java",
-    [...heap, `-Djute.maxbuffer=${4 * 2 ** 20}`, "-cp", "/usr/share/java/*", MAIN, settings],
-    { logFile, cwd: folder },
-  );
+  const main = ensemble.length > 0 ? ENSEMBLE : SINGLE;
+  const [java, args] = on("java", [
+    ...heap,
+    `-Djute.maxbuffer=${4 * 2 ** 20}`,
+    ...["-cp", "/usr/share/java/*", main, settings],
+  ]);
+  const program = start(t, java, args, { logFile, cwd: folder });
+  // A server elsewhere can be asked only from there.
+  const [shell, script] = on("bash", [
+    ...["-c", 'exec 3<>"/dev/tcp/$0/$1" && echo srvr >&3 && timeout 2 cat <&3'],
+    ...[host, String(port)],
+  ]);
+  const ask = async (): Promise<string> =>
+    options.on === undefined
+      ? await fourLetterWord(port, "srvr")
+      : (await run(t, shell, script, { withinMs: 5_000 })).stdout;
   try {
     await waitFor(
-      `ZooKeeper answers on port ${port}`,
+      `ZooKeeper answers on ${host}:${port}`,
       async () => {
         if (!program.running) return "ended";
         // `ruok` is answered before the server serves requests; `srvr` knows its mode.
-        return (await fourLetterWord(port, "srvr")).includes("Mode:") ? "ready" : undefined;
+        return (await ask()).includes("Mode:") ? "ready" : undefined;
       },
       { withinMs: START_MS, everyMs: 50 },
     );
@@ -108,7 +140,7 @@ async function launch(t: Teardown, folder: string, port: number): Promise<Progra
 /** One of ZooKeeper's administrative words (ruok, stat, mntr); "" when it cannot be reached. */
 export function fourLetterWord(port: number, word: string): Promise<string> {
   return new Promise((done) => {
-    const socket = connect({ host: "127.0.0.1", port });
+    const socket = connect({ host: HOST, port });
     let answer = "";
     socket.setTimeout(2_000, () => socket.destroy());
     socket.on("connect", () => socket.write(word));

@@ -1,0 +1,95 @@
+/**
+ * A simulated cluster whose disks can be damaged: bits of stored blocks change behind the back of
+ * the running OSDs, which keep their objects in memory stores.
+ */
+import type { OsdId } from "../../cluster/base/ids.js";
+import { objectToPg } from "../../cluster/map/placement.js";
+import { pgOf, type PgEntry } from "../../cluster/map/cluster-map.js";
+import { MemoryStore } from "../../osd/store/memory-store.js";
+import type { ObjectAddress } from "../../osd/client/object-access.js";
+import { NO_TRUNCATION } from "../../osd/client/object-access.js";
+import { OsdWorld, type DiskFactory, type SimClient } from "../sim/osd-world.js";
+
+const POOL = 1;
+const OPTIONS = { truncation: NO_TRUNCATION, minEpoch: 0 };
+
+export class DamageWorld {
+  readonly stores = new Map<OsdId, MemoryStore>();
+  readonly world: OsdWorld;
+  client!: SimClient;
+
+  constructor(options: { osds?: number; seed?: number } = {}) {
+    const disk: DiskFactory = (osd, _random, clock) => {
+      const uuid = `00000000-0000-4000-8000-00000000000${osd}`;
+      const store = new MemoryStore(
+        clock.forNode(() => true),
+        uuid,
+      );
+      this.stores.set(osd, store);
+      return { open: () => Promise.resolve(store), crash: () => undefined };
+    };
+    const { osds = 3, seed = 1 } = options;
+    this.world = new OsdWorld({ seed, osds, replicas: 3, pgCount: 2, disk });
+  }
+
+  async start(osds = [...this.stores.keys()]): Promise<void> {
+    for (const id of osds) await this.world.startOsd(id);
+    this.client = this.world.startClient();
+    await this.until("all PGs are clean", () => this.world.allClean());
+  }
+
+  address(object: string): ObjectAddress {
+    return { pool: POOL, object };
+  }
+  pgOf(object: string): number {
+    return objectToPg(this.world.map, POOL, object);
+  }
+  entry(object: string): PgEntry {
+    return pgOf(this.world.map, this.pgOf(object))!;
+  }
+  replicas(object: string): OsdId[] {
+    const { inSync, primary } = this.entry(object);
+    return inSync.filter((osd) => osd !== primary);
+  }
+
+  write(object: string, offset: number, data: Buffer): Promise<number> {
+    const options = { ...OPTIONS, mtimeNs: 1n };
+    return this.wait(
+      this.client.objecter.write(this.address(object), offset, [data], options),
+    );
+  }
+  async read(object: string, offset: number, length: number): Promise<Buffer> {
+    const found = this.client.objecter.read(this.address(object), offset, length, OPTIONS);
+    return (await this.wait(found)).data;
+  }
+  /** A bit of the block changes on the disks of these OSDs. */
+  damage(object: string, offset: number, osds: readonly OsdId[]): void {
+    for (const osd of osds) this.stores.get(osd)!.damage(this.pgOf(object), object, offset);
+  }
+  async badBlocks(object: string, osd: OsdId): Promise<number[]> {
+    const found = await this.stores.get(osd)!.check(this.pgOf(object), object, 0, 2 ** 22);
+    return (found?.bad ?? []).map(({ offset }) => offset);
+  }
+  counter(osd: OsdId, name: string): number {
+    return this.world.running.get(osd)!.daemon.status().counters[name] ?? 0;
+  }
+  damagedObjects(object: string, osd: OsdId): string[] {
+    const status = this.world.running.get(osd)!.daemon.status();
+    const pg = status.pgs.find((row) => row.pg === this.pgOf(object));
+    return (pg?.damagedObjects ?? []).map((row) => row.object);
+  }
+
+  async wait<T>(promise: Promise<T>, withinMs = 60_000): Promise<T> {
+    let settled = false;
+    promise.then(
+      () => (settled = true),
+      () => (settled = true),
+    );
+    await this.until("the operation ends", () => settled, withinMs);
+    return promise;
+  }
+  async until(what: string, done: () => boolean, withinMs = 60_000): Promise<void> {
+    if (await this.world.clock.runUntil(done, withinMs)) return;
+    throw new Error(`not within ${withinMs} ms: ${what}\n${this.world.describe()}`);
+  }
+}
