@@ -3,7 +3,13 @@
  */
 import { isDssError } from "../cluster/base/errors.js";
 import { allPgs, type ClusterMap } from "../cluster/map/cluster-map.js";
-import { healthOf, pgSummary, type Health, type HealthCheck } from "../cluster/map/health.js";
+import {
+  healthOf,
+  pgSummary,
+  type Health,
+  type HealthCheck,
+  type OsdDamage,
+} from "../cluster/map/health.js";
 import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 
@@ -47,6 +53,9 @@ export interface StatusView {
     recovering: number;
     misplaced: number;
     inactive: number;
+    /** With objects that are damaged, and being scrubbed now. */
+    inconsistent: number;
+    scrubbing: number;
   };
   /** Bytes of all copies on all OSDs that answer. */
   usage: { used: number; available: number; total: number };
@@ -107,7 +116,11 @@ export function viewOf(
     })),
     mds: { leader: client.leader?.id ?? null, standbys, term: client.leader?.term ?? null },
     pools: map.pools.length,
-    pgs: { ...pgSummary(map), recovering: recoveringPgs(map, now.reports) },
+    pgs: {
+      ...pgSummary(map),
+      recovering: recoveringPgs(map, now.reports),
+      ...scrubCounts(now.reports),
+    },
     usage: { used, available: Math.max(0, total - used), total },
     clients: (leader?.sessions ?? []).map((session) => ({
       id: session.id,
@@ -136,6 +149,7 @@ export function healthFrom(
     usage,
     refusing: new Set(reports.flatMap(({ status }) => status?.refusing ?? [])),
     tooFull: tooFullFor(reports),
+    damage: reports.flatMap(damageOf),
     checks: [...(leader?.warnings ?? []), ...silentDaemons(client, leader, reports)],
   });
 }
@@ -149,6 +163,17 @@ function tooFullFor(reports: readonly OsdReport[]): Map<number, number> {
     }
   }
   return pgs;
+}
+
+function damageOf({ osd, status }: OsdReport): OsdDamage[] {
+  if (status === undefined) return [];
+  const { counters, damageSeenMs: seenMs } = status;
+  const objects = status.pgs.flatMap(({ pg, damagedObjects }) =>
+    damagedObjects.map((each) => ({ pg, ...each })),
+  );
+  const found = (counters["damagedBlocks"] ?? 0) + (counters["damagedIndexEntries"] ?? 0);
+  const repaired = (counters["repairedBlocks"] ?? 0) + (counters["repairedIndexEntries"] ?? 0);
+  return [{ osd: osd.id, objects, seenMs, found, repaired }];
 }
 
 /** Daemons that the map or ZooKeeper calls alive and that do not answer. */
@@ -196,6 +221,18 @@ function recoveringPgs(map: ClusterMap, reports: readonly OsdReport[]): number {
     if (peering.has(pg) || (entry.primary >= 0 && canGrow)) count++;
   }
   return count;
+}
+
+function scrubCounts(reports: readonly OsdReport[]): { inconsistent: number; scrubbing: number } {
+  const damaged = new Set<number>();
+  const scrubbing = new Set<number>();
+  for (const { status } of reports) {
+    for (const { pg, damaged: count, scrub } of status?.pgs ?? []) {
+      if (count > 0) damaged.add(pg);
+      if (scrub?.state === "running") scrubbing.add(pg);
+    }
+  }
+  return { inconsistent: damaged.size, scrubbing: scrubbing.size };
 }
 
 function pgCounts(map: ClusterMap): Map<number, number> {

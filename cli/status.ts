@@ -80,8 +80,12 @@ export function describe(view: StatusView): string {
   return lines.join("\n");
 }
 
+const PG_COUNTS = [
+  ...(["clean", "degraded", "recovering", "misplaced", "inactive"] as const),
+  ...(["inconsistent", "scrubbing"] as const),
+];
 function pgLine(pgs: StatusView["pgs"]): string {
-  const parts = (["clean", "degraded", "recovering", "misplaced", "inactive"] as const)
+  const parts = PG_COUNTS
     .filter((name) => name === "clean" || pgs[name] > 0)
     .map((name) => `${pgs[name]} ${name}`);
   return parts.join(", ");

@@ -395,6 +395,86 @@ export interface LearnerStatus {
   objectsLeft: number;
   bytesLeft: number;
 }
+/** Scrub: what a member's index says of the next objects of a PG, in name order. */
+export interface ScrubRow {
+  object: string;
+  size: number;
+  version: WireVersion;
+  truncateSeq: number;
+  digest: number;
+}
+export interface ScrubListRequest {
+  pg: number;
+  interval: number;
+  after: string;
+  limit: number;
+}
+export interface ScrubListReply {
+  rows: ScrubRow[];
+  complete: boolean;
+}
+export const ScrubList = defineCall(162, "ScrubList", {
+  request: msgpack<ScrubListRequest>(),
+  reply: msgpack<ScrubListReply>(),
+});
+/**
+ * Scrub: what a member has of one object. `deep`: it first reads and verifies all of it, and
+ * repairs what is damaged.
+ */
+export interface ScrubObjectRequest {
+  pg: number;
+  interval: number;
+  object: string;
+  deep: boolean;
+}
+export interface ScrubObjectReply {
+  /** Absent: it does not have the object. */
+  row?: ScrubRow;
+  /** Bytes read and verified. */
+  bytes: number;
+  /** Damaged blocks found, and how many of them are damaged still. */
+  found: number;
+  left: number;
+}
+export const ScrubObject = defineCall(164, "ScrubObject", {
+  request: msgpack<ScrubObjectRequest>(),
+  reply: msgpack<ScrubObjectReply>(),
+});
+/** Scrub of a PG has ended: its stamps are kept by every member, who may be primary next. */
+export interface ScrubStampsMessage {
+  lightMs: number;
+  deepMs: number;
+  found: number;
+  left: number;
+}
+export interface ScrubEndedRequest {
+  pg: number;
+  interval: number;
+  /** The member verifies the structure of its own index of the PG before it answers. */
+  deep: boolean;
+  stamps: ScrubStampsMessage;
+}
+export const ScrubEnded = defineCall(166, "ScrubEnded", {
+  request: msgpack<ScrubEndedRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+/** A person asks the PG's primary for a scrub. `sinceMs`: it is done once a stamp is as new. */
+export interface StartScrubRequest {
+  pg: number;
+  deep: boolean;
+}
+export const StartScrub = defineCall(168, "StartScrub", {
+  request: msgpack<StartScrubRequest>(),
+  reply: msgpack<{ sinceMs: number }>(),
+});
+/** What scrub does about a PG on its primary. */
+export interface ScrubStatus extends ScrubStampsMessage {
+  state: "idle" | "waiting" | "running";
+  deep: boolean;
+  /** Objects compared by the scrub under way, of about as many as the PG has. */
+  done: number;
+}
+
 /** An object with damaged blocks that could not be repaired on this OSD. */
 export interface DamagedObject {
   object: string;
@@ -426,11 +506,15 @@ export interface OsdStatus {
     /** Objects of this OSD's copy that are damaged; the first of them by name. */
     damaged: number;
     damagedObjects: DamagedObject[];
+    /** Of primaries only. */
+    scrub?: ScrubStatus;
   }[];
   /** What this OSD copies to others, per second, over the last seconds. */
   recovery: { bytesPerSecond: number; objectsPerSecond: number };
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
+  /** Milliseconds since damage was met last, repaired or not; absent: longer ago than is told. */
+  damageSeenMs?: number;
 }
 export const GetOsdStatus = defineCall(144, "GetOsdStatus", {
   request: msgpack<Record<string, never>>(),

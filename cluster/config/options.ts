@@ -177,6 +177,22 @@ export const OPTIONS = {
       { default: 64 * MiB, min: 4 * MiB, max: 64 * GiB, simulate: [4 * MiB, 32 * MiB] },
       "space kept back so that log, index and deletes work on a full disk",
     ),
+    scrubIntervalMs: ms(
+      { default: 24 * HOUR, min: 10 * SECOND, max: 365 * 24 * HOUR },
+      "copies of a placement group are compared this often",
+    ),
+    deepScrubIntervalMs: ms(
+      { default: 7 * 24 * HOUR, min: 10 * SECOND, max: 365 * 24 * HOUR },
+      "and all their bytes are read and verified this often",
+    ),
+    scrubsMax: count(
+      { default: 1, min: 1, max: 16 },
+      "placement groups that one OSD scrubs at a time as their primary",
+    ),
+    damageShownMs: ms(
+      { default: HOUR, min: 0, max: 30 * 24 * HOUR },
+      "how long health tells that an OSD has met damage, after it was repaired",
+    ),
     pgLogEntries: count(
       { default: 10_000, min: 1_024, max: 65_536, simulate: [1_024, 4_096] },
       "entries kept in a placement group's log: longer absences are repaired by comparison",
