@@ -14,7 +14,7 @@ import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
-import type { CoordinatorOptions } from "./core/coordinator.js";
+import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -43,6 +43,8 @@ export interface MdsDaemonOptions {
   pool: Omit<PoolEntry, "id">;
   /** Of the placement ring of a new cluster. */
   virtualNodes: number;
+  /** Of a cluster that has no map yet. */
+  ratios: FullRatios;
   /** A leader that is silent this long is challenged. */
   graceMs: number;
 }
@@ -225,6 +227,7 @@ export class MdsDaemon {
           clusterId: options.clusterId,
           pool: options.pool,
           virtualNodes: options.virtualNodes,
+          ratios: options.ratios,
         },
       },
     );

@@ -180,6 +180,11 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           stripeCount: 1,
         },
         virtualNodes: config.pool.virtualNodes,
+        ratios: {
+          nearFullRatio: config.osd.nearFullRatio,
+          fullRatio: config.osd.fullRatio,
+          backfillFullRatio: config.osd.backfillFullRatio,
+        },
         graceMs: config.cluster.leaderGraceMs,
       },
     );

@@ -204,7 +204,7 @@ export class ClusterWorld {
       },
       (error: unknown) => {
         if (!this.isCurrent(host)) return;
-        if (!isPassing(error)) return fail(error instanceof Error ? error : new Error(String(error)));
+        if (!isPassing(error)) return fail(asError(error));
         this.loggerOf(host).warn({ error: describeError(error) }, "could not start");
         host.crash();
         this.clock.schedule(RESTART_MS, () => {
@@ -459,6 +459,9 @@ export class ClusterWorld {
     const leads = `leader ${this.leader?.id} term ${this.leader?.term} epoch ${this.map.epoch}`;
     return [leads, hosts.join(", "), ...osds, ...lines, `at ${this.clock.now} ms`].join("\n");
   }
+}
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
 }
 /** Whoever starts a program tries again after these. */
 function isPassing(error: unknown): boolean {
