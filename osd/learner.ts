@@ -74,6 +74,7 @@ interface Learner {
   missing: number;
   missingBytes: number;
   compared: number;
+  backfill: boolean;
   /** Objects that are expected to be copied, while `missing` does not tell yet. */
   expected: number;
 }
@@ -130,11 +131,12 @@ export class LearnerDriver {
     const bytesEach = objects > 0 ? info!.bytes / objects : 0;
     return [...learners.values()]
       .filter((learner) => learner.generation === pg.generation)
-      .map(({ osd, phase, missing, missingBytes, compared, expected }) => {
+      .map(({ osd, phase, missing, missingBytes, compared, backfill, expected }) => {
         const unseen = Math.max(0, Math.min(expected, objects) - compared);
         const objectsLeft = missing + unseen;
         const bytesLeft = Math.round(missingBytes + unseen * bytesEach);
-        return { osd, phase, missing, missingBytes, compared, objectsLeft, bytesLeft };
+        const seen = { osd, phase, missing, missingBytes, compared };
+        return { ...seen, backfill, objectsLeft, bytesLeft };
       });
   }
 
@@ -158,6 +160,7 @@ export class LearnerDriver {
       missing: 0,
       missingBytes: 0,
       compared: 0,
+      backfill: false,
       expected: 0,
     };
     this.run(learner).catch((error: unknown) => {
@@ -303,6 +306,7 @@ export class LearnerDriver {
     });
     this.enter(learner, "adopting");
     learner.compared = 0;
+    learner.backfill = cursor !== undefined;
     learner.expected = cursor === undefined ? 0 : store.pgInfo(pg.id)!.objects;
     if (cursor !== undefined && cursor !== "") {
       learner.compared = Math.min(learner.expected, theirs.objects);
