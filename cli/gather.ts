@@ -10,7 +10,13 @@ import {
   workProfileOf,
   type ClusterMap,
 } from "../cluster/map/cluster-map.js";
-import { healthOf, pgSummary, type Health, type HealthCheck } from "../cluster/map/health.js";
+import {
+  healthOf,
+  pgSummary,
+  type Health,
+  type HealthCheck,
+  type OsdDamage,
+} from "../cluster/map/health.js";
 import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 
@@ -58,8 +64,9 @@ export interface StatusView {
     /** Serves nobody. `down` among them. */
     inactive: number;
     down: number;
-    /** A copy is known to be damaged. */
+    /** With objects that are damaged, and being scrubbed now. */
     inconsistent: number;
+    scrubbing: number;
   };
   /** What is still to be copied, as far as the primaries know. */
   recovery: {
@@ -134,7 +141,11 @@ export function viewOf(
     })),
     mds: { leader: client.leader?.id ?? null, standbys, term: client.leader?.term ?? null },
     pools: map.pools.length,
-    pgs: { ...pgSummary(map), ...workOnPgs(map, now.reports) },
+    pgs: {
+      ...pgSummary(map),
+      ...workOnPgs(map, now.reports),
+      ...scrubCounts(now.reports),
+    },
     recovery: recoveryOf(map, now.reports),
     flags: CLUSTER_FLAGS.filter((flag) => hasFlag(map, flag)),
     workProfile: workProfileOf(map) ?? null,
@@ -164,8 +175,33 @@ export function healthFrom(
   return healthOf(map, {
     mds: { leader: client.leader?.id, standbys },
     usage,
+    refusing: new Set(reports.flatMap(({ status }) => status?.refusing ?? [])),
+    tooFull: tooFullFor(reports),
+    damage: reports.flatMap(damageOf),
     checks: [...(leader?.warnings ?? []), ...silentDaemons(client, leader, reports)],
   });
+}
+
+/** Primaries say which OSDs have no room for the copies that they wait to make there. */
+function tooFullFor(reports: readonly OsdReport[]): Map<number, number> {
+  const pgs = new Map<number, number>();
+  for (const { status } of reports) {
+    for (const { osd, tooFull } of status?.pgs.flatMap((pg) => pg.learners) ?? []) {
+      if (tooFull) pgs.set(osd, (pgs.get(osd) ?? 0) + 1);
+    }
+  }
+  return pgs;
+}
+
+function damageOf({ osd, status }: OsdReport): OsdDamage[] {
+  if (status === undefined) return [];
+  const { counters, damageSeenMs: seenMs } = status;
+  const objects = status.pgs.flatMap(({ pg, damagedObjects }) =>
+    damagedObjects.map((each) => ({ pg, ...each })),
+  );
+  const found = (counters["damagedBlocks"] ?? 0) + (counters["damagedIndexEntries"] ?? 0);
+  const repaired = (counters["repairedBlocks"] ?? 0) + (counters["repairedIndexEntries"] ?? 0);
+  return [{ osd: osd.id, objects, seenMs, found, repaired }];
 }
 
 /** Daemons that the map or ZooKeeper calls alive and that do not answer. */
@@ -200,15 +236,13 @@ function silentDaemons(
 function workOnPgs(
   map: ClusterMap,
   reports: readonly OsdReport[],
-): { recovering: number; backfilling: number; inconsistent: number } {
+): { recovering: number; backfilling: number } {
   const peering = new Set<number>();
   const backfilling = new Set<number>();
-  const inconsistent = new Set<number>();
   for (const { status } of reports) {
     for (const pg of status?.pgs ?? []) {
       if (pg.state === "peering" || pg.learners.length > 0) peering.add(pg.pg);
       if (pg.learners.some((learner) => learner.backfill)) backfilling.add(pg.pg);
-      if (pg.damaged > 0) inconsistent.add(pg.pg);
     }
   }
   const isUp = (id: number): boolean => map.osds.some((osd) => osd.id === id && osd.up && osd.in);
@@ -219,7 +253,7 @@ function workOnPgs(
     const canGrow = entry.inSync.length < Math.min(pool.replicas, candidates);
     if (peering.has(pg) || (entry.primary >= 0 && canGrow)) recovering++;
   }
-  return { recovering, backfilling: backfilling.size, inconsistent: inconsistent.size };
+  return { recovering, backfilling: backfilling.size };
 }
 
 export function recoveryOf(
@@ -253,6 +287,18 @@ function secondsFor(work: {
   if (objectsPerSecond === 0) return null;
   const byBytes = bytesPerSecond === 0 ? 0 : bytesLeft / bytesPerSecond;
   return Math.ceil(Math.max(byBytes, objectsLeft / objectsPerSecond));
+}
+
+function scrubCounts(reports: readonly OsdReport[]): { inconsistent: number; scrubbing: number } {
+  const damaged = new Set<number>();
+  const scrubbing = new Set<number>();
+  for (const { status } of reports) {
+    for (const { pg, damaged: count, scrub } of status?.pgs ?? []) {
+      if (count > 0) damaged.add(pg);
+      if (scrub?.state === "running") scrubbing.add(pg);
+    }
+  }
+  return { inconsistent: damaged.size, scrubbing: scrubbing.size };
 }
 
 function pgCounts(map: ClusterMap): Map<number, number> {

@@ -48,6 +48,11 @@ const VERBS: readonly Verb[] = [
     summary: "placement groups, and where an object's copies are",
     load: () => import("./pg.js"),
   },
+  {
+    name: "scrub",
+    summary: "compare and verify the copies of all objects, repair what is wrong",
+    load: () => import("./scrub.js"),
+  },
   { name: "mount", summary: "mount the file system", load: () => import("./mount.js") },
   {
     name: "umount",

@@ -92,6 +92,7 @@ const PG_STATES = [
   "inactive",
   "down",
   "inconsistent",
+  "scrubbing",
 ] as const;
 
 /** How much is left, how fast it goes and how long it takes. */

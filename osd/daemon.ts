@@ -34,6 +34,7 @@ import { upSet } from "../cluster/map/placement.js";
 import { faults } from "./core/faults.js";
 import { GrantBook } from "./core/leases.js";
 import { PROFILES } from "./core/work-shares.js";
+import { Fullness } from "./fullness.js";
 import { Heartbeats } from "./heartbeats.js";
 import { LearnerDriver } from "./learner.js";
 import { LeaseKeeper } from "./lease-keeper.js";
@@ -42,6 +43,8 @@ import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
 import { PlacementGroup, type PgHost } from "./placement-group.js";
 import { Repairer } from "./repair.js";
+import { ScrubMember } from "./scrub-member.js";
+import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
   CopyRead,
   DigestObject,
@@ -59,6 +62,10 @@ import {
   ReadObject,
   ReleaseLease,
   RepOp,
+  ScrubEnded,
+  ScrubList,
+  ScrubObject,
+  StartScrub,
   StatObject,
   WriteObject,
   type OsdDigestReply,
@@ -99,14 +106,20 @@ export interface OsdDaemonOptions {
   /** Unless the map names one for the whole cluster. */
   workProfile: WorkProfile;
   coordinator: CoordinatorClient;
+  scrub?: ScrubOptions;
   /** The store failed or a promise of ours was broken: stop the process. */
   onFatal: (error: Error) => void;
 }
 
+const DAY_MS = 86_400_000;
+const SCRUB_DEFAULTS: ScrubOptions = {
+  lightMs: DAY_MS,
+  deepMs: 7 * DAY_MS,
+  max: 1,
+  shownMs: DAY_MS / 24,
+};
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
-/** The disk's usage is looked at this often at most. */
-const USAGE_MS = 200;
 const LIST_MAX = 10_000;
 
 interface GatedMessage {
@@ -124,12 +137,15 @@ export class OsdDaemon implements PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly fullness: Fullness;
   readonly repairer: Repairer;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
   private readonly peering: PeeringDriver;
   private readonly learners: LearnerDriver;
   private readonly heartbeats: Heartbeats;
+  private readonly scrubMember: ScrubMember;
+  private readonly scrubber: Scrubber;
   readonly work: WorkQueue;
   private readonly copiedBytes = new RateMeter();
   private readonly copiedObjects = new RateMeter();
@@ -139,8 +155,6 @@ export class OsdDaemon implements PgHost {
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
   private stopMaps: (() => void) | undefined;
-  private fullAt = -Infinity;
-  private isFull = false;
 
   constructor(private readonly options: OsdDaemonOptions) {
     this.id = options.id;
@@ -160,11 +174,22 @@ export class OsdDaemon implements PgHost {
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
+    this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
+    this.scrubMember = new ScrubMember(this);
+    this.scrubber = new Scrubber(this, {
+      options: options.scrub ?? SCRUB_DEFAULTS,
+      member: this.member,
+      scrubMember: this.scrubMember,
+      random,
+      pgs,
+    });
     const report = (osd: OsdId, incarnation: string): void => {
       this.membership.reportUnreachable(osd, incarnation);
     };
-    this.heartbeats = new Heartbeats({ id, clock, messenger, heartbeatMs, graceMs, map, report });
+    const level = this.fullness.report.bind(this.fullness);
+    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
+    this.heartbeats = new Heartbeats(heartbeats);
     this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
@@ -174,10 +199,12 @@ export class OsdDaemon implements PgHost {
     this.stopMaps = this.options.maps.onChange((map) => this.onMap(map));
     this.onMap(this.options.maps.current());
     this.heartbeats.start();
+    this.scrubber.start();
   }
   stop(): void {
     this.stopMaps?.();
     this.heartbeats.stop();
+    this.scrubber.stop();
     for (const pg of this.pgs.values()) pg.enterInterval(pg.entry, "stray", "stopping");
   }
 
@@ -192,15 +219,6 @@ export class OsdDaemon implements PgHost {
   }
   upSet(pg: PgId): readonly OsdId[] {
     return upSet(this.options.maps.current(), pg);
-  }
-  full(): boolean {
-    const now = this.clock.now();
-    if (now - this.fullAt >= USAGE_MS) {
-      this.fullAt = now;
-      const { used, total } = this.store.usage();
-      this.isFull = used >= total * this.options.maps.current().fullRatio;
-    }
-    return this.isFull;
   }
   fatal(error: Error): void {
     this.options.onFatal(error);
@@ -343,6 +361,7 @@ export class OsdDaemon implements PgHost {
     messenger.handle(CopyRead, (request) => {
       this.memberGate(request, () => this.repairer.copyRead(request));
     });
+    this.serveScrub();
     messenger.handle(GrantLease, (request) => {
       this.fromOsd(request.sender);
       this.leases.grant(request);
@@ -351,7 +370,7 @@ export class OsdDaemon implements PgHost {
       this.fromOsd(request.sender);
       this.release(request);
     });
-    messenger.handle(PingOsd, (request) => request.reply({}));
+    messenger.handle(PingOsd, (request) => request.reply(this.fullness.own()));
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
@@ -369,6 +388,30 @@ export class OsdDaemon implements PgHost {
       });
     });
     messenger.handle(GetOsdStatus, (request) => request.reply(this.status()));
+  }
+
+  private serveScrub(): void {
+    const { messenger } = this.options;
+    messenger.handle(ScrubList, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.listed(pg, request));
+    });
+    messenger.handle(ScrubObject, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.examined(pg, request));
+    });
+    messenger.handle(ScrubEnded, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.ended(pg, request));
+    });
+    messenger.handle(StartScrub, (request) => {
+      const { pg, deep } = request.message;
+      request.reply({ sinceMs: this.startScrub(pg, deep) });
+    });
+  }
+  /** Milliseconds since 1970: the scrub is done when the PG's stamp is as new. */
+  startScrub(id: PgId, deep: boolean): number {
+    const pg = this.pgs.get(id);
+    if (pg !== undefined) return this.scrubber.request(pg, deep);
+    const text = `osd.${this.id} does not have pg ${formatPg(id)}`;
+    throw new DssError("NotPrimary", text, { epoch: this.epoch() });
   }
 
   private readonly runWrite = (request: Incoming<OsdWrite, OsdWriteReply>): void => {
@@ -519,6 +562,7 @@ export class OsdDaemon implements PgHost {
       used,
       total,
       objects,
+      refusing: this.fullness.refusing(),
       pgs: [...this.pgs.values()]
         .filter((pg) => map.pools.some((pool) => pool.id === poolOfPg(pg.id)))
         .map((pg) => {
@@ -533,6 +577,7 @@ export class OsdDaemon implements PgHost {
             learners: this.learners.status(pg),
             damaged: pg.damage.count,
             damagedObjects: pg.damage.shown(),
+            ...(pg.entry.primary === this.id && { scrub: this.scrubber.status(pg) }),
           };
         }),
       recovery: {
@@ -540,7 +585,16 @@ export class OsdDaemon implements PgHost {
         objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
       counters: { ...this.counters, ...this.store.counters() },
+      ...this.damageSeen(),
     };
+  }
+
+  private damageSeen(): { damageSeenMs?: number } {
+    let seenMs = -Infinity;
+    for (const pg of this.pgs.values()) seenMs = Math.max(seenMs, pg.damage.lastSeenMs);
+    const agoMs = this.clock.now() - seenMs;
+    const { shownMs } = this.options.scrub ?? SCRUB_DEFAULTS;
+    return agoMs <= shownMs ? { damageSeenMs: Math.floor(agoMs) } : {};
   }
 }
 

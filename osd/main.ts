@@ -125,6 +125,12 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
       heartbeatGraceMs: config.cluster.heartbeatGraceMs,
       workProfile: config.osd.workProfile,
       coordinator,
+      scrub: {
+        lightMs: config.osd.scrubIntervalMs,
+        deepMs: config.osd.deepScrubIntervalMs,
+        max: config.osd.scrubsMax,
+        shownMs: config.osd.damageShownMs,
+      },
       onFatal: (error) => {
         logger.error({ error }, describeFatal(error));
         finish(error);

@@ -129,8 +129,15 @@ export const OsdRepOp = struct("OsdRepOp", {
 });
 export type OsdRepOp = Infer<typeof OsdRepOp>;
 const Empty = struct("Empty", {});
+/** How full the answering OSD is, in bytes; `total` is what objects may use in all. */
+export const OsdFillLevel = struct("OsdFillLevel", { used: u53, total: u53 });
+export type OsdFillLevel = Infer<typeof OsdFillLevel>;
 /** Answered when synced. */
-export const RepOp = defineCall(120, "RepOp", { request: OsdRepOp, reply: Empty, sums: "request" });
+export const RepOp = defineCall(120, "RepOp", {
+  request: OsdRepOp,
+  reply: OsdFillLevel,
+  sums: "request",
+});
 
 export interface WireVersion {
   interval: number;
@@ -178,6 +185,7 @@ export interface PgInfoReply {
    * from now.
    */
   grantMs: number;
+  level: OsdFillLevel;
   /** The OSD that it promised it to; -1: it does not know. */
   grantHolder: number;
 }
@@ -260,7 +268,7 @@ export const OsdPush = struct("OsdPush", {
 export type OsdPush = Infer<typeof OsdPush>;
 export const PushObject = defineCall(136, "PushObject", {
   request: OsdPush,
-  reply: Empty,
+  reply: OsdFillLevel,
   sums: "request",
 });
 /** The primary asks a member that has it for a whole object. */
@@ -350,7 +358,7 @@ export const GrantLease = defineCall(146, "GrantLease", {
 export const OsdRelease = struct("OsdRelease", { pg: u32, interval: u32 });
 export const ReleaseLease = defineCall(154, "ReleaseLease", { request: OsdRelease, reply: Empty });
 /** Heartbeat between OSDs that share PGs. */
-export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
+export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: OsdFillLevel });
 
 /**
  * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`,
@@ -383,10 +391,92 @@ export interface LearnerStatus {
   compared: number;
   /** Everything is compared, because the logs do not tell what differs. */
   backfill: boolean;
+  /** Its disk is too full to take copies: recovery waits. */
+  tooFull: boolean;
   /** What is still to be copied, estimated where it is not known yet. */
   objectsLeft: number;
   bytesLeft: number;
 }
+/** Scrub: what a member's index says of the next objects of a PG, in name order. */
+export interface ScrubRow {
+  object: string;
+  size: number;
+  version: WireVersion;
+  truncateSeq: number;
+  digest: number;
+}
+export interface ScrubListRequest {
+  pg: number;
+  interval: number;
+  after: string;
+  limit: number;
+}
+export interface ScrubListReply {
+  rows: ScrubRow[];
+  complete: boolean;
+}
+export const ScrubList = defineCall(162, "ScrubList", {
+  request: msgpack<ScrubListRequest>(),
+  reply: msgpack<ScrubListReply>(),
+});
+/**
+ * Scrub: what a member has of one object. `deep`: it first reads and verifies all of it, and
+ * repairs what is damaged.
+ */
+export interface ScrubObjectRequest {
+  pg: number;
+  interval: number;
+  object: string;
+  deep: boolean;
+}
+export interface ScrubObjectReply {
+  /** Absent: it does not have the object. */
+  row?: ScrubRow;
+  /** Bytes read and verified. */
+  bytes: number;
+  /** Damaged blocks found, and how many of them are damaged still. */
+  found: number;
+  left: number;
+}
+export const ScrubObject = defineCall(164, "ScrubObject", {
+  request: msgpack<ScrubObjectRequest>(),
+  reply: msgpack<ScrubObjectReply>(),
+});
+/** Scrub of a PG has ended: its stamps are kept by every member, who may be primary next. */
+export interface ScrubStampsMessage {
+  lightMs: number;
+  deepMs: number;
+  found: number;
+  left: number;
+}
+export interface ScrubEndedRequest {
+  pg: number;
+  interval: number;
+  /** The member verifies the structure of its own index of the PG before it answers. */
+  deep: boolean;
+  stamps: ScrubStampsMessage;
+}
+export const ScrubEnded = defineCall(166, "ScrubEnded", {
+  request: msgpack<ScrubEndedRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+/** A person asks the PG's primary for a scrub. `sinceMs`: it is done once a stamp is as new. */
+export interface StartScrubRequest {
+  pg: number;
+  deep: boolean;
+}
+export const StartScrub = defineCall(168, "StartScrub", {
+  request: msgpack<StartScrubRequest>(),
+  reply: msgpack<{ sinceMs: number }>(),
+});
+/** What scrub does about a PG on its primary. */
+export interface ScrubStatus extends ScrubStampsMessage {
+  state: "idle" | "waiting" | "running";
+  deep: boolean;
+  /** Objects compared by the scrub under way, of about as many as the PG has. */
+  done: number;
+}
+
 /** An object with damaged blocks that could not be repaired on this OSD. */
 export interface DamagedObject {
   object: string;
@@ -404,6 +494,8 @@ export interface OsdStatus {
   used: number;
   total: number;
   objects: number;
+  /** OSDs that have no room for writes that came here. */
+  refusing: number[];
   /** `reason` tells people why a PG is not active. */
   pgs: {
     pg: number;
@@ -416,11 +508,15 @@ export interface OsdStatus {
     /** Objects of this OSD's copy that are damaged; the first of them by name. */
     damaged: number;
     damagedObjects: DamagedObject[];
+    /** Of primaries only. */
+    scrub?: ScrubStatus;
   }[];
   /** What this OSD copies to others, per second, over the last seconds. */
   recovery: { bytesPerSecond: number; objectsPerSecond: number };
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
+  /** Milliseconds since damage was met last, repaired or not; absent: longer ago than is told. */
+  damageSeenMs?: number;
 }
 export const GetOsdStatus = defineCall(144, "GetOsdStatus", {
   request: msgpack<Record<string, never>>(),

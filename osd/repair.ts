@@ -32,6 +32,8 @@ export interface Healed {
   left: readonly SpoiledBlock[];
   /** Members that could not be asked: they may have the right bytes. */
   waitsFor: readonly OsdId[];
+  /** Bytes read and verified. */
+  bytes: number;
 }
 
 /** A member may not have applied yet, or no longer have, what this copy has: it is asked again. */
@@ -123,8 +125,11 @@ export class Repairer {
     let repaired = 0;
     let left: readonly SpoiledBlock[] = [];
     let waitsFor: OsdId[] = [];
+    let bytes = 0;
     for (let attempt = 1; ; attempt++) {
-      left = (await store.check(pg.id, object, 0, OBJECT_SIZE_MAX))?.bad ?? [];
+      const copy = await store.check(pg.id, object, 0, OBJECT_SIZE_MAX);
+      left = copy?.bad ?? [];
+      bytes = copy?.bytes ?? 0;
       found = Math.max(found, repaired + left.length);
       if (left.length === 0 || attempt > ATTEMPTS) break;
       if (attempt > 1) await new Promise<void>((go) => void clock.setTimer(PAUSE_MS, go));
@@ -154,7 +159,7 @@ export class Repairer {
       pg.damage.forget(object);
     }
     if (found > known || repaired > 0) pg.damage.seen(clock.now());
-    return { found, repaired, left, waitsFor };
+    return { found, repaired, left, waitsFor, bytes };
   }
 
   private async fetchAll(

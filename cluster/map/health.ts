@@ -31,8 +31,26 @@ export interface HealthExtra {
   mds?: { leader: number | undefined; standbys: readonly number[] };
   /** Bytes per OSD. */
   usage?: ReadonlyMap<number, { used: number; total: number }>;
-  /** Found elsewhere (MDS, scrub). */
+  /** OSDs for whose sake primaries refuse writes. */
+  refusing?: ReadonlySet<number>;
+  /** OSDs that are too full to take copies, and for how many PGs. */
+  tooFull?: ReadonlyMap<number, number>;
+  /** What the OSDs say of damage in their copies. Absent: nobody was asked. */
+  damage?: readonly OsdDamage[];
+  /** Found elsewhere (MDS). */
   checks?: readonly HealthCheck[];
+}
+
+/** Damage on one OSD. */
+export interface OsdDamage {
+  osd: number;
+  /** Objects with blocks that could not be repaired. `waitsFor`: who may have the right bytes. */
+  objects: readonly { pg: number; object: string; blocks: number; waitsFor: readonly number[] }[];
+  /** Milliseconds since it met damage last, when that is recent. */
+  seenMs: number | undefined;
+  /** Since it was started. */
+  found: number;
+  repaired: number;
 }
 
 /** Longest list under one check. */
@@ -91,7 +109,8 @@ function conditions(map: ClusterMap): { name: string; pool: PoolEntry; condition
   }));
 }
 
-const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const plural = (count: number, noun: string, many = `${noun}s`): string =>
+  `${count} ${count === 1 ? noun : many}`;
 
 function check(code: string, severity: Severity, summary: string, detail: string[]): HealthCheck {
   const more = detail.length - DETAIL_MAX;
@@ -106,6 +125,7 @@ export function healthOf(map: ClusterMap, extra: HealthExtra = {}): Health {
     ...poolChecks(map),
     ...pgChecks(map),
     ...usageChecks(map, extra),
+    ...damageChecks(extra),
     ...mdsChecks(extra),
     ...(extra.checks ?? []),
   ];
@@ -187,9 +207,9 @@ function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
   const full: string[] = [];
   const nearFull: string[] = [];
   for (const [id, { used, total }] of extra.usage ?? []) {
-    const ratio = total > 0 ? used / total : 0;
+    const ratio = total > 0 ? used / total : 1; // The disk has room for nothing at all.
     const line = `osd.${id} is ${Math.round(ratio * 100)} % full`;
-    if (ratio >= map.fullRatio) full.push(line);
+    if (ratio >= map.fullRatio || extra.refusing?.has(id) === true) full.push(line);
     else if (ratio >= map.nearFullRatio) nearFull.push(line);
   }
   const checks: HealthCheck[] = [];
@@ -200,6 +220,46 @@ function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
   if (nearFull.length > 0) {
     const summary = `${plural(nearFull.length, "OSD")} nearly full`;
     checks.push(check("OSD_NEAR_FULL", "HEALTH_WARN", summary, nearFull));
+  }
+  const waiting = [...(extra.tooFull ?? [])].sort(([a], [b]) => a - b);
+  if (waiting.length > 0) {
+    const detail = waiting.map(([id, pgs]) => `osd.${id}: copies of ${plural(pgs, "PG")} wait`);
+    const summary = `${plural(waiting.length, "OSD")} too full to take copies: recovery waits`;
+    checks.push(check("OSD_BACKFILL_FULL", "HEALTH_WARN", summary, detail));
+  }
+  return checks;
+}
+
+function damageChecks(extra: HealthExtra): HealthCheck[] {
+  const checks: HealthCheck[] = [];
+  const lost: string[] = [];
+  const waiting: string[] = [];
+  for (const { osd, objects } of extra.damage ?? []) {
+    for (const { pg, object, blocks, waitsFor } of objects) {
+      const where = `PG ${formatPg(pg)} object ${object}: ${plural(blocks, "damaged block")}`;
+      const others = waitsFor.map((id) => `osd.${id}`).join(", ");
+      if (waitsFor.length === 0) lost.push(`${where} on osd.${osd}`);
+      else waiting.push(`${where} on osd.${osd}; ${others} may have the right bytes`);
+    }
+  }
+  if (lost.length > 0) {
+    const copies = plural(lost.length, "object copy", "object copies");
+    const summary = `${copies} with blocks that no OSD has right`;
+    checks.push(check("PG_INCONSISTENT", "HEALTH_ERR", summary, lost));
+  }
+  if (waiting.length > 0) {
+    const copies = plural(waiting.length, "damaged object copy", "damaged object copies");
+    const summary = `${copies} waiting for an OSD`;
+    checks.push(check("PG_DAMAGED", "HEALTH_WARN", summary, waiting));
+  }
+  const recent = (extra.damage ?? []).filter(({ seenMs }) => seenMs !== undefined);
+  if (recent.length > 0) {
+    const detail = recent.map(({ osd, found, repaired, seenMs }) => {
+      const ago = Math.round((seenMs ?? 0) / 1000);
+      return `osd.${osd}: ${found} errors found, ${repaired} repaired; the last ${ago} s ago`;
+    });
+    const summary = `${plural(recent.length, "OSD")} met damaged data`;
+    checks.push(check("OSD_DAMAGE_FOUND", "HEALTH_WARN", summary, detail));
   }
   return checks;
 }

@@ -89,7 +89,8 @@ export interface ObjectImage {
   extents: { offset: number; data: Buffer; sums: Uint32Array }[];
   /**
    * Blocks whose right bytes are nowhere: `extents` has filler for them, with the filler's
-   * checksum. The copy records this checksum instead, so that they are never read, and can be repaired later.
+   * checksum. The copy records this checksum instead, so that they are never read, and can be
+   * repaired later.
    */
   spoiled?: readonly SpoiledBlock[];
 }

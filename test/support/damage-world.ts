@@ -8,6 +8,7 @@ import { pgOf, type PgEntry } from "../../cluster/map/cluster-map.js";
 import { MemoryStore } from "../../osd/store/memory-store.js";
 import type { ObjectAddress } from "../../osd/client/object-access.js";
 import { NO_TRUNCATION } from "../../osd/client/object-access.js";
+import type { ScrubStatus } from "../../osd/proto.js";
 import { OsdWorld, type DiskFactory, type SimClient } from "../sim/osd-world.js";
 
 const POOL = 1;
@@ -77,6 +78,23 @@ export class DamageWorld {
     const status = this.world.running.get(osd)!.daemon.status();
     const pg = status.pgs.find((row) => row.pg === this.pgOf(object));
     return (pg?.damagedObjects ?? []).map((row) => row.object);
+  }
+
+  /** Scrubs the object's PG and waits for the end; returns the outcome. */
+  async scrub(object: string, deep: boolean): Promise<ScrubStatus> {
+    const pg = this.pgOf(object);
+    const status = (): ScrubStatus | undefined => {
+      const primary = this.world.running.get(this.entry(object).primary);
+      return primary?.daemon.status().pgs.find((row) => row.pg === pg)?.scrub;
+    };
+    await this.until("a primary has taken it up", () => status() !== undefined);
+    const since = this.world.running.get(this.entry(object).primary)!.daemon.startScrub(pg, deep);
+    await this.until("the scrub has ended", () => {
+      const found = status();
+      if (found === undefined || found.state !== "idle") return false;
+      return (deep ? found.deepMs : found.lightMs) >= since;
+    });
+    return status()!;
   }
 
   async wait<T>(promise: Promise<T>, withinMs = 60_000): Promise<T> {
