@@ -8,6 +8,7 @@
  * answer leaves only while the store has confirmed the term lately.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import { faults } from "../cluster/base/faults.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Incoming, Link } from "../cluster/messenger/messenger.js";
@@ -610,7 +611,9 @@ export class MdsLeader {
     try {
       for (;;) {
         try {
-          const epoch = await cluster.fence(session.id);
+          const epoch = faults.grantBeforeFence
+            ? cluster.epoch()
+            : await cluster.fence(session.id);
           this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
           // It will not come back. What it holds is found out below, and conflicts wait for that.
           this.awaited.delete(session.id);

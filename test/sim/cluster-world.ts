@@ -38,6 +38,8 @@ export interface StoreOnDisk {
   open(clock: Clock): Promise<ChunkStore>;
   /** Power is cut: unsynced writes are lost or torn. */
   crash(): void;
+  /** Flips a bit of some object's bytes; false when nothing is stored. */
+  rot(): boolean;
 }
 export type DiskFactory = (osd: OsdId, random: Prng, clock: SimClock) => StoreOnDisk;
 
@@ -66,7 +68,7 @@ interface RunningMdsHost {
 export interface SimClient extends ClusterSession {
   host: SimHost;
   clock: Clock;
-  platform: Platform;
+  logger: Logger;
   objects: SessionObjects;
 }
 
@@ -342,7 +344,7 @@ export class ClusterWorld {
           }),
       );
       mds.onSession((id) => objects.onSession(id));
-      const client = { ...session, host, clock, platform, objects };
+      const client = { ...session, host, clock, logger, objects };
       this.clients.add(client);
       return client;
     }

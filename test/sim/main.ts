@@ -2,11 +2,11 @@
  * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--fault NAME]
  * [--log]`: runs seeds of the simulator one after the other, until COUNT are done or the time is
  * over. A failing seed is printed with the command that repeats it. With a deliberate fault
- * (osd/core/faults.ts) the run is meant to fail, and tells how many seeds it took.
+ * (cluster/base/faults.ts) the run is meant to fail, and tells how many seeds it took.
  */
 import { parseArgs } from "node:util";
 import { createLogger } from "../../cluster/platform/pino-log.js";
-import { injectFault, NO_FAULTS, type Faults } from "../../osd/core/faults.js";
+import { injectFault, NO_FAULTS, type Faults } from "../../cluster/base/faults.js";
 import { explain } from "./scenario-base.js";
 import { runScenario, SCENARIOS } from "./scenarios.js";
 

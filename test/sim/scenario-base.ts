@@ -7,6 +7,8 @@ import type { ClusterWorld } from "./cluster-world.js";
 
 /** A healed cluster has this long to become whole. */
 export const CLEAN_WITHIN_MS = 900_000;
+/** More than any object of a scenario. */
+const OBJECT_BYTES = 2 ** 20;
 export const WORK_WITHIN_MS = 3_600_000;
 
 export abstract class ScenarioBase {
@@ -62,6 +64,18 @@ export abstract class ScenarioBase {
         return JSON.stringify({ last: store.pgInfo(pg)!.last, objects });
       });
       for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
+    }
+  }
+  /** Every block of every copy has the bytes that its checksum says: nothing is torn. */
+  protected async checkBlocks(): Promise<void> {
+    for (const { id, store } of this.world.running.values()) {
+      for (const { pg } of allPgs(this.world.map)) {
+        for (const { object } of store.pgInfo(pg) === undefined ? [] : store.list(pg, "", 1_000)) {
+          const found = await store.check(pg, object, 0, OBJECT_BYTES);
+          const bad = (found?.bad ?? []).map(({ offset }) => offset).join();
+          assert.equal(bad, "", `osd.${id} object ${object}: damaged blocks at ${bad}`);
+        }
+      }
     }
   }
 }
