@@ -90,10 +90,8 @@ await t.test("nor has a busy one", async (t) => {
   await busy.stop();
 });
 
-const zookeeper = (await cluster.status()).zookeeper;
-
 async function writeObject(object: string): Promise<void> {
-  const client = await ClusterClient.open(zookeeper);
+  const client = await ClusterClient.open((await cluster.status()).zookeeper);
   const maps = new MapWatch(client.coordination, nodeClock, silentLogger);
   try {
     await maps.atLeast(1, 10_000);
@@ -118,7 +116,8 @@ async function writeObject(object: string): Promise<void> {
 
 /** "victim" leads to an inode that does not exist; the page is otherwise as it should be. */
 async function editNames(): Promise<void> {
-  const zk = await connectZooKeeper({ servers: zookeeper, clock: nodeClock, log: silentLogger });
+  const { zookeeper: servers } = await cluster.status();
+  const zk = await connectZooKeeper({ servers, clock: nodeClock, log: silentLogger });
   try {
     const key = directoryPageKey(ROOT_INO, "");
     const node = await zk.get(pagePath(key));
