@@ -3,18 +3,15 @@
  * how far it is, and says what was found. Nothing is changed without `--repair`.
  */
 import type { Command } from "commander";
-import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
-import type CliProgress from "cli-progress";
 import { DssError, isDssError } from "../cluster/base/errors.js";
 import type { FsckFinding, FsckStatus } from "../mds/proto.js";
 import type { ClusterClient } from "./context.js";
 import { examples, useCluster, withJson } from "./options.js";
-import { note, printJson, printLine } from "./output.js";
+import { printJson, printLine } from "./output.js";
+import { Progress } from "./progress.js";
 
 const POLL_MS = 200;
-/** Where there is no terminal: a line so often. */
-const LINE_MS = 10_000;
 const ASK_MS = 10_000;
 
 interface Options {
@@ -62,12 +59,14 @@ async function check(client: ClusterClient, { repair, objects, json }: Options):
   let status = await ask(client, begin);
   const { run } = status;
   const findings: FsckFinding[] = [];
-  const progress = showProgress(json === true);
+  const progress = json === true ? undefined : new Progress("fsck");
   try {
     for (;;) {
       status = await ask(client, { op: "fsckStatus", run, after: findings.length });
       findings.push(...status.findings);
-      progress.update(status);
+      const { phase, inodes, names, pgs, pgsTotal } = status;
+      const text = `${phase}: ${inodes} inodes, ${names} names, ${status.objects} objects`;
+      progress?.update(pgs, Math.max(1, pgsTotal), text);
       if (status.state !== "running" && status.findings.length === 0) break;
       if (status.findings.length === 0) await sleep(POLL_MS);
     }
@@ -77,7 +76,7 @@ async function check(client: ClusterClient, { repair, objects, json }: Options):
       hint: "run it again",
     });
   } finally {
-    progress.stop();
+    progress?.end();
   }
   if (status.state === "done") return { status, findings };
   throw new DssError("NotActive", `the check could not be finished: ${status.error}`, {
@@ -100,41 +99,4 @@ function describe({ status, findings }: Outcome): void {
   printLine(`${inodes} inodes, ${names} names, ${objects} objects in ${pgs} placement groups`);
   if (found === 0) printLine("nothing wrong");
   else printLine(`${found} problems found, ${repaired} repaired`);
-}
-
-// ---- Progress ----------------------------------------------------------------------------------
-
-interface Progress {
-  update(status: FsckStatus): void;
-  stop(): void;
-}
-const SILENT: Progress = { update: () => undefined, stop: () => undefined };
-
-// Loaded when a bar is shown: answers in JSON and logs do without.
-const load = createRequire(import.meta.url);
-
-function showProgress(json: boolean): Progress {
-  if (json) return SILENT;
-  if (process.stderr.isTTY) {
-    const { SingleBar, Presets } = load("cli-progress") as typeof CliProgress;
-    const format = "fsck {phase} {bar} {inodes} inodes, {names} names, {objects} objects";
-    const bar = new SingleBar({ format, hideCursor: true }, Presets.shades_classic);
-    bar.start(1, 0, { phase: "journal", inodes: 0, names: 0, objects: 0 });
-    return {
-      update({ phase, inodes, names, objects, pgs, pgsTotal }) {
-        bar.setTotal(Math.max(1, pgsTotal));
-        bar.update(pgs, { phase, inodes, names, objects });
-      },
-      stop: () => bar.stop(),
-    };
-  }
-  let saidAt = performance.now();
-  return {
-    update({ phase, inodes, names, objects }) {
-      if (performance.now() - saidAt < LINE_MS) return;
-      saidAt = performance.now();
-      note(`fsck: ${phase}, ${inodes} inodes, ${names} names, ${objects} objects`);
-    },
-    stop: () => undefined,
-  };
 }

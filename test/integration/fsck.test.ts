@@ -109,7 +109,7 @@ async function writeObject(object: string): Promise<void> {
       objects.close();
     });
   } finally {
-    await maps.close();
+    maps.close();
     await client.close();
   }
 }
