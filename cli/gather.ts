@@ -147,9 +147,22 @@ export function healthFrom(
   return healthOf(map, {
     mds: { leader: client.leader?.id, standbys },
     usage,
+    refusing: new Set(reports.flatMap(({ status }) => status?.refusing ?? [])),
+    tooFull: tooFullFor(reports),
     damage: reports.flatMap(damageOf),
     checks: [...(leader?.warnings ?? []), ...silentDaemons(client, leader, reports)],
   });
+}
+
+/** Primaries say which OSDs have no room for the copies that they wait to make there. */
+function tooFullFor(reports: readonly OsdReport[]): Map<number, number> {
+  const pgs = new Map<number, number>();
+  for (const { status } of reports) {
+    for (const { osd, tooFull } of status?.pgs.flatMap((pg) => pg.learners) ?? []) {
+      if (tooFull) pgs.set(osd, (pgs.get(osd) ?? 0) + 1);
+    }
+  }
+  return pgs;
 }
 
 function damageOf({ osd, status }: OsdReport): OsdDamage[] {

@@ -208,10 +208,12 @@ function describeScrub(scrub: PgFigures["scrub"]): string {
 function recoveryOf(report: PgFigures | undefined): string {
   const learners = report?.learners ?? [];
   if (learners.length === 0) return "";
+  if (learners.every(({ tooFull }) => tooFull)) return "+backfill-waits";
   return learners.some(({ phase }) => phase === "backfilling") ? "+backfilling" : "+recovering";
 }
 function describeLearner(learner: PgFigures["learners"][number]): string {
-  const { osd, phase, missing, missingBytes, compared } = learner;
+  const { osd, phase, missing, missingBytes, compared, tooFull } = learner;
+  if (tooFull) return `osd.${osd} is too full to take copies`;
   const left = missing > 0 ? `, ${missing} objects (${formatSize(missingBytes)}) to copy` : "";
   const seen = compared > 0 ? `, ${compared} objects compared` : "";
   return `osd.${osd} is ${phase}${left}${seen}`;

@@ -34,6 +34,7 @@ import { upSet } from "../cluster/map/placement.js";
 import { faults } from "./core/faults.js";
 import { GrantBook } from "./core/leases.js";
 import { PROFILES } from "./core/work-shares.js";
+import { Fullness } from "./fullness.js";
 import { Heartbeats } from "./heartbeats.js";
 import { LearnerDriver } from "./learner.js";
 import { LeaseKeeper } from "./lease-keeper.js";
@@ -119,8 +120,6 @@ const SCRUB_DEFAULTS: ScrubOptions = {
 };
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
-/** The disk's usage is looked at this often at most. */
-const USAGE_MS = 200;
 const LIST_MAX = 10_000;
 
 interface GatedMessage {
@@ -138,6 +137,7 @@ export class OsdDaemon implements PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly fullness: Fullness;
   readonly repairer: Repairer;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
@@ -155,8 +155,6 @@ export class OsdDaemon implements PgHost {
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
   private stopMaps: (() => void) | undefined;
-  private fullAt = -Infinity;
-  private isFull = false;
 
   constructor(private readonly options: OsdDaemonOptions) {
     this.id = options.id;
@@ -176,6 +174,7 @@ export class OsdDaemon implements PgHost {
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
+    this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
     this.scrubMember = new ScrubMember(this);
     this.scrubber = new Scrubber(this, {
@@ -188,7 +187,9 @@ export class OsdDaemon implements PgHost {
     const report = (osd: OsdId, incarnation: string): void => {
       this.membership.reportUnreachable(osd, incarnation);
     };
-    this.heartbeats = new Heartbeats({ id, clock, messenger, heartbeatMs, graceMs, map, report });
+    const level = this.fullness.report.bind(this.fullness);
+    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
+    this.heartbeats = new Heartbeats(heartbeats);
     this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
@@ -218,15 +219,6 @@ export class OsdDaemon implements PgHost {
   }
   upSet(pg: PgId): readonly OsdId[] {
     return upSet(this.options.maps.current(), pg);
-  }
-  full(): boolean {
-    const now = this.clock.now();
-    if (now - this.fullAt >= USAGE_MS) {
-      this.fullAt = now;
-      const { used, total } = this.store.usage();
-      this.isFull = used >= total * this.options.maps.current().fullRatio;
-    }
-    return this.isFull;
   }
   fatal(error: Error): void {
     this.options.onFatal(error);
@@ -378,7 +370,7 @@ export class OsdDaemon implements PgHost {
       this.fromOsd(request.sender);
       this.release(request);
     });
-    messenger.handle(PingOsd, (request) => request.reply({}));
+    messenger.handle(PingOsd, (request) => request.reply(this.fullness.own()));
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
@@ -570,6 +562,7 @@ export class OsdDaemon implements PgHost {
       used,
       total,
       objects,
+      refusing: this.fullness.refusing(),
       pgs: [...this.pgs.values()]
         .filter((pg) => map.pools.some((pool) => pool.id === poolOfPg(pg.id)))
         .map((pg) => {

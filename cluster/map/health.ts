@@ -23,6 +23,10 @@ export interface HealthExtra {
   mds?: { leader: number | undefined; standbys: readonly number[] };
   /** Bytes per OSD. */
   usage?: ReadonlyMap<number, { used: number; total: number }>;
+  /** OSDs for whose sake primaries refuse writes. */
+  refusing?: ReadonlySet<number>;
+  /** OSDs that are too full to take copies, and for how many PGs. */
+  tooFull?: ReadonlyMap<number, number>;
   /** What the OSDs say of damage in their copies. Absent: nobody was asked. */
   damage?: readonly OsdDamage[];
   /** Found elsewhere (MDS). */
@@ -170,9 +174,9 @@ function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
   const full: string[] = [];
   const nearFull: string[] = [];
   for (const [id, { used, total }] of extra.usage ?? []) {
-    const ratio = total > 0 ? used / total : 0;
+    const ratio = total > 0 ? used / total : 1; // The disk has room for nothing at all.
     const line = `osd.${id} is ${Math.round(ratio * 100)} % full`;
-    if (ratio >= map.fullRatio) full.push(line);
+    if (ratio >= map.fullRatio || extra.refusing?.has(id) === true) full.push(line);
     else if (ratio >= map.nearFullRatio) nearFull.push(line);
   }
   const checks: HealthCheck[] = [];
@@ -183,6 +187,12 @@ function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
   if (nearFull.length > 0) {
     const summary = `${plural(nearFull.length, "OSD")} nearly full`;
     checks.push(check("OSD_NEAR_FULL", "HEALTH_WARN", summary, nearFull));
+  }
+  const waiting = [...(extra.tooFull ?? [])].sort(([a], [b]) => a - b);
+  if (waiting.length > 0) {
+    const detail = waiting.map(([id, pgs]) => `osd.${id}: copies of ${plural(pgs, "PG")} wait`);
+    const summary = `${plural(waiting.length, "OSD")} too full to take copies: recovery waits`;
+    checks.push(check("OSD_BACKFILL_FULL", "HEALTH_WARN", summary, detail));
   }
   return checks;
 }

@@ -103,7 +103,10 @@ export interface InitialOptions {
   clusterId: string;
   pool: Omit<PoolEntry, "id">;
   virtualNodes?: number;
+  ratios?: FullRatios;
 }
+export type FullRatios = Pick<ClusterMap, "nearFullRatio" | "fullRatio" | "backfillFullRatio">;
+const RATIOS: FullRatios = { nearFullRatio: 0.85, fullRatio: 0.95, backfillFullRatio: 0.97 };
 
 /** Epoch 1: no OSDs, and the default pool (id 1) waiting for them. Errors: InvalidArgument. */
 export function initialMap(options: InitialOptions): ClusterMap {
@@ -119,8 +122,7 @@ export function initialMap(options: InitialOptions): ClusterMap {
     flags: [],
     fences: [],
     virtualNodes: options.virtualNodes ?? VIRTUAL_NODES_DEFAULT,
-    nearFullRatio: 0.85,
-    fullRatio: 0.95,
+    ...(options.ratios ?? RATIOS),
   };
 }
 

@@ -50,6 +50,7 @@ import { PgState } from "./pg-state.js";
 import { BlockPlacer } from "./placement.js";
 import { loadIndex, verifyPlacement } from "./recovery.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
+import { Reclaimer } from "./reclaim.js";
 import { SpaceGauge } from "./space.js";
 import {
   checkOwner,
@@ -101,6 +102,7 @@ export class FileStore implements ChunkStore {
   private readonly reader: ObjectReader;
   private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
+  private readonly reclaimer: Reclaimer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
   private objectTotal = 0;
@@ -132,6 +134,7 @@ export class FileStore implements ChunkStore {
     this.reader = new ObjectReader(files, this.quarantine, options.syncReadBytes, () =>
       this.releaseBlocks(),
     );
+    this.reclaimer = new Reclaimer(files, this.allocator, space);
     this.checkpointer = new Checkpointer(
       {
         index,
@@ -139,6 +142,7 @@ export class FileStore implements ChunkStore {
         overlay: this.overlay,
         quarantine: this.quarantine,
         space,
+        reclaimer: this.reclaimer,
         clock: config.clock,
         options,
         logger: config.logger,
@@ -152,7 +156,6 @@ export class FileStore implements ChunkStore {
         },
         onClean: (object) => this.clean(object),
         relocate: (entry) => this.placer.relocate(entry),
-        highWater: () => this.allocator.highWater,
       },
     );
   }
@@ -225,7 +228,9 @@ export class FileStore implements ChunkStore {
       index = await disk.openStore("index");
       const files = new DataFiles(disk, dataFileBytes);
       await files.open();
-      const space = await SpaceGauge.open(disk, options);
+      const { clock, logger } = config;
+      const dataBytes = (): Promise<number> => files.allocated();
+      const space = await SpaceGauge.open({ disk, clock, logger, options, dataBytes });
       const store = new FileStore(disk, superblock, options, config, index, files, space, lock);
       await store.recover();
       return store;
@@ -274,6 +279,8 @@ export class FileStore implements ChunkStore {
       },
     );
     this.checkpointer.start(this.wal);
+    await this.space.refresh();
+    await this.reclaimer.trimTail();
     if (found.groups > 0 || found.cut) {
       config.logger.info(
         { groups: found.groups, tornTail: found.cut },
@@ -282,10 +289,11 @@ export class FileStore implements ChunkStore {
       // From here on the last group need not be verified again: it is declared before anything
       // that it refers to is overwritten, so a crash during this recovery is harmless.
       await this.wal.declare(0);
-      await this.checkpointer.checkpoint();
+      // Without a free byte on the disk it goes on in the background: reads are served meanwhile.
+      await Promise.race([this.checkpointer.checkpoint(), this.space.starved()]);
       if (this.dead) throw this.dead;
     }
-    await this.space.refresh(this.allocator.highWater);
+    await this.space.refill();
   }
 
   // ── Life and death ─────────────────────────────────────────────────────────────────────────
@@ -298,6 +306,7 @@ export class FileStore implements ChunkStore {
         : new DssError("Disk", "the chunk store failed", { cause: error });
     this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
     this.checkpointer.stop();
+    void this.space.stop();
     for (const done of this.wal.kill()) done(this.dead);
   }
 
@@ -309,6 +318,7 @@ export class FileStore implements ChunkStore {
   async close(): Promise<void> {
     if (this.closing) return;
     this.closing = true;
+    await this.space.stop();
     await this.wal.drain();
     this.checkpointer.stop();
     await this.checkpointer.idle();
@@ -885,8 +895,8 @@ export class FileStore implements ChunkStore {
   }
 
   usage(): StoreUsage {
-    const free = this.allocator.highWater - this.allocator.used;
-    return this.space.usage(this.placer.used, free, this.allocator.highWater, this.objectTotal);
+    const taken = this.allocator.used - this.reclaimer.holding;
+    return this.space.usage({ used: this.placer.used, taken }, this.objectTotal);
   }
 
   counters(): Record<string, number> {
@@ -897,7 +907,8 @@ export class FileStore implements ChunkStore {
       ...this.wal.counters,
       ...this.reader.counters,
       ...this.checkpointer.counters,
-      reserveUses: this.space.reserveUses,
+      ...this.space.counters,
+      ...this.reclaimer.counters,
       walFillBytes: used,
       walSizeBytes: size,
       overlayBytes: this.overlay.bytes,
