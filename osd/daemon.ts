@@ -582,7 +582,7 @@ export class OsdDaemon implements PgHost {
         }),
       recovery: {
         bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
-        objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now())),
+        objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
       counters: { ...this.counters, ...this.store.counters() },
       ...this.damageSeen(),

@@ -74,6 +74,7 @@ interface Learner {
   missing: number;
   missingBytes: number;
   compared: number;
+  backfill: boolean;
   tooFull: boolean;
   /** Objects that are expected to be copied, while `missing` does not tell yet. */
   expected: number;
@@ -131,11 +132,13 @@ export class LearnerDriver {
     const bytesEach = objects > 0 ? info!.bytes / objects : 0;
     return [...learners.values()]
       .filter((learner) => learner.generation === pg.generation)
-      .map(({ osd, phase, missing, missingBytes, compared, expected, tooFull }) => {
+      .map((learner) => {
+        const { osd, phase, missing, missingBytes, compared, expected } = learner;
+        const { backfill, tooFull } = learner;
         const unseen = Math.max(0, Math.min(expected, objects) - compared);
         const objectsLeft = missing + unseen;
         const bytesLeft = Math.round(missingBytes + unseen * bytesEach);
-        const seen = { compared, objectsLeft, bytesLeft };
+        const seen = { compared, backfill, objectsLeft, bytesLeft };
         return { osd, phase, missing, missingBytes, ...seen, tooFull };
       });
   }
@@ -160,6 +163,7 @@ export class LearnerDriver {
       missing: 0,
       missingBytes: 0,
       compared: 0,
+      backfill: false,
       tooFull: false,
       expected: 0,
     };
@@ -315,6 +319,7 @@ export class LearnerDriver {
     });
     this.enter(learner, "adopting");
     learner.compared = 0;
+    learner.backfill = cursor !== undefined;
     learner.expected = cursor === undefined ? 0 : store.pgInfo(pg.id)!.objects;
     if (cursor !== undefined && cursor !== "") {
       learner.compared = Math.min(learner.expected, theirs.objects);

@@ -389,6 +389,8 @@ export interface LearnerStatus {
   missingBytes: number;
   /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
   compared: number;
+  /** Everything is compared, because the logs do not tell what differs. */
+  backfill: boolean;
   /** Its disk is too full to take copies: recovery waits. */
   tooFull: boolean;
   /** What is still to be copied, estimated where it is not known yet. */

@@ -312,7 +312,7 @@ const toKebab = (name: string): string =>
 /** Every row, in the table's order. */
 export const ALL_OPTIONS: readonly NamedOption[] = Object.entries(OPTIONS).flatMap(
   ([section, rows]) =>
-    Object.entries(rows).map(([key, option]): NamedOption => {
+    Object.entries<Option>(rows).map(([key, option]): NamedOption => {
       const name = section === "cluster" ? key : `${section}.${key}`;
       const kebab = toKebab(name);
       return {

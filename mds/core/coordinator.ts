@@ -445,12 +445,11 @@ class Draft {
     );
     if (holding.length > 0) {
       const pools = holding.map((pool) => pool.name).join(", ");
-      throw new DssError("Busy", `osd.${id} still holds data of ${pools}`, {
-        hint: `move it away first: "dss osd drain ${id}"`,
-      });
+      const text = `osd.${id} still holds data of ${pools}: move it away with dss osd drain ${id}`;
+      throw new DssError("Busy", text);
     }
     if (osd.up) {
-      throw new DssError("Busy", `osd.${id} is running`, { hint: "stop its daemon first" });
+      throw new DssError("Busy", `osd.${id} is running: stop its daemon first`);
     }
     this.osds.delete(id);
     this.isChanged = true;
