@@ -253,6 +253,14 @@ export class MdsClient {
   get active(): boolean {
     return this.state === "active";
   }
+  /**
+   * Data may be read and written under the capabilities at hand. Also while the leader cannot
+   * confirm its term: a successor that ends this session has it fenced at the OSDs first, so what
+   * they answer and take is right. What is merely cached needs `trusted`.
+   */
+  get usable(): boolean {
+    return this.trusted || (this.sessionId !== 0 && this.state === "active");
+  }
 
   setCache(cache: SessionCache): void {
     this.cache = cache;

@@ -2,7 +2,7 @@
  * Sessions with ZooKeeper end, and ZooKeeper is wholly gone for a while (frozen, so that every
  * session expires when it wakes; then killed), under a load of fio with verification on the mount
  * and on a volume. Data of open files and volumes goes on, metadata changes wait and then finish,
- * and afterwards nobody was declared dead. The loss of one server of three is crash-failover.test's.
+ * and afterwards nobody was declared dead. Losing one server of three is crash-failover.test.ts.
  *
  * DSS_ZK_OUTAGE_SECONDS (20; the campaign's are gone for 60) and DSS_ZK_SERVERS (1).
  */
