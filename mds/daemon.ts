@@ -46,6 +46,8 @@ export interface MdsDaemonOptions {
   livenessGraceMs: number;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
+  /** Of the placement ring of a new cluster. */
+  virtualNodes: number;
   /** Of a cluster that has no map yet. */
   ratios: FullRatios;
   /** A leader that is silent this long is challenged. */
@@ -227,7 +229,12 @@ export class MdsDaemon {
       {
         coordinator: options.coordinator,
         livenessGraceMs: options.livenessGraceMs,
-        initial: { clusterId: options.clusterId, pool: options.pool, ratios: options.ratios },
+        initial: {
+          clusterId: options.clusterId,
+          pool: options.pool,
+          virtualNodes: options.virtualNodes,
+          ratios: options.ratios,
+        },
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
@@ -272,8 +279,12 @@ export class MdsDaemon {
     delete leading.host;
     if (!current || this.stopped) return;
     logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
-    // Superseded, or the ZooKeeper session is over: the election says so by itself.
-    for (const code of ["Fenced", "NoSession", "ShuttingDown"] as const) {
+    if (isDssError(error, "Fenced")) {
+      this.election.superseded(leading.term);
+      return;
+    }
+    // The ZooKeeper session is over: the election says so by itself.
+    for (const code of ["NoSession", "ShuttingDown"] as const) {
       if (isDssError(error, code)) return;
     }
     if (!served && isDssError(error) && error.retry === "same") {
