@@ -15,6 +15,7 @@ import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
+import { Fsck, type ObjectLister } from "./fsck.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -67,6 +68,8 @@ export interface MdsDaemonParts {
   refuses(address: { host: string; port: number }): Promise<boolean>;
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
+  /** Absent: fsck looks at metadata only. */
+  lister?: ObjectLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -75,6 +78,7 @@ interface Leading {
   term: Term;
   host?: CoordinatorHost;
   leader?: MdsLeader;
+  fsck?: Fsck;
 }
 
 export class MdsDaemon {
@@ -298,6 +302,11 @@ export class MdsDaemon {
     onFatal(fatal);
   }
 
+  private fsck(leader: MdsLeader): Fsck {
+    const leading = this.leading!;
+    leading.fsck ??= new Fsck(leader.inside(), this.parts.lister, leading.term.number);
+    return leading.fsck;
+  }
   private async administer(request: AdminRequest): Promise<AdminReply> {
     const host = this.leading?.host;
     // PGs do not wait for the metadata to be replayed.
@@ -329,6 +338,18 @@ export class MdsDaemon {
         return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
       case "fence":
         return { epoch: await leader.fence(request.client) };
+      case "fsck": {
+        const { repair, objects } = request;
+        const settings = { repair: repair === true, objects: objects === true };
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).start(settings) };
+      }
+      case "fsckStatus": {
+        const { run, after } = request;
+        if (!Number.isSafeInteger(after) || after < 0) {
+          throw new DssError("Malformed", `findings after ${after}`);
+        }
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).status(run, after) };
+      }
       case "flag": {
         const { flag, isSet } = request;
         return { epoch: await host.submit({ on: "flag", flag, isSet }) };
