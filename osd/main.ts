@@ -16,6 +16,7 @@ import { newIncarnation, registerOsd } from "../cluster/zk/registration.js";
 import { connectZooKeeper } from "../cluster/zk/session.js";
 import { OsdDaemon, describeFatal } from "./daemon.js";
 import type { CoordinatorClient } from "./membership.js";
+import { UNKNOWN_META } from "./pg-record.js";
 import { FileStore } from "./store/file-store.js";
 
 export interface OsdProcessOptions {
@@ -87,6 +88,11 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
       logger,
       clock,
       random,
+      damagedMeta: UNKNOWN_META,
+      onFail: (error) => {
+        logger.error({ error }, describeFatal(error));
+        finish(error);
+      },
     });
     undo.push(() => store.close());
 

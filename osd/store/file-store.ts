@@ -15,19 +15,22 @@ import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
 import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
-import { DssError } from "../../cluster/base/errors.js";
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
 import { digestOf, runsThatFit, spoil } from "./block-runs.js";
+import type { ByteReader } from "./bytes.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
   compareVersions,
   OpKind,
+  StructureDamage,
   type BlockRun,
   type ChunkStore,
   type CopyCheck,
   type Durable,
+  type IndexCheck,
   type LogEntry,
   type ObjectImage,
   type ObjectInfo,
@@ -40,27 +43,29 @@ import {
   type Version,
 } from "./chunk-store.js";
 import { DataFiles } from "./data-files.js";
+import { layOut, startOver } from "./folder.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
 import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
+import { IndexGuard } from "./index-guard.js";
 import { ObjectReader, type BlockRead } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
 import { Overlay } from "./overlay.js";
 import { PgState } from "./pg-state.js";
 import { BlockPlacer } from "./placement.js";
-import { loadIndex, verifyPlacement } from "./recovery.js";
+import { damagedNames, loadIndex, verifyPlacement, type IndexDamage } from "./recovery.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { SpaceGauge } from "./space.js";
 import {
   checkOwner,
-  newSuperblock,
   readSuperblock,
   writeSuperblock,
   type Superblock,
 } from "./superblock.js";
 import { checkTransaction } from "./transaction-check.js";
 import { recoverWal, type ReplayGroup } from "./wal-recovery.js";
-import { SALT_BYTES, Wal, type WalGroup } from "./wal.js";
+import { WatchedIndex } from "./watched-index.js";
+import { Wal, type WalGroup } from "./wal.js";
 
 export interface FileStoreConfig {
   osdId: OsdId;
@@ -70,6 +75,22 @@ export interface FileStoreConfig {
   logger: Logger;
   clock: Clock;
   random: RandomSource;
+  /**
+   * What a PG's meta becomes when part of the PG is lost: that all its objects must be compared
+   * with the other copies. Without it damage of the structure keeps the store shut.
+   */
+  damagedMeta?: Buffer;
+  /** The store has failed: the process that has it is to end. */
+  onFail?: (error: Error) => void;
+}
+
+type LoadedIndex = ReturnType<typeof loadIndex> & { allocator: BlockAllocator };
+interface StoreParts {
+  index: OrderedStore;
+  allocator: BlockAllocator;
+  files: DataFiles;
+  space: SpaceGauge;
+  lock: { release(): Promise<void> };
 }
 
 /** Buffers of answered reads that are kept for the next ones. */
@@ -78,25 +99,19 @@ const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
 
-function formatUuid(bytes: Buffer): string {
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString("hex");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
-}
-
 export class FileStore implements ChunkStore {
   readonly uuid: string;
   private readonly pgs = new Map<PgId, PgState>();
   private readonly overlay = new Overlay();
-  private readonly allocator = new BlockAllocator();
-  private readonly quarantine = new Quarantine(this.allocator);
+  private readonly index: OrderedStore;
+  private readonly allocator: BlockAllocator;
+  private readonly quarantine: Quarantine;
+  private readonly files: DataFiles;
+  private readonly space: SpaceGauge;
+  private readonly lock: { release(): Promise<void> };
+  private readonly guard: IndexGuard;
+  private readonly damage: StructureDamage[] = [];
+  private damageListener: ((damage: StructureDamage) => void) | undefined;
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
   private readonly readPool = new BufferPool(READ_POOL_BYTES);
@@ -107,17 +122,22 @@ export class FileStore implements ChunkStore {
   private dead: Error | undefined;
   private closing = false;
   private applies = 0;
+  private indexErrors = 0;
 
   private constructor(
     private readonly disk: Disk,
-    private readonly superblock: Superblock,
+    private superblock: Superblock,
     private readonly options: Readonly<StoreOptions>,
     private readonly config: FileStoreConfig,
-    private readonly index: OrderedStore,
-    private readonly files: DataFiles,
-    private readonly space: SpaceGauge,
-    private readonly lock: { release(): Promise<void> },
+    parts: StoreParts,
   ) {
+    const { index, allocator, files, space, lock } = parts;
+    this.index = index;
+    this.allocator = allocator;
+    this.quarantine = new Quarantine(allocator);
+    this.files = files;
+    this.space = space;
+    this.lock = lock;
     this.uuid = superblock.uuid;
     this.cache = new LRUCache<ObjectState, true>({
       // What does not fit is not kept (see `remember`), so any size is right; 0 would mean no
@@ -155,6 +175,16 @@ export class FileStore implements ChunkStore {
         highWater: () => this.allocator.highWater,
       },
     );
+    this.guard = new IndexGuard(index, this.checkpointer, {
+      pin: (pg, name) => void this.change(pg, name),
+      touchPg: (pg) => this.touchPg(pg),
+      recount: (pg, objects, blocks) => {
+        this.objectTotal += objects - pg.objectCount;
+        this.placer.used += blocks - pg.blocks;
+        pg.objectCount = objects;
+        pg.blocks = blocks;
+      },
+    });
   }
 
   /** Makes an empty folder a store. Fails with Conflict when it is not empty, Busy when in use. */
@@ -166,48 +196,23 @@ export class FileStore implements ChunkStore {
           hint: "choose an empty folder",
         });
       }
-      await FileStore.lay(disk, config);
+      await layOut(disk, config);
     } finally {
       await lock.release();
     }
   }
 
-  private static async lay(disk: Disk, config: FileStoreConfig): Promise<Superblock> {
-    const options = storeOptions(config.options);
-    const salt = config.random.bytes(SALT_BYTES);
-    await DataFiles.format(disk);
-    await Wal.format(disk, {
-      segments: options.walSegments,
-      segmentBytes: options.walSegmentBytes,
-      salt,
-    });
-    await disk.makeDirectory("index");
-    await SpaceGauge.format(disk, options.reserveBytes);
-    await disk.syncDirectory(".");
-    const superblock = newSuperblock({
-      osd: config.osdId,
-      uuid: formatUuid(config.random.bytes(16)),
-      cluster: config.clusterId ?? "",
-      walSalt: salt.toString("hex"),
-      walSegments: options.walSegments,
-      walSegmentBytes: options.walSegmentBytes,
-      dataFileBytes: options.dataFileBytes,
-    });
-    await writeSuperblock(disk, superblock);
-    config.logger.info({ osd: config.osdId, uuid: superblock.uuid }, "formatted a chunk store");
-    return superblock;
-  }
-
   /**
    * Opens the folder's store, formatting an empty folder, and recovers what a crash left. Fails
    * with Busy (in use), Conflict (another OSD's or cluster's, or no store), IncompatibleVersion,
-   * Corrupt (damage that would lose acknowledged writes) or Disk.
+   * Disk, or Corrupt: damage that would lose acknowledged writes, unless `damagedMeta` says how to
+   * mark the PGs that are to be compared with their other copies.
    */
   static async open(disk: Disk, config: FileStoreConfig): Promise<FileStore> {
     const lock = await disk.lock("lock");
-    let index: OrderedStore | undefined;
+    let index: WatchedIndex | undefined;
     try {
-      let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      let superblock = (await readSuperblock(disk)) ?? (await layOut(disk, config));
       // A process that was killed may have left names that only the page cache knows.
       await disk.syncDirectory(".");
       checkOwner(superblock, config.osdId, config.clusterId);
@@ -222,12 +227,31 @@ export class FileStore implements ChunkStore {
         walSegmentBytes,
         dataFileBytes,
       });
-      index = await disk.openStore("index");
+      if (superblock.mayLackPgs && !config.damagedMeta) {
+        throw new DssError("Corrupt", "the store has lost part of its index");
+      }
+      let loaded: LoadedIndex | undefined;
+      for (let attempt = 1; loaded === undefined; attempt++) {
+        try {
+          index = new WatchedIndex(await disk.openStore("index"));
+          const allocator = new BlockAllocator();
+          loaded = { allocator, ...loadIndex(index, allocator, config.damagedMeta !== undefined) };
+        } catch (error) {
+          if (!isDssError(error, "Corrupt") || !config.damagedMeta || attempt > 1) throw error;
+          config.logger.error({ error: describeError(error) }, "the index cannot be read");
+          await index?.close();
+          index = undefined;
+          superblock = await startOver(disk, superblock, config);
+        }
+      }
       const files = new DataFiles(disk, dataFileBytes);
       await files.open();
       const space = await SpaceGauge.open(disk, options);
-      const store = new FileStore(disk, superblock, options, config, index, files, space, lock);
-      await store.recover();
+      const watched = index!;
+      const parts = { index: watched, allocator: loaded.allocator, files, space, lock };
+      const store = new FileStore(disk, superblock, options, config, parts);
+      watched.onBroken = (error) => store.fail(error);
+      await store.recover(loaded);
       return store;
     } catch (error) {
       await index?.close();
@@ -236,11 +260,16 @@ export class FileStore implements ChunkStore {
     }
   }
 
-  private async recover(): Promise<void> {
+  private async recover(loaded: LoadedIndex): Promise<void> {
     const { superblock, config } = this;
-    const loaded = loadIndex(this.index, this.allocator);
+    const { damage } = loaded;
+    const lostObjects = new Set(damage.pgs.keys());
+    for (const key of damage.keys) this.checkpointer.addDelete(key);
+    for (const pg of loaded.pgs) for (const name of damagedNames(damage, pg.id)) pg.voided.add(name);
+    let isSuspect = superblock.mayLackPgs === true || damage.keys.length > 0;
     for (const pg of loaded.pgs) {
       this.pgs.set(pg.id, pg);
+      this.watchLog(pg);
       this.placer.used += pg.blocks;
       this.objectTotal += pg.objectCount;
     }
@@ -256,9 +285,33 @@ export class FileStore implements ChunkStore {
     for (const file of files) await file.sync();
     const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
-      apply: (group) => this.replay(group),
+      apply: (group) => {
+        try {
+          this.replay(group, isSuspect || damage.pgs.size > 0);
+        } catch (error) {
+          if (!isDssError(error, "Corrupt") || !config.damagedMeta) throw error;
+          isSuspect = true;
+          for (const id of this.pgs.keys()) {
+            damage.pgs.set(id, error.message);
+            lostObjects.add(id);
+          }
+          return false;
+        }
+        return true;
+      },
+      ...(config.damagedMeta && {
+        onDamage: (what: string) => {
+          isSuspect = true;
+          for (const id of this.pgs.keys()) if (!damage.pgs.has(id)) damage.pgs.set(id, what);
+        },
+      }),
       logger: config.logger,
     });
+    if (superblock.mayLackPgs) {
+      for (const id of this.pgs.keys()) damage.pgs.set(id, "the store has lost an index before");
+    }
+    const isDamaged = isSuspect || damage.pgs.size > 0;
+    if (isDamaged) await this.declareDamage(damage, lostObjects);
     this.wal = new Wal(
       files,
       geometry,
@@ -274,7 +327,7 @@ export class FileStore implements ChunkStore {
       },
     );
     this.checkpointer.start(this.wal);
-    if (found.groups > 0 || found.cut) {
+    if (found.groups > 0 || found.cut || isDamaged) {
       config.logger.info(
         { groups: found.groups, tornTail: found.cut },
         "replayed the write-ahead log",
@@ -288,6 +341,78 @@ export class FileStore implements ChunkStore {
     await this.space.refresh(this.allocator.highWater);
   }
 
+  /** What opening has found of damage becomes durable with the checkpoint that follows. */
+  private async declareDamage(
+    damage: IndexDamage,
+    lostObjects: ReadonlySet<PgId>,
+  ): Promise<void> {
+    // Before anything else: which PGs are gone without a trace is for the cluster to find out.
+    this.superblock = { ...this.superblock, mayLackPgs: true };
+    await writeSuperblock(this.disk, this.superblock);
+    for (const [id, what] of damage.pgs) {
+      const pg = this.pgs.get(id);
+      if (!pg) continue;
+      // What the log has made of objects that the index had lost is not what they should be.
+      if (lostObjects.has(id)) {
+        for (const object of [...pg.objects.values()]) if (object.dirty) this.erase(object, 0);
+      }
+      pg.meta = Buffer.from(this.config.damagedMeta!);
+      this.touchPg(pg);
+      this.damage.push(new StructureDamage(id, what));
+    }
+    this.quarantine.release(Infinity);
+    const fields = { pgs: damage.pgs.size, entries: damage.keys.length };
+    this.config.logger.error(fields, "the store's index or log is damaged; objects are compared");
+  }
+
+  get mayLackPgs(): boolean {
+    return this.superblock.mayLackPgs === true;
+  }
+  async lackNoted(): Promise<void> {
+    const { mayLackPgs: _, ...superblock } = this.superblock;
+    await writeSuperblock(this.disk, superblock);
+    this.superblock = superblock;
+  }
+
+  onDamage(listener: (damage: StructureDamage) => void): void {
+    this.damageListener = listener;
+    for (const damage of this.damage.splice(0)) listener(damage);
+  }
+
+  verifyIndex(id: PgId): IndexCheck {
+    this.assertUsable();
+    const found = this.guard.verify(this.pg(id));
+    if (found.damaged > 0) this.indexErrors += found.damaged;
+    if (found.lost) this.lose(this.pg(id), "entries do not match what was written", false);
+    return found;
+  }
+
+  /**
+   * Something of the PG is gone from the index. It is looked through at once, so that whatever is
+   * gone with it is gone for good, and the PG is marked in the same turn. Returns what to throw.
+   */
+  private lose(pg: PgState, what: string, mustVerify = true): StructureDamage {
+    const damage = new StructureDamage(pg.id, what);
+    const { damagedMeta, logger } = this.config;
+    const isOpen = this.wal !== undefined && !this.dead && !this.closing;
+    if (!damagedMeta || !isOpen) return damage;
+    if (mustVerify) this.indexErrors += this.guard.verify(pg).damaged;
+    logger.error({ pg: formatPg(pg.id), what }, "the index is damaged; objects are compared");
+    this.setPgMeta(pg.id, damagedMeta, noop);
+    this.checkpointer.request(); // A crash before it would find the same again.
+    if (this.damageListener) this.damageListener(damage);
+    else this.damage.push(damage);
+    return damage;
+  }
+
+  private watchLog(pg: PgState): void {
+    pg.onLogDamage = (what) => {
+      this.indexErrors++;
+      this.config.logger.error({ pg: formatPg(pg.id), what }, "part of a PG's log is given up");
+      this.touchPg(pg);
+    };
+  }
+
   // ── Life and death ─────────────────────────────────────────────────────────────────────────
 
   private fail(error: unknown): void {
@@ -298,7 +423,8 @@ export class FileStore implements ChunkStore {
         : new DssError("Disk", "the chunk store failed", { cause: error });
     this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
     this.checkpointer.stop();
-    for (const done of this.wal.kill()) done(this.dead);
+    for (const done of this.wal?.kill() ?? []) done(this.dead);
+    this.config.onFail?.(this.dead);
   }
 
   private assertUsable(): void {
@@ -345,10 +471,21 @@ export class FileStore implements ChunkStore {
     }
     if (pg.fresh) return undefined;
     const key = objectKey(pg.id, name);
-    const value = this.index.get(key);
-    if (!value) return undefined;
+    const value = pg.voided.has(name) ? undefined : this.index.get(key);
+    if (!value) {
+      // A miss is believed only if nothing else knows of the object.
+      if (!pg.names.has(PgState.hashOf(name))) return undefined;
+      throw this.lose(pg, `object ${name} is gone`);
+    }
     const object = new ObjectState(pg, name);
-    object.decode(openValue(key, value, () => `object ${name} of PG ${formatPg(pg.id)}`));
+    let from: ByteReader;
+    try {
+      from = openValue(key, value, () => `object ${name} of PG ${formatPg(pg.id)}`);
+    } catch (error) {
+      if (!isDssError(error, "Corrupt")) throw error;
+      throw this.lose(pg, error.message);
+    }
+    object.decode(from);
     this.remember(object);
     return object;
   }
@@ -371,7 +508,7 @@ export class FileStore implements ChunkStore {
    * The state to be changed now: pinned, and already serialised if a checkpoint wants it as it was.
    */
   private change(pg: PgState, name: string): ObjectState {
-    let object = this.load(pg, name);
+    let object = this.loadIfSound(pg, name);
     if (!object) {
       assert(Buffer.byteLength(name) <= NAME_BYTES_MAX, "an object's name is too long");
       object = new ObjectState(pg, name);
@@ -386,9 +523,20 @@ export class FileStore implements ChunkStore {
     return object;
   }
 
+  /** What is damaged counts as gone: the caller puts something whole in its place. */
+  private loadIfSound(pg: PgState, name: string): ObjectState | undefined {
+    try {
+      return this.load(pg, name);
+    } catch (error) {
+      if (error instanceof StructureDamage && this.config.damagedMeta) return undefined;
+      throw error;
+    }
+  }
+
   private create(object: ObjectState): void {
     if (object.exists) return;
     object.exists = true;
+    object.pg.names.add(PgState.hashOf(object.name));
     object.size = 0;
     object.pg.objectCount++;
     this.objectTotal++;
@@ -397,6 +545,7 @@ export class FileStore implements ChunkStore {
   /** A checkpoint has carried the state into the index. */
   private clean(object: ObjectState): void {
     if (object.dirty || object.pg.objects.get(object.name) !== object) return;
+    object.pg.voided.delete(object.name);
     if (object.exists) this.remember(object);
     else object.pg.objects.delete(object.name);
   }
@@ -420,6 +569,7 @@ export class FileStore implements ChunkStore {
     checkTransaction(t);
     const pg = this.pg(t.pg);
     const { version, kind, object, client, sequence, size } = t;
+    this.load(pg, object); // Damage is met before anything has changed.
     const entry: LogEntry = { version, kind, object, client, sequence, size };
     const group = this.wal.gather();
     this.applies++;
@@ -480,6 +630,7 @@ export class FileStore implements ChunkStore {
     this.placer.drop(object, 0, Infinity, order);
     object.exists = false;
     object.size = 0;
+    object.pg.names.delete(PgState.hashOf(object.name));
     object.pg.objectCount--;
     this.objectTotal--;
   }
@@ -535,7 +686,7 @@ export class FileStore implements ChunkStore {
     this.assertUsable();
     const pg = this.pg(id);
     const group = this.wal.gather();
-    if (this.load(pg, name)?.exists) this.erase(this.change(pg, name), group.order);
+    if (this.loadIfSound(pg, name)?.exists) this.erase(this.change(pg, name), group.order);
     this.touchPg(pg);
     this.append(group, { type: RecordType.discard, pg: id, object: name }, done);
   }
@@ -556,6 +707,7 @@ export class FileStore implements ChunkStore {
   private addPg(id: PgId, meta: Buffer): void {
     const pg = new PgState(id, this.index);
     pg.meta = Buffer.from(meta);
+    this.watchLog(pg);
     this.pgs.set(id, pg);
     this.touchPg(pg);
   }
@@ -571,7 +723,7 @@ export class FileStore implements ChunkStore {
     const pg = this.pgs.get(id);
     if (!pg) return;
     for (const name of this.names(pg)) {
-      const object = this.load(pg, name);
+      const object = this.loadIfSound(pg, name);
       if (object?.exists) this.erase(this.change(pg, name), order);
     }
     for (const object of pg.objects.values()) this.cache.delete(object);
@@ -643,8 +795,15 @@ export class FileStore implements ChunkStore {
 
   // ── Replay ─────────────────────────────────────────────────────────────────────────────────
 
-  private replay(group: ReplayGroup): void {
-    for (const { record, data } of group.records) this.replayRecord(record, data);
+  /** `isSuspect`: the index has lost something, perhaps PGs that the log is about. */
+  private replay(group: ReplayGroup, isSuspect: boolean): void {
+    for (const { record, data } of group.records) {
+      const isKnown =
+        record.type === RecordType.forgetClient ||
+        record.type === RecordType.createPg ||
+        this.pgs.has(record.pg);
+      if (isKnown || !isSuspect) this.replayRecord(record, data);
+    }
     // Nothing is in flight during recovery: what a record freed, a later one may have taken.
     this.quarantine.release(Infinity);
   }
@@ -893,6 +1052,7 @@ export class FileStore implements ChunkStore {
     const { used, size } = this.wal.fill;
     return {
       applies: this.applies,
+      damagedIndexEntries: this.indexErrors,
       ...this.placer.counters,
       ...this.wal.counters,
       ...this.reader.counters,
