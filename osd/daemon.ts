@@ -276,8 +276,9 @@ export class OsdDaemon implements PgHost {
   }
 
   /**
-   * The store may have lost PGs without a trace. This OSD had those of whose in-sync set it is: they
-   * are made anew, as PGs of which everything is lacking, so that nobody takes them for empty ones.
+   * The store may have lost PGs without a trace. This OSD had those of whose in-sync set it is:
+   * they are made anew, as PGs of which everything is lacking, so that nobody takes them for empty
+   * ones.
    */
   private noteLackingPgs(map: ClusterMap): void {
     this.structureDamageMs = this.clock.now();

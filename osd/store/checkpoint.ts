@@ -17,7 +17,15 @@ import type { Clock, OrderedStore, Timer } from "../../cluster/platform/ports.js
 import { ByteWriter } from "./bytes.js";
 import type { DataFiles } from "./data-files.js";
 import type { Quarantine } from "./extent-map.js";
-import { everythingOf, objectKey, pgKey, retryKey, sealValue, STATE_COPY_KEY, STATE_KEY } from "./index-format.js";
+import {
+  everythingOf,
+  objectKey,
+  pgKey,
+  retryKey,
+  sealValue,
+  STATE_COPY_KEY,
+  STATE_KEY,
+} from "./index-format.js";
 import type { ObjectState } from "./object-state.js";
 import type { StoreOptions } from "./options.js";
 import type { Overlay, OverlayEntry } from "./overlay.js";

@@ -265,7 +265,9 @@ export class FileStore implements ChunkStore {
     const { damage } = loaded;
     const lostObjects = new Set(damage.pgs.keys());
     for (const key of damage.keys) this.checkpointer.addDelete(key);
-    for (const pg of loaded.pgs) for (const name of damagedNames(damage, pg.id)) pg.voided.add(name);
+    for (const pg of loaded.pgs) {
+      for (const name of damagedNames(damage, pg.id)) pg.voided.add(name);
+    }
     let isSuspect = superblock.mayLackPgs === true || damage.keys.length > 0;
     for (const pg of loaded.pgs) {
       this.pgs.set(pg.id, pg);

@@ -1,4 +1,4 @@
-/** The index, with an eye on failures of the database itself: after one nothing is to be believed. */
+/** The index, with an eye on failures of the database itself: after one nothing is believed. */
 import { isDssError } from "../../cluster/base/errors.js";
 import type { OrderedStore, StoreBatch } from "../../cluster/platform/ports.js";
 
