@@ -13,13 +13,12 @@
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
-import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
-import { digestOf, runsThatFit, spoil } from "./block-runs.js";
+import { runsThatFit } from "./block-runs.js";
 import type { ByteReader } from "./bytes.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
@@ -37,7 +36,6 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
-  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
@@ -45,15 +43,17 @@ import {
 import { DataFiles } from "./data-files.js";
 import { layOut, startOver } from "./folder.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
-import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
+import { NAME_BYTES_MAX, objectKey, openValue } from "./index-format.js";
 import { IndexGuard } from "./index-guard.js";
-import { ObjectReader, type BlockRead } from "./object-reader.js";
+import { ObjectReader } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
+import { ObjectViews } from "./object-views.js";
 import { Overlay } from "./overlay.js";
 import { PgState } from "./pg-state.js";
 import { BlockPlacer } from "./placement.js";
 import { damagedNames, loadIndex, verifyPlacement, type IndexDamage } from "./recovery.js";
+import { Replayer, type ReplayTarget } from "./replay.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { SpaceGauge } from "./space.js";
 import {
@@ -63,7 +63,7 @@ import {
   type Superblock,
 } from "./superblock.js";
 import { checkTransaction } from "./transaction-check.js";
-import { recoverWal, type ReplayGroup } from "./wal-recovery.js";
+import { recoverWal } from "./wal-recovery.js";
 import { WatchedIndex } from "./watched-index.js";
 import { Wal, type WalGroup } from "./wal.js";
 
@@ -93,8 +93,6 @@ interface StoreParts {
   lock: { release(): Promise<void> };
 }
 
-/** Buffers of answered reads that are kept for the next ones. */
-const READ_POOL_BYTES = 16 * 1024 * 1024;
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
@@ -110,11 +108,12 @@ export class FileStore implements ChunkStore {
   private readonly space: SpaceGauge;
   private readonly lock: { release(): Promise<void> };
   private readonly guard: IndexGuard;
+  private readonly views: ObjectViews;
+  private readonly replayer: Replayer;
   private readonly damage: StructureDamage[] = [];
   private damageListener: ((damage: StructureDamage) => void) | undefined;
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
-  private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
@@ -175,6 +174,15 @@ export class FileStore implements ChunkStore {
         highWater: () => this.allocator.highWater,
       },
     );
+    const load = (pg: PgState, name: string): ObjectState | undefined => this.load(pg, name);
+    const host = {
+      pgs: this.pgs,
+      load,
+      find: (id: PgId, name: string) => this.find(id, name),
+      assertAlive: () => this.assertAlive(),
+    };
+    this.views = new ObjectViews(host, this.reader, index);
+    this.replayer = new Replayer(this.replayTarget(), this.placer, this.quarantine);
     this.guard = new IndexGuard(index, this.checkpointer, {
       pin: (pg, name) => void this.change(pg, name),
       touchPg: (pg) => this.touchPg(pg),
@@ -289,7 +297,7 @@ export class FileStore implements ChunkStore {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
       apply: (group) => {
         try {
-          this.replay(group, isSuspect || damage.pgs.size > 0);
+          this.replayer.replay(group, isSuspect || damage.pgs.size > 0);
         } catch (error) {
           if (!isDssError(error, "Corrupt") || !config.damagedMeta) throw error;
           isSuspect = true;
@@ -415,6 +423,24 @@ export class FileStore implements ChunkStore {
     };
   }
 
+  private replayTarget(): ReplayTarget {
+    return {
+      pgs: this.pgs,
+      pg: (id) => this.pg(id),
+      load: (pg, name) => this.load(pg, name),
+      change: (pg, name) => this.change(pg, name),
+      create: (object) => this.create(object),
+      erase: (object, order) => this.erase(object, order),
+      settle: (object, t, dataEnd, order) => this.settle(object, t, dataEnd, order),
+      logEntry: (pg, entry, floor) => this.logEntry(pg, entry, floor),
+      rewrite: (pg, common, entries) => this.rewrite(pg, common, entries),
+      addPg: (id, meta) => this.addPg(id, meta),
+      dropPg: (id, order) => this.dropPg(id, order),
+      touchPg: (pg) => this.touchPg(pg),
+      forget: (client) => this.forget(client),
+    };
+  }
+
   // ── Life and death ─────────────────────────────────────────────────────────────────────────
 
   private fail(error: unknown): void {
@@ -429,6 +455,9 @@ export class FileStore implements ChunkStore {
     this.config.onFail?.(this.dead);
   }
 
+  private assertAlive(): void {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+  }
   private assertUsable(): void {
     assert(!this.dead, `the chunk store has failed: ${this.dead?.message}`);
     assert(!this.closing, "the chunk store is closed");
@@ -724,7 +753,7 @@ export class FileStore implements ChunkStore {
   private dropPg(id: PgId, order: number): void {
     const pg = this.pgs.get(id);
     if (!pg) return;
-    for (const name of this.names(pg)) {
+    for (const name of this.views.names(pg)) {
       const object = this.loadIfSound(pg, name);
       if (object?.exists) this.erase(this.change(pg, name), order);
     }
@@ -795,86 +824,6 @@ export class FileStore implements ChunkStore {
     for (const pg of this.pgs.values()) if (pg.retries.forget(client)) this.touchPg(pg);
   }
 
-  // ── Replay ─────────────────────────────────────────────────────────────────────────────────
-
-  /** `isSuspect`: the index has lost something, perhaps PGs that the log is about. */
-  private replay(group: ReplayGroup, isSuspect: boolean): void {
-    for (const { record, data } of group.records) {
-      const isKnown =
-        record.type === RecordType.forgetClient ||
-        record.type === RecordType.createPg ||
-        this.pgs.has(record.pg);
-      if (isKnown || !isSuspect) this.replayRecord(record, data);
-    }
-    // Nothing is in flight during recovery: what a record freed, a later one may have taken.
-    this.quarantine.release(Infinity);
-  }
-
-  private replayRecord(record: WalRecord, data: Buffer): void {
-    if (record.type === RecordType.forgetClient) return this.forget(record.client);
-    if (record.type === RecordType.createPg) {
-      if (!this.pgs.has(record.pg)) this.addPg(record.pg, record.meta);
-      return;
-    }
-    if (record.type === RecordType.removePg) return this.dropPg(record.pg, 0);
-    const pg = this.pg(record.pg);
-    this.touchPg(pg);
-    switch (record.type) {
-      case RecordType.apply: {
-        const { entry, placement } = record;
-        this.logEntry(pg, entry, record.floor);
-        if (entry.kind === OpKind.remove && !this.load(pg, entry.object)?.exists) return;
-        const object = this.change(pg, entry.object);
-        if (entry.kind !== OpKind.remove) this.create(object);
-        this.placer.replay(object, placement, data);
-        this.settle(
-          object,
-          { ...record, ...entry },
-          record.offset / BLOCK_SIZE + placement.sums.length,
-          0,
-        );
-        return;
-      }
-      case RecordType.install: {
-        const object = this.change(pg, record.object);
-        this.placer.drop(object, 0, Infinity, 0);
-        this.create(object);
-        this.replayPlacements(object, record.placements, data);
-        Object.assign(object, record.fields);
-        object.setSpoiled(record.spoiled);
-        return;
-      }
-      case RecordType.repair:
-        // Without the object there is nothing to repair: damage has taken it meanwhile.
-        if (!this.load(pg, record.object)?.exists) return;
-        this.replayPlacements(this.change(pg, record.object), record.placements, data);
-        return;
-      case RecordType.discard:
-        if (this.load(pg, record.object)?.exists) this.erase(this.change(pg, record.object), 0);
-        return;
-      case RecordType.setPgMeta:
-        pg.meta = record.meta;
-        return;
-      case RecordType.rewriteLog:
-        return this.rewrite(pg, record.common, record.entries);
-      case RecordType.mergeRetries:
-        return pg.retries.merge(record.records);
-    }
-  }
-
-  private replayPlacements(
-    object: ObjectState,
-    placements: readonly Placement[],
-    data: Buffer,
-  ): void {
-    let at = 0;
-    for (const placement of placements) {
-      const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
-      this.placer.replay(object, placement, data.subarray(at, at + bytes));
-      at += bytes;
-    }
-  }
-
   // ── Reading ────────────────────────────────────────────────────────────────────────────────
 
   listPgs(): PgId[] {
@@ -894,142 +843,28 @@ export class FileStore implements ChunkStore {
     return this.find(id, name)?.info();
   }
 
-  async read(
-    id: PgId,
-    name: string,
-    offset: number,
-    length: number,
-  ): Promise<ObjectRead | undefined> {
-    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    const { readPool } = this;
-    const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
-      () => this.find(id, name),
-      (object) => {
-        const first = Math.floor(offset / BLOCK_SIZE);
-        const end = Math.min(
-          Math.ceil((offset + length) / BLOCK_SIZE),
-          Math.ceil(object.size / BLOCK_SIZE),
-        );
-        return { first, count: Math.max(0, end - first) };
-      },
-      { pool: readPool },
-    );
-    if (read !== undefined && read.lent.length > 0) {
-      read.recycle = () => {
-        for (const buffer of read.lent) readPool.give(buffer);
-      };
-    }
-    return read;
+  read(id: PgId, name: string, offset: number, length: number): Promise<ObjectRead | undefined> {
+    return this.views.read(id, name, offset, length);
   }
-
-  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
-    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    const found = await this.reader.read(
-      () => this.find(id, name),
-      (object) => ({ first: 0, count: object.extent }),
-      { tolerant: tolerated },
-    );
-    if (!found) return undefined;
-    const spoiled: SpoiledBlock[] = [];
-    const extents = found.pieces.map(({ first, count, buffer }) => {
-      const sums = found.sums.slice(first, first + count);
-      const run = { offset: first * BLOCK_SIZE, data: buffer, sums };
-      if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
-      return run;
-    });
-    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
+  image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
+    return this.views.image(id, name, tolerated);
   }
-
-  async check(
-    id: PgId,
-    name: string,
-    offset: number,
-    length: number,
-  ): Promise<CopyCheck | undefined> {
-    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    const from = Math.floor(offset / BLOCK_SIZE);
-    const found = await this.reader.read(
-      () => this.find(id, name),
-      (object) => {
-        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
-        return { first: from, count: Math.max(0, end - from) };
-      },
-      { tolerant: true },
-    );
-    if (!found) return undefined;
-    const bytes = found.pieces.reduce((sum, piece) => sum + piece.count * BLOCK_SIZE, 0);
-    const bad = found.bad.map((at) => ({
-      offset: at * BLOCK_SIZE,
-      sum: found.sums[at - found.first]!,
-    }));
-    return { info: found.info, bytes, bad };
+  check(id: PgId, name: string, offset: number, length: number): Promise<CopyCheck | undefined> {
+    return this.views.check(id, name, offset, length);
   }
-
   digest(id: PgId, name: string): number | undefined {
-    const object = this.find(id, name);
-    if (!object) return undefined;
-    const blocks: { at: number; sum: number }[] = [];
-    for (let at = 0; at < object.extent; at++) {
-      if (object.blocks[at] !== 0) blocks.push({ at, sum: object.sums[at]! });
-    }
-    return digestOf(blocks);
+    return this.views.digest(id, name);
   }
-
   extents(
     id: PgId,
     name: string,
     offset: number,
     length: number,
   ): { offset: number; length: number }[] {
-    const object = this.find(id, name);
-    const out: { offset: number; length: number }[] = [];
-    if (!object) return out;
-    const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
-    for (let at = Math.floor(offset / BLOCK_SIZE); at < end; at++) {
-      if (object.blocks[at] === 0) continue;
-      const last = out.at(-1);
-      if (last && last.offset + last.length === at * BLOCK_SIZE) last.length += BLOCK_SIZE;
-      else out.push({ offset: at * BLOCK_SIZE, length: BLOCK_SIZE });
-    }
-    return out;
+    return this.views.extents(id, name, offset, length);
   }
-
-  /** Names after `after` in byte order: the index's, with what is pinned in memory over it. */
-  private *names(pg: PgState, after = ""): Generator<string> {
-    const pinned: { key: Buffer; name: string }[] = [];
-    for (const object of pg.objects.values()) {
-      if (!object.dirty && !object.frozen) continue;
-      pinned.push({ key: objectKey(pg.id, object.name), name: object.name });
-    }
-    pinned.sort((a, b) => a.key.compare(b.key));
-    const floor = objectKey(pg.id, after);
-    const range = objectsOf(pg.id);
-    const stored = pg.fresh
-      ? []
-      : this.index.range({ start: after === "" ? range.start : floor, end: range.end });
-    let next = 0;
-    const skip = (key: Buffer): boolean => after !== "" && key.compare(floor) <= 0;
-    for (const { key } of stored) {
-      if (skip(key)) continue;
-      for (; next < pinned.length && pinned[next]!.key.compare(key) < 0; next++) {
-        if (!skip(pinned[next]!.key)) yield pinned[next]!.name;
-      }
-      if (next < pinned.length && pinned[next]!.key.equals(key)) next++;
-      yield nameOfKey(key);
-    }
-    for (; next < pinned.length; next++) if (!skip(pinned[next]!.key)) yield pinned[next]!.name;
-  }
-
   list(id: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[] {
-    const pg = this.pgs.get(id);
-    const out: { object: string; info: ObjectInfo }[] = [];
-    if (!pg) return out;
-    for (const name of this.names(pg, after)) {
-      if (out.length >= limit) break;
-      const object = this.load(pg, name);
-      if (object?.exists) out.push({ object: name, info: object.info() });
-    }
-    return out;
+    return this.views.list(id, after, limit);
   }
 
   log(id: PgId, after: Version, limit: number): LogEntry[] | undefined {
