@@ -12,7 +12,7 @@ import {
   type PgEntry,
   type PoolEntry,
 } from "../cluster/map/cluster-map.js";
-import { pgCondition } from "../cluster/map/health.js";
+import { isInactive, pgCondition } from "../cluster/map/health.js";
 import { objectToPg, upSet } from "../cluster/map/placement.js";
 import type { OsdDigestReply } from "../osd/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
@@ -170,7 +170,7 @@ function rowOf(
   const report = figures.ofPrimary.get(pg);
   const damaged = [...(figures.damage.get(pg) ?? [])].map(([object, osds]) => ({ object, osds }));
   const condition = pgCondition(map, { entry, pool, index: pgIndex(pg) });
-  const isServing = condition !== "creating" && condition !== "inactive";
+  const isServing = !isInactive(condition);
   const activity = report?.state ?? "unknown";
   return {
     pg: formatPg(pg),
@@ -208,10 +208,12 @@ function describeScrub(scrub: PgFigures["scrub"]): string {
 function recoveryOf(report: PgFigures | undefined): string {
   const learners = report?.learners ?? [];
   if (learners.length === 0) return "";
-  return learners.some(({ phase }) => phase === "backfilling") ? "+backfilling" : "+recovering";
+  if (learners.every(({ tooFull }) => tooFull)) return "+backfill-waits";
+  return learners.some(({ backfill }) => backfill) ? "+backfilling" : "+recovering";
 }
 function describeLearner(learner: PgFigures["learners"][number]): string {
-  const { osd, phase, missing, missingBytes, compared } = learner;
+  const { osd, phase, missing, missingBytes, compared, tooFull } = learner;
+  if (tooFull) return `osd.${osd} is too full to take copies`;
   const left = missing > 0 ? `, ${missing} objects (${formatSize(missingBytes)}) to copy` : "";
   const seen = compared > 0 ? `, ${compared} objects compared` : "";
   return `osd.${osd} is ${phase}${left}${seen}`;

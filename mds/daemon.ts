@@ -14,7 +14,7 @@ import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
-import type { CoordinatorOptions } from "./core/coordinator.js";
+import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -41,6 +41,8 @@ export interface MdsDaemonOptions {
   coordinator: CoordinatorOptions;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
+  /** Of a cluster that has no map yet. */
+  ratios: FullRatios;
   /** A leader that is silent this long is challenged. */
   graceMs: number;
 }
@@ -219,7 +221,7 @@ export class MdsDaemon {
       { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
       {
         coordinator: options.coordinator,
-        initial: { clusterId: options.clusterId, pool: options.pool },
+        initial: { clusterId: options.clusterId, pool: options.pool, ratios: options.ratios },
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });

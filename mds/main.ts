@@ -174,6 +174,11 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           stripeUnit: config.pool.objectBytes,
           stripeCount: 1,
         },
+        ratios: {
+          nearFullRatio: config.osd.nearFullRatio,
+          fullRatio: config.osd.fullRatio,
+          backfillFullRatio: config.osd.backfillFullRatio,
+        },
         graceMs: config.cluster.leaderGraceMs,
       },
     );

@@ -34,6 +34,7 @@ import { upSet } from "../cluster/map/placement.js";
 import { faults } from "./core/faults.js";
 import { GrantBook } from "./core/leases.js";
 import { PROFILES } from "./core/work-shares.js";
+import { Fullness } from "./fullness.js";
 import { Heartbeats } from "./heartbeats.js";
 import { LearnerDriver } from "./learner.js";
 import { LeaseKeeper } from "./lease-keeper.js";
@@ -121,8 +122,6 @@ const SCRUB_DEFAULTS: ScrubOptions = {
 };
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
-/** The disk's usage is looked at this often at most. */
-const USAGE_MS = 200;
 const LIST_MAX = 10_000;
 
 interface GatedMessage {
@@ -140,6 +139,7 @@ export class OsdDaemon implements PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly fullness: Fullness;
   readonly repairer: Repairer;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
@@ -160,8 +160,6 @@ export class OsdDaemon implements PgHost {
   /** When damage of the index was met last. */
   private structureDamageMs = -Infinity;
   private lackNoted: Promise<void> | undefined;
-  private fullAt = -Infinity;
-  private isFull = false;
 
   constructor(private readonly options: OsdDaemonOptions) {
     this.id = options.id;
@@ -181,6 +179,7 @@ export class OsdDaemon implements PgHost {
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
+    this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
     this.scrubMember = new ScrubMember(this);
     this.scrubber = new Scrubber(this, {
@@ -193,7 +192,9 @@ export class OsdDaemon implements PgHost {
     const report = (osd: OsdId, incarnation: string): void => {
       this.membership.reportUnreachable(osd, incarnation);
     };
-    this.heartbeats = new Heartbeats({ id, clock, messenger, heartbeatMs, graceMs, map, report });
+    const level = this.fullness.report.bind(this.fullness);
+    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
+    this.heartbeats = new Heartbeats(heartbeats);
     this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
@@ -227,15 +228,6 @@ export class OsdDaemon implements PgHost {
   }
   upSet(pg: PgId): readonly OsdId[] {
     return upSet(this.options.maps.current(), pg);
-  }
-  full(): boolean {
-    const now = this.clock.now();
-    if (now - this.fullAt >= USAGE_MS) {
-      this.fullAt = now;
-      const { used, total } = this.store.usage();
-      this.isFull = used >= total * this.options.maps.current().fullRatio;
-    }
-    return this.isFull;
   }
   fatal(error: Error): void {
     this.options.onFatal(error);
@@ -412,7 +404,7 @@ export class OsdDaemon implements PgHost {
       this.fromOsd(request.sender);
       this.release(request);
     });
-    messenger.handle(PingOsd, (request) => request.reply({}));
+    messenger.handle(PingOsd, (request) => request.reply(this.fullness.own()));
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
@@ -607,6 +599,7 @@ export class OsdDaemon implements PgHost {
       used,
       total,
       objects,
+      refusing: this.fullness.refusing(),
       pgs: [...this.pgs.values()]
         .filter((pg) => map.pools.some((pool) => pool.id === poolOfPg(pg.id)))
         .map((pg) => {
@@ -626,7 +619,7 @@ export class OsdDaemon implements PgHost {
         }),
       recovery: {
         bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
-        objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now())),
+        objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
       counters: { ...this.counters, ...this.store.counters() },
       ...this.damageSeen(),

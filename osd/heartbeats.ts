@@ -1,14 +1,14 @@
 /**
  * Heartbeats between OSDs that share PGs (design §4 Failure detection): an OSD that refuses
  * connections, or is silent for the grace time, is reported to the coordinator, which looks for
- * itself. They matter where no write or read would notice.
+ * itself. They matter where no write or read would notice. The answers tell how full the OSD is.
  */
 import { DssError } from "../cluster/base/errors.js";
 import type { OsdId } from "../cluster/base/ids.js";
 import { allPgs, osdOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
-import { PingOsd } from "./proto.js";
+import { PingOsd, type OsdFillLevel } from "./proto.js";
 
 export interface HeartbeatOptions {
   id: OsdId;
@@ -18,6 +18,7 @@ export interface HeartbeatOptions {
   graceMs: number;
   map: () => ClusterMap;
   report: (osd: OsdId, incarnation: string) => void;
+  level: (osd: OsdId, level: OsdFillLevel) => void;
 }
 
 export class Heartbeats {
@@ -56,7 +57,10 @@ export class Heartbeats {
       .peer(entry.address)
       .call(PingOsd, {}, { deadlineMs: graceMs })
       .then(
-        () => this.waiting.delete(osd),
+        ({ message }) => {
+          this.waiting.delete(osd);
+          this.options.level(osd, message);
+        },
         (error: unknown) => {
           this.waiting.delete(osd);
           if (!(error instanceof DssError)) throw error;

@@ -74,6 +74,8 @@ interface Learner {
   missing: number;
   missingBytes: number;
   compared: number;
+  backfill: boolean;
+  tooFull: boolean;
   /** Objects that are expected to be copied, while `missing` does not tell yet. */
   expected: number;
 }
@@ -130,11 +132,14 @@ export class LearnerDriver {
     const bytesEach = objects > 0 ? info!.bytes / objects : 0;
     return [...learners.values()]
       .filter((learner) => learner.generation === pg.generation)
-      .map(({ osd, phase, missing, missingBytes, compared, expected }) => {
+      .map((learner) => {
+        const { osd, phase, missing, missingBytes, compared, expected } = learner;
+        const { backfill, tooFull } = learner;
         const unseen = Math.max(0, Math.min(expected, objects) - compared);
         const objectsLeft = missing + unseen;
         const bytesLeft = Math.round(missingBytes + unseen * bytesEach);
-        return { osd, phase, missing, missingBytes, compared, objectsLeft, bytesLeft };
+        const seen = { compared, backfill, objectsLeft, bytesLeft };
+        return { osd, phase, missing, missingBytes, ...seen, tooFull };
       });
   }
 
@@ -158,6 +163,8 @@ export class LearnerDriver {
       missing: 0,
       missingBytes: 0,
       compared: 0,
+      backfill: false,
+      tooFull: false,
       expected: 0,
     };
     this.run(learner).catch((error: unknown) => {
@@ -198,6 +205,12 @@ export class LearnerDriver {
     if (attempt.stream?.failure !== undefined) throw attempt.stream.failure;
     if (attempt.hasEnded) throw new Superseded();
   }
+  /** A disk that is too full takes no copies: the attempt ends, and the next one looks again. */
+  private checkRoom(learner: Learner): void {
+    const { pg, osd } = learner;
+    learner.tooFull = !this.host.fullness.mayTakeCopies(osd, isDegraded(this.map(), pg));
+    if (learner.tooFull) throw new DssError("NoSpace", `osd.${osd} is too full to take copies`);
+  }
   private enter(learner: Learner, phase: LearnerPhase): void {
     assert(legalPhase(learner.phase, phase), `learner: ${learner.phase} -> ${phase}`);
     learner.phase = phase;
@@ -218,7 +231,10 @@ export class LearnerDriver {
     const { learner } = attempt;
     const { pg } = learner;
     // What will have to be done is known (roughly) before its turn comes.
-    learner.expected = this.expectedOf(pg, await this.info(attempt));
+    const before = await this.info(attempt);
+    this.host.fullness.report(learner.osd, before.level);
+    this.checkRoom(learner);
+    learner.expected = this.expectedOf(pg, before);
     const free = await this.turns.take(1, isDegraded(this.map(), pg));
     try {
       const theirs = await this.learnerInfo(attempt, await this.info(attempt));
@@ -305,6 +321,7 @@ export class LearnerDriver {
     });
     this.enter(learner, "adopting");
     learner.compared = 0;
+    learner.backfill = cursor !== undefined;
     learner.expected = cursor === undefined ? 0 : store.pgInfo(pg.id)!.objects;
     if (cursor !== undefined && cursor !== "") {
       learner.compared = Math.min(learner.expected, theirs.objects);
@@ -330,6 +347,7 @@ export class LearnerDriver {
   private async copy(attempt: Attempt, missing: readonly string[]): Promise<void> {
     await inParallel(missing, COPIES_PER_PG, async (object) => {
       this.check(attempt);
+      this.checkRoom(attempt.learner);
       const bytes = this.bytesOf(attempt.learner, object);
       const free = await this.copyBytes.take(Math.max(bytes, COPY_BYTES_MIN));
       try {
@@ -366,7 +384,12 @@ export class LearnerDriver {
       const { interval } = pg.entry;
       const header = { pg: pg.id, interval, attempt: attempt.number, asOf, object };
       const { message, data, sums } = imageToWire(header, image);
-      await peer.call(PushObject, message, { deadlineMs: CALL_DEADLINE_MS, data, sums });
+      const answer = await peer.call(PushObject, message, {
+        deadlineMs: CALL_DEADLINE_MS,
+        data,
+        sums,
+      });
+      this.host.fullness.report(osd, answer.message);
       const bytes = image?.info.allocated ?? 0;
       learner.missing--;
       learner.missingBytes = Math.max(0, learner.missingBytes - bytes);

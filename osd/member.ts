@@ -15,6 +15,7 @@ import { readLogPage } from "./log-transfer.js";
 import { EMPTY_META, UNKNOWN_META } from "./pg-record.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import type {
+  OsdFillLevel,
   OsdPush,
   PgAdoptRequest,
   PgBackfillRequest,
@@ -64,7 +65,7 @@ export class MemberSide {
     });
   }
 
-  pushed(pg: PlacementGroup, request: Incoming<OsdPush, Record<never, never>>): void {
+  pushed(pg: PlacementGroup, request: Incoming<OsdPush, OsdFillLevel>): void {
     const { message } = request;
     pg.checkAttempt(message.attempt);
     const last = this.host.store.pgInfo(pg.id)?.last.seq ?? 0;
@@ -74,7 +75,7 @@ export class MemberSide {
     }
     const image = imageFromWire(message, request.data, request.sums);
     this.install(pg, message.object, image).then(
-      () => request.reply({}),
+      () => request.reply(this.host.fullness.own()),
       (error: unknown) => request.fail(error),
     );
   }
@@ -98,16 +99,16 @@ export class MemberSide {
 
   describe(pg: PlacementGroup, asking: number): PgInfoReply {
     const { ms, holder } = this.grants.remaining(pg.id, asking, this.host.clock.now());
-    const grants = { grantMs: ms, grantHolder: holder };
+    const now = { grantMs: ms, grantHolder: holder, level: this.host.fullness.own() };
     const info = this.host.store.pgInfo(pg.id);
     if (info === undefined) {
       const none = { last: VERSION_ZERO, logTail: VERSION_ZERO, base: VERSION_ZERO };
-      return { exists: false, ...none, objects: 0, missing: [], ...grants };
+      return { exists: false, ...none, objects: 0, missing: [], ...now };
     }
     const { last, logTail, objects } = info;
     const { missing, base, cursor } = pg.record;
     const has = { exists: true, last, logTail, objects };
-    const reply = { ...has, missing: [...missing], base, ...grants };
+    const reply = { ...has, missing: [...missing], base, ...now };
     return cursor === undefined ? reply : { ...reply, cursor };
   }
 

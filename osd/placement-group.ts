@@ -25,6 +25,7 @@ import {
   RepOp,
   WriteKind,
   type OsdExtentsReply,
+  type OsdFillLevel,
   type OsdRead,
   type OsdReadReply,
   type OsdRepOp,
@@ -33,6 +34,7 @@ import {
   type OsdWriteReply,
 } from "./proto.js";
 import type { Version } from "./core/version.js";
+import type { Fullness } from "./fullness.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
 import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
@@ -59,8 +61,6 @@ export interface PgHost {
   peer(osd: OsdId): Peer | undefined;
   /** The newest map's epoch, for errors that make a client fetch it. */
   epoch(): number;
-  /** True when objects may not grow any more (design §5 Full). */
-  full(): boolean;
   /** The store failed: the OSD must stop. */
   fatal(error: Error): void;
   count(counter: string, amount?: number): void;
@@ -73,6 +73,7 @@ export interface PgHost {
   /** A member's answer that takes longer is missing. */
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
+  readonly fullness: Fullness;
   readonly membership: Membership;
   readonly repairer: Repairer;
   /** Where the PG's copies belong, by the newest map. */
@@ -92,6 +93,8 @@ interface Served<Reply> {
 /** A client's change under way: from its lock to the last member's acknowledgement. */
 interface InFlight {
   requests: WriteRequest[];
+  /** Disk space that it may take. */
+  bytes: number;
 }
 /** One log entry that members have not all synced. */
 export interface Replicating {
@@ -208,7 +211,8 @@ export class PlacementGroup {
     for (const end of endings) end();
     const dropped = [...this.inFlight.values()];
     this.inFlight.clear();
-    for (const { requests } of dropped) {
+    for (const { requests, bytes } of dropped) {
+      this.host.fullness.finished(bytes);
       for (const request of requests) request.fail(this.stale());
     }
   }
@@ -442,11 +446,9 @@ export class PlacementGroup {
       request.reply({ interval: version.interval, seq: version.seq, size });
       return;
     }
-    if (message.kind === WriteKind.write && this.host.full()) {
-      throw new DssError("NoSpace", `osd.${this.host.id} is full`);
-    }
     const { start, end } = this.lockedRange(message);
-    this.inFlight.set(key, { requests: [request] });
+    const bytes = this.admit(message);
+    this.inFlight.set(key, { requests: [request], bytes });
     // The requests in flight are told by themselves when the interval ends.
     this.lock(message.object, start, end, false, undefined, (unlock) => {
       const { generation } = this;
@@ -456,6 +458,20 @@ export class PlacementGroup {
         this.finish(key, (waiting) => waiting.fail(passing(error)));
       });
     });
+  }
+
+  /** The space that the change may take. Throws NoSpace when a member has too little. */
+  private admit({ kind, offset, length }: OsdWrite): number {
+    if (kind !== WriteKind.write) return 0; // What frees space always may.
+    const { fullness } = this.host;
+    const bytes = blockCeil(offset + length) - blockFloor(offset);
+    const full = fullness.memberWithoutRoom(this.required, bytes);
+    if (full !== undefined) {
+      this.host.count("writesRefusedFull");
+      throw new DssError("NoSpace", `osd.${full} is full`);
+    }
+    fullness.admitted(bytes);
+    return bytes;
   }
 
   private lockedRange(message: OsdWrite): { start: number; end: number } {
@@ -477,6 +493,7 @@ export class PlacementGroup {
     const inFlight = this.inFlight.get(key);
     if (inFlight === undefined) return; // Dropped with its interval, and answered then.
     this.inFlight.delete(key);
+    this.host.fullness.finished(inFlight.bytes);
     for (const request of inFlight.requests) answer(request);
   }
 
@@ -570,7 +587,8 @@ export class PlacementGroup {
         sums: entry.sums,
       })
       .then(
-        () => {
+        (answer) => {
+          this.host.fullness.report(member, answer.message);
           if (generation !== this.generation) return;
           this.memberAnswered(member);
           this.acknowledged(member, entry.seq);
@@ -637,7 +655,7 @@ export class PlacementGroup {
 
   // ——— As a member ———
 
-  repOp(request: Incoming<OsdRepOp, Record<never, never>>): void {
+  repOp(request: Incoming<OsdRepOp, OsdFillLevel>): void {
     const { message } = request;
     const info = this.host.store.pgInfo(this.id);
     if (info === undefined) {
@@ -649,7 +667,7 @@ export class PlacementGroup {
       const text = `pg ${formatPg(this.id)}: entry ${message.seq} came, ${expected} is next`;
       throw new DssError("NotActive", text);
     }
-    const reply = (): void => request.reply({});
+    const reply = (): void => request.reply(this.host.fullness.own());
     if (message.seq < expected) {
       this.whenSynced(reply);
       return;

@@ -129,8 +129,15 @@ export const OsdRepOp = struct("OsdRepOp", {
 });
 export type OsdRepOp = Infer<typeof OsdRepOp>;
 const Empty = struct("Empty", {});
+/** How full the answering OSD is, in bytes; `total` is what objects may use in all. */
+export const OsdFillLevel = struct("OsdFillLevel", { used: u53, total: u53 });
+export type OsdFillLevel = Infer<typeof OsdFillLevel>;
 /** Answered when synced. */
-export const RepOp = defineCall(120, "RepOp", { request: OsdRepOp, reply: Empty, sums: "request" });
+export const RepOp = defineCall(120, "RepOp", {
+  request: OsdRepOp,
+  reply: OsdFillLevel,
+  sums: "request",
+});
 
 export interface WireVersion {
   interval: number;
@@ -178,6 +185,7 @@ export interface PgInfoReply {
    * from now.
    */
   grantMs: number;
+  level: OsdFillLevel;
   /** The OSD that it promised it to; -1: it does not know. */
   grantHolder: number;
 }
@@ -260,7 +268,7 @@ export const OsdPush = struct("OsdPush", {
 export type OsdPush = Infer<typeof OsdPush>;
 export const PushObject = defineCall(136, "PushObject", {
   request: OsdPush,
-  reply: Empty,
+  reply: OsdFillLevel,
   sums: "request",
 });
 /** The primary asks a member that has it for a whole object. */
@@ -350,7 +358,7 @@ export const GrantLease = defineCall(146, "GrantLease", {
 export const OsdRelease = struct("OsdRelease", { pg: u32, interval: u32 });
 export const ReleaseLease = defineCall(154, "ReleaseLease", { request: OsdRelease, reply: Empty });
 /** Heartbeat between OSDs that share PGs. */
-export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
+export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: OsdFillLevel });
 
 /**
  * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`,
@@ -381,6 +389,10 @@ export interface LearnerStatus {
   missingBytes: number;
   /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
   compared: number;
+  /** Everything is compared, because the logs do not tell what differs. */
+  backfill: boolean;
+  /** Its disk is too full to take copies: recovery waits. */
+  tooFull: boolean;
   /** What is still to be copied, estimated where it is not known yet. */
   objectsLeft: number;
   bytesLeft: number;
@@ -489,6 +501,8 @@ export interface OsdStatus {
   used: number;
   total: number;
   objects: number;
+  /** OSDs that have no room for writes that came here. */
+  refusing: number[];
   /** `reason` tells people why a PG is not active. */
   pgs: {
     pg: number;

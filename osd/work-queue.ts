@@ -79,7 +79,10 @@ export class WorkQueue {
     }
   }
 
-  /** Resolves when recovery or scrub may work on that many bytes, with what ends the turn. */
+  /**
+   * Resolves when recovery or scrub may work on that many bytes, with what ends the turn (to be
+   * called at least once).
+   */
   turn(work: Exclude<WorkClass, "client">, bytes: number): Promise<() => void> {
     const cost = COST_BASE + bytes;
     this.contended = true;
@@ -89,7 +92,11 @@ export class WorkQueue {
     return new Promise((resolve) => {
       const start = (): void => {
         const end = this.ender(work, cost);
+        let hasEnded = false;
         resolve(() => {
+          // Whoever ends it early ends it again in the end.
+          if (hasEnded) return;
+          hasEnded = true;
           end();
           this.backgroundEnded();
         });

@@ -163,11 +163,15 @@ export const OPTIONS = {
     ),
     nearFullRatio: ratio(
       { default: 0.85, min: 0.01, max: 0.99, simulate: [0.7, 0.9] },
-      "used part of the disk at which health warns",
+      "used part of the disk at which health warns (of a new cluster)",
     ),
     fullRatio: ratio(
       { default: 0.95, min: 0.02, max: 0.99, simulate: [0.92, 0.97] },
-      "used part of the disk at which writes are refused",
+      "used part of the disk at which writes are refused (of a new cluster)",
+    ),
+    backfillFullRatio: ratio(
+      { default: 0.97, min: 0.03, max: 0.99, simulate: [0.97, 0.98] },
+      "used part of the disk at which it takes no more copies of other disks' data (of a new cluster)",
     ),
     reserveBytes: bytes(
       { default: 64 * MiB, min: 4 * MiB, max: 64 * GiB, simulate: [4 * MiB, 32 * MiB] },
@@ -308,7 +312,7 @@ const toKebab = (name: string): string =>
 /** Every row, in the table's order. */
 export const ALL_OPTIONS: readonly NamedOption[] = Object.entries(OPTIONS).flatMap(
   ([section, rows]) =>
-    Object.entries(rows).map(([key, option]): NamedOption => {
+    Object.entries<Option>(rows).map(([key, option]): NamedOption => {
       const name = section === "cluster" ? key : `${section}.${key}`;
       const kebab = toKebab(name);
       return {

@@ -93,9 +93,10 @@ export interface ClusterMap {
   fences: readonly Fence[];
   /** Virtual nodes of an OSD of weight 1. */
   virtualNodes: number;
-  /** Fractions of a disk: warn, refuse writes. */
+  /** Fractions of a disk: warn, refuse writes, refuse copies of recovery. */
   nearFullRatio: number;
   fullRatio: number;
+  backfillFullRatio: number;
 }
 
 export function osdOf(map: ClusterMap, id: OsdId): OsdEntry | undefined {

@@ -40,6 +40,8 @@ export interface Answered<Reply> {
   data: Buffer;
   sums: Uint32Array;
   epoch: number;
+  /** `data` is not needed any more: its memory is used again. At most once; not necessary. */
+  recycle(): void;
 }
 
 /** One connection, usable from both ends. */

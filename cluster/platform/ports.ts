@@ -99,6 +99,10 @@ export interface DiskFile {
   /** Sets the size; growing makes a hole. */
   truncate(size: number): Promise<void>;
   size(): Promise<number>;
+  /** Bytes that the file takes on the disk: holes take none. */
+  allocated(): Promise<number>;
+  /** Gives the space of the range back to the file system: it reads as zeros. */
+  punch(position: number, length: number): Promise<void>;
   close(): Promise<void>;
 }
 

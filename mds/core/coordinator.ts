@@ -105,7 +105,10 @@ export interface InitialOptions {
   clusterId: string;
   pool: Omit<PoolEntry, "id">;
   virtualNodes?: number;
+  ratios?: FullRatios;
 }
+export type FullRatios = Pick<ClusterMap, "nearFullRatio" | "fullRatio" | "backfillFullRatio">;
+const RATIOS: FullRatios = { nearFullRatio: 0.85, fullRatio: 0.95, backfillFullRatio: 0.97 };
 
 /** Epoch 1: no OSDs, and the default pool (id 1) waiting for them. Errors: InvalidArgument. */
 export function initialMap(options: InitialOptions): ClusterMap {
@@ -121,8 +124,7 @@ export function initialMap(options: InitialOptions): ClusterMap {
     flags: [],
     fences: [],
     virtualNodes: options.virtualNodes ?? VIRTUAL_NODES_DEFAULT,
-    nearFullRatio: 0.85,
-    fullRatio: 0.95,
+    ...(options.ratios ?? RATIOS),
   };
 }
 
@@ -453,12 +455,11 @@ class Draft {
     );
     if (holding.length > 0) {
       const pools = holding.map((pool) => pool.name).join(", ");
-      throw new DssError("Busy", `osd.${id} still holds data of ${pools}`, {
-        hint: `move it away first: "dss osd drain ${id}"`,
-      });
+      const text = `osd.${id} still holds data of ${pools}: move it away with dss osd drain ${id}`;
+      throw new DssError("Busy", text);
     }
     if (osd.up) {
-      throw new DssError("Busy", `osd.${id} is running`, { hint: "stop its daemon first" });
+      throw new DssError("Busy", `osd.${id} is running: stop its daemon first`);
     }
     this.osds.delete(id);
     this.isChanged = true;

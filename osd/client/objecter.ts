@@ -109,7 +109,8 @@ export class Objecter implements ObjectAccess {
   ): Promise<ObjectContent> {
     await this.admit(length);
     try {
-      const { message, data } = await this.readCall(ReadObject, address, offset, length, options);
+      const answered = await this.readCall(ReadObject, address, offset, length, options);
+      const { message, data } = answered;
       const end = Math.min(offset + length, message.size);
       const from = offset - message.dataOffset;
       const wanted =
@@ -122,6 +123,7 @@ export class Objecter implements ObjectAccess {
         size: message.size,
         data: wanted,
         mtimeNs: message.mtimeNs,
+        recycle: () => answered.recycle(),
       };
     } finally {
       this.release(length);

@@ -32,6 +32,7 @@ import type { Overlay, OverlayEntry } from "./overlay.js";
 import type { PgState } from "./pg-state.js";
 import { encodePg, encodeState } from "./recovery.js";
 import { putRetryRecord } from "./records.js";
+import type { Reclaimer } from "./reclaim.js";
 import type { SpaceGauge } from "./space.js";
 import type { Wal } from "./wal.js";
 
@@ -46,6 +47,7 @@ export interface CheckpointParts {
   overlay: Overlay;
   quarantine: Quarantine;
   space: SpaceGauge;
+  reclaimer: Reclaimer;
   clock: Clock;
   options: Readonly<StoreOptions>;
   logger: Logger;
@@ -59,7 +61,6 @@ export interface CheckpointHost {
   onClean(object: ObjectState): void;
   /** Gives an overlay entry a fresh block to be flushed to. */
   relocate(entry: OverlayEntry): void;
-  highWater(): number;
 }
 
 interface Batch {
@@ -229,7 +230,7 @@ export class Checkpointer {
       else runs.push([entry]);
     }
     const touched = new Set<number>();
-    await space.retryWithReserve(async () => {
+    await space.whenSpace(async () => {
       const long: OverlayEntry[][] = [];
       let written = 0;
       for (const run of runs) {
@@ -296,7 +297,7 @@ export class Checkpointer {
     for (const key of [STATE_KEY, STATE_COPY_KEY]) {
       batch.puts.push({ key, value: encodeState(key, point) });
     }
-    await space.retryWithReserve(() => index.commit(batch));
+    await space.whenSpace(() => index.commit(batch));
     for (const pg of pgs) {
       pg.fresh = false;
       pg.logCommitted();
@@ -308,7 +309,9 @@ export class Checkpointer {
     this.wal.release(point);
     if (unlogged.length > 0) this.wal.settleUnlogged();
     this.counters.checkpoints++;
-    await space.refresh(this.host.highWater());
+    await space.refresh();
+    await this.parts.reclaimer.round();
+    await space.refill();
     this.host.onFlushed();
   }
 

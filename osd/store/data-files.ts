@@ -108,6 +108,27 @@ export class DataFiles {
     );
   }
 
+  /** Bytes that the files take on the disk. */
+  async allocated(): Promise<number> {
+    let bytes = 0;
+    for (const opening of this.opening) if (opening) bytes += await (await opening).allocated();
+    return bytes;
+  }
+
+  /** Gives the run's space back to the file system. */
+  async punch(run: Run): Promise<void> {
+    for (const { index, start, count } of this.pieces(run)) {
+      const file = this.files[index] ?? (await this.file(index));
+      await file.punch(this.position(start), count * BLOCK_SIZE);
+    }
+  }
+
+  /** The same for everything from this block on. */
+  async punchFrom(block: number): Promise<void> {
+    const end = this.opening.length * this.blocksPerFile;
+    if (block < end) await this.punch({ start: block, count: end - block });
+  }
+
   /** Everything that any process wrote to them. */
   async syncAll(): Promise<void> {
     for (const opening of this.opening) await (await opening)?.sync();

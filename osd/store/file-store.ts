@@ -55,6 +55,7 @@ import { BlockPlacer } from "./placement.js";
 import { damagedNames, loadIndex, verifyPlacement, type IndexDamage } from "./recovery.js";
 import { Replayer, type ReplayTarget } from "./replay.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
+import { Reclaimer } from "./reclaim.js";
 import { SpaceGauge } from "./space.js";
 import {
   checkOwner,
@@ -115,6 +116,7 @@ export class FileStore implements ChunkStore {
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
   private readonly checkpointer: Checkpointer;
+  private readonly reclaimer: Reclaimer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
   private objectTotal = 0;
@@ -151,6 +153,7 @@ export class FileStore implements ChunkStore {
     this.reader = new ObjectReader(files, this.quarantine, options.syncReadBytes, () =>
       this.releaseBlocks(),
     );
+    this.reclaimer = new Reclaimer(files, this.allocator, space);
     this.checkpointer = new Checkpointer(
       {
         index,
@@ -158,6 +161,7 @@ export class FileStore implements ChunkStore {
         overlay: this.overlay,
         quarantine: this.quarantine,
         space,
+        reclaimer: this.reclaimer,
         clock: config.clock,
         options,
         logger: config.logger,
@@ -171,7 +175,6 @@ export class FileStore implements ChunkStore {
         },
         onClean: (object) => this.clean(object),
         relocate: (entry) => this.placer.relocate(entry),
-        highWater: () => this.allocator.highWater,
       },
     );
     const load = (pg: PgState, name: string): ObjectState | undefined => this.load(pg, name);
@@ -254,7 +257,9 @@ export class FileStore implements ChunkStore {
       }
       const files = new DataFiles(disk, dataFileBytes);
       await files.open();
-      const space = await SpaceGauge.open(disk, options);
+      const { clock, logger } = config;
+      const dataBytes = (): Promise<number> => files.allocated();
+      const space = await SpaceGauge.open({ disk, clock, logger, options, dataBytes });
       const watched = index!;
       const parts = { index: watched, allocator: loaded.allocator, files, space, lock };
       const store = new FileStore(disk, superblock, options, config, parts);
@@ -337,6 +342,8 @@ export class FileStore implements ChunkStore {
       },
     );
     this.checkpointer.start(this.wal);
+    await this.space.refresh();
+    await this.reclaimer.trimTail();
     if (found.groups > 0 || found.cut || isDamaged) {
       config.logger.info(
         { groups: found.groups, tornTail: found.cut },
@@ -345,10 +352,11 @@ export class FileStore implements ChunkStore {
       // From here on the last group need not be verified again: it is declared before anything
       // that it refers to is overwritten, so a crash during this recovery is harmless.
       await this.wal.declare(0);
-      await this.checkpointer.checkpoint();
+      // Without a free byte on the disk it goes on in the background: reads are served meanwhile.
+      await Promise.race([this.checkpointer.checkpoint(), this.space.starved()]);
       if (this.dead) throw this.dead;
     }
-    await this.space.refresh(this.allocator.highWater);
+    await this.space.refill();
   }
 
   /** What opening has found of damage becomes durable with the checkpoint that follows. */
@@ -451,6 +459,7 @@ export class FileStore implements ChunkStore {
         : new DssError("Disk", "the chunk store failed", { cause: error });
     this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
     this.checkpointer.stop();
+    void this.space.stop();
     for (const done of this.wal?.kill() ?? []) done(this.dead);
     this.config.onFail?.(this.dead);
   }
@@ -466,6 +475,7 @@ export class FileStore implements ChunkStore {
   async close(): Promise<void> {
     if (this.closing) return;
     this.closing = true;
+    await this.space.stop();
     await this.wal.drain();
     this.checkpointer.stop();
     await this.checkpointer.idle();
@@ -881,8 +891,8 @@ export class FileStore implements ChunkStore {
   }
 
   usage(): StoreUsage {
-    const free = this.allocator.highWater - this.allocator.used;
-    return this.space.usage(this.placer.used, free, this.allocator.highWater, this.objectTotal);
+    const taken = this.allocator.used - this.reclaimer.holding;
+    return this.space.usage({ used: this.placer.used, taken }, this.objectTotal);
   }
 
   counters(): Record<string, number> {
@@ -894,7 +904,8 @@ export class FileStore implements ChunkStore {
       ...this.wal.counters,
       ...this.reader.counters,
       ...this.checkpointer.counters,
-      reserveUses: this.space.reserveUses,
+      ...this.space.counters,
+      ...this.reclaimer.counters,
       walFillBytes: used,
       walSizeBytes: size,
       overlayBytes: this.overlay.bytes,

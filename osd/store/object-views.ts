@@ -1,6 +1,6 @@
 /**
- * What a file store tells of its objects: bytes, images, damage, digests, extents, listings. Changes
- * nothing.
+ * What a file store tells of its objects: bytes, images, damage, digests, extents, listings. It
+ * changes nothing.
  */
 import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";

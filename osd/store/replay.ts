@@ -97,7 +97,9 @@ export class Replayer {
         this.replayPlacements(this.store.change(pg, record.object), record.placements, data);
         return;
       case RecordType.discard:
-        if (this.store.load(pg, record.object)?.exists) this.store.erase(this.store.change(pg, record.object), 0);
+        if (this.store.load(pg, record.object)?.exists) {
+          this.store.erase(this.store.change(pg, record.object), 0);
+        }
         return;
       case RecordType.setPgMeta:
         pg.meta = record.meta;

@@ -320,6 +320,16 @@ class AttachedFile implements DiskFile {
     private readonly inode: Inode,
   ) {}
 
+  /** Does the disk have the pages that are not there yet? */
+  private fits(position: number, length: number): boolean {
+    let missing = 0;
+    const end = Math.ceil((position + length) / PAGE);
+    for (let page = Math.floor(position / PAGE); page < end; page++) {
+      if (!this.inode.cache.map.has(page)) missing++;
+    }
+    return missing === 0 || missing * PAGE <= this.disk.usage().available;
+  }
+
   read(buffer: Buffer, position: number): Promise<number> {
     return this.disk.later(this.alive, () => {
       this.disk.check("read", this.path);
@@ -334,6 +344,9 @@ class AttachedFile implements DiskFile {
     if (!this.alive()) return;
     this.disk.check("write", this.path);
     this.disk.counts.writes++;
+    if (!this.fits(position, buffer.length)) {
+      throw new DssError("NoSpace", `cannot write ${this.path}`);
+    }
     this.inode.pending.push({ bytes: Buffer.from(buffer), position, done: true });
     this.inode.cache.write(buffer, position);
   }
@@ -343,11 +356,7 @@ class AttachedFile implements DiskFile {
     // Copied at the call, as the contract forbids to change the chunks: a violation shows as
     // damage.
     const write: PendingWrite = { bytes: Buffer.concat(chunks), position, done: false };
-    const room = this.disk.usage().available;
-    if (
-      room < write.bytes.length &&
-      this.inode.cache.map.get(Math.floor(position / PAGE)) === undefined
-    ) {
+    if (!this.fits(position, write.bytes.length)) {
       return this.disk.later(this.alive, () => {
         throw new DssError("NoSpace", `cannot write ${this.path}`);
       });
@@ -382,6 +391,17 @@ class AttachedFile implements DiskFile {
   }
   size(): Promise<number> {
     return this.disk.later(this.alive, () => this.inode.cache.size);
+  }
+  allocated(): Promise<number> {
+    return this.disk.later(this.alive, () => this.inode.cache.map.size * PAGE);
+  }
+  /** Gone at once: nobody may rely on what a hole held. */
+  punch(position: number, length: number): Promise<void> {
+    return this.disk.later(this.alive, () => {
+      for (const pages of [this.inode.cache, this.inode.durable]) {
+        for (let at = position; at < position + length; at += PAGE) pages.map.delete(at / PAGE);
+      }
+    });
   }
   close(): Promise<void> {
     return this.disk.later(this.alive, () => undefined);

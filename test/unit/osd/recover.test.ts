@@ -3,7 +3,7 @@
  * backfill.
  */
 import t from "tap";
-import { GrantBook, ReadLease } from "../../../osd/core/leases.js";
+import { GrantBook, NOBODY_KNOWN, ReadLease } from "../../../osd/core/leases.js";
 import {
   compareListings,
   lastCommon,
@@ -51,8 +51,10 @@ t.test("two grantees within one lease: neither is believed to be alone", (t) => 
   book.grant(7, 2, 500);
   t.equal(book.remaining(7, 1, 600).ms, 900);
   t.equal(book.remaining(7, 2, 600).ms, 900);
+  t.equal(book.remaining(7, 1, 600).holder, NOBODY_KNOWN, "there are two");
   book.grant(7, 2, 1_600);
   t.equal(book.remaining(7, 2, 1_700).ms, 0, "the first one's has ended meanwhile");
+  t.same(book.remaining(7, 1, 1_700), { ms: 900, holder: 2 }, "who may be asked");
   t.end();
 });
 

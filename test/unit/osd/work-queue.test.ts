@@ -182,6 +182,30 @@ t.test("clients alone: no queue, no timer, and the same again after others have 
   t.equal(w.clock.events, events, "nothing ticks");
 });
 
+t.test("a turn that is ended twice ends once: who works and who waits is not forgotten", async (t) => {
+  const w = world(PROFILES.client);
+  const first = await w.queue.turn("recovery", 8 * MiB);
+  const others = [1, 2, 3].map(() => w.queue.turn("recovery", 8 * MiB));
+  first();
+  first();
+  const second = await others[0]!;
+  await w.clock.advance(1_000);
+  t.ok(w.queue.contended, "the second is still at work");
+  second();
+  second();
+  let served = 0;
+  for (const other of others.slice(1)) {
+    void other.then((end) => {
+      served++;
+      end();
+      end();
+    });
+  }
+  await w.clock.advance(10_000);
+  t.equal(served, 2);
+  t.notOk(w.queue.contended);
+});
+
 t.test("a client that waits is told of a failure when its turn comes", async (t) => {
   const w = world(PROFILES.client);
   const end = await w.queue.turn("recovery", 8 * MiB);
