@@ -41,6 +41,8 @@ export interface MdsDaemonOptions {
   coordinator: CoordinatorOptions;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
+  /** Of the placement ring of a new cluster. */
+  virtualNodes: number;
   /** Of a cluster that has no map yet. */
   ratios: FullRatios;
   /** A leader that is silent this long is challenged. */
@@ -221,7 +223,12 @@ export class MdsDaemon {
       { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
       {
         coordinator: options.coordinator,
-        initial: { clusterId: options.clusterId, pool: options.pool, ratios: options.ratios },
+        initial: {
+          clusterId: options.clusterId,
+          pool: options.pool,
+          virtualNodes: options.virtualNodes,
+          ratios: options.ratios,
+        },
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
@@ -266,8 +273,12 @@ export class MdsDaemon {
     delete leading.host;
     if (!current || this.stopped) return;
     logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
-    // Superseded, or the ZooKeeper session is over: the election says so by itself.
-    for (const code of ["Fenced", "NoSession", "ShuttingDown"] as const) {
+    if (isDssError(error, "Fenced")) {
+      this.election.superseded(leading.term);
+      return;
+    }
+    // The ZooKeeper session is over: the election says so by itself.
+    for (const code of ["NoSession", "ShuttingDown"] as const) {
       if (isDssError(error, code)) return;
     }
     if (!served && isDssError(error) && error.retry === "same") {

@@ -1,7 +1,7 @@
 /**
  * A store's folder as a whole: laying it out, and giving up an index that cannot be read.
  */
-import type { OsdId } from "../../cluster/base/ids.js";
+import { formatUuid, type OsdId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Disk, RandomSource } from "../../cluster/platform/ports.js";
 import { DataFiles } from "./data-files.js";
@@ -16,19 +16,6 @@ export interface FolderConfig {
   options?: Partial<StoreOptions>;
   logger: Logger;
   random: RandomSource;
-}
-
-function formatUuid(bytes: Buffer): string {
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString("hex");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
 }
 
 /** Makes an empty folder a store; the superblock comes last. */
