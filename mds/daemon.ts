@@ -15,6 +15,7 @@ import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
+import { Fsck, type ObjectLister } from "./fsck.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -39,6 +40,11 @@ export interface MdsDaemonOptions {
   cacheBytes: number;
   leader: LeaderOptions;
   coordinator: CoordinatorOptions;
+  /**
+   * For so long after ZooKeeper was away, or nobody led, a missing liveness node does not make an
+   * OSD dead: a session's time, in which whoever lives registers again.
+   */
+  livenessGraceMs: number;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
   /** Of the placement ring of a new cluster. */
@@ -62,6 +68,8 @@ export interface MdsDaemonParts {
   refuses(address: { host: string; port: number }): Promise<boolean>;
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
+  /** Absent: fsck looks at metadata only. */
+  lister?: ObjectLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -70,6 +78,7 @@ interface Leading {
   term: Term;
   host?: CoordinatorHost;
   leader?: MdsLeader;
+  fsck?: Fsck;
 }
 
 export class MdsDaemon {
@@ -223,6 +232,7 @@ export class MdsDaemon {
       { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
       {
         coordinator: options.coordinator,
+        livenessGraceMs: options.livenessGraceMs,
         initial: {
           clusterId: options.clusterId,
           pool: options.pool,
@@ -292,6 +302,11 @@ export class MdsDaemon {
     onFatal(fatal);
   }
 
+  private fsck(leader: MdsLeader): Fsck {
+    const leading = this.leading!;
+    leading.fsck ??= new Fsck(leader.inside(), this.parts.lister, leading.term.number);
+    return leading.fsck;
+  }
   private async administer(request: AdminRequest): Promise<AdminReply> {
     const host = this.leading?.host;
     // PGs do not wait for the metadata to be replayed.
@@ -323,6 +338,18 @@ export class MdsDaemon {
         return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
       case "fence":
         return { epoch: await leader.fence(request.client) };
+      case "fsck": {
+        const { repair, objects } = request;
+        const settings = { repair: repair === true, objects: objects === true };
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).start(settings) };
+      }
+      case "fsckStatus": {
+        const { run, after } = request;
+        if (!Number.isSafeInteger(after) || after < 0) {
+          throw new DssError("Malformed", `findings after ${after}`);
+        }
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).status(run, after) };
+      }
       case "flag": {
         const { flag, isSet } = request;
         return { epoch: await host.submit({ on: "flag", flag, isSet }) };

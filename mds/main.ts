@@ -21,6 +21,7 @@ import { COORDINATOR_DEFAULTS } from "./core/coordinator.js";
 import { MdsDaemon } from "./daemon.js";
 import { LEADER_DEFAULTS } from "./leader.js";
 import { ZkReader, ZkStore } from "./store/zk-store.js";
+import { objectLister } from "./object-lister.js";
 import { ClusterUsage } from "./usage.js";
 
 export interface MdsProcessOptions {
@@ -150,6 +151,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           }
         },
         usage: () => usage.now(),
+        lister: objectLister({ messenger, maps }),
         onFatal: (error) => finish(error),
       },
       {
@@ -170,6 +172,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           downOutIntervalMs: config.cluster.downOutMs,
           expectedOsds: options.expectedOsds ?? 0,
         },
+        livenessGraceMs: config.cluster.zkSessionMs,
         pool: {
           name: DEFAULT_POOL,
           replicas: config.pool.replicas,

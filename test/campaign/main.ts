@@ -56,6 +56,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: () => ({ program: "test/integration/crash-mds.test.js" }),
   },
   {
+    name: "zookeeper",
+    about: "sessions expire, ZooKeeper (one server, then three) is frozen and dead for a minute",
+    steps: 4,
+    stepSeconds: 300,
+    step: (number) => ({
+      program: "test/integration/crash-zookeeper.test.js",
+      env: { DSS_ZK_OUTAGE_SECONDS: "60", DSS_ZK_SERVERS: number % 2 === 0 ? "3" : "1" },
+    }),
+  },
+  {
     name: "power",
     about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
     steps: 20,
