@@ -41,8 +41,11 @@ export interface MdsDaemonOptions {
   coordinator: CoordinatorOptions;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
-  /** A leader that is silent this long is challenged. */
+  /** The standby asks the leader this often; one that is silent for the grace is challenged. */
+  pingMs: number;
   graceMs: number;
+  /** How often OSDs repeat what they report. */
+  osdHeartbeatMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -177,6 +180,7 @@ export class MdsDaemon {
       logger,
       messenger,
       reader,
+      pingMs: this.options.pingMs,
       graceMs: this.options.graceMs,
       challenge: (leader) => this.election.challenge(leader),
     });
@@ -216,7 +220,11 @@ export class MdsDaemon {
     const onFailure = (error: unknown): void => this.onFailure(leading, error);
     const store = parts.store(term);
     const hosting = CoordinatorHost.start(
-      { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
+      {
+        ...{ coordination, term, clock, logger, onFailure },
+        refuses: parts.refuses,
+        heartbeatMs: options.osdHeartbeatMs,
+      },
       {
         coordinator: options.coordinator,
         initial: { clusterId: options.clusterId, pool: options.pool },
@@ -264,10 +272,15 @@ export class MdsDaemon {
     delete leading.host;
     if (!current || this.stopped) return;
     logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
-    // Superseded, or the ZooKeeper session is over: the election says so by itself.
-    for (const code of ["Fenced", "NoSession", "ShuttingDown"] as const) {
-      if (isDssError(error, code)) return;
+    if (isDssError(error, "Fenced")) {
+      // Usually the election says so, too; if it takes us for the leader still, nobody would lead.
+      this.election.resign("its term is over").catch((problem: unknown) => {
+        logger.warn({ err: describeError(problem) }, "could not resign");
+      });
+      return;
     }
+    // The end of the ZooKeeper session is told by the election.
+    if (isDssError(error, "NoSession") || isDssError(error, "ShuttingDown")) return;
     if (!served && isDssError(error) && error.retry === "same") {
       // Nothing was written under this term yet but the map, so it can begin again.
       this.parts.clock.setTimer(RETRY_MS, () => {
@@ -328,7 +341,11 @@ function orderOfOsd(host: CoordinatorHost, request: AdminRequest): Promise<Epoch
       return host.submit({ on: "addMember", pg, interval, requester, member, incarnation });
     }
     case "osdUnreachable":
-      return host.checkUnreachable(request.id, request.incarnation);
+      return request.silent
+        ? host.reportSilent(request, request.reporter)
+        : host.checkUnreachable(request.id, request.incarnation);
+    case "osdAlive":
+      return host.reportAlive(request.id, request.incarnation);
     default:
       return undefined;
   }

@@ -174,7 +174,9 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           stripeUnit: config.pool.objectBytes,
           stripeCount: 1,
         },
+        pingMs: config.cluster.leaderHeartbeatMs,
         graceMs: config.cluster.leaderGraceMs,
+        osdHeartbeatMs: config.cluster.heartbeatMs,
       },
     );
     daemon.start();

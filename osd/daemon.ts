@@ -136,10 +136,12 @@ export class OsdDaemon implements PgHost {
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
     this.learners = new LearnerDriver(this, random, map);
-    const report = (osd: OsdId, incarnation: string): void => {
-      this.membership.reportUnreachable(osd, incarnation);
-    };
-    this.heartbeats = new Heartbeats({ id, clock, messenger, heartbeatMs, graceMs, map, report });
+    const { incarnation } = options;
+    this.heartbeats = new Heartbeats({
+      ...{ id, incarnation, clock, messenger, heartbeatMs, graceMs, map },
+      report: (osd, start, silent) => this.membership.reportUnreachable(osd, start, silent),
+      reportAlive: () => this.membership.reportAlive(incarnation),
+    });
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
 

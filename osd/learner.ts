@@ -11,6 +11,7 @@
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import { osdOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { upSet } from "../cluster/map/placement.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
@@ -28,7 +29,6 @@ import {
 import { compareVersions, type Version } from "./core/version.js";
 import { imageToWire } from "./image-wire.js";
 import { EntryStream } from "./entry-stream.js";
-import { inParallel } from "./peering-driver.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import {
   ListObjects,

@@ -5,6 +5,7 @@
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
 import type { Call } from "../cluster/wire/registry.js";
@@ -325,17 +326,4 @@ function adoptRequest(
   const { common, log, missing, create } = what;
   const identity = { pg: pg.id, interval: pg.entry.interval, attempt: number };
   return { ...identity, create, startOver: false, common, ...log, missing };
-}
-
-/** Works on `count` items at a time. */
-export async function inParallel<T>(
-  items: readonly T[],
-  count: number,
-  work: (item: T) => Promise<void>,
-): Promise<void> {
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    while (next < items.length) await work(items[next++]!);
-  };
-  await Promise.all(Array.from({ length: Math.min(count, items.length) }, worker));
 }

@@ -157,6 +157,14 @@ export class Election {
     await this.removeNode(incumbent.name);
   }
 
+  /** Gives up leading, if it leads, and queues again behind all others. */
+  async resign(reason: string): Promise<void> {
+    const mine = this.candidates.find((c) => c.incarnation === this.self.incarnation);
+    if (this.isClosed || mine === undefined || this.term === undefined) return;
+    this.depose(reason);
+    await this.removeNode(mine.name);
+  }
+
   /** Stops leading and being a candidate. */
   async close(): Promise<void> {
     if (this.isClosed) return;

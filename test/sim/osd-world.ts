@@ -322,7 +322,9 @@ export class OsdWorld {
     return {
       removeMember: (request) => ask(() => ({ on: "removeMember", ...request })),
       addMember: (request) => ask(() => ({ on: "addMember", ...request })),
-      reportUnreachable: async ({ id, incarnation }) => {
+      reportUnreachable: async ({ id, incarnation, silent }) => {
+        // Who is silent is found out by lost liveness alone in this world.
+        if (silent) return;
         await ask(() => {
           // The coordinator tries to connect: only who is dead refuses.
           const osd = this.running.get(id);
@@ -330,6 +332,7 @@ export class OsdWorld {
           return refuses ? { on: "osdGone", id, incarnation } : undefined;
         });
       },
+      reportAlive: () => Promise.resolve(),
     };
   }
 
