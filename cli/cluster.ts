@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { DssError, isDssError } from "../cluster/base/errors.js";
 import { MDS_ID_MAX } from "../cluster/map/daemon-info.js";
+import { registerFlags } from "./cluster-flags.js";
 import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
 import type { StatusView } from "./gather.js";
@@ -64,6 +65,8 @@ export function register(command: Command): void {
     );
   });
   examples(down, "dss cluster down", "dss cluster down --purge");
+
+  registerFlags(command);
 
   const status = withData(
     command.command("status").description("the processes of the cluster on this machine"),

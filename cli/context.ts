@@ -23,6 +23,7 @@ import {
   DigestObject,
   GetOsdStatus,
   ListObjects,
+  StartScrub,
   type OsdListReply,
   type OsdDigestReply,
   type OsdStatus,
@@ -179,6 +180,18 @@ export class ClusterClient {
   ): Promise<OsdDigestReply> {
     const peer = this.messenger.peer(osd.address);
     return (await peer.call(DigestObject, request, { deadlineMs: VERIFY_MS })).message;
+  }
+
+  /** Asks the PG's primary for a scrub; `sinceMs`: it is over when a stamp is as new. */
+  async startScrub(
+    osd: OsdEntry,
+    request: { pg: number; deep: boolean },
+    deadlineMs: number,
+  ): Promise<number> {
+    const peer = this.messenger.peer(osd.address);
+    const answer = await within(peer.call(StartScrub, request, { deadlineMs }), deadlineMs);
+    if (answer !== undefined) return answer.message.sinceMs;
+    throw new DssError("TimedOut", `osd.${osd.id} did not answer within ${deadlineMs} ms`);
   }
 
   /** Objects of a placement group on the OSD, by name. */

@@ -2,8 +2,21 @@
  * The state of a cluster as `dss status`, `dss health` and `dss topology` show it, from one look.
  */
 import { isDssError } from "../cluster/base/errors.js";
-import { allPgs, type ClusterMap } from "../cluster/map/cluster-map.js";
-import { healthOf, pgSummary, type Health, type HealthCheck } from "../cluster/map/health.js";
+import {
+  CLUSTER_FLAGS,
+  allPgs,
+  hasFlag,
+  pgOf,
+  workProfileOf,
+  type ClusterMap,
+} from "../cluster/map/cluster-map.js";
+import {
+  healthOf,
+  pgSummary,
+  type Health,
+  type HealthCheck,
+  type OsdDamage,
+} from "../cluster/map/health.js";
 import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
 
@@ -44,10 +57,31 @@ export interface StatusView {
     total: number;
     clean: number;
     degraded: number;
+    /** Members are brought up to date, or wait for that. `backfilling` among them. */
     recovering: number;
+    backfilling: number;
     misplaced: number;
+    /** Serves nobody. `down` among them. */
     inactive: number;
+    down: number;
+    /** With objects that are damaged, and being scrubbed now. */
+    inconsistent: number;
+    scrubbing: number;
   };
+  /** What is still to be copied, as far as the primaries know. */
+  recovery: {
+    objectsLeft: number;
+    bytesLeft: number;
+    /** Of the last seconds. */
+    bytesPerSecond: number;
+    objectsPerSecond: number;
+    /** null when nothing moves. */
+    secondsLeft: number | null;
+  };
+  /** noout, norebalance, pause. */
+  flags: string[];
+  /** Set for the whole cluster; null: each OSD goes by its own setting. */
+  workProfile: string | null;
   /** Bytes of all copies on all OSDs that answer. */
   usage: { used: number; available: number; total: number };
   clients: { id: number; type: string; address: string; mount: string; pid: number }[];
@@ -107,7 +141,14 @@ export function viewOf(
     })),
     mds: { leader: client.leader?.id ?? null, standbys, term: client.leader?.term ?? null },
     pools: map.pools.length,
-    pgs: { ...pgSummary(map), recovering: recoveringPgs(map, now.reports) },
+    pgs: {
+      ...pgSummary(map),
+      ...workOnPgs(map, now.reports),
+      ...scrubCounts(now.reports),
+    },
+    recovery: recoveryOf(map, now.reports),
+    flags: CLUSTER_FLAGS.filter((flag) => hasFlag(map, flag)),
+    workProfile: workProfileOf(map) ?? null,
     usage: { used, available: Math.max(0, total - used), total },
     clients: (leader?.sessions ?? []).map((session) => ({
       id: session.id,
@@ -134,8 +175,33 @@ export function healthFrom(
   return healthOf(map, {
     mds: { leader: client.leader?.id, standbys },
     usage,
+    refusing: new Set(reports.flatMap(({ status }) => status?.refusing ?? [])),
+    tooFull: tooFullFor(reports),
+    damage: reports.flatMap(damageOf),
     checks: [...(leader?.warnings ?? []), ...silentDaemons(client, leader, reports)],
   });
+}
+
+/** Primaries say which OSDs have no room for the copies that they wait to make there. */
+function tooFullFor(reports: readonly OsdReport[]): Map<number, number> {
+  const pgs = new Map<number, number>();
+  for (const { status } of reports) {
+    for (const { osd, tooFull } of status?.pgs.flatMap((pg) => pg.learners) ?? []) {
+      if (tooFull) pgs.set(osd, (pgs.get(osd) ?? 0) + 1);
+    }
+  }
+  return pgs;
+}
+
+function damageOf({ osd, status }: OsdReport): OsdDamage[] {
+  if (status === undefined) return [];
+  const { counters, damageSeenMs: seenMs } = status;
+  const objects = status.pgs.flatMap(({ pg, damagedObjects }) =>
+    damagedObjects.map((each) => ({ pg, ...each })),
+  );
+  const found = (counters["damagedBlocks"] ?? 0) + (counters["damagedIndexEntries"] ?? 0);
+  const repaired = (counters["repairedBlocks"] ?? 0) + (counters["repairedIndexEntries"] ?? 0);
+  return [{ osd: osd.id, objects, seenMs, found, repaired }];
 }
 
 /** Daemons that the map or ZooKeeper calls alive and that do not answer. */
@@ -167,22 +233,72 @@ function silentDaemons(
 }
 
 /** Primaries report what a PG does; one that is not active, or has members to add, recovers. */
-function recoveringPgs(map: ClusterMap, reports: readonly OsdReport[]): number {
+function workOnPgs(
+  map: ClusterMap,
+  reports: readonly OsdReport[],
+): { recovering: number; backfilling: number } {
   const peering = new Set<number>();
+  const backfilling = new Set<number>();
   for (const { status } of reports) {
     for (const pg of status?.pgs ?? []) {
       if (pg.state === "peering" || pg.learners.length > 0) peering.add(pg.pg);
+      if (pg.learners.some((learner) => learner.backfill)) backfilling.add(pg.pg);
     }
   }
   const isUp = (id: number): boolean => map.osds.some((osd) => osd.id === id && osd.up && osd.in);
   const candidates = map.osds.filter((osd) => isUp(osd.id)).length;
-  let count = 0;
+  let recovering = 0;
   for (const { pg, entry, pool } of allPgs(map)) {
     if (entry.inSync.length === 0) continue;
     const canGrow = entry.inSync.length < Math.min(pool.replicas, candidates);
-    if (peering.has(pg) || (entry.primary >= 0 && canGrow)) count++;
+    if (peering.has(pg) || (entry.primary >= 0 && canGrow)) recovering++;
   }
-  return count;
+  return { recovering, backfilling: backfilling.size };
+}
+
+export function recoveryOf(
+  map: ClusterMap,
+  reports: readonly OsdReport[],
+): StatusView["recovery"] {
+  const learners = reports.flatMap(({ osd, status }) =>
+    (status?.pgs ?? [])
+      .filter(({ pg }) => pgOf(map, pg)?.primary === osd.id)
+      .flatMap((pg) => pg.learners),
+  );
+  const objectsLeft = sum(learners, (learner) => learner.objectsLeft);
+  const bytesLeft = sum(learners, (learner) => learner.bytesLeft);
+  const bytesPerSecond = sum(reports, ({ status }) => status?.recovery.bytesPerSecond ?? 0);
+  const objectsPerSecond = sum(reports, ({ status }) => status?.recovery.objectsPerSecond ?? 0);
+  return {
+    ...{ objectsLeft, bytesLeft, bytesPerSecond, objectsPerSecond },
+    secondsLeft: secondsFor({ objectsLeft, bytesLeft, bytesPerSecond, objectsPerSecond }),
+  };
+}
+
+/** By bytes or by objects, whichever takes longer: small objects cost their number. */
+function secondsFor(work: {
+  objectsLeft: number;
+  bytesLeft: number;
+  bytesPerSecond: number;
+  objectsPerSecond: number;
+}): number | null {
+  const { objectsLeft, bytesLeft, bytesPerSecond, objectsPerSecond } = work;
+  if (objectsLeft === 0) return 0;
+  if (objectsPerSecond === 0) return null;
+  const byBytes = bytesPerSecond === 0 ? 0 : bytesLeft / bytesPerSecond;
+  return Math.ceil(Math.max(byBytes, objectsLeft / objectsPerSecond));
+}
+
+function scrubCounts(reports: readonly OsdReport[]): { inconsistent: number; scrubbing: number } {
+  const damaged = new Set<number>();
+  const scrubbing = new Set<number>();
+  for (const { status } of reports) {
+    for (const { pg, damaged: count, scrub } of status?.pgs ?? []) {
+      if (count > 0) damaged.add(pg);
+      if (scrub?.state === "running") scrubbing.add(pg);
+    }
+  }
+  return { inconsistent: damaged.size, scrubbing: scrubbing.size };
 }
 
 function pgCounts(map: ClusterMap): Map<number, number> {

@@ -48,6 +48,16 @@ const VERBS: readonly Verb[] = [
     summary: "placement groups, and where an object's copies are",
     load: () => import("./pg.js"),
   },
+  {
+    name: "scrub",
+    summary: "compare and verify the copies of all objects, repair what is wrong",
+    load: () => import("./scrub.js"),
+  },
+  {
+    name: "fsck",
+    summary: "check metadata against itself and against the objects, repair what is wrong",
+    load: () => import("./fsck.js"),
+  },
   { name: "mount", summary: "mount the file system", load: () => import("./mount.js") },
   {
     name: "umount",

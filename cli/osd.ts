@@ -73,6 +73,29 @@ export function register(command: Command): void {
     },
     (id) => ({ op: "osdRemove", id }),
   );
+  const drain = withCluster(
+    command
+      .command("drain")
+      .description("take an OSD out and wait until nothing is left on it")
+      .argument("<id>", "number of the OSD")
+      .option("--no-wait", "only begin: dss status shows how far it is"),
+  );
+  drain.action(async (text: string, options: { wait: boolean }) => {
+    const id = parseOsdId(text);
+    const { checkDrain, drain: run } = await import("./drain.js");
+    await useCluster(drain, async (client) => {
+      client.needOsd(id);
+      if (options.wait) return await run(client, id);
+      checkDrain(client.needMap(), id);
+      await client.admin({ op: "osdOut", id });
+    });
+    if (!options.wait) printLine(`osd.${id} is out: its data moves to the others`);
+    else {
+      printLine(`osd.${id} is empty and safe to remove: stop its daemon, then: dss osd rm ${id}`);
+    }
+  });
+  examples(drain, "dss osd drain 2", "dss osd drain 2 --no-wait");
+
   const reweight = withCluster(
     command
       .command("reweight")

@@ -12,7 +12,7 @@ import {
   type PgEntry,
   type PoolEntry,
 } from "../cluster/map/cluster-map.js";
-import { pgCondition } from "../cluster/map/health.js";
+import { isInactive, pgCondition } from "../cluster/map/health.js";
 import { objectToPg, upSet } from "../cluster/map/placement.js";
 import type { OsdDigestReply } from "../osd/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
@@ -38,10 +38,21 @@ interface PgRow {
   objects: number | null;
   bytes: number | null;
   reason: string;
+  /** Objects with damaged blocks, and on which OSDs. */
+  damaged: { object: string; osds: number[] }[];
+  /** When its copies were compared and read through last; null: never, or nobody answers. */
+  lastScrub: string | null;
+  lastDeepScrub: string | null;
+  scrub: string;
 }
 
 type PgFigures = NonNullable<OsdReport["status"]>["pgs"][number];
-type Figures = Map<number, PgFigures>;
+interface Figures {
+  /** What the primary of each PG reports about it. */
+  ofPrimary: Map<number, PgFigures>;
+  /** Damage that any OSD has in its copy. */
+  damage: Map<number, Map<string, number[]>>;
+}
 
 export function register(command: Command): void {
   const list = withJson(command.command("ls").alias("list").description("list placement groups"));
@@ -82,9 +93,15 @@ export function register(command: Command): void {
       return rowOf(map, found, figuresOf(map, await client.osdReports()));
     });
     if (options.json === true) printJson(row);
-    else
-      for (const [key, value] of Object.entries<PgRow[keyof PgRow]>({ ...row }))
-        printLine(`${key.padEnd(9)} ${shown(value)}`);
+    else {
+      const { damaged, ...plain } = row;
+      for (const [key, value] of Object.entries(plain))
+        printLine(`${key.padEnd(13)} ${shown(value)}`);
+      for (const { object, osds } of damaged) {
+        const places = osds.map((osd) => `osd.${osd}`).join(", ");
+        printLine(`${"damaged".padEnd(13)} ${object} on ${places}`);
+      }
+    }
   });
   examples(show, "dss pg show 1.7f");
 
@@ -129,12 +146,16 @@ function cellsOf(row: PgRow): unknown[] {
   ];
 }
 
-/** What the primary of each PG reports about it. */
 function figuresOf(map: ClusterMap, reports: readonly OsdReport[]): Figures {
-  const figures: Figures = new Map();
+  const figures: Figures = { ofPrimary: new Map(), damage: new Map() };
   for (const { osd, status } of reports) {
     for (const pg of status?.pgs ?? []) {
-      if (pgOf(map, pg.pg)?.primary === osd.id) figures.set(pg.pg, pg);
+      if (pgOf(map, pg.pg)?.primary === osd.id) figures.ofPrimary.set(pg.pg, pg);
+      for (const { object } of pg.damagedObjects) {
+        const objects = figures.damage.get(pg.pg) ?? new Map<string, number[]>();
+        figures.damage.set(pg.pg, objects);
+        objects.set(object, [...(objects.get(object) ?? []), osd.id]);
+      }
     }
   }
   return figures;
@@ -146,14 +167,19 @@ function rowOf(
   figures: Figures,
 ): PgRow {
   const { pg, entry, pool } = about;
-  const report = figures.get(pg);
+  const report = figures.ofPrimary.get(pg);
+  const damaged = [...(figures.damage.get(pg) ?? [])].map(([object, osds]) => ({ object, osds }));
   const condition = pgCondition(map, { entry, pool, index: pgIndex(pg) });
-  const isServing = condition !== "creating" && condition !== "inactive";
+  const isServing = !isInactive(condition);
   const activity = report?.state ?? "unknown";
   return {
     pg: formatPg(pg),
     pool: pool.name,
-    state: (isServing ? `${activity}+${condition}` : condition) + recoveryOf(report),
+    state:
+      (isServing ? `${activity}+${condition}` : condition) +
+      recoveryOf(report) +
+      (damaged.length > 0 ? "+inconsistent" : "") +
+      (report?.scrub?.state === "running" ? "+scrubbing" : ""),
     up: upSet(map, pg),
     inSync: entry.inSync,
     primary: entry.primary,
@@ -163,17 +189,31 @@ function rowOf(
     reason: [report?.reason ?? "", ...(report?.learners ?? []).map(describeLearner)]
       .filter((part) => part !== "")
       .join("; "),
+    damaged,
+    lastScrub: whenOf(report?.scrub?.lightMs),
+    lastDeepScrub: whenOf(report?.scrub?.deepMs),
+    scrub: describeScrub(report?.scrub),
   };
+}
+
+const whenOf = (ms = 0): string | null => (ms > 0 ? new Date(ms).toISOString() : null);
+function describeScrub(scrub: PgFigures["scrub"]): string {
+  if (scrub === undefined) return "";
+  const { state, deep, done, found, left } = scrub;
+  if (state !== "idle") return `${deep ? "deep " : ""}scrub ${state}, ${done} objects compared`;
+  return `last scrub found ${found} errors, ${left} left`;
 }
 
 /** What is being done about missing copies, as part of the state. */
 function recoveryOf(report: PgFigures | undefined): string {
   const learners = report?.learners ?? [];
   if (learners.length === 0) return "";
-  return learners.some(({ phase }) => phase === "backfilling") ? "+backfilling" : "+recovering";
+  if (learners.every(({ tooFull }) => tooFull)) return "+backfill-waits";
+  return learners.some(({ backfill }) => backfill) ? "+backfilling" : "+recovering";
 }
 function describeLearner(learner: PgFigures["learners"][number]): string {
-  const { osd, phase, missing, missingBytes, compared } = learner;
+  const { osd, phase, missing, missingBytes, compared, tooFull } = learner;
+  if (tooFull) return `osd.${osd} is too full to take copies`;
   const left = missing > 0 ? `, ${missing} objects (${formatSize(missingBytes)}) to copy` : "";
   const seen = compared > 0 ? `, ${compared} objects compared` : "";
   return `osd.${osd} is ${phase}${left}${seen}`;

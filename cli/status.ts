@@ -58,7 +58,7 @@ export async function currentStatus(client: ClusterClient): Promise<StatusView> 
 }
 
 export function describe(view: StatusView): string {
-  const { health, osds, mds, pgs, usage, io, clients } = view;
+  const { health, osds, mds, pgs, usage, io, clients, recovery, flags, workProfile } = view;
   const up = osds.filter((osd) => osd.up).length;
   const inside = osds.filter((osd) => osd.in).length;
   const standbys = mds.standbys.map((id) => `mds.${id}`).join(", ") || "none";
@@ -70,6 +70,9 @@ export function describe(view: StatusView): string {
     `mds      ${leader}; standby: ${standbys}`,
     `osds     ${osds.length}: ${up} up, ${inside} in (map epoch ${view.epoch})`,
     `pgs      ${pgs.total} in ${view.pools} pool${view.pools === 1 ? "" : "s"}: ${pgLine(pgs)}`,
+    ...(recovery.objectsLeft > 0 ? [`recovery ${recoveryLine(recovery)}`] : []),
+    ...(flags.length > 0 ? [`flags    ${flags.join(", ")}`] : []),
+    ...(workProfile === null ? [] : [`profile  ${workProfile}`]),
     `usage    ${formatSize(usage.used)} used, ${formatSize(usage.available)} available of ` +
       `${formatSize(usage.total)} (all copies)`,
     `clients  ${clientLine(clients)}`,
@@ -80,9 +83,32 @@ export function describe(view: StatusView): string {
   return lines.join("\n");
 }
 
+const PG_STATES = [
+  "clean",
+  "degraded",
+  "recovering",
+  "backfilling",
+  "misplaced",
+  "inactive",
+  "down",
+  "inconsistent",
+  "scrubbing",
+] as const;
+
+/** How much is left, how fast it goes and how long it takes. */
+export function recoveryLine(recovery: StatusView["recovery"]): string {
+  const { objectsLeft, bytesLeft, bytesPerSecond, secondsLeft } = recovery;
+  const left = `${objectsLeft} object${objectsLeft === 1 ? "" : "s"} (${formatSize(bytesLeft)}) left`;
+  if (secondsLeft === null) return `${left}, nothing moves`;
+  return `${left}, ${formatSize(bytesPerSecond)}/s, about ${formatSeconds(secondsLeft)}`;
+}
+function formatSeconds(seconds: number): string {
+  if (seconds < 120) return `${seconds} s`;
+  return seconds < 7_200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
 function pgLine(pgs: StatusView["pgs"]): string {
-  const parts = (["clean", "degraded", "recovering", "misplaced", "inactive"] as const)
-    .filter((name) => name === "clean" || pgs[name] > 0)
+  const parts = PG_STATES.filter((name) => name === "clean" || pgs[name] > 0)
     .map((name) => `${pgs[name]} ${name}`);
   return parts.join(", ");
 }

@@ -163,8 +163,10 @@ export interface FileSystem {
   ): Promise<Entry & OpenReply>;
   /**
    * Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
-   * The driver hands them to the kernel before the caller regains control of any of them. */
+   * They stay as they are until `readDone`. */
   read(ino: Ino, handle: number, offset: number, length: number): Promise<Buffer[]>;
+  /** The driver has no more use for this answer of `read`. Called once for each. */
+  readDone?(answer: readonly Buffer[]): void;
   /**
    * `data` is the driver's buffer and is reused when the promise settles: whoever keeps it copies
    * it.

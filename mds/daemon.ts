@@ -14,7 +14,8 @@ import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
-import type { CoordinatorOptions } from "./core/coordinator.js";
+import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
+import { Fsck, type ObjectLister } from "./fsck.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -41,6 +42,10 @@ export interface MdsDaemonOptions {
   coordinator: CoordinatorOptions;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
+  /** Of the placement ring of a new cluster. */
+  virtualNodes: number;
+  /** Of a cluster that has no map yet. */
+  ratios: FullRatios;
   /** The standby asks the leader this often; one that is silent for the grace is challenged. */
   pingMs: number;
   graceMs: number;
@@ -61,6 +66,8 @@ export interface MdsDaemonParts {
   refuses(address: { host: string; port: number }): Promise<boolean>;
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
+  /** Absent: fsck looks at metadata only. */
+  lister?: ObjectLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -69,6 +76,7 @@ interface Leading {
   term: Term;
   host?: CoordinatorHost;
   leader?: MdsLeader;
+  fsck?: Fsck;
 }
 
 export class MdsDaemon {
@@ -227,7 +235,12 @@ export class MdsDaemon {
       },
       {
         coordinator: options.coordinator,
-        initial: { clusterId: options.clusterId, pool: options.pool },
+        initial: {
+          clusterId: options.clusterId,
+          pool: options.pool,
+          virtualNodes: options.virtualNodes,
+          ratios: options.ratios,
+        },
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
@@ -273,10 +286,7 @@ export class MdsDaemon {
     if (!current || this.stopped) return;
     logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
     if (isDssError(error, "Fenced")) {
-      // Usually the election says so, too; if it takes us for the leader still, nobody would lead.
-      this.election.resign("its term is over").catch((problem: unknown) => {
-        logger.warn({ err: describeError(problem) }, "could not resign");
-      });
+      this.election.superseded(leading.term);
       return;
     }
     // The end of the ZooKeeper session is told by the election.
@@ -292,6 +302,11 @@ export class MdsDaemon {
     onFatal(fatal);
   }
 
+  private fsck(leader: MdsLeader): Fsck {
+    const leading = this.leading!;
+    leading.fsck ??= new Fsck(leader.inside(), this.parts.lister, leading.term.number);
+    return leading.fsck;
+  }
   private async administer(request: AdminRequest): Promise<AdminReply> {
     const host = this.leading?.host;
     // PGs do not wait for the metadata to be replayed.
@@ -323,6 +338,27 @@ export class MdsDaemon {
         return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
       case "fence":
         return { epoch: await leader.fence(request.client) };
+      case "fsck": {
+        const { repair, objects } = request;
+        const settings = { repair: repair === true, objects: objects === true };
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).start(settings) };
+      }
+      case "fsckStatus": {
+        const { run, after } = request;
+        if (!Number.isSafeInteger(after) || after < 0) {
+          throw new DssError("Malformed", `findings after ${after}`);
+        }
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).status(run, after) };
+      }
+      case "flag": {
+        const { flag, isSet } = request;
+        return { epoch: await host.submit({ on: "flag", flag, isSet }) };
+      }
+      case "workProfile": {
+        const { profile } = request;
+        const wanted = profile === undefined ? {} : { profile };
+        return { epoch: await host.submit({ on: "workProfile", ...wanted }) };
+      }
       default:
         throw new DssError("Malformed", "no such order");
     }

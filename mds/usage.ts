@@ -3,15 +3,21 @@
  * the data counts.
  */
 import type { ClusterMap } from "../cluster/map/cluster-map.js";
+import { upSets } from "../cluster/map/placement.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
 import { GetOsdStatus } from "../osd/proto.js";
 
-const EVERY_MS = 10_000;
+const EVERY_MS = 2_000;
 const DEADLINE_MS = 2_000;
 
+interface Level {
+  used: number;
+  total: number;
+}
+
 export class ClusterUsage {
-  private readonly known = new Map<number, { used: number; total: number }>();
+  private readonly known = new Map<number, Level>();
   private timer: Timer | undefined;
   private stopped = false;
 
@@ -35,19 +41,7 @@ export class ClusterUsage {
   }
   now(): { total: number; available: number } {
     const map = this.parts.map();
-    if (map === undefined) return { total: 0, available: 0 };
-    const pool = [...map.pools].sort((a, b) => a.id - b.id)[0];
-    const copies = pool?.replicas ?? 1;
-    let total = 0;
-    let free = 0;
-    for (const osd of map.osds) {
-      const usage = osd.in ? this.known.get(osd.id) : undefined;
-      if (usage === undefined) continue;
-      total += usage.total;
-      // Beyond the full mark nothing is written.
-      free += Math.max(0, usage.total * map.fullRatio - usage.used);
-    }
-    return { total: Math.floor(total / copies), available: Math.floor(free / copies) };
+    return map === undefined ? { total: 0, available: 0 } : usageOf(map, this.known);
   }
 
   private async ask(): Promise<void> {
@@ -70,4 +64,34 @@ export class ClusterUsage {
         }),
     );
   }
+}
+
+/**
+ * `available`: what can still be written, in the pool of files, before the first OSD is full: data
+ * are spread by PGs, so each OSD takes its share of every byte. `total`: that and what is used.
+ */
+export function usageOf(
+  map: ClusterMap,
+  levels: ReadonlyMap<number, Level>,
+): { total: number; available: number } {
+  const pool = [...map.pools].sort((a, b) => a.id - b.id)[0];
+  if (pool === undefined) return { total: 0, available: 0 };
+  const shares = new Map<number, number>();
+  for (const set of upSets(map, pool)) {
+    for (const osd of set) shares.set(osd, (shares.get(osd) ?? 0) + 1);
+  }
+  let available = Infinity;
+  let used = 0;
+  for (const osd of map.osds) {
+    const level = levels.get(osd.id);
+    if (level === undefined) continue;
+    used += level.used;
+    const share = (shares.get(osd.id) ?? 0) / pool.pgCount;
+    // Beyond the full mark nothing is written.
+    const room = Math.max(0, level.total * map.fullRatio - level.used);
+    if (share > 0) available = Math.min(available, room / share);
+  }
+  if (available === Infinity) return { total: 0, available: 0 };
+  const inUse = used / pool.replicas;
+  return { total: Math.floor(inUse + available), available: Math.floor(available) };
 }

@@ -5,7 +5,7 @@
  *
  * Owns: the placement groups of this OSD.
  */
-import { BLOCK_SIZE, crc32 } from "../cluster/base/checksum.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError, describeError } from "../cluster/base/errors.js";
 import {
   CLIENT_ID_FIRST,
@@ -18,18 +18,23 @@ import {
 import type { Logger } from "../cluster/base/log.js";
 import {
   allPgs,
+  hasFlag,
   osdOf,
   pgOf,
+  workProfileOf,
   type ClusterMap,
   type MapSource,
   type PgEntry,
   type PoolEntry,
+  type WorkProfile,
 } from "../cluster/map/cluster-map.js";
 import type { Incoming, Messenger, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, RandomSource } from "../cluster/platform/ports.js";
 import { upSet } from "../cluster/map/placement.js";
 import { faults } from "./core/faults.js";
 import { GrantBook } from "./core/leases.js";
+import { PROFILES } from "./core/work-shares.js";
+import { Fullness } from "./fullness.js";
 import { Heartbeats } from "./heartbeats.js";
 import { LearnerDriver } from "./learner.js";
 import { LeaseKeeper } from "./lease-keeper.js";
@@ -37,7 +42,11 @@ import { MemberSide } from "./member.js";
 import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
 import { PlacementGroup, type PgHost } from "./placement-group.js";
+import { Repairer } from "./repair.js";
+import { ScrubMember } from "./scrub-member.js";
+import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
+  CopyRead,
   DigestObject,
   GetOsdStatus,
   GrantLease,
@@ -51,14 +60,28 @@ import {
   PullObject,
   PushObject,
   ReadObject,
+  ReleaseLease,
   RepOp,
+  ScrubEnded,
+  ScrubList,
+  ScrubObject,
+  StartScrub,
   StatObject,
   WriteObject,
   type OsdDigestReply,
+  type OsdExtentsReply,
   type OsdRead,
+  type OsdReadReply,
+  type OsdRepOp,
+  type OsdStatReply,
   type OsdStatus,
+  type OsdWrite,
+  type OsdWriteReply,
 } from "./proto.js";
+import { RateMeter } from "./rate-meter.js";
+import { digestOf } from "./store/block-runs.js";
 import type { ChunkStore } from "./store/chunk-store.js";
+import { WorkQueue } from "./work-queue.js";
 import { validateRead, validateWrite } from "./write-steps.js";
 
 export interface OsdDaemonOptions {
@@ -80,15 +103,23 @@ export interface OsdDaemonOptions {
   replicaTimeoutMs: number;
   heartbeatMs: number;
   heartbeatGraceMs: number;
+  /** Unless the map names one for the whole cluster. */
+  workProfile: WorkProfile;
   coordinator: CoordinatorClient;
+  scrub?: ScrubOptions;
   /** The store failed or a promise of ours was broken: stop the process. */
   onFatal: (error: Error) => void;
 }
 
+const DAY_MS = 86_400_000;
+const SCRUB_DEFAULTS: ScrubOptions = {
+  lightMs: DAY_MS,
+  deepMs: 7 * DAY_MS,
+  max: 1,
+  shownMs: DAY_MS / 24,
+};
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
-/** The disk's usage is looked at this often at most. */
-const USAGE_MS = 200;
 const LIST_MAX = 10_000;
 
 interface GatedMessage {
@@ -106,17 +137,24 @@ export class OsdDaemon implements PgHost {
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
   readonly membership: Membership;
+  readonly fullness: Fullness;
+  readonly repairer: Repairer;
   private readonly pgs = new Map<PgId, PlacementGroup>();
   private readonly member: MemberSide;
   private readonly peering: PeeringDriver;
   private readonly learners: LearnerDriver;
   private readonly heartbeats: Heartbeats;
+  private readonly scrubMember: ScrubMember;
+  private readonly scrubber: Scrubber;
+  readonly work: WorkQueue;
+  private readonly copiedBytes = new RateMeter();
+  private readonly copiedObjects = new RateMeter();
+  /** The newest map has the flag `pause`. */
+  private isPaused = false;
   private fenced = new Set<number>();
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
   private stopMaps: (() => void) | undefined;
-  private fullAt = -Infinity;
-  private isFull = false;
 
   constructor(private readonly options: OsdDaemonOptions) {
     this.id = options.id;
@@ -132,16 +170,28 @@ export class OsdDaemon implements PgHost {
     this.leases = new LeaseKeeper(this, { leaseMs, maps, grants, pgs });
     const learn = (epoch: number): void => this.learn(epoch);
     this.membership = new Membership({ id, clock, random, logger, coordinator, learn });
+    this.repairer = new Repairer(this);
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
+    this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
     const { incarnation } = options;
+    this.scrubMember = new ScrubMember(this);
+    this.scrubber = new Scrubber(this, {
+      options: options.scrub ?? SCRUB_DEFAULTS,
+      member: this.member,
+      scrubMember: this.scrubMember,
+      random,
+      pgs,
+    });
     this.heartbeats = new Heartbeats({
       ...{ id, incarnation, clock, messenger, heartbeatMs, graceMs, map },
       report: (osd, start, silent) => this.membership.reportUnreachable(osd, start, silent),
       reportAlive: () => this.membership.reportAlive(incarnation),
+      level: (osd, level) => this.fullness.report(osd, level),
     });
+    this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
 
@@ -150,10 +200,12 @@ export class OsdDaemon implements PgHost {
     this.stopMaps = this.options.maps.onChange((map) => this.onMap(map));
     this.onMap(this.options.maps.current());
     this.heartbeats.start();
+    this.scrubber.start();
   }
   stop(): void {
     this.stopMaps?.();
     this.heartbeats.stop();
+    this.scrubber.stop();
     for (const pg of this.pgs.values()) pg.enterInterval(pg.entry, "stray", "stopping");
   }
 
@@ -166,14 +218,8 @@ export class OsdDaemon implements PgHost {
   epoch(): number {
     return this.options.maps.current().epoch;
   }
-  full(): boolean {
-    const now = this.clock.now();
-    if (now - this.fullAt >= USAGE_MS) {
-      this.fullAt = now;
-      const { used, total } = this.store.usage();
-      this.isFull = used >= total * this.options.maps.current().fullRatio;
-    }
-    return this.isFull;
+  upSet(pg: PgId): readonly OsdId[] {
+    return upSet(this.options.maps.current(), pg);
   }
   fatal(error: Error): void {
     this.options.onFatal(error);
@@ -182,11 +228,21 @@ export class OsdDaemon implements PgHost {
     this.counters[counter] = (this.counters[counter] ?? 0) + amount;
   }
 
+  copied(bytes: number): void {
+    this.count("recoveryOps");
+    this.count("recoveryBytes", bytes);
+    const now = this.clock.now();
+    this.copiedObjects.add(1, now);
+    this.copiedBytes.add(bytes, now);
+  }
+
   // ——— The map ———
 
   private onMap(map: ClusterMap): void {
     this.options.messenger.setEpoch(map.epoch);
     this.takeFences(map);
+    this.isPaused = hasFlag(map, "pause");
+    this.work.setShares(PROFILES[workProfileOf(map) ?? this.options.workProfile]);
     // Until the map shows this start of the daemon, its intervals are those of an earlier life.
     if (osdOf(map, this.id)?.incarnation !== this.options.incarnation) return;
     for (const { pg: id, entry, pool } of allPgs(map)) {
@@ -268,18 +324,23 @@ export class OsdDaemon implements PgHost {
       const { message } = request;
       validateWrite(message, request.data.length);
       this.checkClient(message.client, request.sender);
-      this.gate(request, (pg) => pg.write(request));
+      if (this.work.contended) this.work.admit(request, message.length, this.runWrite);
+      else this.runWrite(request);
     });
     messenger.handle(ReadObject, (request) => {
-      this.readGate(request, (pg) => pg.read(request));
+      this.readGate(request, runRead, request.message.length);
     });
     messenger.handle(StatObject, (request) => {
-      this.readGate(request, (pg) => pg.stat(request));
+      this.readGate(request, runStat);
     });
     messenger.handle(ObjectExtents, (request) => {
-      this.readGate(request, (pg) => pg.extents(request));
+      this.readGate(request, runExtents);
     });
-    messenger.handle(RepOp, (request) => this.memberGate(request, (pg) => pg.repOp(request)));
+    messenger.handle(RepOp, (request) => {
+      this.fromOsd(request.sender);
+      if (this.work.contended) this.work.admit(request, request.data.length, this.runRepOp, false);
+      else this.runRepOp(request);
+    });
     messenger.handle(PgGetInfo, (request) => {
       this.memberGate(request, (pg) => this.member.getInfo(pg, request));
     });
@@ -296,13 +357,21 @@ export class OsdDaemon implements PgHost {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
     });
     messenger.handle(PullObject, (request) => {
-      this.memberGate(request, () => this.member.pulled(request));
+      this.memberGate(request, (pg) => this.member.pulled(pg, request));
     });
+    messenger.handle(CopyRead, (request) => {
+      this.memberGate(request, () => this.repairer.copyRead(request));
+    });
+    this.serveScrub();
     messenger.handle(GrantLease, (request) => {
       this.fromOsd(request.sender);
       this.leases.grant(request);
     });
-    messenger.handle(PingOsd, (request) => request.reply({}));
+    messenger.handle(ReleaseLease, (request) => {
+      this.fromOsd(request.sender);
+      this.release(request);
+    });
+    messenger.handle(PingOsd, (request) => request.reply(this.fullness.own()));
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
@@ -322,6 +391,52 @@ export class OsdDaemon implements PgHost {
     messenger.handle(GetOsdStatus, (request) => request.reply(this.status()));
   }
 
+  private serveScrub(): void {
+    const { messenger } = this.options;
+    messenger.handle(ScrubList, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.listed(pg, request));
+    });
+    messenger.handle(ScrubObject, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.examined(pg, request));
+    });
+    messenger.handle(ScrubEnded, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.ended(pg, request));
+    });
+    messenger.handle(StartScrub, (request) => {
+      const { pg, deep } = request.message;
+      request.reply({ sinceMs: this.startScrub(pg, deep) });
+    });
+  }
+  /** Milliseconds since 1970: the scrub is done when the PG's stamp is as new. */
+  startScrub(id: PgId, deep: boolean): number {
+    const pg = this.pgs.get(id);
+    if (pg !== undefined) return this.scrubber.request(pg, deep);
+    const text = `osd.${this.id} does not have pg ${formatPg(id)}`;
+    throw new DssError("NotPrimary", text, { epoch: this.epoch() });
+  }
+
+  private readonly runWrite = (request: Incoming<OsdWrite, OsdWriteReply>): void => {
+    this.gate(request, (pg) => pg.write(request));
+  };
+  private readonly runRepOp = (request: Incoming<OsdRepOp, Record<never, never>>): void => {
+    this.gate(request, (pg) => pg.repOp(request));
+  };
+
+  private release(request: Incoming<{ pg: number; interval: number }, unknown>): void {
+    const { maps } = this.options;
+    const { pg: id, interval } = request.message;
+    if (interval > maps.current().epoch) {
+      maps.atLeast(interval, MAP_WAIT_MS).then(
+        () => this.release(request),
+        (error: unknown) => request.fail(error),
+      );
+      return;
+    }
+    const pg = this.pgs.get(id);
+    if (pg === undefined || pg.entry.interval >= interval) request.reply({});
+    else request.fail(new DssError("NotActive", `pg ${formatPg(id)} is in an earlier interval`));
+  }
+
   private checkClient(client: number, sender: number): void {
     if (client !== sender || client <= OSD_ID_MAX) {
       throw new DssError("Malformed", `request of client ${client} came from ${sender}`);
@@ -330,11 +445,13 @@ export class OsdDaemon implements PgHost {
 
   private readGate<Reply>(
     request: Incoming<OsdRead, Reply>,
-    run: (pg: PlacementGroup) => void,
+    run: (pg: PlacementGroup, request: Incoming<OsdRead, Reply>) => void,
+    bytes = 0,
   ): void {
     validateRead(request.message);
     this.checkClient(request.message.client, request.sender);
-    this.gate(request, run);
+    if (!this.work.contended) return this.gate(request, (pg) => run(pg, request));
+    this.work.admit(request, bytes, (counted) => this.gate(counted, (pg) => run(pg, counted)));
   }
 
   /** Members talk to members only. */
@@ -380,6 +497,9 @@ export class OsdDaemon implements PgHost {
     if (sender >= CLIENT_ID_FIRST && this.fenced.has(sender)) {
       throw new DssError("Fenced", `client.${sender} is fenced`, { epoch: map.epoch });
     }
+    if (this.isPaused && sender >= CLIENT_ID_FIRST) {
+      throw new DssError("NotActive", "the cluster is paused", { epoch: map.epoch });
+    }
     if (entry === undefined) {
       throw new DssError("NotFound", `there is no pg ${formatPg(message.pg)}`);
     }
@@ -411,15 +531,11 @@ export class OsdDaemon implements PgHost {
           request.reply({ ...none, allocated: 0 });
           return;
         }
-        let digest = 0;
-        const row = Buffer.alloc(8);
-        for (const { offset, sums } of image.extents) {
-          for (let i = 0; i < sums.length; i++) {
-            row.writeUInt32LE(offset / BLOCK_SIZE + i, 0);
-            row.writeUInt32LE(sums[i]!, 4);
-            digest = crc32(row, digest);
-          }
-        }
+        const digest = digestOf(
+          image.extents.flatMap(({ offset, sums }) =>
+            Array.from(sums, (sum, i) => ({ at: offset / BLOCK_SIZE + i, sum })),
+          ),
+        );
         const { size, version, allocated } = image.info;
         request.reply({
           exists: true,
@@ -447,6 +563,7 @@ export class OsdDaemon implements PgHost {
       used,
       total,
       objects,
+      refusing: this.fullness.refusing(),
       pgs: [...this.pgs.values()]
         .filter((pg) => map.pools.some((pool) => pool.id === poolOfPg(pg.id)))
         .map((pg) => {
@@ -459,12 +576,38 @@ export class OsdDaemon implements PgHost {
             bytes: info?.bytes ?? 0,
             reason: pg.reason,
             learners: this.learners.status(pg),
+            damaged: pg.damage.count,
+            damagedObjects: pg.damage.shown(),
+            ...(pg.entry.primary === this.id && { scrub: this.scrubber.status(pg) }),
           };
         }),
+      recovery: {
+        bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
+        objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
+      },
       counters: { ...this.counters, ...this.store.counters() },
+      ...this.damageSeen(),
     };
   }
+
+  private damageSeen(): { damageSeenMs?: number } {
+    let seenMs = -Infinity;
+    for (const pg of this.pgs.values()) seenMs = Math.max(seenMs, pg.damage.lastSeenMs);
+    const agoMs = this.clock.now() - seenMs;
+    const { shownMs } = this.options.scrub ?? SCRUB_DEFAULTS;
+    return agoMs <= shownMs ? { damageSeenMs: Math.floor(agoMs) } : {};
+  }
 }
+
+const runRead = (pg: PlacementGroup, request: Incoming<OsdRead, OsdReadReply>): void => {
+  pg.read(request);
+};
+const runStat = (pg: PlacementGroup, request: Incoming<OsdRead, OsdStatReply>): void => {
+  pg.stat(request);
+};
+const runExtents = (pg: PlacementGroup, request: Incoming<OsdRead, OsdExtentsReply>): void => {
+  pg.extents(request);
+};
 
 /** Is the PG complete where it belongs, and this OSD not one of those? */
 function isLeftover(

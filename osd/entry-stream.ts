@@ -73,7 +73,10 @@ export class EntryStream implements LearnerStream {
     }
     const { message, data, sums } = entry;
     peer.call(RepOp, message, { deadlineMs: this.host.replicaTimeoutMs, data, sums }).then(
-      () => this.acknowledged(entry.seq),
+      (answer) => {
+        this.host.fullness.report(this.osd, answer.message);
+        this.acknowledged(entry.seq);
+      },
       (error: unknown) => {
         if (!(error instanceof DssError)) throw error;
         this.fail(error);

@@ -2,7 +2,7 @@
  * Heartbeats between OSDs that share PGs (design §4 Failure detection). An OSD that refuses
  * connections is reported at once (the coordinator looks for itself), one that is silent for the
  * grace time is reported with every beat (the coordinator counts the reporters). They matter where
- * no write or read would notice.
+ * no write or read would notice. The answers tell how full the OSD is.
  *
  * An OSD that the map shows as down although it lives was found silent by others: it goes on
  * asking, and says so when most of its peers answer again.
@@ -13,7 +13,7 @@ import { osdOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { heartbeatPeers } from "../cluster/map/placement.js";
 import type { Messenger, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
-import { PingOsd } from "./proto.js";
+import { PingOsd, type OsdFillLevel } from "./proto.js";
 
 export interface HeartbeatOptions {
   id: OsdId;
@@ -27,6 +27,7 @@ export interface HeartbeatOptions {
   report: (osd: OsdId, incarnation: string, silent: boolean) => void;
   /** The map shows this OSD as down, and most of its peers answer it. */
   reportAlive: () => void;
+  level: (osd: OsdId, level: OsdFillLevel) => void;
 }
 
 /** A beat that comes this much late shows that this process stood still, not its peers. */
@@ -105,9 +106,10 @@ export class Heartbeats {
     const peer = messenger.peer(entry.address);
     this.watch(peer, osd);
     peer.call(PingOsd, {}, { deadlineMs: graceMs }).then(
-      () => {
+      ({ message }) => {
         this.waiting.delete(osd);
         this.heardAt.set(osd, { incarnation, at: clock.now(), answered: true });
+        this.options.level(osd, message);
       },
       (error: unknown) => {
         this.waiting.delete(osd);

@@ -3,7 +3,7 @@ import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { PgId } from "../cluster/base/ids.js";
 import type { OsdPush } from "./proto.js";
-import type { ObjectImage } from "./store/chunk-store.js";
+import type { ObjectImage, SpoiledBlock } from "./store/chunk-store.js";
 
 /** The message that carries an object, or says that there is none. */
 export interface ImageHeader {
@@ -35,6 +35,7 @@ export function imageToWire(
       mtimeNs: image?.info.mtimeNs ?? 0n,
       truncateSeq: image?.info.truncateSeq ?? 0,
       extents: extents.map(({ offset, data }) => ({ offset, length: data.length })),
+      spoiled: [...(image?.spoiled ?? [])],
     },
     data: extents.map(({ data }) => data),
     sums,
@@ -72,5 +73,22 @@ export function imageFromWire(
       allocated: at,
     },
     extents,
+    ...(message.spoiled.length > 0 && { spoiled: spoiledWithin(message, extents) }),
   };
+}
+
+/** Checked here, at the edge: they must be blocks that the image has. */
+function spoiledWithin(
+  message: OsdPush,
+  extents: ObjectImage["extents"],
+): readonly SpoiledBlock[] {
+  for (const { offset } of message.spoiled) {
+    const isThere = extents.some(
+      (run) => offset >= run.offset && offset < run.offset + run.data.length,
+    );
+    if (offset % BLOCK_SIZE !== 0 || !isThere) {
+      throw new DssError("Malformed", `bad spoiled block at ${offset} of ${message.object}`);
+    }
+  }
+  return message.spoiled;
 }

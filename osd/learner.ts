@@ -10,9 +10,9 @@
  * then says it has.
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
-import { formatPg, type OsdId } from "../cluster/base/ids.js";
+import { formatPg, poolOfPg, type OsdId } from "../cluster/base/ids.js";
 import { inParallel } from "../cluster/base/parallel.js";
-import { osdOf, type ClusterMap } from "../cluster/map/cluster-map.js";
+import { hasFlag, osdOf, poolOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { upSet } from "../cluster/map/placement.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
@@ -29,6 +29,7 @@ import {
 import { compareVersions, type Version } from "./core/version.js";
 import { imageToWire } from "./image-wire.js";
 import { EntryStream } from "./entry-stream.js";
+import { adoptionPages, fetchLog } from "./log-transfer.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import {
   ListObjects,
@@ -44,10 +45,20 @@ import { Slots } from "./slots.js";
 
 const CALL_DEADLINE_MS = 10_000;
 const ADOPT_DEADLINE_MS = 30_000;
+/** More than the longest log that the option permits; a longer one is not handed over. */
 const LOG_ENTRIES_MAX = 100_000;
-/** Objects copied at a time: per PG, and by the whole OSD (clients' work comes first). */
+/**
+ * PGs that are brought up to date at a time, so that they are done one after the other: until it
+ * has joined, a learner costs an additional copy of every write.
+ */
+const LEARNERS_AT_A_TIME = 8;
+/**
+ * Objects on their way: workers per PG, and bytes of the whole OSD (memory here and there; who may
+ * work how much is the work queue's matter). A small object counts as COPY_BYTES_MIN.
+ */
 const COPIES_PER_PG = 4;
-const COPIES_PER_OSD = 6;
+const COPY_BYTES_MAX = 16 * 1024 * 1024;
+const COPY_BYTES_MIN = 256 * 1024;
 /** Objects compared in one step of backfill. */
 const BACKFILL_STEP = 256;
 
@@ -60,16 +71,29 @@ interface Learner {
   readonly osd: OsdId;
   phase: LearnerPhase;
   isWanted: boolean;
-  attempt: number;
-  stream: EntryStream | undefined;
   missing: number;
   missingBytes: number;
   compared: number;
+  backfill: boolean;
+  tooFull: boolean;
+  /** Objects that are expected to be copied, while `missing` does not tell yet. */
+  expected: number;
+}
+/**
+ * One beginning. Whatever belongs to an attempt that has ended stops by itself: it has its own
+ * number, stream and end.
+ */
+interface Attempt {
+  readonly learner: Learner;
+  readonly number: number;
+  stream: EntryStream | undefined;
+  hasEnded: boolean;
 }
 
 export class LearnerDriver {
   private readonly learners = new Map<PlacementGroup, Map<OsdId, Learner>>();
-  private readonly slots = new Slots(COPIES_PER_OSD);
+  private readonly turns = new Slots(LEARNERS_AT_A_TIME);
+  private readonly copyBytes = new Slots(COPY_BYTES_MAX);
 
   constructor(
     private readonly host: PgHost,
@@ -101,15 +125,28 @@ export class LearnerDriver {
   }
 
   status(pg: PlacementGroup): LearnerStatus[] {
-    return [...(this.learners.get(pg)?.values() ?? [])]
+    const learners = this.learners.get(pg);
+    if (learners === undefined) return [];
+    const info = this.host.store.pgInfo(pg.id);
+    const objects = info?.objects ?? 0;
+    const bytesEach = objects > 0 ? info!.bytes / objects : 0;
+    return [...learners.values()]
       .filter((learner) => learner.generation === pg.generation)
-      .map(({ osd, phase, missing, missingBytes, compared }) => {
-        return { osd, phase, missing, missingBytes, compared };
+      .map((learner) => {
+        const { osd, phase, missing, missingBytes, compared, expected } = learner;
+        const { backfill, tooFull } = learner;
+        const unseen = Math.max(0, Math.min(expected, objects) - compared);
+        const objectsLeft = missing + unseen;
+        const bytesLeft = Math.round(missingBytes + unseen * bytesEach);
+        const seen = { compared, backfill, objectsLeft, bytesLeft };
+        return { osd, phase, missing, missingBytes, ...seen, tooFull };
       });
   }
 
   private wanted(pg: PlacementGroup): OsdId[] {
     const map = this.map();
+    // Copies that are merely in the wrong place may have to stay there.
+    if (hasFlag(map, "norebalance") && !isDegraded(map, pg)) return [];
     return upSet(map, pg.id).filter((osd) => {
       const entry = osdOf(map, osd);
       return entry?.up === true && entry.in && !pg.entry.inSync.includes(osd);
@@ -123,11 +160,12 @@ export class LearnerDriver {
       osd,
       phase: "asking",
       isWanted: true,
-      attempt: 0,
-      stream: undefined,
       missing: 0,
       missingBytes: 0,
       compared: 0,
+      backfill: false,
+      tooFull: false,
+      expected: 0,
     };
     this.run(learner).catch((error: unknown) => {
       this.host.fatal(error instanceof Error ? error : new Error(String(error)));
@@ -139,11 +177,12 @@ export class LearnerDriver {
     const { pg, osd } = learner;
     const backoff = new Backoff(this.random, { firstMs: 50, maxMs: 2_000 });
     for (;;) {
+      const attempt = { learner, number: ++pg.attempts, stream: undefined, hasEnded: false };
       try {
-        await this.attempt(learner);
+        await this.attempt(attempt);
         return;
       } catch (error) {
-        this.detach(learner);
+        this.end(attempt);
         if (error instanceof Superseded || this.isOver(learner)) return;
         if (!(error instanceof DssError)) throw error;
         const fields = { pg: formatPg(pg.id), osd, error: describeError(error) };
@@ -159,9 +198,16 @@ export class LearnerDriver {
   private isOver(learner: Learner): boolean {
     return !learner.isWanted || learner.generation !== learner.pg.generation;
   }
-  private check(learner: Learner): void {
-    if (this.isOver(learner)) throw new Superseded();
-    if (learner.stream?.failure !== undefined) throw learner.stream.failure;
+  private check(attempt: Attempt): void {
+    if (this.isOver(attempt.learner)) throw new Superseded();
+    if (attempt.stream?.failure !== undefined) throw attempt.stream.failure;
+    if (attempt.hasEnded) throw new Superseded();
+  }
+  /** A disk that is too full takes no copies: the attempt ends, and the next one looks again. */
+  private checkRoom(learner: Learner): void {
+    const { pg, osd } = learner;
+    learner.tooFull = !this.host.fullness.mayTakeCopies(osd, isDegraded(this.map(), pg));
+    if (learner.tooFull) throw new DssError("NoSpace", `osd.${osd} is too full to take copies`);
   }
   private enter(learner: Learner, phase: LearnerPhase): void {
     assert(legalPhase(learner.phase, phase), `learner: ${learner.phase} -> ${phase}`);
@@ -169,50 +215,72 @@ export class LearnerDriver {
     const { pg, osd, missing } = learner;
     this.host.logger.debug({ pg: formatPg(pg.id), osd, phase, missing }, "learner");
   }
-  private detach(learner: Learner): void {
-    const { pg, osd, stream } = learner;
+  private end(attempt: Attempt): void {
+    const { learner, stream } = attempt;
+    const { pg, osd } = learner;
+    attempt.hasEnded = true;
     stream?.stop();
-    if (learner.generation === pg.generation && pg.streams.get(osd) === stream) {
-      pg.streams.delete(osd);
-    }
-    learner.stream = undefined;
+    if (stream !== undefined && pg.streams.get(osd) === stream) pg.streams.delete(osd);
   }
 
   // ——— One attempt ———
 
-  private async attempt(learner: Learner): Promise<void> {
+  private async attempt(attempt: Attempt): Promise<void> {
+    const { learner } = attempt;
     const { pg } = learner;
-    learner.attempt = ++pg.attempts;
-    const identity = { pg: pg.id, interval: pg.entry.interval, attempt: learner.attempt };
-    const info = await this.ask(learner, PgGetInfo, identity, this.host.replicaTimeoutMs);
-    const theirs = await this.learnerInfo(learner, info);
-    let { cursor, missing } = await this.adopt(learner, theirs);
-    this.enter(learner, "recovering");
-    for (;;) {
-      await this.copy(learner, missing);
-      if (cursor === undefined) break;
-      this.enter(learner, "backfilling");
-      ({ cursor, missing } = await this.backfillStep(learner, cursor));
+    // What will have to be done is known (roughly) before its turn comes.
+    const before = await this.info(attempt);
+    this.host.fullness.report(learner.osd, before.level);
+    this.checkRoom(learner);
+    learner.expected = this.expectedOf(pg, before);
+    const free = await this.turns.take(1, isDegraded(this.map(), pg));
+    try {
+      const theirs = await this.learnerInfo(attempt, await this.info(attempt));
+      let { cursor, missing } = await this.adopt(attempt, theirs);
       this.enter(learner, "recovering");
+      for (;;) {
+        await this.copy(attempt, missing);
+        if (cursor === undefined) break;
+        this.enter(learner, "backfilling");
+        ({ cursor, missing } = await this.backfillStep(attempt, cursor));
+        this.enter(learner, "recovering");
+      }
+    } finally {
+      free();
     }
-    await this.join(learner);
+    await this.join(attempt);
   }
 
-  private async learnerInfo(learner: Learner, info: PgInfoReply): Promise<LearnerInfo> {
-    const { pg } = learner;
-    const { exists, missing, cursor } = info;
+  private info(attempt: Attempt): Promise<PgInfoReply> {
+    const { pg } = attempt.learner;
+    const identity = { pg: pg.id, interval: pg.entry.interval, attempt: attempt.number };
+    return this.ask(attempt, PgGetInfo, identity, this.host.replicaTimeoutMs);
+  }
+
+  private expectedOf(pg: PlacementGroup, info: PgInfoReply): number {
+    const ours = this.host.store.pgInfo(pg.id)!;
+    if (!info.exists || compareVersions(info.last, ours.logTail) < 0) return ours.objects;
+    const rest = info.cursor === undefined ? 0 : Math.max(0, ours.objects - info.objects);
+    return rest + info.missing.length + Math.max(0, ours.last.seq - info.last.seq);
+  }
+
+  private async learnerInfo(attempt: Attempt, info: PgInfoReply): Promise<LearnerInfo> {
+    const { pg } = attempt.learner;
+    const { exists, missing, cursor, objects } = info;
     const empty = { tail: info.logTail, entries: [] };
     const ourTail = this.host.store.pgInfo(pg.id)!.logTail;
     if (!exists || compareVersions(info.last, ourTail) < 0) {
-      return { exists, missing, cursor, log: empty };
+      return { exists, objects, missing, cursor, log: empty };
     }
     // From just before our own tail: whether the learner has that very entry decides.
     const before: Version = { interval: ourTail.interval, seq: Math.max(0, ourTail.seq - 1) };
     const after = compareVersions(info.logTail, before) >= 0 ? info.logTail : before;
-    const request = { pg: pg.id, interval: pg.entry.interval, after };
-    const { entries } = await this.ask(learner, PgGetLog, request);
+    const identity = { pg: pg.id, interval: pg.entry.interval };
+    const { entries } = await fetchLog({ after, withRetries: false }, (page) =>
+      this.ask(attempt, PgGetLog, { ...identity, ...page }),
+    );
     const tail = after === info.logTail ? after : (entries[0]?.version ?? info.last);
-    return { exists, missing, cursor, log: { tail, entries } };
+    return { exists, objects, missing, cursor, log: { tail, entries } };
   }
 
   /**
@@ -220,36 +288,48 @@ export class LearnerDriver {
    * stream begins.
    */
   private async adopt(
-    learner: Learner,
+    attempt: Attempt,
     theirs: LearnerInfo,
   ): Promise<{ cursor: string | undefined; missing: string[] }> {
+    const { learner } = attempt;
     const { pg, osd } = learner;
     const { store } = this.host;
     const { last, logTail } = store.pgInfo(pg.id)!;
     const entries = store.log(pg.id, logTail, LOG_ENTRIES_MAX)!;
-    const plan = planRecovery({ tail: logTail, entries }, theirs);
+    const isWhole = entries.length < LOG_ENTRIES_MAX;
+    const plan = isWhole
+      ? planRecovery({ tail: logTail, entries }, theirs)
+      : { plan: "backfill" as const };
     const isBackfill = plan.plan === "backfill";
     const common = isBackfill ? last : plan.common;
     const missing = isBackfill ? [] : plan.missing;
     const cursor = isBackfill ? "" : theirs.cursor;
-    const request = {
+    const pages = adoptionPages({
       pg: pg.id,
       interval: pg.entry.interval,
-      attempt: learner.attempt,
+      attempt: attempt.number,
       create: !theirs.exists,
       startOver: isBackfill,
       common,
-      entries: entries.filter(({ version }) => compareVersions(version, common) > 0),
+      entries: isBackfill
+        ? []
+        : entries.filter(({ version }) => compareVersions(version, common) > 0),
       retries: store.exportRetries(pg.id),
       missing,
-    };
+    });
     this.enter(learner, "adopting");
     learner.compared = 0;
+    learner.backfill = cursor !== undefined;
+    learner.expected = cursor === undefined ? 0 : store.pgInfo(pg.id)!.objects;
+    if (cursor !== undefined && cursor !== "") {
+      learner.compared = Math.min(learner.expected, theirs.objects);
+    }
     this.count(learner, missing);
-    learner.stream = new EntryStream(this.host, osd);
-    pg.streams.set(osd, learner.stream);
-    await this.ask(learner, PgAdoptLog, request, ADOPT_DEADLINE_MS);
-    learner.stream.start();
+    const stream = new EntryStream(this.host, osd);
+    attempt.stream = stream;
+    pg.streams.set(osd, stream);
+    for (const page of pages) await this.ask(attempt, PgAdoptLog, page, ADOPT_DEADLINE_MS);
+    stream.start();
     return { cursor, missing };
   }
 
@@ -262,63 +342,78 @@ export class LearnerDriver {
     return this.host.store.stat(pg.id, object)?.allocated ?? 0;
   }
 
-  private async copy(learner: Learner, missing: readonly string[]): Promise<void> {
+  private async copy(attempt: Attempt, missing: readonly string[]): Promise<void> {
     await inParallel(missing, COPIES_PER_PG, async (object) => {
-      this.check(learner);
-      const free = await this.slots.take();
+      this.check(attempt);
+      this.checkRoom(attempt.learner);
+      const bytes = this.bytesOf(attempt.learner, object);
+      const free = await this.copyBytes.take(Math.max(bytes, COPY_BYTES_MIN));
       try {
-        await this.push(learner, object);
+        this.check(attempt);
+        // Before the lock: nobody waits for an object whose turn has not come.
+        const endTurn = await this.host.work.turn("recovery", bytes);
+        try {
+          await this.push(attempt, object, endTurn);
+        } finally {
+          endTurn();
+        }
       } finally {
         free();
       }
     });
-    this.check(learner);
+    this.check(attempt);
   }
 
-  private async push(learner: Learner, object: string): Promise<void> {
-    this.check(learner);
+  private async push(attempt: Attempt, object: string, endTurn: () => void): Promise<void> {
+    this.check(attempt);
+    const { learner } = attempt;
     const { pg, osd } = learner;
     const unlock = await pg.lockObject(object);
     if (unlock === undefined) throw new Superseded();
     try {
-      this.check(learner);
+      this.check(attempt);
       const asOf = pg.lastSeq;
-      const image = await this.host.store.image(pg.id, object);
-      this.check(learner);
+      const image = await this.host.repairer.image(pg, object);
+      // What follows is the network's and the other side's work.
+      endTurn();
+      this.check(attempt);
       const peer = this.host.peer(osd);
       if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
       const { interval } = pg.entry;
-      const header = { pg: pg.id, interval, attempt: learner.attempt, asOf, object };
+      const header = { pg: pg.id, interval, attempt: attempt.number, asOf, object };
       const { message, data, sums } = imageToWire(header, image);
-      await peer.call(PushObject, message, { deadlineMs: CALL_DEADLINE_MS, data, sums });
+      const answer = await peer.call(PushObject, message, {
+        deadlineMs: CALL_DEADLINE_MS,
+        data,
+        sums,
+      });
+      this.host.fullness.report(osd, answer.message);
       const bytes = image?.info.allocated ?? 0;
       learner.missing--;
       learner.missingBytes = Math.max(0, learner.missingBytes - bytes);
-      this.host.count("recoveryOps");
-      this.host.count("recoveryBytes", bytes);
+      this.host.copied(bytes);
     } catch (error) {
       // Before the lock goes: a write that the learner gets from now on could meet the image on its
       // way.
-      this.detachAfterFailure(learner);
+      const failure = new DssError("ConnectionLost", `a copy to osd.${osd} failed`);
+      attempt.stream?.fail(failure);
+      if (pg.streams.get(osd) === attempt.stream) pg.streams.delete(osd);
       throw error;
     } finally {
       unlock();
     }
   }
-  private detachAfterFailure(learner: Learner): void {
-    learner.stream?.fail(new DssError("ConnectionLost", `a copy to osd.${learner.osd} failed`));
-    if (learner.generation === learner.pg.generation) learner.pg.streams.delete(learner.osd);
-  }
 
   /** Compares the next objects; those that differ are missing from then on, the others are live. */
   private async backfillStep(
-    learner: Learner,
+    attempt: Attempt,
     cursor: string,
   ): Promise<{ cursor: string | undefined; missing: string[] }> {
+    const { learner } = attempt;
     const { pg } = learner;
     const request = { pg: pg.id, after: cursor, limit: BACKFILL_STEP };
     // Beyond the cursor the learner's objects stay as they are: entries for them are only logged.
-    const listed = await this.ask(learner, ListObjects, request);
+    const listed = await this.ask(attempt, ListObjects, request);
     const theirs: Listed[] = listed.objects.map(({ object, versionInterval, versionSeq }) => {
       return { object, version: { interval: versionInterval, seq: versionSeq } };
     });
@@ -333,7 +428,7 @@ export class LearnerDriver {
     const advance = {
       pg: pg.id,
       interval: pg.entry.interval,
-      attempt: learner.attempt,
+      attempt: attempt.number,
       asOf: pg.lastSeq,
       missing: step.differing,
       ...(step.cursor === undefined ? {} : { cursor: step.cursor }),
@@ -341,7 +436,7 @@ export class LearnerDriver {
     learner.compared += ours.length;
     this.count(learner, step.differing);
     // In the turn of the comparison, behind all entries that it covers and ahead of all others.
-    await this.ask(learner, PgBackfill, advance);
+    await this.ask(attempt, PgBackfill, advance);
     return { cursor: step.cursor, missing: step.differing };
   }
 
@@ -349,8 +444,9 @@ export class LearnerDriver {
    * Nothing is missing: from now on no write is acknowledged without the learner, and the
    * coordinator is asked.
    */
-  private async join(learner: Learner): Promise<void> {
-    const { pg, osd, stream } = learner;
+  private async join(attempt: Attempt): Promise<void> {
+    const { learner, stream } = attempt;
+    const { pg, osd } = learner;
     const map = this.map();
     const incarnation = osdOf(map, osd)?.incarnation;
     if (incarnation === undefined || stream === undefined) throw new Superseded();
@@ -363,7 +459,7 @@ export class LearnerDriver {
     pg.requireLearner(osd);
     try {
       await stream.drained();
-      this.check(learner);
+      this.check(attempt);
     } catch (error) {
       if (learner.generation === pg.generation) pg.releaseLearner(osd);
       throw error;
@@ -372,16 +468,23 @@ export class LearnerDriver {
   }
 
   private async ask<Request, Reply>(
-    learner: Learner,
+    attempt: Attempt,
     call: Call<Request, Reply>,
     request: Request,
     deadlineMs = CALL_DEADLINE_MS,
   ): Promise<Reply> {
-    this.check(learner);
-    const peer = this.host.peer(learner.osd);
-    if (peer === undefined) throw new DssError("Unreachable", `osd.${learner.osd} has no address`);
+    this.check(attempt);
+    const { osd } = attempt.learner;
+    const peer = this.host.peer(osd);
+    if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
     const { message } = await peer.call(call, request, { deadlineMs });
-    this.check(learner);
+    this.check(attempt);
     return message;
   }
+}
+
+/** Fewer living in-sync members than the pool wants copies. */
+function isDegraded(map: ClusterMap, pg: PlacementGroup): boolean {
+  const living = pg.entry.inSync.filter((osd) => osdOf(map, osd)?.up === true);
+  return living.length < (poolOf(map, poolOfPg(pg.id))?.replicas ?? 0);
 }

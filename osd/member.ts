@@ -9,11 +9,13 @@ import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type PgId } from "../cluster/base/ids.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { GrantBook } from "./core/leases.js";
-import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
+import { compareVersions, VERSION_ZERO } from "./core/version.js";
 import { imageFromWire, imageToWire } from "./image-wire.js";
+import { readLogPage } from "./log-transfer.js";
 import { EMPTY_META, UNKNOWN_META } from "./pg-record.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import type {
+  OsdFillLevel,
   OsdPush,
   PgAdoptRequest,
   PgBackfillRequest,
@@ -23,8 +25,6 @@ import type {
   PgLogRequest,
 } from "./proto.js";
 import type { Durable, LogEntry, ObjectImage } from "./store/chunk-store.js";
-
-const LOG_ENTRIES_MAX = 100_000;
 
 export class MemberSide {
   constructor(
@@ -40,7 +40,7 @@ export class MemberSide {
   }
 
   getLog(request: Incoming<PgLogRequest, PgLogReply>): void {
-    request.reply(this.readLog(request.message.pg, request.message.after));
+    request.reply(this.readLog(request.message.pg, request.message));
   }
 
   adoptLog(pg: PlacementGroup, request: Incoming<PgAdoptRequest, Record<string, never>>): void {
@@ -65,7 +65,7 @@ export class MemberSide {
     });
   }
 
-  pushed(pg: PlacementGroup, request: Incoming<OsdPush, Record<never, never>>): void {
+  pushed(pg: PlacementGroup, request: Incoming<OsdPush, OsdFillLevel>): void {
     const { message } = request;
     pg.checkAttempt(message.attempt);
     const last = this.host.store.pgInfo(pg.id)?.last.seq ?? 0;
@@ -75,16 +75,19 @@ export class MemberSide {
     }
     const image = imageFromWire(message, request.data, request.sums);
     this.install(pg, message.object, image).then(
-      () => request.reply({}),
+      () => request.reply(this.host.fullness.own()),
       (error: unknown) => request.fail(error),
     );
   }
 
-  pulled(request: Incoming<{ pg: number; interval: number; object: string }, OsdPush>): void {
-    const { pg, interval, object } = request.message;
-    this.host.store.image(pg, object).then(
+  pulled(
+    pg: PlacementGroup,
+    request: Incoming<{ pg: number; interval: number; object: string }, OsdPush>,
+  ): void {
+    const { interval, object } = request.message;
+    this.host.repairer.image(pg, object).then(
       (image) => {
-        const header = { pg, interval, attempt: 0, asOf: 0, object };
+        const header = { pg: pg.id, interval, attempt: 0, asOf: 0, object };
         const { message, data, sums } = imageToWire(header, image);
         request.reply(message, data, sums);
       },
@@ -95,24 +98,24 @@ export class MemberSide {
   // ——— The same on the own store, for the primary itself ———
 
   describe(pg: PlacementGroup, asking: number): PgInfoReply {
-    const grantMs = this.grants.remainingMs(pg.id, asking, this.host.clock.now());
+    const { ms, holder } = this.grants.remaining(pg.id, asking, this.host.clock.now());
+    const now = { grantMs: ms, grantHolder: holder, level: this.host.fullness.own() };
     const info = this.host.store.pgInfo(pg.id);
     if (info === undefined) {
       const none = { last: VERSION_ZERO, logTail: VERSION_ZERO, base: VERSION_ZERO };
-      return { exists: false, ...none, objects: 0, missing: [], grantMs };
+      return { exists: false, ...none, objects: 0, missing: [], ...now };
     }
     const { last, logTail, objects } = info;
     const { missing, base, cursor } = pg.record;
-    const reply = { exists: true, last, logTail, objects, missing: [...missing], base, grantMs };
+    const has = { exists: true, last, logTail, objects };
+    const reply = { ...has, missing: [...missing], base, ...now };
     return cursor === undefined ? reply : { ...reply, cursor };
   }
 
-  readLog(id: PgId, after: Version): PgLogReply {
-    const entries = this.host.store.log(id, after, LOG_ENTRIES_MAX);
-    if (entries === undefined) {
-      throw new DssError("NotActive", `the log of pg ${formatPg(id)} does not reach back so far`);
-    }
-    return { entries, retries: this.host.store.exportRetries(id) };
+  readLog(id: PgId, request: Pick<PgLogRequest, "after" | "retriesAfter">): PgLogReply {
+    const page = readLogPage(this.host.store, id, request);
+    if (page !== undefined) return page;
+    throw new DssError("NotActive", `the log of pg ${formatPg(id)} does not reach back so far`);
   }
 
   /** Notes durably what will be missing, then takes over the log. */
@@ -143,10 +146,16 @@ export class MemberSide {
     } else if (request.startOver) {
       await step((done) => pg.record.startOver(done));
     }
+    if (request.noteOnly === true) {
+      store.mergeRetries(pg.id, request.retries);
+      await step((done) => pg.record.note(request.missing, common, done));
+      return;
+    }
     const end = store.pgInfo(pg.id)!.last;
     const isKnown = request.missing.every((object) => pg.record.missing.has(object));
     const isSame = entries.length === 0 && compareVersions(common, end) === 0;
-    if (isSame && isKnown && !request.startOver) return;
+    const isNews = request.startOver || request.retries.length > 0;
+    if (isSame && isKnown && !isNews) return;
     if (!isKnown) await step((done) => pg.record.note(request.missing, common, done));
     if (request.startOver) {
       // Nothing of the old log may be believed, the answers to clients included.

@@ -10,31 +10,39 @@ import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
 import type { Call } from "../cluster/wire/registry.js";
 import { faults } from "./core/faults.js";
+import { NOBODY_KNOWN } from "./core/leases.js";
 import { planPeering, type MemberInfo, type PeeringPlan } from "./core/peering.js";
 import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
 import { imageFromWire, imageToWire } from "./image-wire.js";
+import { adoptionPages, fetchLog, type WholeLog } from "./log-transfer.js";
 import type { MemberSide } from "./member.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import {
-  DigestObject,
+  CopyRead,
   PgAdoptLog,
   PgGetInfo,
   PgGetLog,
   PullObject,
   PushObject,
+  ReleaseLease,
   type PgAdoptRequest,
   type PgInfoReply,
-  type PgLogReply,
 } from "./proto.js";
 import type { ObjectImage } from "./store/chunk-store.js";
 
 /** Copying and syncing may take long on a busy disk; GetInfo may not. */
 const CALL_DEADLINE_MS = 10_000;
-/** Objects copied at a time per PG. */
+/** Objects copied at a time per PG: clients wait for these, so they pass by the work queue. */
 const PARALLEL_COPIES = 4;
 
 type CatchUp = Extract<PeeringPlan, { plan: "catch-up" }>;
 type RollBack = Extract<PeeringPlan, { plan: "roll-back" }>;
+
+/** A promise of some member to an earlier primary, by the clock of this OSD. */
+interface ForeignGrant {
+  holder: number;
+  until: number;
+}
 
 /** Ends a peering whose interval, or whose turn, is over. */
 class Superseded extends Error {}
@@ -92,10 +100,11 @@ export class PeeringDriver {
     const others = pg.others.filter((osd) => !down.includes(osd));
     const attempt: Attempt = { pg, others, number, check };
     pg.beginAttempt(number);
-    // Until when an earlier primary may still serve reads.
-    let grantedUntil = 0;
+    const grants: ForeignGrant[] = [];
     const note = (member: OsdId, info: PgInfoReply): MemberInfo => {
-      grantedUntil = Math.max(grantedUntil, this.host.clock.now() + info.grantMs);
+      if (info.grantMs > 0) {
+        grants.push({ holder: info.grantHolder, until: this.host.clock.now() + info.grantMs });
+      }
       return { member, ...info, unfinished: info.cursor !== undefined };
     };
     const infos: MemberInfo[] = await Promise.all([
@@ -103,6 +112,11 @@ export class PeeringDriver {
       ...others.map((member) => this.memberInfo(attempt, member).then((i) => note(member, i))),
     ]);
     check();
+    // Whoever answered has entered this interval, and serves nothing on earlier grants.
+    const released = this.released(
+      attempt,
+      grants.filter(({ holder }) => !infos.some(({ member }) => member === holder)),
+    );
     const plan = planPeering(infos);
     const waits = `waits for ${down.map((osd) => `osd.${osd}`).join(", ")}`;
     if (plan.plan === "create" && down.length > 0) {
@@ -118,7 +132,7 @@ export class PeeringDriver {
     else if (plan.plan === "roll-back") await this.rollBack(attempt, plan);
     else await this.catchUp(attempt, plan, infos);
     check();
-    await this.waitUntil(faults.promoteWithoutWaiting ? 0 : grantedUntil);
+    if (!faults.promoteWithoutWaiting) await released;
     check();
     if (down.length === 0) pg.transition("active");
     else pg.transition("waiting", waits);
@@ -127,6 +141,32 @@ export class PeeringDriver {
   private memberInfo({ pg, number }: Attempt, member: OsdId): Promise<PgInfoReply> {
     const request = { pg: pg.id, interval: pg.entry.interval, attempt: number };
     return this.ask(pg, member, PgGetInfo, request, this.host.replicaTimeoutMs);
+  }
+
+  /**
+   * Resolves when no earlier primary can serve reads any more: its grants are over, or it says so
+   * itself (a planned move of a primary then costs no wait).
+   */
+  private async released({ pg }: Attempt, grants: readonly ForeignGrant[]): Promise<void> {
+    const untilByHolder = new Map<number, number>();
+    for (const { holder, until } of grants) {
+      untilByHolder.set(holder, Math.max(untilByHolder.get(holder) ?? 0, until));
+    }
+    const request = { pg: pg.id, interval: pg.entry.interval };
+    const over = [...untilByHolder].map(([holder, until]) => {
+      const expired = this.waitUntil(until);
+      const peer = holder === NOBODY_KNOWN ? undefined : this.host.peer(holder);
+      if (peer === undefined) return expired;
+      const answered = peer.call(ReleaseLease, request, { deadlineMs: CALL_DEADLINE_MS }).then(
+        () => undefined,
+        (error: unknown) => {
+          if (!(error instanceof DssError)) throw error;
+          return expired;
+        },
+      );
+      return Promise.race([expired, answered]);
+    });
+    await Promise.all(over);
   }
 
   private async waitUntil(instant: number): Promise<void> {
@@ -139,12 +179,20 @@ export class PeeringDriver {
   }
 
   private async createEverywhere(attempt: Attempt): Promise<void> {
-    const { pg, others } = attempt;
+    const { others } = attempt;
     const log = { entries: [], retries: [] };
     const request = adoptRequest(attempt, { common: VERSION_ZERO, log, missing: [], create: true });
-    await this.member.adopt(pg, request);
-    attempt.check();
-    await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
+    await this.adopt(attempt, this.host.id, request);
+    await Promise.all(others.map((member) => this.adopt(attempt, member, request)));
+  }
+
+  /** In pages, on this OSD or another. */
+  private async adopt(attempt: Attempt, member: OsdId, whole: PgAdoptRequest): Promise<void> {
+    for (const page of adoptionPages(whole)) {
+      if (member === this.host.id) await this.member.adopt(attempt.pg, page);
+      else await this.ask(attempt.pg, member, PgAdoptLog, page);
+      attempt.check();
+    }
   }
 
   private async catchUp(
@@ -178,7 +226,7 @@ export class PeeringDriver {
 
     // This OSD first: it then has everything to give to the others.
     const own = adoptions.find(({ member }) => member === this.host.id);
-    if (own !== undefined) await this.member.adopt(pg, own.request);
+    if (own !== undefined) await this.adopt(attempt, this.host.id, own.request);
     check();
     await inParallel([...missing.get(this.host.id)!], PARALLEL_COPIES, async (object) => {
       const image = await this.pull(pg, sourceOf(object), object);
@@ -189,10 +237,10 @@ export class PeeringDriver {
     await Promise.all(
       others.map(async (member) => {
         const adoption = adoptions.find((candidate) => candidate.member === member);
-        if (adoption !== undefined) await this.ask(pg, member, PgAdoptLog, adoption.request);
+        if (adoption !== undefined) await this.adopt(attempt, member, adoption.request);
         check();
         await inParallel([...missing.get(member)!], PARALLEL_COPIES, async (object) => {
-          const image = await this.host.store.image(pg.id, object);
+          const image = await this.host.repairer.image(pg, object);
           check();
           await this.push(attempt, member, object, image);
         });
@@ -220,8 +268,8 @@ export class PeeringDriver {
     check();
     const cutBack = { common, log: { entries: [], retries: [] }, missing: objects, create: false };
     const request = adoptRequest(attempt, cutBack);
-    await this.member.adopt(pg, request);
-    await Promise.all(others.map((member) => this.ask(pg, member, PgAdoptLog, request)));
+    await this.adopt(attempt, this.host.id, request);
+    await Promise.all(others.map((member) => this.adopt(attempt, member, request)));
     check();
     await inParallel(objects, PARALLEL_COPIES, async (object) => {
       const image = await this.pull(pg, sources.get(object)!, object);
@@ -242,7 +290,8 @@ export class PeeringDriver {
     for (const member of members) {
       let version = this.host.store.stat(pg.id, object)?.version;
       if (member !== this.host.id) {
-        const copy = await this.ask(pg, member, DigestObject, { pg: pg.id, object });
+        const identity = { pg: pg.id, interval: pg.entry.interval, object };
+        const copy = await this.ask(pg, member, CopyRead, { ...identity, offset: 0, length: 0 });
         check();
         const { exists, versionInterval: interval, versionSeq: seq } = copy;
         version = exists ? { interval, seq } : undefined;
@@ -255,9 +304,13 @@ export class PeeringDriver {
     return newest?.member ?? this.host.id;
   }
 
-  private async logOf(pg: PlacementGroup, member: OsdId, after: Version): Promise<PgLogReply> {
-    if (member === this.host.id) return this.member.readLog(pg.id, after);
-    return this.ask(pg, member, PgGetLog, { pg: pg.id, interval: pg.entry.interval, after });
+  private logOf(pg: PlacementGroup, member: OsdId, after: Version): Promise<WholeLog> {
+    const identity = { pg: pg.id, interval: pg.entry.interval };
+    return fetchLog({ after, withRetries: true }, (page) =>
+      member === this.host.id
+        ? Promise.resolve(this.member.readLog(pg.id, page))
+        : this.ask(pg, member, PgGetLog, { ...identity, ...page }),
+    );
   }
 
   private async ownInfo(pg: PlacementGroup): Promise<PgInfoReply> {
@@ -292,7 +345,7 @@ export class PeeringDriver {
     source: OsdId,
     object: string,
   ): Promise<ObjectImage | undefined> {
-    if (source === this.host.id) return this.host.store.image(pg.id, object);
+    if (source === this.host.id) return this.host.repairer.image(pg, object);
     const peer = this.host.peer(source);
     if (peer === undefined) throw new DssError("Unreachable", `osd.${source} has no address`);
     const { message, data, sums } = await peer.call(
@@ -314,14 +367,13 @@ export class PeeringDriver {
     const header = { pg: pg.id, interval: pg.entry.interval, attempt: number, asOf: 0, object };
     const { message, data, sums } = imageToWire(header, image);
     await peer.call(PushObject, message, { deadlineMs: CALL_DEADLINE_MS, data, sums });
-    this.host.count("recoveryOps");
-    this.host.count("recoveryBytes", image?.info.allocated ?? 0);
+    this.host.copied(image?.info.allocated ?? 0);
   }
 }
 
 function adoptRequest(
   { pg, number }: Attempt,
-  what: { common: Version; log: PgLogReply; missing: string[]; create: boolean },
+  what: { common: Version; log: WholeLog; missing: string[]; create: boolean },
 ): PgAdoptRequest {
   const { common, log, missing, create } = what;
   const identity = { pg: pg.id, interval: pg.entry.interval, attempt: number };

@@ -9,6 +9,7 @@
  */
 import type { PgId } from "../cluster/base/ids.js";
 import { msgpack } from "../cluster/wire/registry.js";
+import { NEVER_SCRUBBED, type ScrubStamps } from "./core/scrub.js";
 import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
 import type { ChunkStore, Durable } from "./store/chunk-store.js";
 
@@ -16,6 +17,20 @@ interface PgMeta {
   missing: string[];
   cursor?: string;
   base?: Version;
+  scrub?: ScrubRecord;
+}
+
+/** When the PG was scrubbed, and where the scrub under way has come to. */
+export interface ScrubRecord {
+  stamps: ScrubStamps;
+  progress?: {
+    deep: boolean;
+    startedMs: number;
+    cursor: string;
+    done: number;
+    found: number;
+    left: number;
+  };
 }
 const metaCodec = msgpack<PgMeta>();
 export const EMPTY_META = metaCodec.encode({ missing: [] });
@@ -33,6 +48,7 @@ export class PgRecord {
    * member: it had every acknowledged write then.
    */
   base: Version = VERSION_ZERO;
+  scrub: ScrubRecord = { stamps: NEVER_SCRUBBED };
   private written = 0;
 
   constructor(
@@ -44,11 +60,13 @@ export class PgRecord {
 
   load(): void {
     const meta = this.store.pgInfo(this.id)?.meta;
-    const { missing, cursor, base } = meta ? metaCodec.decode(meta) : { missing: [] };
+    const known: PgMeta = meta ? metaCodec.decode(meta) : { missing: [] };
+    const { missing, cursor, base, scrub } = known;
     this.missing.clear();
     for (const object of missing) this.missing.add(object);
     this.cursor = cursor;
     this.base = base ?? VERSION_ZERO;
+    this.scrub = scrub ?? { stamps: NEVER_SCRUBBED };
     this.written = missing.length;
     this.refresh();
   }
@@ -82,10 +100,16 @@ export class PgRecord {
     else done();
   }
 
+  noteScrub(scrub: ScrubRecord, done: Durable): void {
+    this.scrub = scrub;
+    this.write(done);
+  }
+
   private write(done: Durable): void {
     this.refresh();
     this.written = this.missing.size;
     const meta: PgMeta = { missing: [...this.missing], base: this.base };
+    if (this.scrub.stamps !== NEVER_SCRUBBED || this.scrub.progress) meta.scrub = this.scrub;
     if (this.cursor !== undefined) meta.cursor = this.cursor;
     this.store.setPgMeta(this.id, metaCodec.encode(meta), done);
   }

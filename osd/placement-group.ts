@@ -8,6 +8,7 @@
  * retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
+import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -24,6 +25,7 @@ import {
   RepOp,
   WriteKind,
   type OsdExtentsReply,
+  type OsdFillLevel,
   type OsdRead,
   type OsdReadReply,
   type OsdRepOp,
@@ -32,8 +34,12 @@ import {
   type OsdWriteReply,
 } from "./proto.js";
 import type { Version } from "./core/version.js";
+import type { Fullness } from "./fullness.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
+import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
+import type { WorkQueue } from "./work-queue.js";
+import type { Repairer } from "./repair.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
   OpKind,
@@ -54,25 +60,40 @@ export interface PgHost {
   peer(osd: OsdId): Peer | undefined;
   /** The newest map's epoch, for errors that make a client fetch it. */
   epoch(): number;
-  /** True when objects may not grow any more (design §5 Full). */
-  full(): boolean;
   /** The store failed: the OSD must stop. */
   fatal(error: Error): void;
   count(counter: string, amount?: number): void;
+  /** An object of that many bytes went to another OSD. */
+  copied(bytes: number): void;
+  /** Who works how much: every copy for recovery and every look of scrub takes its turn here. */
+  readonly work: WorkQueue;
   /** Log entries that a PG keeps at least (and at most a quarter more). */
   readonly pgLogEntries: number;
   /** A member's answer that takes longer is missing. */
   readonly replicaTimeoutMs: number;
   readonly leases: LeaseKeeper;
+  readonly fullness: Fullness;
   readonly membership: Membership;
+  readonly repairer: Repairer;
+  /** Where the PG's copies belong, by the newest map. */
+  upSet(pg: PgId): readonly OsdId[];
 }
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
 type ReadRequest<Reply> = Incoming<OsdRead, Reply>;
+interface Served<Reply> {
+  reply: Reply;
+  data?: Buffer[];
+  sums?: Uint32Array;
+  /** The data have left this process. */
+  sent?: () => void;
+}
 
 /** A client's change under way: from its lock to the last member's acknowledgement. */
 interface InFlight {
   requests: WriteRequest[];
+  /** Disk space that it may take. */
+  bytes: number;
 }
 /** One log entry that members have not all synced. */
 export interface Replicating {
@@ -125,6 +146,8 @@ export class PlacementGroup {
   private readonly planner: StepPlanner;
   /** As a member: what it lacks. */
   readonly record: PgRecord;
+  /** What of this OSD's copy is damaged. */
+  readonly damage = new PgDamage();
   private seenAttempt = 0;
   /**
    * Changes of the log that were handed to the store, and how many of them are durable (they become
@@ -143,7 +166,9 @@ export class PlacementGroup {
   ) {
     this.nextSeq = (host.store.pgInfo(id)?.last.seq ?? 0) + 1;
     this.record = new PgRecord(id, host.store);
-    this.planner = new StepPlanner(id, host.store);
+    this.planner = new StepPlanner(id, host.store, (object, offset) =>
+      host.repairer.read(this, object, offset, BLOCK_SIZE),
+    );
   }
 
   /** The in-sync members but this one. */
@@ -185,7 +210,8 @@ export class PlacementGroup {
     for (const end of endings) end();
     const dropped = [...this.inFlight.values()];
     this.inFlight.clear();
-    for (const { requests } of dropped) {
+    for (const { requests, bytes } of dropped) {
+      this.host.fullness.finished(bytes);
       for (const request of requests) request.fail(this.stale());
     }
   }
@@ -253,12 +279,13 @@ export class PlacementGroup {
     const start = blockFloor(message.offset);
     const end = blockCeil(message.offset + Math.max(message.length, 1));
     this.withSharedLock(request, message.object, start, end, async () => {
-      const read = await this.host.store.read(
-        this.id,
-        message.object,
-        message.offset,
-        message.length,
-      );
+      const { object, offset, length } = message;
+      let read;
+      try {
+        read = await this.host.store.read(this.id, object, offset, length);
+      } catch (error) {
+        read = await this.host.repairer.readAfter(error, this, { object, offset, length });
+      }
       if (read === undefined) {
         return { reply: { exists: false, size: 0, dataOffset: 0, mtimeNs: 0n } };
       }
@@ -269,6 +296,7 @@ export class PlacementGroup {
         reply: { exists: true, size, dataOffset: start, mtimeNs: read.info.mtimeNs },
         data: read.data,
         sums: read.sums,
+        ...(read.recycle === undefined ? {} : { sent: read.recycle }),
       };
     });
   }
@@ -311,7 +339,7 @@ export class PlacementGroup {
     object: string,
     start: number,
     end: number,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     this.refuseUnlessActive();
     this.isRead = true;
@@ -333,14 +361,14 @@ export class PlacementGroup {
   private serve<Reply>(
     request: ReadRequest<Reply>,
     unlock: () => void,
-    work: () => Promise<{ reply: Reply; data?: Buffer[]; sums?: Uint32Array }>,
+    work: () => Promise<Served<Reply>>,
   ): void {
     const { generation } = this;
     work().then(
-      ({ reply, data, sums }) => {
+      ({ reply, data, sums, sent }) => {
         if (generation !== this.generation) return request.fail(this.stale());
         unlock();
-        request.reply(reply, data, sums);
+        request.reply(reply, data, sums, sent);
       },
       (error: unknown) => {
         unlock();
@@ -413,11 +441,9 @@ export class PlacementGroup {
       request.reply({ interval: version.interval, seq: version.seq, size });
       return;
     }
-    if (message.kind === WriteKind.write && this.host.full()) {
-      throw new DssError("NoSpace", `osd.${this.host.id} is full`);
-    }
+    const bytes = this.admit(message);
     const { start, end } = this.lockedRange(message);
-    this.inFlight.set(key, { requests: [request] });
+    this.inFlight.set(key, { requests: [request], bytes });
     // The requests in flight are told by themselves when the interval ends.
     this.lock(message.object, start, end, false, undefined, (unlock) => {
       const { generation } = this;
@@ -427,6 +453,20 @@ export class PlacementGroup {
         this.finish(key, (waiting) => waiting.fail(error));
       });
     });
+  }
+
+  /** The space that the change may take. Throws NoSpace when a member has too little. */
+  private admit({ kind, offset, length }: OsdWrite): number {
+    if (kind !== WriteKind.write) return 0; // What frees space always may.
+    const { fullness } = this.host;
+    const bytes = blockCeil(offset + length) - blockFloor(offset);
+    const full = fullness.memberWithoutRoom(this.required, bytes);
+    if (full !== undefined) {
+      this.host.count("writesRefusedFull");
+      throw new DssError("NoSpace", `osd.${full} is full`);
+    }
+    fullness.admitted(bytes);
+    return bytes;
   }
 
   private lockedRange(message: OsdWrite): { start: number; end: number } {
@@ -443,6 +483,7 @@ export class PlacementGroup {
     const inFlight = this.inFlight.get(key);
     if (inFlight === undefined) return; // Dropped with its interval, and answered then.
     this.inFlight.delete(key);
+    this.host.fullness.finished(inFlight.bytes);
     for (const request of inFlight.requests) answer(request);
   }
 
@@ -536,7 +577,8 @@ export class PlacementGroup {
         sums: entry.sums,
       })
       .then(
-        () => {
+        (answer) => {
+          this.host.fullness.report(member, answer.message);
           if (generation !== this.generation) return;
           this.memberAnswered(member);
           this.acknowledged(member, entry.seq);
@@ -603,7 +645,7 @@ export class PlacementGroup {
 
   // ——— As a member ———
 
-  repOp(request: Incoming<OsdRepOp, Record<never, never>>): void {
+  repOp(request: Incoming<OsdRepOp, OsdFillLevel>): void {
     const { message } = request;
     const info = this.host.store.pgInfo(this.id);
     if (info === undefined) {
@@ -615,7 +657,7 @@ export class PlacementGroup {
       const text = `pg ${formatPg(this.id)}: entry ${message.seq} came, ${expected} is next`;
       throw new DssError("NotActive", text);
     }
-    const reply = (): void => request.reply({});
+    const reply = (): void => request.reply(this.host.fullness.own());
     if (message.seq < expected) {
       this.whenSynced(reply);
       return;

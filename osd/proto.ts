@@ -129,8 +129,15 @@ export const OsdRepOp = struct("OsdRepOp", {
 });
 export type OsdRepOp = Infer<typeof OsdRepOp>;
 const Empty = struct("Empty", {});
+/** How full the answering OSD is, in bytes; `total` is what objects may use in all. */
+export const OsdFillLevel = struct("OsdFillLevel", { used: u53, total: u53 });
+export type OsdFillLevel = Infer<typeof OsdFillLevel>;
 /** Answered when synced. */
-export const RepOp = defineCall(120, "RepOp", { request: OsdRepOp, reply: Empty, sums: "request" });
+export const RepOp = defineCall(120, "RepOp", {
+  request: OsdRepOp,
+  reply: OsdFillLevel,
+  sums: "request",
+});
 
 export interface WireVersion {
   interval: number;
@@ -178,6 +185,9 @@ export interface PgInfoReply {
    * from now.
    */
   grantMs: number;
+  level: OsdFillLevel;
+  /** The OSD that it promised it to; -1: it does not know. */
+  grantHolder: number;
 }
 export const PgGetInfo = defineCall(130, "PgGetInfo", {
   request: msgpack<PgInfoRequest>(),
@@ -188,10 +198,15 @@ export interface PgLogRequest {
   pg: number;
   interval: number;
   after: WireVersion;
+  /** Retry records of clients above this number are wanted, too. */
+  retriesAfter?: number;
 }
+/** One page; ask again after its last entry and its last client for more. */
 export interface PgLogReply {
   entries: WireLogEntry[];
+  more: boolean;
   retries: WireRetry[];
+  moreRetries: boolean;
 }
 export const PgGetLog = defineCall(132, "PgGetLog", {
   request: msgpack<PgLogRequest>(),
@@ -210,6 +225,8 @@ export interface PgAdoptRequest {
   create: boolean;
   /** Nothing of what the member has is known to be right: every object is compared (backfill). */
   startOver: boolean;
+  /** `missing` and `retries` only: the log stays until a later message (osd/log-transfer.ts). */
+  noteOnly?: boolean;
   common: WireVersion;
   entries: WireLogEntry[];
   retries: WireRetry[];
@@ -221,6 +238,7 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 });
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
+const SpoiledBlock = struct("SpoiledBlock", { offset: u32, sum: u32 });
 /**
  * A whole object; the data of its extents follow one another in the frame. Answered when synced.
  */
@@ -240,12 +258,17 @@ export const OsdPush = struct("OsdPush", {
   mtimeNs: i64,
   truncateSeq: u32,
   extents: list(ImageExtent, 2048),
+  /**
+   * Blocks whose right bytes nobody has: the data has filler for them, the copy records these
+   * checksums.
+   */
+  spoiled: list(SpoiledBlock, 2048),
   object: ascii,
 });
 export type OsdPush = Infer<typeof OsdPush>;
 export const PushObject = defineCall(136, "PushObject", {
   request: OsdPush,
-  reply: Empty,
+  reply: OsdFillLevel,
   sums: "request",
 });
 /** The primary asks a member that has it for a whole object. */
@@ -253,6 +276,31 @@ export const OsdPull = struct("OsdPull", { pg: u32, interval: u32, object: ascii
 export const PullObject = defineCall(138, "PullObject", {
   request: OsdPull,
   reply: OsdPush,
+  sums: "reply",
+});
+
+/**
+ * One member asks another for its bytes of an object, to repair its own copy: whole blocks from
+ * `offset`, verified. Corrupt when one of them is damaged there, too.
+ */
+export const OsdCopyRead = struct("OsdCopyRead", {
+  pg: u32,
+  interval: u32,
+  offset: u32,
+  length: u32,
+  object: ascii,
+});
+export type OsdCopyRead = Infer<typeof OsdCopyRead>;
+export const OsdCopyReply = struct("OsdCopyReply", {
+  exists: bool,
+  versionInterval: u32,
+  versionSeq: u53,
+  dataOffset: u32,
+});
+export type OsdCopyReply = Infer<typeof OsdCopyReply>;
+export const CopyRead = defineCall(160, "CopyRead", {
+  request: OsdCopyRead,
+  reply: OsdCopyReply,
   sums: "reply",
 });
 
@@ -303,8 +351,14 @@ export const GrantLease = defineCall(146, "GrantLease", {
   request: msgpack<LeaseRequest>(),
   reply: msgpack<LeaseReply>(),
 });
+/**
+ * Answered once the receiver has entered this interval of the PG, or has nothing of it: it serves
+ * no more reads on what it was granted in earlier ones.
+ */
+export const OsdRelease = struct("OsdRelease", { pg: u32, interval: u32 });
+export const ReleaseLease = defineCall(154, "ReleaseLease", { request: OsdRelease, reply: Empty });
 /** Heartbeat between OSDs that share PGs. */
-export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: Empty });
+export const PingOsd = defineCall(148, "PingOsd", { request: Empty, reply: OsdFillLevel });
 
 /**
  * A step of backfill: objects up to `cursor` (absent: all) are as the primary's after entry `asOf`,
@@ -335,6 +389,100 @@ export interface LearnerStatus {
   missingBytes: number;
   /** Objects compared so far, of about `objects` of the PG; 0 unless backfilling. */
   compared: number;
+  /** Everything is compared, because the logs do not tell what differs. */
+  backfill: boolean;
+  /** Its disk is too full to take copies: recovery waits. */
+  tooFull: boolean;
+  /** What is still to be copied, estimated where it is not known yet. */
+  objectsLeft: number;
+  bytesLeft: number;
+}
+/** Scrub: what a member's index says of the next objects of a PG, in name order. */
+export interface ScrubRow {
+  object: string;
+  size: number;
+  version: WireVersion;
+  truncateSeq: number;
+  digest: number;
+}
+export interface ScrubListRequest {
+  pg: number;
+  interval: number;
+  after: string;
+  limit: number;
+}
+export interface ScrubListReply {
+  rows: ScrubRow[];
+  complete: boolean;
+}
+export const ScrubList = defineCall(162, "ScrubList", {
+  request: msgpack<ScrubListRequest>(),
+  reply: msgpack<ScrubListReply>(),
+});
+/**
+ * Scrub: what a member has of one object. `deep`: it first reads and verifies all of it, and
+ * repairs what is damaged.
+ */
+export interface ScrubObjectRequest {
+  pg: number;
+  interval: number;
+  object: string;
+  deep: boolean;
+}
+export interface ScrubObjectReply {
+  /** Absent: it does not have the object. */
+  row?: ScrubRow;
+  /** Bytes read and verified. */
+  bytes: number;
+  /** Damaged blocks found, and how many of them are damaged still. */
+  found: number;
+  left: number;
+}
+export const ScrubObject = defineCall(164, "ScrubObject", {
+  request: msgpack<ScrubObjectRequest>(),
+  reply: msgpack<ScrubObjectReply>(),
+});
+/** Scrub of a PG has ended: its stamps are kept by every member, who may be primary next. */
+export interface ScrubStampsMessage {
+  lightMs: number;
+  deepMs: number;
+  found: number;
+  left: number;
+}
+export interface ScrubEndedRequest {
+  pg: number;
+  interval: number;
+  /** The member verifies the structure of its own index of the PG before it answers. */
+  deep: boolean;
+  stamps: ScrubStampsMessage;
+}
+export const ScrubEnded = defineCall(166, "ScrubEnded", {
+  request: msgpack<ScrubEndedRequest>(),
+  reply: msgpack<Record<string, never>>(),
+});
+/** A person asks the PG's primary for a scrub. `sinceMs`: it is done once a stamp is as new. */
+export interface StartScrubRequest {
+  pg: number;
+  deep: boolean;
+}
+export const StartScrub = defineCall(168, "StartScrub", {
+  request: msgpack<StartScrubRequest>(),
+  reply: msgpack<{ sinceMs: number }>(),
+});
+/** What scrub does about a PG on its primary. */
+export interface ScrubStatus extends ScrubStampsMessage {
+  state: "idle" | "waiting" | "running";
+  deep: boolean;
+  /** Objects compared by the scrub under way, of about as many as the PG has. */
+  done: number;
+}
+
+/** An object with damaged blocks that could not be repaired on this OSD. */
+export interface DamagedObject {
+  object: string;
+  blocks: number;
+  /** Members that may have the right bytes and did not answer; none: every copy is damaged. */
+  waitsFor: number[];
 }
 export interface OsdStatus {
   id: number;
@@ -346,6 +494,8 @@ export interface OsdStatus {
   used: number;
   total: number;
   objects: number;
+  /** OSDs that have no room for writes that came here. */
+  refusing: number[];
   /** `reason` tells people why a PG is not active. */
   pgs: {
     pg: number;
@@ -355,9 +505,18 @@ export interface OsdStatus {
     bytes: number;
     reason: string;
     learners: LearnerStatus[];
+    /** Objects of this OSD's copy that are damaged; the first of them by name. */
+    damaged: number;
+    damagedObjects: DamagedObject[];
+    /** Of primaries only. */
+    scrub?: ScrubStatus;
   }[];
+  /** What this OSD copies to others, per second, over the last seconds. */
+  recovery: { bytesPerSecond: number; objectsPerSecond: number };
   /** Monotonic counts: read, write and recovery operations and bytes, checksum errors… */
   counters: Record<string, number>;
+  /** Milliseconds since damage was met last, repaired or not; absent: longer ago than is told. */
+  damageSeenMs?: number;
 }
 export const GetOsdStatus = defineCall(144, "GetOsdStatus", {
   request: msgpack<Record<string, never>>(),

@@ -17,7 +17,7 @@ import {
   type OsdWrite,
   type OsdWriteReply,
 } from "./proto.js";
-import { OpKind, type ChunkStore, type Transaction } from "./store/chunk-store.js";
+import { OpKind, type ChunkStore, type ObjectRead, type Transaction } from "./store/chunk-store.js";
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
 
@@ -33,6 +33,8 @@ export class StepPlanner {
   constructor(
     private readonly pg: PgId,
     private readonly store: ChunkStore,
+    /** Reads one block; a damaged one is repaired first. */
+    private readonly readBlock: (object: string, offset: number) => Promise<ObjectRead | undefined>,
   ) {}
 
   /** The log entries for a change: whole blocks, merged with what is there. */
@@ -103,7 +105,7 @@ export class StepPlanner {
     const edges = new Map<number, Buffer>();
     for (const block of blocks) {
       if (block === undefined || edges.has(block)) continue;
-      const read = await this.store.read(this.pg, object, block, BLOCK_SIZE);
+      const read = await this.readBlock(object, block);
       const data = read?.data[0];
       if (data === undefined) continue;
       const keep = Math.min(Math.max(validTo - block, 0), BLOCK_SIZE);

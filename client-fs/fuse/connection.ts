@@ -28,8 +28,13 @@ const { EIO, ENOSYS, EPROTO, EAGAIN } = constants.errno;
 export interface ReplySink {
   /** `message` is the connection's scratch and may be overwritten as soon as this returns. */
   send(message: Buffer, length: number): boolean;
-  /** `header` and `pieces` belong to the sink until it has written them. */
-  sendPieces(header: Buffer, pieces: readonly Buffer[], length: number): boolean;
+  /** `header` and `pieces` belong to the sink until it calls `written`, which it does once. */
+  sendPieces(
+    header: Buffer,
+    pieces: readonly Buffer[],
+    length: number,
+    written: () => void,
+  ): boolean;
 }
 
 /** The buffer of one request: `release` is called exactly once, when it may be reused. */
@@ -100,6 +105,7 @@ const WANTED_FLAGS =
   I.INIT_EXT;
 const WANTED_FLAGS2 = abi.INIT_FLAG2.DIRECT_IO_ALLOW_MMAP | abi.INIT_FLAG2.HAS_RESEND;
 
+const nothing = (): void => undefined;
 /** Room for the header and every answer of fixed size. */
 const SCRATCH_SIZE = 512;
 
@@ -218,10 +224,12 @@ export class Connection {
       if (pieces === undefined) {
         this.putHeader(reply.scratch, length, 0, request);
         delivered = this.sink.send(reply.scratch, length);
+        row.sent?.(this.fs, value);
       } else {
         const header = Buffer.allocUnsafe(abi.OUT_HEADER_SIZE);
         this.putHeader(header, length, 0, request);
-        delivered = this.sink.sendPieces(header, pieces, length);
+        const written = row.sent === undefined ? nothing : () => row.sent!(this.fs, value);
+        delivered = this.sink.sendPieces(header, pieces, length, written);
       }
     } catch (error) {
       this.fail(row, request, key, error);

@@ -379,7 +379,12 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     }
   }
 
-  sendPieces(header: Buffer, pieces: readonly Buffer[], length: number): boolean {
+  sendPieces(
+    header: Buffer,
+    pieces: readonly Buffer[],
+    length: number,
+    written: () => void,
+  ): boolean {
     const all = pieces.length <= PIECES_MAX ? [header, ...pieces] : [header, Buffer.concat(pieces)];
     if (length <= SYNC_REPLY_BYTES) {
       try {
@@ -387,10 +392,13 @@ export class FuseDevice implements ReplySink, KernelNotifier {
         return true;
       } catch (error) {
         return this.onReplyError(error, header);
+      } finally {
+        written();
       }
     }
     this.pendingWrites++;
     fs.writev(this.fd, all, (error) => {
+      written();
       if (error) this.onReplyError(error, header);
       this.onWriteDone();
     });

@@ -339,9 +339,9 @@ class NativeMount {
   private async read(number: number, target: Buffer, length: number, offset: number) {
     const { ino, handle } = this.handle(number);
     let read = 0;
-    for (const piece of await this.fs.read(ino, handle, offset, length)) {
-      read += piece.copy(target, read);
-    }
+    const pieces = await this.fs.read(ino, handle, offset, length);
+    for (const piece of pieces) read += piece.copy(target, read);
+    this.fs.readDone?.(pieces);
     return [read] as const;
   }
 

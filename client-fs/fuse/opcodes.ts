@@ -127,6 +127,8 @@ export interface Row {
   readonly call: (request: Request, fs: FileSystem) => Promise<unknown>;
   readonly encode: (reply: Reply, value: unknown, request: Request, fs: FileSystem) => number;
   readonly undo: ((request: Request, fs: FileSystem, value: unknown) => void) | undefined;
+  /** The answer has been handed to the kernel: its memory is free again. */
+  readonly sent: ((fs: FileSystem, value: unknown) => void) | undefined;
 }
 
 interface Served<T> {
@@ -136,6 +138,7 @@ interface Served<T> {
   encode: (reply: Reply, value: T, request: Request, fs: FileSystem) => number;
   keepsMessage?: boolean;
   undo?: (request: Request, fs: FileSystem, value: T) => void;
+  sent?: (fs: FileSystem, value: T) => void;
 }
 
 const rows: Row[] = [];
@@ -151,6 +154,7 @@ function served<T>(opcode: number, name: string, row: Served<T>): void {
     call: row.call,
     encode: row.encode as Row["encode"],
     undo: row.undo as Row["undo"],
+    sent: row.sent as Row["sent"],
   });
 }
 
@@ -166,6 +170,7 @@ function notServed(opcode: number, name: string, errno: number, bodySize = 0): v
     call: () => Promise.reject(new DssError("NotSupported", name)),
     encode: () => 0,
     undo: undefined,
+    sent: undefined,
   });
 }
 
@@ -417,6 +422,7 @@ served<Buffer[]>(15, "READ", {
     return fs.read(r.ino, r.u53(0), r.position(8), r.limit);
   },
   encode: encodePieces,
+  sent: (fs, pieces) => fs.readDone?.(pieces),
 });
 served<number>(16, "WRITE", {
   bodySize: S.write,

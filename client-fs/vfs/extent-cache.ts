@@ -5,6 +5,9 @@
  * Invariant: a page in the cache holds what the OSDs hold, as of a moment after the last `drop` of
  * its range: whoever changes objects drops the range before and after. Dirty data are never here:
  * they overlay what is read (writer.ts).
+ *
+ * Memory of pages that left the cache is used again as soon as no read is under way that began
+ * before they left: a read may hold pieces of them until the kernel has its answer.
  */
 import { LRUCache } from "lru-cache";
 import type { Ino } from "../../cluster/base/ids.js";
@@ -23,11 +26,32 @@ export interface Page {
   pieces: readonly Buffer[] | undefined;
   length: number;
   readonly ready: Promise<void>;
+  /** Gives the memory of `pieces` back. */
+  recycle: (() => void) | undefined;
 }
+/** What a fetch brought. */
+export interface Fetched {
+  pieces: readonly Buffer[];
+  recycle?: () => void;
+}
+/** A read under way. */
+export interface Reading {
+  /** Pages had left the cache when it began. */
+  readonly departed: number;
+  /** Gives back what it fetched past the cache. */
+  recycle: (() => void) | undefined;
+}
+/** Pages whose memory waits for reads to end; more are left to the garbage collector. */
+const LIMBO_MAX = 64;
 
 export class ExtentCache {
   private readonly pages: LRUCache<string, Page> | undefined;
   private readonly byIno = new Map<Ino, Map<number, Page>>();
+  private departed = 0;
+  private readonly limbo: { departed: number; recycle: () => void }[] = [];
+  /** Reads that have not ended, in the order of their beginning. */
+  private readonly readings = new Set<Reading>();
+  private readonly answers = new WeakMap<readonly Buffer[], Reading>();
 
   /** `bytes`: 0 keeps nothing. */
   constructor(bytes: number) {
@@ -52,17 +76,47 @@ export class ExtentCache {
     return this.byIno.get(ino)?.has(index) === true;
   }
 
+  /** A read begins, which may hold pages until `end`, or `done` of its `answer`. */
+  begin(): Reading {
+    const reading: Reading = { departed: this.departed, recycle: undefined };
+    this.readings.add(reading);
+    return reading;
+  }
+  end(reading: Reading): void {
+    if (!this.readings.delete(reading)) return;
+    reading.recycle?.();
+    this.sweep();
+  }
+  answer(reading: Reading, pieces: readonly Buffer[]): void {
+    this.answers.set(pieces, reading);
+  }
+  /** Nobody looks at the pieces of this answer any more. */
+  done(pieces: readonly Buffer[]): void {
+    const reading = this.answers.get(pieces);
+    if (reading !== undefined) this.end(reading);
+  }
+  private sweep(): void {
+    const oldest = this.readings.values().next().value?.departed ?? Infinity;
+    while (this.limbo.length > 0 && this.limbo[0]!.departed <= oldest) {
+      this.limbo.shift()!.recycle();
+    }
+    if (this.limbo.length > LIMBO_MAX) this.limbo.shift();
+  }
+
   /** Starts a page. A fetch that fails, or whose range is dropped meanwhile, is not kept. */
-  fetch(ino: Ino, index: number, length: number, read: Promise<readonly Buffer[]>): Page {
+  fetch(ino: Ino, index: number, length: number, read: Promise<Fetched>): Page {
     const page: Page = {
       ino,
       index,
       weight: Math.max(length, 4096),
       pieces: undefined,
       length,
+      recycle: undefined,
       ready: read.then(
-        (pieces) => {
-          page.pieces = pieces;
+        (fetched) => {
+          page.pieces = fetched.pieces;
+          // Who asked for it and it is here no more: somebody may look at it at any time.
+          if (this.byIno.get(ino)?.get(index) === page) page.recycle = fetched.recycle;
         },
         (error: unknown) => {
           this.remove(page);
@@ -113,6 +167,11 @@ export class ExtentCache {
     if (pages?.get(page.index) !== page) return;
     pages.delete(page.index);
     if (pages.size === 0) this.byIno.delete(page.ino);
+    const { recycle } = page;
+    if (recycle === undefined) return;
+    page.recycle = undefined;
+    this.limbo.push({ departed: ++this.departed, recycle });
+    this.sweep();
   }
 }
 

@@ -120,7 +120,8 @@ export class FileOperations {
     const node = this.table.get(ino);
     node.opens--;
     if (handle.writable && --node.writers === 0 && !node.orphan) {
-      if (node.data !== undefined && !node.data.writer.clean) node.data.writer.pumpAll();
+      const writer = node.data?.writer;
+      if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer);
       else if (node.unpublished) this.table.publishSoon(node);
     }
     if (node.opens > 0) return;

@@ -10,7 +10,14 @@
 import type { AccessOptions, ObjectAccess, ObjectAddress } from "../../osd/client/object-access.js";
 import { extentsOf, type StripeLayout } from "../../osd/client/striper.js";
 import type { Ino } from "../../cluster/base/ids.js";
-import { PAGE_BYTES, slice, type ExtentCache, type Page } from "./extent-cache.js";
+import {
+  PAGE_BYTES,
+  slice,
+  type ExtentCache,
+  type Fetched,
+  type Page,
+  type Reading,
+} from "./extent-cache.js";
 import type { ReadStream } from "./handle.js";
 import type { Segment } from "./writer.js";
 
@@ -39,11 +46,29 @@ export class FileReader {
 
   /**
    * Bytes [offset, offset + length) that are within the file. `stream` undefined: past the cache
-   * (O_DIRECT).
+   * (O_DIRECT). Whoever has used the bytes says so with `ExtentCache.done`.
    */
   read(offset: number, length: number, stream: ReadStream | undefined): Promise<Buffer[]> {
     const end = Math.min(offset + length, this.file.size());
     if (end <= offset) return NOTHING;
+    const reading = this.cache.begin();
+    return this.readRange(offset, end, stream, reading).then(
+      (pieces) => {
+        this.cache.answer(reading, pieces);
+        return pieces;
+      },
+      (error: unknown) => {
+        this.cache.end(reading);
+        throw error;
+      },
+    );
+  }
+  private readRange(
+    offset: number,
+    end: number,
+    stream: ReadStream | undefined,
+    reading: Reading,
+  ): Promise<Buffer[]> {
     const segments = this.file.overlay(offset, end);
     if (segments.length > 0) {
       const only = segments.length === 1 ? segments[0]! : undefined;
@@ -53,13 +78,24 @@ export class FileReader {
     }
     const base =
       stream === undefined || !this.cache.enabled
-        ? this.fetch(offset, end - offset)
-        : this.readCached(offset, end, stream);
+        ? this.fetchFor(reading, offset, end - offset)
+        : this.readCached(offset, end, stream, reading);
     if (segments.length === 0) return base;
     return base.then((pieces) => [overlaid(pieces, offset, end - offset, segments)]);
   }
 
-  private readCached(offset: number, end: number, stream: ReadStream): Promise<Buffer[]> {
+  private async fetchFor(reading: Reading, offset: number, length: number): Promise<Buffer[]> {
+    const { pieces, recycle } = await this.fetch(offset, length);
+    reading.recycle = recycle;
+    return [...pieces];
+  }
+
+  private readCached(
+    offset: number,
+    end: number,
+    stream: ReadStream,
+    reading: Reading,
+  ): Promise<Buffer[]> {
     const forward = Math.abs(offset - stream.next) <= STREAM_SLACK;
     const first = Math.floor(offset / PAGE_BYTES);
     const last = Math.floor((end - 1) / PAGE_BYTES);
@@ -72,7 +108,8 @@ export class FileReader {
       for (let index = first; index <= last; index++) {
         // One that jumps and finds only part of it here asks for what it needs, not for whole
         // pages.
-        if (!this.cache.has(this.file.ino, index)) return this.fetch(offset, end - offset);
+        if (!this.cache.has(this.file.ino, index))
+          return this.fetchFor(reading, offset, end - offset);
       }
     }
     if (first === last) {
@@ -122,7 +159,7 @@ export class FileReader {
   }
 
   /** Straight from the OSDs: pieces of exactly `length` bytes together. */
-  fetch(offset: number, length: number): Promise<Buffer[]> {
+  private fetch(offset: number, length: number): Promise<Fetched> {
     const extents = extentsOf(this.file.layout(), offset, length);
     if (extents.length === 1) {
       const extent = extents[0]!;
@@ -130,15 +167,22 @@ export class FileReader {
     }
     return Promise.all(
       extents.map((extent) => this.fetchExtent(extent.index, extent.offset, extent.length)),
-    ).then((parts) => parts.flat());
+    ).then((parts) => ({
+      pieces: parts.flatMap(({ pieces }) => pieces),
+      recycle: () => {
+        for (const part of parts) part.recycle?.();
+      },
+    }));
   }
 
-  private fetchExtent(index: number, offset: number, length: number): Promise<Buffer[]> {
+  private fetchExtent(index: number, offset: number, length: number): Promise<Fetched> {
     return this.objects
       .read(this.file.address(index), offset, length, this.file.access(index))
-      .then(({ data }) => {
-        if (data.length === length) return [data];
-        return data.length === 0 ? zeros(length) : [data, ...zeros(length - data.length)];
+      .then(({ data, recycle }) => {
+        const missing = length - data.length;
+        const pieces =
+          missing === 0 ? [data] : data.length === 0 ? zeros(length) : [data, ...zeros(missing)];
+        return recycle === undefined ? { pieces } : { pieces, recycle };
       });
   }
 }
@@ -153,6 +197,7 @@ function zeros(length: number): Buffer[] {
   return pieces;
 }
 
+/** A new array: it stands for this answer alone. */
 function fromPage(page: Page, from: number, length: number): Buffer[] {
   const pieces = page.pieces!;
   if (pieces.length === 1) {

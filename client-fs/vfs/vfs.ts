@@ -83,6 +83,7 @@ export class Vfs implements FileSystem {
   private readonly mds: MdsClient;
   private readonly clock: Clock;
   private readonly budget: WriteBudget;
+  private readonly cache: ExtentCache;
   private readonly directories = new Map<number, DirectoryHandle>();
   private nextHandle = 1;
   private usage: { at: number; stat: StatFs } | undefined;
@@ -94,6 +95,7 @@ export class Vfs implements FileSystem {
     this.mds = mds;
     this.clock = clock;
     const cache = new ExtentCache(options.cacheBytes);
+    this.cache = cache;
     this.budget = new WriteBudget(options.writeBackBytesMax, clock, objects, cache, logger);
     this.table = new NodeTable({
       mds,
@@ -460,6 +462,9 @@ export class Vfs implements FileSystem {
   }
   read(ino: Ino, handle: number, offset: number, length: number): Promise<Buffer[]> {
     return this.files.read(ino, handle, offset, length);
+  }
+  readDone(answer: readonly Buffer[]): void {
+    this.cache.done(answer);
   }
   write(
     ino: Ino,

@@ -232,6 +232,7 @@ function relations(config: Config): readonly (readonly [boolean, string])[] {
     // A primary renews its grants within the time in which it would give up a silent member.
     [cluster.readLeaseMs <= cluster.replicaTimeoutMs, "readLeaseMs <= replicaTimeoutMs"],
     [osd.nearFullRatio < osd.fullRatio, "osd.nearFullRatio < osd.fullRatio"],
+    [osd.fullRatio <= osd.backfillFullRatio, "osd.fullRatio <= osd.backfillFullRatio"],
     [osd.groupCommitBytes <= osd.walSegmentBytes, "osd.groupCommitBytes <= osd.walSegmentBytes"],
     // Writers must wait for objects to be written before the log has no segment left to recycle.
     [

@@ -163,19 +163,44 @@ export const OPTIONS = {
     ),
     nearFullRatio: ratio(
       { default: 0.85, min: 0.01, max: 0.99, simulate: [0.7, 0.9] },
-      "used part of the disk at which health warns",
+      "used part of the disk at which health warns (of a new cluster)",
     ),
     fullRatio: ratio(
       { default: 0.95, min: 0.02, max: 0.99, simulate: [0.92, 0.97] },
-      "used part of the disk at which writes are refused",
+      "used part of the disk at which writes are refused (of a new cluster)",
+    ),
+    backfillFullRatio: ratio(
+      { default: 0.97, min: 0.03, max: 0.99, simulate: [0.97, 0.98] },
+      "used part of the disk at which it takes no more copies of other disks' data (of a new cluster)",
     ),
     reserveBytes: bytes(
       { default: 64 * MiB, min: 4 * MiB, max: 64 * GiB, simulate: [4 * MiB, 32 * MiB] },
       "space kept back so that log, index and deletes work on a full disk",
     ),
+    scrubIntervalMs: ms(
+      { default: 24 * HOUR, min: 10 * SECOND, max: 365 * 24 * HOUR },
+      "copies of a placement group are compared this often",
+    ),
+    deepScrubIntervalMs: ms(
+      { default: 7 * 24 * HOUR, min: 10 * SECOND, max: 365 * 24 * HOUR },
+      "and all their bytes are read and verified this often",
+    ),
+    scrubsMax: count(
+      { default: 1, min: 1, max: 16 },
+      "placement groups that one OSD scrubs at a time as their primary",
+    ),
+    damageShownMs: ms(
+      { default: HOUR, min: 0, max: 30 * 24 * HOUR },
+      "how long health tells that an OSD has met damage, after it was repaired",
+    ),
     pgLogEntries: count(
-      { default: 10_000, min: 16, max: 1_000_000, simulate: [16, 500] },
+      { default: 10_000, min: 1_024, max: 65_536, simulate: [1_024, 4_096] },
       "entries kept in a placement group's log: longer absences are repaired by comparison",
+    ),
+    workProfile: choice(
+      ["client", "balanced", "recovery"],
+      "client",
+      "what comes first when an OSD is busy; `dss cluster profile` overrides it for all of them",
     ),
   },
   mds: {
@@ -184,7 +209,7 @@ export const OPTIONS = {
       "bytes of one journal batch at most",
     ),
     journalBatchMs: ms(
-      { default: 2, min: 0, max: SECOND, simulate: [0, 20] },
+      { default: 10, min: 0, max: SECOND, simulate: [0, 20] },
       "longest wait of a change for others to share its journal batch",
     ),
     journalBatchesMax: count(
@@ -287,7 +312,7 @@ const toKebab = (name: string): string =>
 /** Every row, in the table's order. */
 export const ALL_OPTIONS: readonly NamedOption[] = Object.entries(OPTIONS).flatMap(
   ([section, rows]) =>
-    Object.entries(rows).map(([key, option]): NamedOption => {
+    Object.entries<Option>(rows).map(([key, option]): NamedOption => {
       const name = section === "cluster" ? key : `${section}.${key}`;
       const kebab = toKebab(name);
       return {

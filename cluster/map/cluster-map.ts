@@ -16,6 +16,17 @@ import {
   type PoolId,
 } from "../base/ids.js";
 
+/**
+ * What people may switch on for the whole cluster: noout (nobody who is down becomes out),
+ * norebalance (copies that are merely in the wrong place stay; lost ones are made again), pause
+ * (clients' requests wait).
+ */
+export const CLUSTER_FLAGS = ["noout", "norebalance", "pause"] as const;
+export type ClusterFlag = (typeof CLUSTER_FLAGS)[number];
+/** How an OSD divides itself among clients, recovery and scrub (osd/core/work-shares.ts). */
+export const WORK_PROFILES = ["client", "balanced", "recovery"] as const;
+export type WorkProfile = (typeof WORK_PROFILES)[number];
+
 /** `state` is what people see (design §4); `up` is liveness, `in` is placement. */
 export type OsdState = "init" | "joining" | "active" | "leaving" | "failed";
 
@@ -77,13 +88,15 @@ export interface ClusterMap {
   pools: readonly PoolEntry[];
   /** By pool id (a PoolId), then PG index. */
   pgs: Readonly<Record<number, readonly PgEntry[]>>;
+  /** Of CLUSTER_FLAGS, and at most one `profile=NAME` of WORK_PROFILES; others are ignored. */
   flags: readonly string[];
   fences: readonly Fence[];
   /** Virtual nodes of an OSD of weight 1. */
   virtualNodes: number;
-  /** Fractions of a disk: warn, refuse writes. */
+  /** Fractions of a disk: warn, refuse writes, refuse copies of recovery. */
   nearFullRatio: number;
   fullRatio: number;
+  backfillFullRatio: number;
 }
 
 export function osdOf(map: ClusterMap, id: OsdId): OsdEntry | undefined {
@@ -98,6 +111,14 @@ export function poolNamed(map: ClusterMap, name: string): PoolEntry | undefined 
 export function pgOf(map: ClusterMap, pg: PgId): PgEntry | undefined {
   return map.pgs[poolOfPg(pg)]?.[pgIndex(pg)];
 }
+export function hasFlag(map: ClusterMap, flag: ClusterFlag): boolean {
+  return map.flags.includes(flag);
+}
+/** The profile set for the whole cluster; undefined: each OSD's own option. */
+export function workProfileOf(map: ClusterMap): WorkProfile | undefined {
+  return WORK_PROFILES.find((profile) => map.flags.includes(profileFlag(profile)));
+}
+export const profileFlag = (profile: WorkProfile): string => `profile=${profile}`;
 export function isFenced(map: ClusterMap, client: ClientId): boolean {
   return map.fences.some((fence) => fence.client === client);
 }

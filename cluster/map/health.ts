@@ -3,7 +3,15 @@
  * that the CLI, the MDS and tests say the same.
  */
 import { formatPg } from "../base/ids.js";
-import { allPgs, type ClusterMap, type PgEntry, type PoolEntry } from "./cluster-map.js";
+import {
+  CLUSTER_FLAGS,
+  allPgs,
+  hasFlag,
+  type ClusterFlag,
+  type ClusterMap,
+  type PgEntry,
+  type PoolEntry,
+} from "./cluster-map.js";
 import { upSets } from "./placement.js";
 
 export type Severity = "HEALTH_WARN" | "HEALTH_ERR";
@@ -23,18 +31,37 @@ export interface HealthExtra {
   mds?: { leader: number | undefined; standbys: readonly number[] };
   /** Bytes per OSD. */
   usage?: ReadonlyMap<number, { used: number; total: number }>;
-  /** Found elsewhere (MDS, scrub). */
+  /** OSDs for whose sake primaries refuse writes. */
+  refusing?: ReadonlySet<number>;
+  /** OSDs that are too full to take copies, and for how many PGs. */
+  tooFull?: ReadonlyMap<number, number>;
+  /** What the OSDs say of damage in their copies. Absent: nobody was asked. */
+  damage?: readonly OsdDamage[];
+  /** Found elsewhere (MDS). */
   checks?: readonly HealthCheck[];
+}
+
+/** Damage on one OSD. */
+export interface OsdDamage {
+  osd: number;
+  /** Objects with blocks that could not be repaired. `waitsFor`: who may have the right bytes. */
+  objects: readonly { pg: number; object: string; blocks: number; waitsFor: readonly number[] }[];
+  /** Milliseconds since it met damage last, when that is recent. */
+  seenMs: number | undefined;
+  /** Since it was started. */
+  found: number;
+  repaired: number;
 }
 
 /** Longest list under one check. */
 const DETAIL_MAX = 50;
 
 /**
- * never created: waits for OSDs. inactive: takes no writes. degraded: fewer good copies than
- * wanted.
+ * creating: waits for OSDs before its first use. down: nobody of its in-sync set is up. inactive:
+ * takes no writes. degraded: fewer good copies than wanted. misplaced: enough of them, but not
+ * where they belong.
  */
-export type PgCondition = "creating" | "inactive" | "degraded" | "misplaced" | "clean";
+export type PgCondition = "creating" | "down" | "inactive" | "degraded" | "misplaced" | "clean";
 
 export function pgCondition(
   map: ClusterMap,
@@ -44,24 +71,32 @@ export function pgCondition(
   if (entry.inSync.length === 0) return "creating";
   const isUp = (id: number): boolean => map.osds.some((osd) => osd.id === id && osd.up);
   const up = entry.inSync.filter(isUp).length;
+  if (up === 0) return "down";
   if (entry.primary === -1 || up < pool.minimum) return "inactive";
   if (up < pool.replicas) return "degraded";
   const wanted = upSets(map, pool)[index]!;
   return wanted.every((osd) => entry.inSync.includes(osd)) ? "clean" : "misplaced";
 }
 
-/** Counts for `dss status`: `pgs`. `recovering` is known to the OSDs only. */
+/** Takes neither reads nor writes. */
+export const isInactive = (condition: PgCondition): boolean =>
+  condition === "creating" || condition === "down" || condition === "inactive";
+
+/** Counts for `dss status`: `pgs`. `recovering` and the like are known to the OSDs only. */
 export function pgSummary(map: ClusterMap): {
   total: number;
   clean: number;
   degraded: number;
   misplaced: number;
+  /** `down` among them. */
   inactive: number;
+  down: number;
 } {
-  const summary = { total: 0, clean: 0, degraded: 0, misplaced: 0, inactive: 0 };
-  for (const pg of conditions(map)) {
+  const summary = { total: 0, clean: 0, degraded: 0, misplaced: 0, inactive: 0, down: 0 };
+  for (const { condition } of conditions(map)) {
     summary.total++;
-    summary[pg.condition === "creating" ? "inactive" : pg.condition]++;
+    if (isInactive(condition)) summary.inactive++;
+    if (condition !== "creating" && condition !== "inactive") summary[condition]++;
   }
   return summary;
 }
@@ -74,7 +109,8 @@ function conditions(map: ClusterMap): { name: string; pool: PoolEntry; condition
   }));
 }
 
-const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const plural = (count: number, noun: string, many = `${noun}s`): string =>
+  `${count} ${count === 1 ? noun : many}`;
 
 function check(code: string, severity: Severity, summary: string, detail: string[]): HealthCheck {
   const more = detail.length - DETAIL_MAX;
@@ -84,16 +120,33 @@ function check(code: string, severity: Severity, summary: string, detail: string
 
 export function healthOf(map: ClusterMap, extra: HealthExtra = {}): Health {
   const checks = [
+    ...flagChecks(map),
     ...osdChecks(map),
     ...poolChecks(map),
     ...pgChecks(map),
     ...usageChecks(map, extra),
+    ...damageChecks(extra),
     ...mdsChecks(extra),
     ...(extra.checks ?? []),
   ];
   const isError = checks.some((c) => c.severity === "HEALTH_ERR");
   const status = isError ? "HEALTH_ERR" : checks.length > 0 ? "HEALTH_WARN" : "HEALTH_OK";
   return { status, checks };
+}
+
+const FLAG_MEANINGS: Readonly<Record<ClusterFlag, string>> = {
+  noout: "OSDs that are down do not become out: lost copies are not made again elsewhere",
+  norebalance: "copies that are not where they belong stay there",
+  pause: "reads and writes of all clients wait",
+};
+function flagChecks(map: ClusterMap): HealthCheck[] {
+  const flags = CLUSTER_FLAGS.filter((flag) => hasFlag(map, flag));
+  if (flags.length === 0) return [];
+  const detail = flags.map(
+    (flag) => `${flag}: ${FLAG_MEANINGS[flag]}; end it with "dss cluster unset ${flag}"`,
+  );
+  const summary = `${flags.join(", ")} ${flags.length === 1 ? "is" : "are"} set`;
+  return [check("CLUSTER_FLAGS", "HEALTH_WARN", summary, detail)];
 }
 
 function osdChecks(map: ClusterMap): HealthCheck[] {
@@ -137,7 +190,7 @@ function pgChecks(map: ClusterMap): HealthCheck[] {
   const named = (condition: PgCondition): string[] =>
     all.filter((pg) => pg.condition === condition).map((pg) => `PG ${pg.name} (${pg.pool.name})`);
   const checks: HealthCheck[] = [];
-  const inactive = named("inactive");
+  const inactive = [...named("down"), ...named("inactive")];
   if (inactive.length > 0) {
     const summary = `${plural(inactive.length, "PG")} without enough replicas to serve`;
     checks.push(check("PG_INACTIVE", "HEALTH_ERR", summary, inactive));
@@ -154,9 +207,9 @@ function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
   const full: string[] = [];
   const nearFull: string[] = [];
   for (const [id, { used, total }] of extra.usage ?? []) {
-    const ratio = total > 0 ? used / total : 0;
+    const ratio = total > 0 ? used / total : 1; // The disk has room for nothing at all.
     const line = `osd.${id} is ${Math.round(ratio * 100)} % full`;
-    if (ratio >= map.fullRatio) full.push(line);
+    if (ratio >= map.fullRatio || extra.refusing?.has(id) === true) full.push(line);
     else if (ratio >= map.nearFullRatio) nearFull.push(line);
   }
   const checks: HealthCheck[] = [];
@@ -167,6 +220,46 @@ function usageChecks(map: ClusterMap, extra: HealthExtra): HealthCheck[] {
   if (nearFull.length > 0) {
     const summary = `${plural(nearFull.length, "OSD")} nearly full`;
     checks.push(check("OSD_NEAR_FULL", "HEALTH_WARN", summary, nearFull));
+  }
+  const waiting = [...(extra.tooFull ?? [])].sort(([a], [b]) => a - b);
+  if (waiting.length > 0) {
+    const detail = waiting.map(([id, pgs]) => `osd.${id}: copies of ${plural(pgs, "PG")} wait`);
+    const summary = `${plural(waiting.length, "OSD")} too full to take copies: recovery waits`;
+    checks.push(check("OSD_BACKFILL_FULL", "HEALTH_WARN", summary, detail));
+  }
+  return checks;
+}
+
+function damageChecks(extra: HealthExtra): HealthCheck[] {
+  const checks: HealthCheck[] = [];
+  const lost: string[] = [];
+  const waiting: string[] = [];
+  for (const { osd, objects } of extra.damage ?? []) {
+    for (const { pg, object, blocks, waitsFor } of objects) {
+      const where = `PG ${formatPg(pg)} object ${object}: ${plural(blocks, "damaged block")}`;
+      const others = waitsFor.map((id) => `osd.${id}`).join(", ");
+      if (waitsFor.length === 0) lost.push(`${where} on osd.${osd}`);
+      else waiting.push(`${where} on osd.${osd}; ${others} may have the right bytes`);
+    }
+  }
+  if (lost.length > 0) {
+    const copies = plural(lost.length, "object copy", "object copies");
+    const summary = `${copies} with blocks that no OSD has right`;
+    checks.push(check("PG_INCONSISTENT", "HEALTH_ERR", summary, lost));
+  }
+  if (waiting.length > 0) {
+    const copies = plural(waiting.length, "damaged object copy", "damaged object copies");
+    const summary = `${copies} waiting for an OSD`;
+    checks.push(check("PG_DAMAGED", "HEALTH_WARN", summary, waiting));
+  }
+  const recent = (extra.damage ?? []).filter(({ seenMs }) => seenMs !== undefined);
+  if (recent.length > 0) {
+    const detail = recent.map(({ osd, found, repaired, seenMs }) => {
+      const ago = Math.round((seenMs ?? 0) / 1000);
+      return `osd.${osd}: ${found} errors found, ${repaired} repaired; the last ${ago} s ago`;
+    });
+    const summary = `${plural(recent.length, "OSD")} met damaged data`;
+    checks.push(check("OSD_DAMAGE_FOUND", "HEALTH_WARN", summary, detail));
   }
   return checks;
 }

@@ -139,9 +139,10 @@ export function poolFault(pool: PoolEntry): string | undefined {
 export function mapFault(map: ClusterMap): string | undefined {
   if (!isText(map.clusterId) || map.clusterId === "") return "cluster id";
   if (!isInteger(map.epoch, 1, U32_MAX)) return `epoch ${map.epoch}`;
-  const { nearFullRatio, fullRatio, virtualNodes } = map;
+  const { nearFullRatio, fullRatio, backfillFullRatio, virtualNodes } = map;
   if (!isInteger(virtualNodes, 1, VIRTUAL_NODES_MAX)) return `${virtualNodes} virtual nodes`;
-  if (!(nearFullRatio > 0 && nearFullRatio <= fullRatio && fullRatio <= 1)) return "full ratios";
+  const rises = nearFullRatio > 0 && nearFullRatio <= fullRatio && fullRatio <= backfillFullRatio;
+  if (!rises || backfillFullRatio > 1) return "full ratios";
   if (!Array.isArray(map.flags) || !map.flags.every(isText)) return "flags";
   const osds = new Set<number>();
   for (const osd of map.osds) {

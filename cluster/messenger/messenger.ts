@@ -16,8 +16,16 @@ export interface Incoming<Request, Reply> {
   /** The sender's map epoch. */
   readonly epoch: number;
   readonly link: Link;
-  /** `sums`, when known, are the crc32 of each 4 KiB block of the concatenated data. */
-  reply(message: Reply, data?: readonly Buffer[], sums?: ArrayLike<number>): void;
+  /**
+   * `sums`, when known, are the crc32 of each 4 KiB block of the concatenated data. `sent` is
+   * called when the memory of the data may be used again, or never.
+   */
+  reply(
+    message: Reply,
+    data?: readonly Buffer[],
+    sums?: ArrayLike<number>,
+    sent?: () => void,
+  ): void;
   fail(error: unknown): void;
 }
 
@@ -32,6 +40,8 @@ export interface Answered<Reply> {
   data: Buffer;
   sums: Uint32Array;
   epoch: number;
+  /** `data` is not needed any more: its memory is used again. At most once; not necessary. */
+  recycle(): void;
 }
 
 /** One connection, usable from both ends. */

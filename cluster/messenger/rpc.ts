@@ -1,6 +1,7 @@
 /**
  * The messenger: listener, peers with reconnection, and the table of handlers.
  */
+import { BufferPool } from "../base/buffer-pool.js";
 import { DssError, describeError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import {
@@ -43,10 +44,14 @@ export interface MessengerOptions {
   limits?: Partial<LinkLimits>;
 }
 
+/** Memory of large answers that is kept for the next ones. */
+const ANSWER_POOL_BYTES = 16 * 1024 * 1024;
+
 export class RpcMessenger implements Messenger, LinkHost {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly limits: LinkLimits;
+  readonly pool = new BufferPool(ANSWER_POOL_BYTES);
   readonly role: string;
   readonly clusterId: () => string;
   entity: number;

@@ -7,6 +7,7 @@
  * requests here, or while answers pile up because it does not read.
  */
 import { assert } from "../base/assert.js";
+import type { BufferPool } from "../base/buffer-pool.js";
 import { DssError, codeFromWire, describeError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { Clock, Connection, Timer } from "../platform/ports.js";
@@ -56,6 +57,8 @@ export interface LinkHost {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly limits: LinkLimits;
+  /** Memory for large answers. */
+  readonly pool: BufferPool;
   readonly role: string;
   entity: number;
   epoch: number;
@@ -101,7 +104,13 @@ export class LinkSession implements Link {
   ) {
     this.remote = connection.remote;
     this.lastReceived = host.clock.now();
-    this.parser = new FrameParser((frame) => this.onFrame(frame), host.limits, wantsSums);
+    this.parser = new FrameParser(
+      (frame) => this.onFrame(frame),
+      host.limits,
+      wantsSums,
+      // Only what is copied out of a lent buffer needs memory of its own anyway.
+      connection.lends ? host.pool : undefined,
+    );
     connection.onData((chunk) => this.onData(chunk));
     connection.onDrain(() => this.adjustFlow());
     connection.onClose((error) => this.onClosed(error));
@@ -169,10 +178,11 @@ export class LinkSession implements Link {
     body: Buffer,
     data?: readonly Buffer[],
     sums?: ArrayLike<number>,
+    sent?: () => void,
   ): void {
     const { entity: sender, epoch } = this.host;
     const header = { type, sequence, sender, receiver: Math.max(this.entity, 0), epoch };
-    this.connection.send(encodeFrame(header, body, data, sums));
+    this.connection.send(encodeFrame(header, body, data, sums), sent);
   }
 
   private onData(chunk: Buffer): void {
@@ -241,7 +251,7 @@ export class LinkSession implements Link {
       pending.reject(error as DssError);
       throw error;
     }
-    pending.resolve(new AnswerFrame(message, frame));
+    pending.resolve(new AnswerFrame(message, frame, this.host.pool));
   }
 
   private onRequest(frame: Frame): void {
@@ -273,10 +283,11 @@ export class LinkSession implements Link {
     message: Reply,
     data?: readonly Buffer[],
     sums?: ArrayLike<number>,
+    sent?: () => void,
   ): void {
     this.settle(frame);
     if (!this.closed) {
-      this.send(frame.type + 1, frame.sequence, codec.encode(message), data, sums);
+      this.send(frame.type + 1, frame.sequence, codec.encode(message), data, sums, sent);
     }
   }
   answerError(frame: Frame, error: unknown): void {
@@ -361,7 +372,15 @@ class AnswerFrame<Reply> implements Answered<Reply> {
   constructor(
     readonly message: Reply,
     private readonly frame: Frame,
+    private readonly pool: BufferPool,
   ) {}
+  private recycled = false;
+  recycle(): void {
+    const { lent } = this.frame;
+    if (lent === undefined || this.recycled) return;
+    this.recycled = true;
+    this.pool.give(lent);
+  }
   get data(): Buffer {
     return this.frame.data;
   }
@@ -396,10 +415,15 @@ class IncomingRequest<Request, Reply> implements Incoming<Request, Reply> {
   get epoch(): number {
     return this.frame.epoch;
   }
-  reply(message: Reply, data?: readonly Buffer[], sums?: ArrayLike<number>): void {
+  reply(
+    message: Reply,
+    data?: readonly Buffer[],
+    sums?: ArrayLike<number>,
+    sent?: () => void,
+  ): void {
     assert(!this.settled, `${this.callRow.name} answered twice`);
     this.settled = true;
-    this.link.answer(this.frame, this.callRow.reply, message, data, sums);
+    this.link.answer(this.frame, this.callRow.reply, message, data, sums, sent);
   }
   fail(error: unknown): void {
     assert(!this.settled, `${this.callRow.name} answered twice: ${describeError(error)}`);

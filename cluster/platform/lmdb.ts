@@ -7,12 +7,17 @@
  * that its promise stays true under any setting. The prebuilt module of the package is loaded; no
  * install script needs to have run.
  */
+import { stat, statfs } from "node:fs/promises";
+import { join } from "node:path";
 import { open as openDatabase } from "lmdb";
 import { assert } from "../base/assert.js";
 import { DssError } from "../base/errors.js";
 import type { OrderedStore, StoreBatch } from "./ports.js";
 
 const KEY_BYTES_MAX = 1900;
+const PAGE_BYTES = 4096;
+/** For the upper pages of the tree, the list of free pages, and the file system's own. */
+const SPARE_BYTES = 128 * 1024;
 
 const asBuffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -32,6 +37,8 @@ function storeError(path: string, doing: string, cause: unknown): DssError {
   const full = /No space left|ENOSPC|MDB_MAP_FULL/.test(String((cause as Error)?.message));
   return new DssError(full ? "NoSpace" : "Disk", `cannot ${doing} the index ${path}`, { cause });
 }
+
+const ignore = (): void => undefined;
 
 class LmdbStore implements OrderedStore {
   constructor(
@@ -65,15 +72,43 @@ class LmdbStore implements OrderedStore {
     for (const { key, value } of entries) yield { key: asBuffer(key), value };
   }
 
+  /**
+   * Refuses what the file system may have no room for, before the package sees it: after a failed
+   * write it can reject a promise out of anybody's reach, which would end the process. Pages are
+   * copied when they change; free pages inside the file make the real need smaller than this.
+   */
+  private async checkSpace(batch: StoreBatch): Promise<void> {
+    const changes = batch.puts.length + batch.deletes.length;
+    let bytes = 0;
+    for (const { key, value } of batch.puts) bytes += key.length + value.length;
+    try {
+      const [{ bavail, bsize }, { size }] = await Promise.all([
+        statfs(this.path),
+        stat(join(this.path, "data.mdb")),
+      ]);
+      const copied = Math.min(changes * PAGE_BYTES, size);
+      const needed = Math.ceil(bytes * 1.25) + copied + SPARE_BYTES;
+      if (bavail * bsize >= needed) return;
+      const text = `the index ${this.path} may need ${needed} bytes, ${bavail * bsize} are there`;
+      throw new DssError("NoSpace", text);
+    } catch (error) {
+      throw error instanceof DssError ? error : storeError(this.path, "examine", error);
+    }
+  }
+
   async commit(batch: StoreBatch): Promise<void> {
     for (const { key } of batch.puts) {
       assert(key.length > 0 && key.length <= KEY_BYTES_MAX, `index key of ${key.length} bytes`);
     }
+    await this.checkSpace(batch);
     try {
       const written = this.database.batch(() => {
-        for (const { key, value } of batch.puts) void this.database.put(key, value);
-        for (const key of batch.deletes) void this.database.remove(key);
+        for (const { key, value } of batch.puts) this.database.put(key, value).catch(ignore);
+        for (const key of batch.deletes) this.database.remove(key).catch(ignore);
+        void this.database.committed.then(ignore, ignore);
       });
+      // A commit that fails rejects promises inside the package as well, which nobody else holds.
+      void this.database.committed.then(ignore, ignore);
       await written;
       await this.database.flushed;
       this.database.resetReadTxn();

@@ -12,6 +12,8 @@ import type { Disk, DiskFile, DiskUsage, OrderedStore } from "./ports.js";
 
 /** Linux takes at most 1,024 buffers in one writev (IOV_MAX). */
 const WRITEV_BUFFERS_MAX = 1024;
+/** The unit of `st_blocks`. */
+const STAT_BLOCK_BYTES = 512;
 
 const CODES: Record<string, ErrorCode> = {
   ENOENT: "NotFound",
@@ -19,6 +21,12 @@ const CODES: Record<string, ErrorCode> = {
   ENOSPC: "NoSpace",
   EDQUOT: "NoSpace",
 };
+
+const PID_WIDTH = 12;
+
+function ignoreNoSpace(error: NodeJS.ErrnoException): void {
+  if (CODES[error.code ?? ""] !== "NoSpace") throw error;
+}
 
 /** A DssError (Disk, NotFound, Exists, NoSpace) that says what was tried on which path. */
 function diskError(doing: string, path: string, cause: unknown): DssError {
@@ -120,12 +128,27 @@ class NodeDiskFile implements DiskFile {
     });
   }
 
-  size(): Promise<number> {
+  private stat(): Promise<fs.Stats> {
     return new Promise((resolve, reject) => {
       fs.fstat(this.fd, (error, stat) =>
-        error ? reject(diskError("examine", this.path, error)) : resolve(stat.size),
+        error ? reject(diskError("examine", this.path, error)) : resolve(stat),
       );
     });
+  }
+  async size(): Promise<number> {
+    return (await this.stat()).size;
+  }
+  async allocated(): Promise<number> {
+    return (await this.stat()).blocks * STAT_BLOCK_BYTES;
+  }
+
+  /** Node has no call for it either; util-linux's `fallocate` opens the inherited descriptor. */
+  async punch(position: number, length: number): Promise<void> {
+    const range = ["--offset", String(position), "--length", String(length)];
+    const args = ["--punch-hole", ...range, "/proc/self/fd/3"];
+    const { code, message } = await runHelper("fallocate", args, this.fd, this.path);
+    if (code === 0) return;
+    throw new DssError("Disk", `cannot punch a hole into ${this.path}: ${message || code}`);
   }
 
   close(): Promise<void> {
@@ -142,25 +165,48 @@ class NodeDiskFile implements DiskFile {
  * an inherited descriptor: the lock belongs to the open file description, which this process
  * keeps after the child has gone. Resolves to false when another description holds the lock.
  */
-function flock(fd: number, path: string): Promise<boolean> {
+async function flock(fd: number, path: string): Promise<boolean> {
+  const { code, message } = await runHelper("flock", ["-n", "-x", "3"], fd, path);
+  if (code === 0) return true;
+  if (code === 1 && message === "") return false;
+  throw new DssError("Disk", `cannot lock ${path}: flock: ${message || code}`);
+}
+
+/** Runs a program of util-linux, which finds `fd` as its descriptor 3. */
+function runHelper(
+  program: string,
+  args: readonly string[],
+  fd: number,
+  path: string,
+): Promise<{ code: number | null; message: string }> {
   return new Promise((resolve, reject) => {
-    const child = spawn("flock", ["-n", "-x", "3"], { stdio: ["ignore", "ignore", "pipe", fd] });
+    const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe", fd] });
     let message = "";
     child.stderr!.on("data", (chunk: Buffer) => (message += chunk.toString()));
     child.once("error", (cause) =>
       reject(
-        new DssError("Disk", `cannot lock ${path}: the command "flock" does not start`, {
+        new DssError("Disk", `${path}: the command "${program}" does not start`, {
           cause,
           hint: "install util-linux",
         }),
       ),
     );
-    child.once("close", (code) => {
-      if (code === 0) resolve(true);
-      else if (code === 1 && message === "") resolve(false);
-      else reject(new DssError("Disk", `cannot lock ${path}: flock: ${message.trim() || code}`));
-    });
+    child.once("close", (code) => resolve({ code, message: message.trim() }));
   });
+}
+
+/** fsync of a file or directory, whoever wrote to it. */
+async function syncPath(full: string, doing: string): Promise<void> {
+  try {
+    const handle = await fs.promises.open(full, fs.constants.O_RDONLY);
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    throw diskError(doing, full, error);
+  }
 }
 
 class NodeDisk implements Disk {
@@ -236,17 +282,7 @@ class NodeDisk implements Disk {
   }
 
   async syncDirectory(path: string): Promise<void> {
-    const full = this.resolve(path);
-    try {
-      const handle = await fs.promises.open(full, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
-      try {
-        await handle.sync();
-      } finally {
-        await handle.close();
-      }
-    } catch (error) {
-      throw diskError("sync directory", full, error);
-    }
+    await syncPath(this.resolve(path), "sync directory");
   }
 
   async usage(): Promise<DiskUsage> {
@@ -274,8 +310,9 @@ class NodeDisk implements Disk {
           { hint: "stop that process, or choose another folder" },
         );
       }
-      await handle.truncate(0);
-      await handle.write(`${process.pid}\n`, 0);
+      // For people only, in one block that the file has: a disk without a free byte must not keep
+      // the daemon from starting.
+      await handle.write(`${process.pid}\n`.padStart(PID_WIDTH), 0).catch(ignoreNoSpace);
     } catch (error) {
       await handle.close();
       throw error instanceof DssError ? error : diskError("lock", full, error);
@@ -287,7 +324,16 @@ class NodeDisk implements Disk {
     const full = this.resolve(path);
     // Loaded on demand: clients and command line never need the native module.
     const { openLmdb } = await import("./lmdb.js");
-    return openLmdb(full);
+    const store = openLmdb(full);
+    try {
+      // Its last commit may be that of a process which was killed before the sync.
+      await syncPath(join(full, "data.mdb"), "sync");
+      await this.syncDirectory(path);
+      return store;
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
   }
 }
 

@@ -83,7 +83,7 @@ class SocketConnection implements Connection {
   onDrain(callback: () => void): void {
     this.socket.on("drain", callback);
   }
-  send(chunks: readonly Buffer[]): void {
+  send(chunks: readonly Buffer[], sent?: () => void): void {
     if (!this.socket.writable) return;
     if (!this.corked) {
       // Everything sent in this turn of the event loop goes out in one writev.
@@ -91,7 +91,10 @@ class SocketConnection implements Connection {
       this.socket.cork();
       process.nextTick(this.uncork);
     }
-    for (const chunk of chunks) this.socket.write(chunk);
+    const last = chunks.length - 1;
+    for (let i = 0; i < last; i++) this.socket.write(chunks[i]!);
+    // Also called when the connection is lost: by then the system does not look at them any more.
+    if (last >= 0) this.socket.write(chunks[last]!, sent);
   }
   private readonly uncork = (): void => {
     this.corked = false;

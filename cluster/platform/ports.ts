@@ -50,8 +50,11 @@ export interface Connection {
   onClose(callback: (error?: Error) => void): void;
   /** The send buffer fell below its low-water mark. */
   onDrain(callback: () => void): void;
-  /** Queues the chunks in order; they must not change until sent. Ignored after the end. */
-  send(chunks: readonly Buffer[]): void;
+  /**
+   * Queues the chunks in order; they must not change until sent. Ignored after the end. `sent` is
+   * called when they may change again, or never.
+   */
+  send(chunks: readonly Buffer[], sent?: () => void): void;
   /** Bytes queued and not yet taken by the system. */
   readonly bufferedBytes: number;
   /** Stop and restart `onData` (back-pressure towards the sender). */
@@ -96,6 +99,10 @@ export interface DiskFile {
   /** Sets the size; growing makes a hole. */
   truncate(size: number): Promise<void>;
   size(): Promise<number>;
+  /** Bytes that the file takes on the disk: holes take none. */
+  allocated(): Promise<number>;
+  /** Gives the space of the range back to the file system: it reads as zeros. */
+  punch(position: number, length: number): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -124,7 +131,10 @@ export interface Disk {
   usage(): Promise<DiskUsage>;
   /** Takes an exclusive lock that ends with the process; Busy when another process has it. */
   lock(path: string): Promise<{ release(): Promise<void> }>;
-  /** An ordered key-value store kept in the directory `path` (LMDB on the real platform). */
+  /**
+   * An ordered key-value store kept in the directory `path` (LMDB on the real platform). What it
+   * shows when it is open is durable, also if it was written by a process that was killed.
+   */
   openStore(path: string): Promise<OrderedStore>;
 }
 

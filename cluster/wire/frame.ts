@@ -5,6 +5,7 @@
  * The payload checksum is crc32 of the data followed by the body, so that it can be derived from
  * the data's block checksums, which both sides need anyway.
  */
+import type { BufferPool } from "../base/buffer-pool.js";
 import { blockChecksums, crc32, crc32OfBlocks } from "../base/checksum.js";
 import { DssError } from "../base/errors.js";
 
@@ -42,6 +43,8 @@ export class Frame implements FrameHeader {
     readonly body: Buffer,
     readonly data: Buffer,
     private known: Uint32Array | undefined,
+    /** The pool's buffer that holds body and data, if it is one. */
+    readonly lent: Buffer | undefined,
   ) {}
   /** crc32 of each 4 KiB block of `data`. */
   get sums(): Uint32Array {
@@ -95,16 +98,19 @@ export class FrameParser {
   /** Body and data of the frame under way, when it arrives in pieces. */
   private payload: Buffer | undefined;
   private payloadFilled = 0;
+  private payloadLength = 0;
   private bodyLength = 0;
   private dataLength = 0;
 
   /**
    * `wantsSums(type)`: whoever handles such frames will ask for the checksums of the data's blocks.
+   * `pool`: where memory for large frames comes from; who is done with one may give it back.
    */
   constructor(
     private readonly onFrame: (frame: Frame) => void,
     private readonly limits: FrameLimits = FRAME_LIMITS,
     private readonly wantsSums: (type: number) => boolean = wantNoSums,
+    private readonly pool?: BufferPool,
   ) {}
 
   /** `isLent`: the chunk's memory is used again when this returns, so frames get copies. */
@@ -112,14 +118,14 @@ export class FrameParser {
     let at = 0;
     while (at < chunk.length) {
       if (this.payload !== undefined) {
-        const take = Math.min(this.payload.length - this.payloadFilled, chunk.length - at);
+        const take = Math.min(this.payloadLength - this.payloadFilled, chunk.length - at);
         chunk.copy(this.payload, this.payloadFilled, at, at + take);
         this.payloadFilled += take;
         at += take;
-        if (this.payloadFilled === this.payload.length) {
+        if (this.payloadFilled === this.payloadLength) {
           const payload = this.payload;
           this.payload = undefined;
-          this.finish(payload);
+          this.finish(payload, this.pool === undefined ? undefined : payload);
         }
         continue;
       }
@@ -137,7 +143,8 @@ export class FrameParser {
         at += length;
         this.finish(isLent ? Buffer.from(view) : view);
       } else {
-        this.payload = Buffer.allocUnsafeSlow(length);
+        this.payload = this.pool?.take(length) ?? Buffer.allocUnsafeSlow(length);
+        this.payloadLength = length;
         this.payloadFilled = 0;
       }
     }
@@ -165,7 +172,7 @@ export class FrameParser {
     }
   }
 
-  private finish(payload: Buffer): void {
+  private finish(payload: Buffer, lent?: Buffer): void {
     this.headerFilled = 0;
     const h = this.header;
     const type = h.readUInt16LE(6);
@@ -174,7 +181,7 @@ export class FrameParser {
     let sums: Uint32Array | undefined = NO_SUMS;
     let dataCrc = 0;
     if (this.dataLength > 0) {
-      data = payload.subarray(this.bodyLength);
+      data = payload.subarray(this.bodyLength, this.bodyLength + this.dataLength);
       sums = this.wantsSums(type) ? blockChecksums(data) : undefined;
       dataCrc = sums === undefined ? crc32(data) : crc32OfBlocks(sums, data.length);
     }
@@ -191,6 +198,7 @@ export class FrameParser {
         body,
         data,
         sums,
+        lent,
       ),
     );
   }

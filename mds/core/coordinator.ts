@@ -20,7 +20,16 @@ import {
   type PgId,
   type PoolId,
 } from "../../cluster/base/ids.js";
-import type { ClusterMap, OsdEntry, PgEntry, PoolEntry } from "../../cluster/map/cluster-map.js";
+import {
+  CLUSTER_FLAGS,
+  WORK_PROFILES,
+  hasFlag,
+  profileFlag,
+  type ClusterMap,
+  type OsdEntry,
+  type PgEntry,
+  type PoolEntry,
+} from "../../cluster/map/cluster-map.js";
 import type { OsdInfo } from "../../cluster/map/daemon-info.js";
 import type { HealthCheck } from "../../cluster/map/health.js";
 import { mapFault, poolFault } from "../../cluster/map/map-codec.js";
@@ -38,6 +47,9 @@ export type CoordinatorEvent =
   | { on: "osdRemove"; id: OsdId }
   | { on: "poolCreate"; pool: Omit<PoolEntry, "id"> }
   | { on: "fence"; client: ClientId }
+  | { on: "flag"; flag: string; isSet: boolean }
+  /** Without a name every OSD goes by its own option again. */
+  | { on: "workProfile"; profile?: string }
   /**
    * A primary misses a member's answers. Conflict: the interval or its primary is another; Busy:
    * too few would remain. A member that is not in the set yet (an addition whose outcome is
@@ -91,7 +103,10 @@ export interface InitialOptions {
   clusterId: string;
   pool: Omit<PoolEntry, "id">;
   virtualNodes?: number;
+  ratios?: FullRatios;
 }
+export type FullRatios = Pick<ClusterMap, "nearFullRatio" | "fullRatio" | "backfillFullRatio">;
+const RATIOS: FullRatios = { nearFullRatio: 0.85, fullRatio: 0.95, backfillFullRatio: 0.97 };
 
 /** Epoch 1: no OSDs, and the default pool (id 1) waiting for them. Errors: InvalidArgument. */
 export function initialMap(options: InitialOptions): ClusterMap {
@@ -107,8 +122,7 @@ export function initialMap(options: InitialOptions): ClusterMap {
     flags: [],
     fences: [],
     virtualNodes: options.virtualNodes ?? VIRTUAL_NODES_DEFAULT,
-    nearFullRatio: 0.85,
-    fullRatio: 0.95,
+    ...(options.ratios ?? RATIOS),
   };
 }
 
@@ -168,8 +182,9 @@ export class Coordinator {
         throw error;
       }
     });
-    this.outAfterDown(draft, nowMs);
+    if (!hasFlag(this.current, "noout")) this.outAfterDown(draft, nowMs);
     this.createPgs(draft, nowMs);
+    if (!hasFlag(this.current, "norebalance")) draft.preferPrimaries();
     const map = draft.finish();
     return { map, outcomes };
   }
@@ -216,6 +231,10 @@ export class Coordinator {
         return draft.addPool(event.pool);
       case "fence":
         return draft.fence(event.client);
+      case "flag":
+        return draft.setFlag(event.flag, event.isSet);
+      case "workProfile":
+        return draft.setWorkProfile(event.profile);
       case "removeMember":
         return draft.removeMember(event);
       case "addMember":
@@ -297,6 +316,7 @@ class Draft {
   readonly pools: PoolEntry[];
   readonly pgs: Record<number, readonly PgEntry[]>;
   private fences: ClusterMap["fences"];
+  private flags: ClusterMap["flags"];
   private isChanged = false;
 
   constructor(private readonly base: ClusterMap) {
@@ -305,6 +325,7 @@ class Draft {
     this.pools = [...base.pools];
     this.pgs = { ...base.pgs };
     this.fences = base.fences;
+    this.flags = base.flags;
   }
 
   put(osd: OsdEntry): void {
@@ -424,12 +445,11 @@ class Draft {
     );
     if (holding.length > 0) {
       const pools = holding.map((pool) => pool.name).join(", ");
-      throw new DssError("Busy", `osd.${id} still holds data of ${pools}`, {
-        hint: `move it away first: "dss osd drain ${id}"`,
-      });
+      const text = `osd.${id} still holds data of ${pools}: move it away with dss osd drain ${id}`;
+      throw new DssError("Busy", text);
     }
     if (osd.up) {
-      throw new DssError("Busy", `osd.${id} is running`, { hint: "stop its daemon first" });
+      throw new DssError("Busy", `osd.${id} is running: stop its daemon first`);
     }
     this.osds.delete(id);
     this.isChanged = true;
@@ -456,6 +476,52 @@ class Draft {
     }
     this.fences = [...this.fences, { client, epoch: this.epoch }];
     this.isChanged = true;
+  }
+
+  setFlag(flag: string, isSet: boolean): void {
+    if (!CLUSTER_FLAGS.some((name) => name === flag)) {
+      const text = `there is no flag "${flag}"; there are: ${CLUSTER_FLAGS.join(", ")}`;
+      throw new DssError("InvalidArgument", text);
+    }
+    if (this.flags.includes(flag) === isSet) return;
+    const rest = this.flags.filter((name) => name !== flag);
+    this.flags = isSet ? [...rest, flag] : rest;
+    this.isChanged = true;
+  }
+  setWorkProfile(name: string | undefined): void {
+    const profile = WORK_PROFILES.find((each) => each === name);
+    if (name !== undefined && profile === undefined) {
+      const text = `there is no profile "${name}"; there are: ${WORK_PROFILES.join(", ")}`;
+      throw new DssError("InvalidArgument", text);
+    }
+    const all = WORK_PROFILES.map(profileFlag);
+    const rest = this.flags.filter((flag) => !all.includes(flag));
+    const flags = profile === undefined ? rest : [...rest, profileFlag(profile)];
+    if (flags.join() === this.flags.join()) return;
+    this.flags = flags;
+    this.isChanged = true;
+  }
+
+  /**
+   * Once every PG of a pool is where it belongs its primaries are the preferred ones again, which
+   * spreads the load: all in one epoch, because every move makes its PG pause.
+   */
+  preferPrimaries(): void {
+    const placed = this.snapshot();
+    for (const pool of this.pools) {
+      const wanted = upSets(placed, pool);
+      const entries = this.pgs[pool.id]!;
+      const isAtHome = (pg: PgEntry, index: number): boolean =>
+        pg.inSync.length === wanted[index]!.length &&
+        wanted[index]!.length >= pool.replicas &&
+        wanted[index]!.every((osd) => pg.inSync.includes(osd) && this.osds.get(osd)?.up === true);
+      const isLed = (pg: PgEntry, index: number): boolean => pg.primary === wanted[index]![0];
+      if (entries.every(isLed) || !entries.every(isAtHome)) continue;
+      this.pgs[pool.id] = entries.map((pg, index) =>
+        isLed(pg, index) ? pg : { ...pg, primary: wanted[index]![0]!, interval: this.epoch },
+      );
+      this.isChanged = true;
+    }
   }
 
   usableOsds(): number {
@@ -522,6 +588,7 @@ class Draft {
       pools: this.pools,
       pgs: this.pgs,
       fences: this.fences,
+      flags: this.flags,
     };
   }
 

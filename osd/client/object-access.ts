@@ -32,6 +32,8 @@ export interface ObjectContent {
   /** Bytes [offset, min(offset + length, size)) of the object; holes are zeros. */
   data: Buffer;
   mtimeNs: bigint;
+  /** `data` is not needed any more: its memory is used again. At most once; not necessary. */
+  recycle?: () => void;
 }
 
 /**

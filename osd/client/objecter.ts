@@ -10,6 +10,7 @@ import { DssError, describeError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { ClientId } from "../../cluster/base/ids.js";
 import {
+  hasFlag,
   isFenced,
   osdOf,
   pgOf,
@@ -59,6 +60,8 @@ const IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024;
 /** An operation that waits longer is logged once. */
 const SLOW_MS = 5_000;
 const MAP_WAIT_MS = 2_000;
+/** A paused cluster is looked at again at least this often; the map says when it goes on. */
+const PAUSE_LOOK_MS = 1_000;
 
 type Change = {
   kind: WriteKind;
@@ -106,7 +109,8 @@ export class Objecter implements ObjectAccess {
   ): Promise<ObjectContent> {
     await this.admit(length);
     try {
-      const { message, data } = await this.readCall(ReadObject, address, offset, length, options);
+      const answered = await this.readCall(ReadObject, address, offset, length, options);
+      const { message, data } = answered;
       const end = Math.min(offset + length, message.size);
       const from = offset - message.dataOffset;
       const wanted =
@@ -119,6 +123,7 @@ export class Objecter implements ObjectAccess {
         size: message.size,
         data: wanted,
         mtimeNs: message.mtimeNs,
+        recycle: () => answered.recycle(),
       };
     } finally {
       this.release(length);
@@ -267,7 +272,7 @@ export class Objecter implements ObjectAccess {
     data?: readonly Buffer[],
   ): Promise<Answered<Reply>> {
     const { maps, clock, logger } = this.options;
-    const started = clock.now();
+    let started = clock.now();
     const overall = this.options.operationDeadlineMs ?? 0;
     const attemptMs = this.options.attemptDeadlineMs ?? ATTEMPT_DEADLINE_MS;
     let backoff: Backoff | undefined;
@@ -279,6 +284,12 @@ export class Objecter implements ObjectAccess {
       this.seen ??= map;
       if (isFenced(map, this.options.client())) {
         throw new DssError("Fenced", `client.${this.options.client()} is fenced`);
+      }
+      if (hasFlag(map, "pause")) {
+        const paused = clock.now();
+        await this.pauseOrNewMap(PAUSE_LOOK_MS, map);
+        started += clock.now() - paused; // Nobody is late.
+        continue;
       }
       const failure = await this.tryOnce(call, map, address, request, data, attemptMs).catch(
         (error: unknown) => {

@@ -9,7 +9,7 @@
 import type { OsdId, PgId } from "../../cluster/base/ids.js";
 
 /** Not an OSD: promised to someone, or to more than one. */
-const SOMEONE = -1;
+export const NOBODY_KNOWN = -1;
 
 /** What this OSD has promised. */
 export class GrantBook {
@@ -34,15 +34,20 @@ export class GrantBook {
       this.grants.set(pg, { grantee, until: nowMs + this.leaseMs });
       return;
     }
-    if (known.grantee !== grantee) known.grantee = known.until > nowMs ? SOMEONE : grantee;
+    if (known.grantee !== grantee) known.grantee = known.until > nowMs ? NOBODY_KNOWN : grantee;
     known.until = nowMs + this.leaseMs;
   }
 
-  /** How long someone other than `asking` may still be serving reads on a promise of this OSD. */
-  remainingMs(pg: PgId, asking: OsdId, nowMs: number): number {
+  /**
+   * How long someone other than `asking` may still be serving reads on a promise of this OSD, and
+   * who that is (NOBODY_KNOWN: it cannot tell).
+   */
+  remaining(pg: PgId, asking: OsdId, nowMs: number): { ms: number; holder: number } {
     const known = this.grants.get(pg);
     const promised = known === undefined || known.grantee === asking ? 0 : known.until - nowMs;
-    return Math.max(promised, this.unknownUntil - nowMs, 0);
+    const unknown = this.unknownUntil - nowMs;
+    if (unknown > 0) return { ms: Math.max(promised, unknown), holder: NOBODY_KNOWN };
+    return { ms: Math.max(promised, 0), holder: known?.grantee ?? NOBODY_KNOWN };
   }
 }
 

@@ -35,6 +35,8 @@ export type RecoveryPlan =
 
 export interface LearnerInfo {
   exists: boolean;
+  /** How many it has; for estimates. */
+  objects: number;
   missing: readonly string[];
   /** Backfill has come up to here; undefined: it is not needed. */
   cursor: string | undefined;

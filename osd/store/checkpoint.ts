@@ -24,6 +24,7 @@ import type { Overlay, OverlayEntry } from "./overlay.js";
 import type { PgState } from "./pg-state.js";
 import { encodePg, encodeState } from "./recovery.js";
 import { putRetryRecord } from "./records.js";
+import type { Reclaimer } from "./reclaim.js";
 import type { SpaceGauge } from "./space.js";
 import type { Wal } from "./wal.js";
 
@@ -38,6 +39,7 @@ export interface CheckpointParts {
   overlay: Overlay;
   quarantine: Quarantine;
   space: SpaceGauge;
+  reclaimer: Reclaimer;
   clock: Clock;
   options: Readonly<StoreOptions>;
   logger: Logger;
@@ -51,7 +53,6 @@ export interface CheckpointHost {
   onClean(object: ObjectState): void;
   /** Gives an overlay entry a fresh block to be flushed to. */
   relocate(entry: OverlayEntry): void;
-  highWater(): number;
 }
 
 interface Batch {
@@ -215,7 +216,7 @@ export class Checkpointer {
       else runs.push([entry]);
     }
     const touched = new Set<number>();
-    await space.retryWithReserve(async () => {
+    await space.whenSpace(async () => {
       const long: OverlayEntry[][] = [];
       let written = 0;
       for (const run of runs) {
@@ -279,7 +280,7 @@ export class Checkpointer {
     this.purge(purges, batch);
     const point = this.wal.pointOf(last);
     batch.puts.push({ key: STATE_KEY, value: encodeState(point) });
-    await space.retryWithReserve(() => index.commit(batch));
+    await space.whenSpace(() => index.commit(batch));
     for (const pg of pgs) {
       pg.fresh = false;
       pg.logCommitted();
@@ -291,7 +292,9 @@ export class Checkpointer {
     this.wal.release(point);
     if (unlogged.length > 0) this.wal.settleUnlogged();
     this.counters.checkpoints++;
-    await space.refresh(this.host.highWater());
+    await space.refresh();
+    await this.parts.reclaimer.round();
+    await space.refill();
     this.host.onFlushed();
   }
 

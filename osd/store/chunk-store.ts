@@ -78,6 +78,8 @@ export interface ObjectRead {
   /** crc32 of each block of `data`, verified. */
   sums: Uint32Array;
   info: ObjectInfo;
+  /** The bytes are not needed any more: their memory is used again. Called once or never. */
+  recycle?: () => void;
 }
 
 /** What recovery copies: a whole object at one version. */
@@ -85,6 +87,31 @@ export interface ObjectImage {
   info: ObjectInfo;
   /** Non-hole runs, ascending: whole blocks with their checksums. */
   extents: { offset: number; data: Buffer; sums: Uint32Array }[];
+  /**
+   * Blocks whose right bytes are nowhere: `extents` has filler for them, with the filler's
+   * checksum. The copy records this checksum instead, so that they are never read, and can be
+   * repaired later.
+   */
+  spoiled?: readonly SpoiledBlock[];
+}
+
+export interface SpoiledBlock {
+  /** Byte offset in the object. */
+  offset: number;
+  /** The checksum that the right bytes have. */
+  sum: number;
+}
+
+/** A run of blocks that belongs to an object: whole blocks with their checksums. */
+export type BlockRun = ObjectImage["extents"][number];
+
+/** What reading a copy through has found. */
+export interface CopyCheck {
+  info: ObjectInfo;
+  /** Bytes that were read and verified. */
+  bytes: number;
+  /** Damaged blocks, ascending, with the checksums that their bytes should have. */
+  bad: SpoiledBlock[];
 }
 
 export interface PgInfo {
@@ -173,8 +200,24 @@ export interface ChunkStore {
    * */
   rewriteLog(pg: PgId, common: Version, entries: readonly LogEntry[], done: Durable): void;
 
-  /** The whole object for a copy elsewhere; undefined when it does not exist; Corrupt as `read`. */
-  image(pg: PgId, object: string): Promise<ObjectImage | undefined>;
+  /**
+   * The whole object for a copy elsewhere; undefined when it does not exist. Corrupt as `read`, or,
+   * when that is `tolerated`, with what is damaged as `spoiled`.
+   */
+  image(pg: PgId, object: string, tolerated?: boolean): Promise<ObjectImage | undefined>;
+  /** Reads the object's blocks of [offset, offset + length) and tells which are damaged. */
+  check(pg: PgId, object: string, offset: number, length: number): Promise<CopyCheck | undefined>;
+  /**
+   * Puts right bytes where the object's blocks have just these checksums; blocks that were changed
+   * meanwhile are left alone, so that it can never make a block older. No log entry; true when
+   * something was written. Durable when the callback runs.
+   */
+  repair(pg: PgId, object: string, runs: readonly BlockRun[], done: Durable): boolean;
+  /**
+   * crc32 over (block number, block checksum) of every block that is not a hole, as it should be.
+   * Undefined when the object does not exist.
+   */
+  digest(pg: PgId, object: string): number | undefined;
   /** Replaces the object by the image. Adds no log entry. */
   install(pg: PgId, object: string, image: ObjectImage, done: Durable): void;
   /** Removes the object without a log entry. */

@@ -26,8 +26,12 @@ export class DataFiles {
     await disk.makeDirectory(DIRECTORY);
   }
 
-  /** Opens what exists, so that reads need not wait for it. */
+  /**
+   * Opens what exists, so that reads need not wait for it. The names may be the work of a process
+   * that was killed before it had synced them; nobody would do it later.
+   */
   async open(): Promise<void> {
+    await this.disk.syncDirectory(DIRECTORY);
     for (const name of await this.disk.list(DIRECTORY)) {
       if (/^\d{5}$/.test(name)) await this.file(Number(name));
     }
@@ -102,6 +106,32 @@ export class DataFiles {
     await Promise.all(
       [...touched].map(async (index) => (this.files[index] ?? (await this.file(index))).sync()),
     );
+  }
+
+  /** Bytes that the files take on the disk. */
+  async allocated(): Promise<number> {
+    let bytes = 0;
+    for (const opening of this.opening) if (opening) bytes += await (await opening).allocated();
+    return bytes;
+  }
+
+  /** Gives the run's space back to the file system. */
+  async punch(run: Run): Promise<void> {
+    for (const { index, start, count } of this.pieces(run)) {
+      const file = this.files[index] ?? (await this.file(index));
+      await file.punch(this.position(start), count * BLOCK_SIZE);
+    }
+  }
+
+  /** The same for everything from this block on. */
+  async punchFrom(block: number): Promise<void> {
+    const end = this.opening.length * this.blocksPerFile;
+    if (block < end) await this.punch({ start: block, count: end - block });
+  }
+
+  /** Everything that any process wrote to them. */
+  async syncAll(): Promise<void> {
+    for (const opening of this.opening) await (await opening)?.sync();
   }
 
   /** Reads the run on this thread; false when its file is not open yet (never written). */

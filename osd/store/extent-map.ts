@@ -129,6 +129,31 @@ export class BlockAllocator {
     return count;
   }
 
+  /**
+   * Takes free runs below the high-water mark from `from` on; `next` is where to go on, 0 after
+   * the end.
+   */
+  takeFreeRuns(
+    from: number,
+    limits: { minBlocks: number; maxRuns: number; maxBlocks: number },
+  ): { runs: Run[]; next: number } {
+    const runs: Run[] = [];
+    let left = limits.maxBlocks;
+    let block = from;
+    while (runs.length < limits.maxRuns && left > 0) {
+      const start = this.nextFree(block);
+      if (start < 0 || start >= this.highWater) return { runs, next: 0 };
+      let end = start + 1;
+      const limit = Math.min(this.highWater, start + left);
+      while (end < limit && !this.isUsed(end)) end++;
+      block = end;
+      if (end - start < limits.minBlocks) continue;
+      this.extend(start, end - start, runs);
+      left -= end - start;
+    }
+    return { runs, next: block };
+  }
+
   /** The first free block at or after `from`; -1 when the map ends first. */
   private nextFree(from: number): number {
     const total = this.words.length * 32;

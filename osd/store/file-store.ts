@@ -13,16 +13,20 @@
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
+import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
-import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
+import { formatPg, formatUuid, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
+import { digestOf, runsThatFit, spoil } from "./block-runs.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
   compareVersions,
   OpKind,
+  type BlockRun,
   type ChunkStore,
+  type CopyCheck,
   type Durable,
   type LogEntry,
   type ObjectImage,
@@ -30,6 +34,7 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
@@ -37,7 +42,7 @@ import {
 import { DataFiles } from "./data-files.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
 import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
-import { ObjectReader } from "./object-reader.js";
+import { ObjectReader, type BlockRead } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
 import { Overlay } from "./overlay.js";
@@ -45,6 +50,7 @@ import { PgState } from "./pg-state.js";
 import { BlockPlacer } from "./placement.js";
 import { loadIndex, verifyPlacement } from "./recovery.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
+import { Reclaimer } from "./reclaim.js";
 import { SpaceGauge } from "./space.js";
 import {
   checkOwner,
@@ -67,22 +73,11 @@ export interface FileStoreConfig {
   random: RandomSource;
 }
 
+/** Buffers of answered reads that are kept for the next ones. */
+const READ_POOL_BYTES = 16 * 1024 * 1024;
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
-
-function formatUuid(bytes: Buffer): string {
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString("hex");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
-}
 
 export class FileStore implements ChunkStore {
   readonly uuid: string;
@@ -92,7 +87,9 @@ export class FileStore implements ChunkStore {
   private readonly quarantine = new Quarantine(this.allocator);
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
+  private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
+  private readonly reclaimer: Reclaimer;
   private readonly cache: LRUCache<ObjectState, true>;
   private wal!: Wal;
   private objectTotal = 0;
@@ -124,6 +121,7 @@ export class FileStore implements ChunkStore {
     this.reader = new ObjectReader(files, this.quarantine, options.syncReadBytes, () =>
       this.releaseBlocks(),
     );
+    this.reclaimer = new Reclaimer(files, this.allocator, space);
     this.checkpointer = new Checkpointer(
       {
         index,
@@ -131,6 +129,7 @@ export class FileStore implements ChunkStore {
         overlay: this.overlay,
         quarantine: this.quarantine,
         space,
+        reclaimer: this.reclaimer,
         clock: config.clock,
         options,
         logger: config.logger,
@@ -144,7 +143,6 @@ export class FileStore implements ChunkStore {
         },
         onClean: (object) => this.clean(object),
         relocate: (entry) => this.placer.relocate(entry),
-        highWater: () => this.allocator.highWater,
       },
     );
   }
@@ -200,6 +198,8 @@ export class FileStore implements ChunkStore {
     let index: OrderedStore | undefined;
     try {
       let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      // A process that was killed may have left names that only the page cache knows.
+      await disk.syncDirectory(".");
       checkOwner(superblock, config.osdId, config.clusterId);
       if (config.clusterId && superblock.cluster === "") {
         superblock = { ...superblock, cluster: config.clusterId };
@@ -215,7 +215,9 @@ export class FileStore implements ChunkStore {
       index = await disk.openStore("index");
       const files = new DataFiles(disk, dataFileBytes);
       await files.open();
-      const space = await SpaceGauge.open(disk, options);
+      const { clock, logger } = config;
+      const dataBytes = (): Promise<number> => files.allocated();
+      const space = await SpaceGauge.open({ disk, clock, logger, options, dataBytes });
       const store = new FileStore(disk, superblock, options, config, index, files, space, lock);
       await store.recover();
       return store;
@@ -240,6 +242,10 @@ export class FileStore implements ChunkStore {
       salt: Buffer.from(superblock.walSalt, "hex"),
     };
     const files = await Wal.openFiles(this.disk, geometry);
+    // What was found is taken as durable from here on, while a process that was killed may have
+    // written it without a sync: a power cut must not take back what was shown.
+    await this.files.syncAll();
+    for (const file of files) await file.sync();
     const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
       apply: (group) => this.replay(group),
@@ -260,6 +266,8 @@ export class FileStore implements ChunkStore {
       },
     );
     this.checkpointer.start(this.wal);
+    await this.space.refresh();
+    await this.reclaimer.trimTail();
     if (found.groups > 0 || found.cut) {
       config.logger.info(
         { groups: found.groups, tornTail: found.cut },
@@ -268,10 +276,11 @@ export class FileStore implements ChunkStore {
       // From here on the last group need not be verified again: it is declared before anything
       // that it refers to is overwritten, so a crash during this recovery is harmless.
       await this.wal.declare(0);
-      await this.checkpointer.checkpoint();
+      // Without a free byte on the disk it goes on in the background: reads are served meanwhile.
+      await Promise.race([this.checkpointer.checkpoint(), this.space.starved()]);
       if (this.dead) throw this.dead;
     }
-    await this.space.refresh(this.allocator.highWater);
+    await this.space.refill();
   }
 
   // ── Life and death ─────────────────────────────────────────────────────────────────────────
@@ -284,6 +293,7 @@ export class FileStore implements ChunkStore {
         : new DssError("Disk", "the chunk store failed", { cause: error });
     this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
     this.checkpointer.stop();
+    void this.space.stop();
     for (const done of this.wal.kill()) done(this.dead);
   }
 
@@ -295,6 +305,7 @@ export class FileStore implements ChunkStore {
   async close(): Promise<void> {
     if (this.closing) return;
     this.closing = true;
+    await this.space.stop();
     await this.wal.drain();
     this.checkpointer.stop();
     await this.checkpointer.idle();
@@ -489,12 +500,32 @@ export class FileStore implements ChunkStore {
     const { size, version, mtimeNs, truncateSeq } = image.info;
     const fields = { size, version, mtimeNs, truncateSeq };
     Object.assign(object, fields);
+    const spoiled = image.spoiled ?? [];
+    object.setSpoiled(spoiled);
     this.touchPg(pg);
-    this.append(
-      group,
-      { type: RecordType.install, pg: id, object: name, fields, placements },
-      done,
+    const type = RecordType.install;
+    this.append(group, { type, pg: id, object: name, fields, placements, spoiled }, done);
+  }
+
+  repair(id: PgId, name: string, runs: readonly BlockRun[], done: Durable): boolean {
+    this.assertUsable();
+    const found = this.find(id, name);
+    const fitting = runsThatFit(runs, (at) =>
+      found && at < found.extent && found.blocks[at] !== 0 ? found.sums[at] : undefined,
     );
+    if (!found || fitting.length === 0) {
+      this.config.clock.defer(() => done(this.dead));
+      return false;
+    }
+    const group = this.wal.gather();
+    const object = this.change(found.pg, name);
+    const placements = fitting.map(({ offset, data, sums }) => {
+      const direct = data.length >= this.options.directWriteBytes;
+      return this.placer.place(object, offset, [data], sums, group, direct);
+    });
+    this.touchPg(found.pg);
+    this.append(group, { type: RecordType.repair, pg: id, object: name, placements }, done);
+    return true;
   }
 
   discard(id: PgId, name: string, done: Durable): void {
@@ -644,15 +675,16 @@ export class FileStore implements ChunkStore {
         const object = this.change(pg, record.object);
         this.placer.drop(object, 0, Infinity, 0);
         this.create(object);
-        let at = 0;
-        for (const placement of record.placements) {
-          const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
-          this.placer.replay(object, placement, data.subarray(at, at + bytes));
-          at += bytes;
-        }
+        this.replayPlacements(object, record.placements, data);
         Object.assign(object, record.fields);
+        object.setSpoiled(record.spoiled);
         return;
       }
+      case RecordType.repair:
+        // Without the object there is nothing to repair: damage has taken it meanwhile.
+        if (!this.load(pg, record.object)?.exists) return;
+        this.replayPlacements(this.change(pg, record.object), record.placements, data);
+        return;
       case RecordType.discard:
         if (this.load(pg, record.object)?.exists) this.erase(this.change(pg, record.object), 0);
         return;
@@ -663,6 +695,19 @@ export class FileStore implements ChunkStore {
         return this.rewrite(pg, record.common, record.entries);
       case RecordType.mergeRetries:
         return pg.retries.merge(record.records);
+    }
+  }
+
+  private replayPlacements(
+    object: ObjectState,
+    placements: readonly Placement[],
+    data: Buffer,
+  ): void {
+    let at = 0;
+    for (const placement of placements) {
+      const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
+      this.placer.replay(object, placement, data.subarray(at, at + bytes));
+      at += bytes;
     }
   }
 
@@ -692,7 +737,8 @@ export class FileStore implements ChunkStore {
     length: number,
   ): Promise<ObjectRead | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    return this.reader.read(
+    const { readPool } = this;
+    const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
       () => this.find(id, name),
       (object) => {
         const first = Math.floor(offset / BLOCK_SIZE);
@@ -702,22 +748,67 @@ export class FileStore implements ChunkStore {
         );
         return { first, count: Math.max(0, end - first) };
       },
+      { pool: readPool },
     );
+    if (read !== undefined && read.lent.length > 0) {
+      read.recycle = () => {
+        for (const buffer of read.lent) readPool.give(buffer);
+      };
+    }
+    return read;
   }
 
-  async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
+  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
     const found = await this.reader.read(
       () => this.find(id, name),
       (object) => ({ first: 0, count: object.extent }),
+      { tolerant: tolerated },
     );
     if (!found) return undefined;
-    const extents = found.pieces.map(({ first, count, buffer }) => ({
-      offset: first * BLOCK_SIZE,
-      data: buffer,
-      sums: found.sums.slice(first, first + count),
+    const spoiled: SpoiledBlock[] = [];
+    const extents = found.pieces.map(({ first, count, buffer }) => {
+      const sums = found.sums.slice(first, first + count);
+      const run = { offset: first * BLOCK_SIZE, data: buffer, sums };
+      if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
+      return run;
+    });
+    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
+  }
+
+  async check(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<CopyCheck | undefined> {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+    const from = Math.floor(offset / BLOCK_SIZE);
+    const found = await this.reader.read(
+      () => this.find(id, name),
+      (object) => {
+        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
+        return { first: from, count: Math.max(0, end - from) };
+      },
+      { tolerant: true },
+    );
+    if (!found) return undefined;
+    const bytes = found.pieces.reduce((sum, piece) => sum + piece.count * BLOCK_SIZE, 0);
+    const bad = found.bad.map((at) => ({
+      offset: at * BLOCK_SIZE,
+      sum: found.sums[at - found.first]!,
     }));
-    return { info: found.info, extents };
+    return { info: found.info, bytes, bad };
+  }
+
+  digest(id: PgId, name: string): number | undefined {
+    const object = this.find(id, name);
+    if (!object) return undefined;
+    const blocks: { at: number; sum: number }[] = [];
+    for (let at = 0; at < object.extent; at++) {
+      if (object.blocks[at] !== 0) blocks.push({ at, sum: object.sums[at]! });
+    }
+    return digestOf(blocks);
   }
 
   extents(
@@ -791,8 +882,8 @@ export class FileStore implements ChunkStore {
   }
 
   usage(): StoreUsage {
-    const free = this.allocator.highWater - this.allocator.used;
-    return this.space.usage(this.placer.used, free, this.allocator.highWater, this.objectTotal);
+    const taken = this.allocator.used - this.reclaimer.holding;
+    return this.space.usage({ used: this.placer.used, taken }, this.objectTotal);
   }
 
   counters(): Record<string, number> {
@@ -803,7 +894,8 @@ export class FileStore implements ChunkStore {
       ...this.wal.counters,
       ...this.reader.counters,
       ...this.checkpointer.counters,
-      reserveUses: this.space.reserveUses,
+      ...this.space.counters,
+      ...this.reclaimer.counters,
       walFillBytes: used,
       walSizeBytes: size,
       overlayBytes: this.overlay.bytes,

@@ -12,7 +12,9 @@ import {
   compareVersions,
   OpKind,
   VERSION_ZERO,
+  type BlockRun,
   type ChunkStore,
+  type CopyCheck,
   type Durable,
   type LogEntry,
   type ObjectImage,
@@ -20,10 +22,12 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
 } from "./chunk-store.js";
+import { digestOf, runsThatFit, spoil } from "./block-runs.js";
 import { checkTransaction } from "./transaction-check.js";
 import { firstAbove } from "./pg-state.js";
 import { RetryMemory } from "./retry-memory.js";
@@ -49,6 +53,7 @@ interface MemoryPg {
 }
 
 const ZERO = Buffer.alloc(BLOCK_SIZE);
+const isRight = ({ bytes, sum }: Block): boolean => crc32(bytes) === sum;
 const byName = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b));
 
 export class MemoryStore implements ChunkStore {
@@ -178,7 +183,7 @@ export class MemoryStore implements ChunkStore {
   }
 
   private verified(id: PgId, name: string, at: number, block: Block): Block {
-    if (crc32(block.bytes) === block.sum) return block;
+    if (isRight(block)) return block;
     throw new DssError(
       "Corrupt",
       `PG ${formatPg(id)} object ${name} block ${at} fails its checksum`,
@@ -274,21 +279,68 @@ export class MemoryStore implements ChunkStore {
     this.durable(done);
   }
 
-  async image(id: PgId, name: string): Promise<ObjectImage | undefined> {
+  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
     const object = this.pgs.get(id)?.objects.get(name);
     if (!object) return undefined;
+    const spoiled: SpoiledBlock[] = [];
     const extents = this.extents(id, name, 0, 2 ** 40).map(({ offset, length }) => {
       const first = offset / BLOCK_SIZE;
-      const blocks = Array.from({ length: length / BLOCK_SIZE }, (_, i) =>
-        this.verified(id, name, first + i, object.blocks.get(first + i)!),
-      );
-      return {
+      const blocks = Array.from({ length: length / BLOCK_SIZE }, (_, i) => {
+        const block = object.blocks.get(first + i)!;
+        return tolerated ? block : this.verified(id, name, first + i, block);
+      });
+      const run = {
         offset,
         data: Buffer.concat(blocks.map((block) => block.bytes)),
         sums: Uint32Array.from(blocks, (block) => block.sum),
       };
+      const bad = blocks.flatMap((block, i) => (isRight(block) ? [] : [first + i]));
+      spoiled.push(...spoil(run, bad));
+      return run;
     });
-    return { info: this.info(object), extents };
+    return { info: this.info(object), extents, ...(spoiled.length > 0 && { spoiled }) };
+  }
+  async check(
+    id: PgId,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<CopyCheck | undefined> {
+    const object = this.pgs.get(id)?.objects.get(name);
+    if (!object) return undefined;
+    const bad: CopyCheck["bad"] = [];
+    let bytes = 0;
+    for (const [at, block] of [...object.blocks].sort(([a], [b]) => a - b)) {
+      const start = at * BLOCK_SIZE;
+      if (start + BLOCK_SIZE <= offset || start >= offset + length) continue;
+      bytes += BLOCK_SIZE;
+      if (!isRight(block)) bad.push({ offset: start, sum: block.sum });
+    }
+    return { info: this.info(object), bytes, bad };
+  }
+  repair(id: PgId, name: string, runs: readonly BlockRun[], done: Durable): boolean {
+    const object = this.pgs.get(id)?.objects.get(name);
+    const fitting = runsThatFit(runs, (at) => object?.blocks.get(at)?.sum);
+    for (const { offset, data, sums } of fitting) {
+      sums.forEach((sum, i) => {
+        const bytes = Buffer.from(data.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE));
+        object!.blocks.set(offset / BLOCK_SIZE + i, { bytes, sum });
+      });
+    }
+    this.durable(done);
+    return fitting.length > 0;
+  }
+  digest(id: PgId, name: string): number | undefined {
+    const object = this.pgs.get(id)?.objects.get(name);
+    if (!object) return undefined;
+    const blocks = [...object.blocks].sort(([a], [b]) => a - b);
+    return digestOf(blocks.map(([at, { sum }]) => ({ at, sum })));
+  }
+  /** For tests: a bit of the block changes on the "disk". */
+  damage(id: PgId, name: string, offset: number): void {
+    const block = this.pg(id).objects.get(name)?.blocks.get(offset / BLOCK_SIZE);
+    assert(block, `object ${name} has no block at ${offset}`);
+    block.bytes[7]! ^= 4;
   }
   install(id: PgId, name: string, image: ObjectImage, done: Durable): void {
     const { size, version, mtimeNs, truncateSeq } = image.info;
@@ -303,6 +355,7 @@ export class MemoryStore implements ChunkStore {
         blocks.set(offset / BLOCK_SIZE + i, { bytes, sum });
       });
     }
+    for (const { offset, sum } of image.spoiled ?? []) blocks.get(offset / BLOCK_SIZE)!.sum = sum;
     this.pg(id).objects.set(name, { size, version, mtimeNs, truncateSeq, blocks });
     this.durable(done);
   }

@@ -3,6 +3,7 @@
  * in-place write of newer bytes may overtake an asynchronous read: a mismatch counts as damage
  * only when the object has not changed since and a second look says the same.
  */
+import type { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE, crc32, crc32OfBlocks, ZERO_BLOCK_CRC } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import { formatPg } from "../../cluster/base/ids.js";
@@ -26,12 +27,23 @@ export interface BlockRead {
   info: ObjectInfo;
   /** The parts of `data` that are not holes. */
   pieces: readonly Piece[];
+  /** Buffers of the pool that hold `data`, for the last user to give back. */
+  lent: readonly Buffer[];
+  /** Blocks (numbers in the object) that fail their checksum; only for who tolerates them. */
+  bad: readonly number[];
 }
 
 /** Looked up anew for every attempt: the cache may have replaced the state meanwhile. */
 export type ObjectLookup = () => ObjectState | undefined;
 /** The blocks wanted of the object as it is now. */
 export type BlockRange = (object: ObjectState) => { first: number; count: number };
+
+export interface ReadOptions {
+  /** Where large buffers come from, if somebody gives them back. */
+  pool?: BufferPool;
+  /** Damaged blocks are named rather than an error. */
+  tolerant?: boolean;
+}
 
 export interface Piece {
   /** Block number in the object. */
@@ -44,6 +56,7 @@ export interface Piece {
   patches: readonly { at: number; bytes: Buffer }[];
 }
 
+const NONE: readonly number[] = [];
 const NO_PATCHES: Piece["patches"] = [];
 
 function patchesOf(
@@ -70,11 +83,12 @@ interface Plan extends BlockRead {
   diskBlocks: number;
 }
 
-function plan(object: ObjectState, range: BlockRange): Plan {
+function plan(object: ObjectState, range: BlockRange, pool: BufferPool | undefined): Plan {
   const { first, count } = range(object);
   const sums = new Uint32Array(count);
   const data: Buffer[] = [];
   const pieces: Piece[] = [];
+  const lent: Buffer[] = [];
   let diskBlocks = 0;
   const { blocks, overlay } = object;
   for (let i = 0; i < count;) {
@@ -90,7 +104,13 @@ function plan(object: ObjectState, range: BlockRange): Plan {
       }
     } else {
       while (i + length < count && blocks[at + length] === block + length) length++;
-      const buffer = Buffer.allocUnsafeSlow(length * BLOCK_SIZE);
+      const bytes = length * BLOCK_SIZE;
+      let buffer: Buffer;
+      if (pool !== undefined) {
+        const taken = pool.take(bytes);
+        lent.push(taken);
+        buffer = taken.length === bytes ? taken : taken.subarray(0, bytes);
+      } else buffer = Buffer.allocUnsafeSlow(bytes);
       const patches = overlay ? patchesOf(overlay, at, length) : NO_PATCHES;
       // A run is read in one piece even where the overlay has newer bytes for some of its blocks.
       const onDisk = patches.length < length;
@@ -103,18 +123,19 @@ function plan(object: ObjectState, range: BlockRange): Plan {
     }
     i += length;
   }
-  return { data, sums, first, info: object.info(), pieces, diskBlocks };
+  return { data, sums, first, info: object.info(), pieces, lent, bad: NONE, diskBlocks };
 }
 
 /** Blocks from which on checking them together is quicker. */
 const LONG_RUN = 4;
 
-/** The first block whose bytes do not match, or -1. */
-function mismatch(p: Plan): number {
+/** The blocks (numbers in the object) whose bytes do not match: the first, or all of them. */
+function mismatches(p: Plan, all: boolean): readonly number[] {
+  let bad: number[] | undefined;
   for (const piece of p.pieces) {
-    // One pass over a long run; its blocks are looked at one by one only to find the bad one.
+    const from = piece.first - p.first;
+    // One pass over a long run; its blocks are looked at one by one only to find the bad ones.
     if (piece.count >= LONG_RUN) {
-      const from = piece.first - p.first;
       const wanted = p.sums.subarray(from, from + piece.count);
       if (crc32(piece.buffer) === crc32OfBlocks(wanted, piece.buffer.length)) continue;
     }
@@ -123,10 +144,12 @@ function mismatch(p: Plan): number {
         piece.count === 1
           ? piece.buffer
           : piece.buffer.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
-      if (crc32(bytes) !== p.sums[piece.first - p.first + i]) return piece.first + i;
+      if (crc32(bytes) === p.sums[from + i]) continue;
+      (bad ??= []).push(piece.first + i);
+      if (!all) return bad;
     }
   }
-  return -1;
+  return bad ?? NONE;
 }
 
 function writesIn(object: ObjectState, range: BlockRange): Promise<void>[] {
@@ -158,27 +181,55 @@ export class ObjectReader {
     );
   }
 
-  /** Undefined when the object does not exist. Fails with Corrupt or Disk. */
-  async read(lookup: ObjectLookup, range: BlockRange): Promise<BlockRead | undefined> {
+  /**
+   * Undefined when the object does not exist. Fails with Disk, and with Corrupt unless damage is
+   * tolerated: then all blocks are looked at, and `bad` names those that are damaged.
+   */
+  async read(
+    lookup: ObjectLookup,
+    range: BlockRange,
+    options: ReadOptions = {},
+  ): Promise<BlockRead | undefined> {
     this.counters.reads++;
     const object = lookup();
     if (!object) return undefined;
-    if (object.writing) return this.readAsync(lookup, range);
-    const p = plan(object, range);
-    if (p.diskBlocks * BLOCK_SIZE > this.syncReadBytes) return this.readAsync(lookup, range);
+    if (object.writing) return this.readAsync(lookup, range, options);
+    const p = plan(object, range, options.pool);
+    if (p.diskBlocks * BLOCK_SIZE > this.syncReadBytes) {
+      return this.readAsync(lookup, range, options, p);
+    }
     for (const piece of p.pieces) {
       if (piece.start < 0) continue;
       const run = { start: piece.start, count: piece.count };
-      if (!this.files.readSync(run, piece.buffer)) return this.readAsync(lookup, range);
+      if (!this.files.readSync(run, piece.buffer)) return this.readAsync(lookup, range, options);
       applyPatches(piece);
     }
     this.counters.syncReads++;
-    const bad = mismatch(p);
-    if (bad >= 0) throw this.corrupt(object, bad);
+    const tolerant = options.tolerant === true;
+    return this.judged(object, p, mismatches(p, tolerant), tolerant);
+  }
+
+  private judged(
+    object: ObjectState,
+    p: Plan,
+    bad: readonly number[],
+    tolerant: boolean,
+  ): BlockRead {
+    if (bad.length === 0) return p;
+    if (!tolerant) throw this.corrupt(object, bad[0]!);
+    p.bad = bad;
     return p;
   }
 
-  private async readAsync(lookup: ObjectLookup, range: BlockRange): Promise<BlockRead | undefined> {
+  /** `planned`: made in this turn of the event loop, for the first attempt. */
+  private async readAsync(
+    lookup: ObjectLookup,
+    range: BlockRange,
+    options: ReadOptions,
+    planned?: Plan,
+  ): Promise<BlockRead | undefined> {
+    const tolerant = options.tolerant === true;
+    let ready = planned;
     let previous: Uint32Array | undefined;
     for (let attempt = 1; ;) {
       const object = lookup();
@@ -188,7 +239,8 @@ export class ObjectReader {
         await Promise.all(writes);
         continue;
       }
-      const p = plan(object, range);
+      const p = ready ?? plan(object, range, options.pool);
+      ready = undefined;
       const user: BlockUser = this.quarantine.beginUse();
       try {
         await Promise.all(
@@ -203,11 +255,11 @@ export class ObjectReader {
         this.quarantine.endUse(user);
         this.onUseEnd();
       }
-      const bad = mismatch(p);
-      if (bad < 0) return p;
+      const bad = mismatches(p, tolerant);
+      if (bad.length === 0) return p;
       this.counters.readRetries++;
       if (attempt++ >= ATTEMPTS_MAX || (previous && same(previous, p.sums))) {
-        throw this.corrupt(object, bad);
+        return this.judged(object, p, bad, tolerant);
       }
       previous = p.sums;
     }

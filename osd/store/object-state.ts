@@ -6,7 +6,7 @@ import { assert } from "../../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import type { ByteReader, ByteWriter } from "./bytes.js";
-import { VERSION_ZERO, type ObjectInfo, type Version } from "./chunk-store.js";
+import { VERSION_ZERO, type ObjectInfo, type SpoiledBlock, type Version } from "./chunk-store.js";
 import type { OverlayEntry } from "./overlay.js";
 import type { PgState } from "./pg-state.js";
 
@@ -67,6 +67,11 @@ export class ObjectState {
   /** Bytes of memory, for the cache's limit. */
   get weight(): number {
     return 400 + this.name.length + this.blocks.length * 8;
+  }
+
+  /** Blocks that hold filler: their checksums say what the right bytes would be. */
+  setSpoiled(blocks: readonly SpoiledBlock[]): void {
+    for (const { offset, sum } of blocks) this.sums[offset / BLOCK_SIZE] = sum;
   }
 
   info(): ObjectInfo {

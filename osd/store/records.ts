@@ -9,7 +9,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { PgId } from "../../cluster/base/ids.js";
 import type { ByteReader } from "./bytes.js";
 import { type ByteWriter } from "./bytes.js";
-import type { LogEntry, OpKind, RetryRecord, Version } from "./chunk-store.js";
+import type { LogEntry, OpKind, RetryRecord, SpoiledBlock, Version } from "./chunk-store.js";
 import type { Run } from "./extent-map.js";
 
 export const RecordType = {
@@ -22,6 +22,7 @@ export const RecordType = {
   rewriteLog: 7,
   mergeRetries: 8,
   forgetClient: 9,
+  repair: 10,
 } as const;
 
 /** Blocks of one object that a record writes. */
@@ -59,8 +60,11 @@ export type WalRecord =
       object: string;
       fields: ObjectFields;
       placements: Placement[];
+      spoiled: readonly SpoiledBlock[];
     }
   | { type: typeof RecordType.discard; pg: PgId; object: string }
+  /** Blocks of the object as they were, on fresh or on their old places. */
+  | { type: typeof RecordType.repair; pg: PgId; object: string; placements: Placement[] }
   | { type: typeof RecordType.createPg; pg: PgId; meta: Buffer }
   | { type: typeof RecordType.removePg; pg: PgId }
   | { type: typeof RecordType.setPgMeta; pg: PgId; meta: Buffer }
@@ -174,6 +178,18 @@ export function putRecord(out: ByteWriter, record: WalRecord): void {
       out.u53(record.fields.truncateSeq);
       out.u32(record.placements.length);
       for (const placement of record.placements) putPlacement(out, placement);
+      out.ensure(4 + record.spoiled.length * 8);
+      out.u32(record.spoiled.length);
+      for (const { offset, sum } of record.spoiled) {
+        out.u32(offset);
+        out.u32(sum);
+      }
+      break;
+    case RecordType.repair:
+      out.ensure(8 + record.object.length * 3);
+      out.text(record.object);
+      out.u32(record.placements.length);
+      for (const placement of record.placements) putPlacement(out, placement);
       break;
     case RecordType.discard:
       out.ensure(2 + record.object.length * 3);
@@ -240,10 +256,19 @@ function getBody(from: ByteReader, type: number): WalRecord {
         truncateSeq: from.u53(),
       };
       const placements = Array.from({ length: from.u32() }, () => getPlacement(from));
-      return { type, pg, object, fields, placements };
+      const spoiled = Array.from({ length: from.u32() }, () => ({
+        offset: from.u32(),
+        sum: from.u32(),
+      }));
+      return { type, pg, object, fields, placements, spoiled };
     }
     case RecordType.discard:
       return { type, pg, object: from.text() };
+    case RecordType.repair: {
+      const object = from.text();
+      const placements = Array.from({ length: from.u32() }, () => getPlacement(from));
+      return { type, pg, object, placements };
+    }
     case RecordType.createPg:
     case RecordType.setPgMeta:
       return { type, pg, meta: from.bytes(from.u32()) };

@@ -147,7 +147,8 @@ export async function recoverWal(
 
 function placementsOf(record: WalRecord): Placement[] {
   if (record.type === RecordType.apply) return [record.placement];
-  return record.type === RecordType.install ? record.placements : [];
+  const many = record.type === RecordType.install || record.type === RecordType.repair;
+  return many ? record.placements : [];
 }
 
 async function directsAreThere(

@@ -24,7 +24,7 @@ const SECONDS = 4;
 const SEQUENTIAL = "512M";
 /** Random reads and writes stay in this much, which is written beforehand. */
 const AREA = "256M";
-const SMALL_FILES = 1_500;
+const SMALL_FILES = 3_000;
 const WORKERS = 4;
 const IDLE_MS = 5_000;
 const PROGRAM_MS = 180_000;
@@ -163,7 +163,6 @@ async function measureSmallFiles(
       `small files: ${phase}${phase === "stat" || phase === "read" ? ", cold" : ""}, ` +
       `${workers} at a time`;
     if (!phases.some((phase) => label(phase).includes(only))) continue;
-    const count = workers === 1 ? Math.round(SMALL_FILES / 3) : SMALL_FILES;
     for (let run = 0; run < runs; run++) {
       const folder = join(cluster.mount, `small-${workers}-${run}`);
       await succeed(bench, "mkdir", [folder]);
@@ -174,7 +173,13 @@ async function measureSmallFiles(
           succeed(
             bench,
             process.execPath,
-            [`${BUILD}test/bench/small-files.js`, folder, phase, String(count), String(workers)],
+            [
+              `${BUILD}test/bench/small-files.js`,
+              folder,
+              phase,
+              String(SMALL_FILES),
+              String(workers),
+            ],
             { withinMs: PROGRAM_MS },
           ),
         );

@@ -1,59 +1,91 @@
 /**
- * Small files, as a program: `small-files.js FOLDER PHASE COUNT WORKERS`. Prints operations
- * a second.
- * Phases: create (1 KiB each), stat, read, delete; 100 files a directory. A create is open, write
- * and close, as programs do it that ask for no durability.
+ * Small files, as a program: `small-files.js FOLDER PHASE COUNT WORKERS`. Prints operations a
+ * second. Phases: create (1 KiB each), stat, read, delete. The files are shared out among the
+ * workers; each has ten directories of its own and does one thing after the other, as a program
+ * does that knows nothing of promises: threads with synchronous calls. A create is open, write and
+ * close, without asking for durability.
  */
-import { constants, promises } from "node:fs";
-import { mkdir, open, stat, unlink, rmdir } from "node:fs/promises";
+import {
+  closeSync,
+  constants,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
+import { Worker, isMainThread, parentPort, workerData } from "node:worker_threads";
 
-const [folder = "", phase = "", countText = "0", workersText = "1"] = process.argv.slice(2);
-const count = Number(countText);
-const workers = Number(workersText);
-const PER_FOLDER = 100;
-const BYTES = 1024;
-const content = Buffer.alloc(BYTES, "dss ");
+const DIRECTORIES = 10;
+const content = Buffer.alloc(1024, "dss ");
 
-const folderOf = (i: number): string => join(folder, `d${Math.floor(i / PER_FOLDER)}`);
-const pathOf = (i: number): string => join(folderOf(i), `f${i}`);
+interface Share {
+  folder: string;
+  phase: string;
+  count: number;
+  worker: number;
+}
+interface Span {
+  startNs: bigint;
+  endNs: bigint;
+}
 
-async function one(i: number): Promise<void> {
+function once(phase: string, path: string): void {
   switch (phase) {
     case "create": {
-      const file = await open(pathOf(i), constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL);
-      await file.write(content);
-      await file.close();
+      const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
+      const file = openSync(path, flags, 0o644);
+      writeSync(file, content);
+      closeSync(file);
       return;
     }
     case "stat": {
-      const { size } = await stat(pathOf(i));
-      if (size !== BYTES) throw new Error(`${pathOf(i)} has ${size} bytes`);
+      const { size } = statSync(path);
+      if (size !== content.length) throw new Error(`${path} has ${size} bytes`);
       return;
     }
-    case "read": {
-      const data = await promises.readFile(pathOf(i));
-      if (!data.equals(content)) throw new Error(`${pathOf(i)} has wrong bytes`);
+    case "read":
+      if (!readFileSync(path).equals(content)) throw new Error(`${path} has wrong bytes`);
       return;
-    }
     case "delete":
-      await unlink(pathOf(i));
+      unlinkSync(path);
       return;
     default:
       throw new Error(`no phase "${phase}"`);
   }
 }
 
-const folders = Array.from({ length: Math.ceil(count / PER_FOLDER) }, (_, i) => i * PER_FOLDER);
-if (phase === "create") {
-  for (const first of folders) await mkdir(folderOf(first), { recursive: true });
+function work({ folder, phase, count, worker }: Share): Span {
+  const directories = Array.from({ length: DIRECTORIES }, (_, i) => join(folder, `${worker}-${i}`));
+  if (phase === "create") for (const directory of directories) mkdirSync(directory);
+  const startNs = process.hrtime.bigint();
+  for (let i = 0; i < count; i++) once(phase, join(directories[i % DIRECTORIES]!, `f${i}`));
+  const endNs = process.hrtime.bigint();
+  if (phase === "delete") for (const directory of directories) rmdirSync(directory);
+  return { startNs, endNs };
 }
-const start = performance.now();
-let next = 0;
-const work = async (): Promise<void> => {
-  for (let i = next++; i < count; i = next++) await one(i);
-};
-await Promise.all(Array.from({ length: workers }, work));
-const seconds = (performance.now() - start) / 1000;
-if (phase === "delete") for (const first of folders) await rmdir(folderOf(first));
-process.stdout.write(`${count / seconds}\n`);
+
+function share(data: Share): Promise<Span> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL(import.meta.url), { workerData: data });
+    worker.once("message", resolve);
+    worker.once("error", reject);
+  });
+}
+
+if (isMainThread) {
+  const [folder = "", phase = "", countText = "0", workersText = "1"] = process.argv.slice(2);
+  const workers = Number(workersText);
+  const count = Math.floor(Number(countText) / workers);
+  const spans = await Promise.all(
+    Array.from({ length: workers }, (_, worker) => share({ folder, phase, count, worker })),
+  );
+  const start = spans.reduce((min, { startNs }) => (startNs < min ? startNs : min), 1n << 62n);
+  const end = spans.reduce((max, { endNs }) => (endNs > max ? endNs : max), 0n);
+  process.stdout.write(`${(count * workers) / (Number(end - start) / 1e9)}\n`);
+} else {
+  parentPort!.postMessage(work(workerData as Share));
+}

@@ -56,6 +56,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: () => ({ program: "test/integration/crash-mds.test.js" }),
   },
   {
+    name: "power",
+    about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
+    steps: 20,
+    stepSeconds: 150,
+    step: (number) => ({
+      program: "test/integration/power.test.js",
+      env: { DSS_POWER_ROUNDS: "5", DSS_POWER_SEED: String(number) },
+    }),
+  },
+  {
     name: "failures",
     about: "fio verifies while processes are killed or stopped and links are cut: 10 times each",
     steps: 2 * REPEATS,

@@ -20,7 +20,7 @@ const PAGE = 4096;
 const SECTOR = 512;
 
 /** Bytes by page; pages never written are zeros. */
-class Pages {
+export class Pages {
   readonly map = new Map<number, Buffer>();
   size = 0;
 
@@ -54,6 +54,16 @@ class Pages {
       done += take;
     }
     return length;
+  }
+  /** Zeros in [start, end); the size stays. */
+  clear(start: number, end: number): void {
+    for (let at = start; at < end;) {
+      const page = Math.floor(at / PAGE);
+      const stop = Math.min(end, (page + 1) * PAGE);
+      if (stop - at === PAGE) this.map.delete(page);
+      else this.map.get(page)?.fill(0, at - page * PAGE, stop - page * PAGE);
+      at = stop;
+    }
   }
   resize(size: number): void {
     for (const page of this.map.keys()) if (page * PAGE >= size) this.map.delete(page);
@@ -131,6 +141,27 @@ export class SimDisk {
   attach(): Disk {
     const generation = this.generation;
     return new AttachedDisk(this, () => this.generation === generation);
+  }
+
+  /**
+   * The process is killed, the machine goes on: what it had written is what the next one reads, and
+   * no more durable than before. A call under way happened or did not.
+   */
+  kill(): void {
+    const { random } = this.options;
+    this.generation++;
+    this.locked = new Set();
+    for (const inode of new Set(this.names.values())) {
+      inode.pending = inode.pending.filter((write) => {
+        if (!write.done && random.chance(0.5)) return false;
+        if (!write.done) inode.cache.write(write.bytes, write.position);
+        return (write.done = true);
+      });
+    }
+    for (const index of this.indexes.values()) {
+      const happened = random.int(0, index.committing.length);
+      for (const batch of index.committing.splice(0).slice(0, happened)) index.run(batch);
+    }
   }
 
   /** The power is cut. The present incarnation's calls never answer. */
@@ -281,6 +312,16 @@ class AttachedFile implements DiskFile {
     private readonly inode: Inode,
   ) {}
 
+  /** Does the disk have the pages that are not there yet? */
+  private fits(position: number, length: number): boolean {
+    let missing = 0;
+    const end = Math.ceil((position + length) / PAGE);
+    for (let page = Math.floor(position / PAGE); page < end; page++) {
+      if (!this.inode.cache.map.has(page)) missing++;
+    }
+    return missing === 0 || missing * PAGE <= this.disk.usage().available;
+  }
+
   read(buffer: Buffer, position: number): Promise<number> {
     return this.disk.later(this.alive, () => {
       this.disk.check("read", this.path);
@@ -295,6 +336,9 @@ class AttachedFile implements DiskFile {
     if (!this.alive()) return;
     this.disk.check("write", this.path);
     this.disk.counts.writes++;
+    if (!this.fits(position, buffer.length)) {
+      throw new DssError("NoSpace", `cannot write ${this.path}`);
+    }
     this.inode.pending.push({ bytes: Buffer.from(buffer), position, done: true });
     this.inode.cache.write(buffer, position);
   }
@@ -304,11 +348,7 @@ class AttachedFile implements DiskFile {
     // Copied at the call, as the contract forbids to change the chunks: a violation shows as
     // damage.
     const write: PendingWrite = { bytes: Buffer.concat(chunks), position, done: false };
-    const room = this.disk.usage().available;
-    if (
-      room < write.bytes.length &&
-      this.inode.cache.map.get(Math.floor(position / PAGE)) === undefined
-    ) {
+    if (!this.fits(position, write.bytes.length)) {
       return this.disk.later(this.alive, () => {
         throw new DssError("NoSpace", `cannot write ${this.path}`);
       });
@@ -343,6 +383,17 @@ class AttachedFile implements DiskFile {
   }
   size(): Promise<number> {
     return this.disk.later(this.alive, () => this.inode.cache.size);
+  }
+  allocated(): Promise<number> {
+    return this.disk.later(this.alive, () => this.inode.cache.map.size * PAGE);
+  }
+  /** Gone at once: nobody may rely on what a hole held. */
+  punch(position: number, length: number): Promise<void> {
+    return this.disk.later(this.alive, () => {
+      for (const pages of [this.inode.cache, this.inode.durable]) {
+        for (let at = position; at < position + length; at += PAGE) pages.map.delete(at / PAGE);
+      }
+    });
   }
   close(): Promise<void> {
     return this.disk.later(this.alive, () => undefined);

@@ -123,12 +123,21 @@ export class Cluster {
           ...(zookeeper === undefined ? [] : ["--zookeeper", String(zookeeper)]),
         ];
     const begin = performance.now();
-    await this.ok(
-      ["cluster", "up", "--data", this.data, "--mount", this.mount, ...counts, ...args],
-      { withinMs: UP_MS },
-    ).catch((cause: unknown) => {
-      throw new Error(`${String(cause)}\n${this.logTails()}`, { cause });
-    });
+    const up = async (): Promise<string> =>
+      await this.ok(
+        ["cluster", "up", "--data", this.data, "--mount", this.mount, ...counts, ...args],
+        { withinMs: UP_MS },
+      );
+    // The port of a killed daemon is anybody's: another cluster of this machine may have taken it
+    // between the look and the start. The second look chooses another one.
+    await up()
+      .catch(async (error: unknown) => {
+        if (/already in use/.test(String(error))) return await up();
+        throw error;
+      })
+      .catch((cause: unknown) => {
+        throw new Error(`${String(cause)}\n${this.logTails()}`, { cause });
+      });
     return performance.now() - begin;
   }
 
@@ -184,14 +193,50 @@ export class Cluster {
     else await this.ok(["mount", path], { withinMs: 60_000 });
   }
 
-  /** Creates a volume of that size in bytes when it does not exist, and serves it. */
-  async serve(volume: string, bytes: number): Promise<{ server: Program; socket: string }> {
+  /**
+   * Creates a volume of that size in bytes when it does not exist, and serves it. A server at the
+   * `socket` of one that was killed succeeds it; without a name each has a socket of its own.
+   */
+  async serve(
+    volume: string,
+    bytes: number,
+    socketName = `${volume}-${process.pid}-${Date.now() % 1e6}.sock`,
+  ): Promise<{ server: Program; socket: string }> {
     const known = await this.dss(["volume", "info", volume, "--json"]);
     if (known.code !== 0) await this.ok(["volume", "create", volume, `${bytes / 1024}K`]);
-    const socket = join(this.folder, `${volume}-${process.pid}-${Date.now() % 1e6}.sock`);
+    const socket = join(this.folder, socketName);
     const server = this.start(["volume", "serve", volume, "--unix", socket]);
     await server.output(/nbd(\+unix)?:\/\/\S+/, 30_000);
     return { server, socket };
+  }
+
+  /** Objects of a volume (which has some) whose copies are not three that are there and equal. */
+  async unequalCopies(volume: string): Promise<string[]> {
+    interface Listed {
+      pool: number;
+      objects: { object: string }[];
+    }
+    const info = await this.json<Listed>(["volume", "info", volume, "--objects"]);
+    if (info.objects.length === 0) throw new Error(`volume ${volume} has no objects`);
+    const names = info.objects.map(({ object }) => object);
+    return await this.unequalObjects(info.pool, names);
+  }
+
+  /** Of these objects of a pool, those whose copies are not three that are there and equal. */
+  async unequalObjects(poolId: number, objects: readonly string[]): Promise<string[]> {
+    interface Located {
+      equal: boolean;
+      copies: { exists: boolean }[];
+    }
+    const pools = await this.json<{ id: number; name: string }[]>(["pool", "ls"]);
+    const pool = pools.find(({ id }) => id === poolId)?.name ?? "";
+    const unequal: string[] = [];
+    for (const object of objects) {
+      const located = await this.json<Located>(["pg", "locate", pool, object, "--verify"]);
+      const whole = located.copies.length === 3 && located.copies.every(({ exists }) => exists);
+      if (!located.equal || !whole) unequal.push(`${object}: ${JSON.stringify(located)}`);
+    }
+    return unequal;
   }
 
   // ---- Violence --------------------------------------------------------------------------------

@@ -143,4 +143,20 @@ export class Ledger {
     }
     return wrong;
   }
+
+  /** The same for names: those that are there whole, and those that are there damaged. */
+  checkNames(names: Iterable<number>, damaged: Iterable<number>): string[] {
+    const there = new Set(names);
+    const wrong = [...damaged].map((name) => `name ${name} has wrong contents`);
+    for (const [name, expected] of this.names) {
+      if (expected.present === "must" && !there.has(name)) wrong.push(`name ${name} is lost`);
+      if (expected.present === "must-not" && there.has(name)) wrong.push(`name ${name} is back`);
+      // What was found is settled; what was not found must stay away.
+      expected.present = there.has(name) ? "must" : "must-not";
+    }
+    for (const name of there) {
+      if (!this.names.has(name)) wrong.push(`name ${name} was never made`);
+    }
+    return wrong;
+  }
 }

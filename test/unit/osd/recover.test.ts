@@ -3,7 +3,7 @@
  * backfill.
  */
 import t from "tap";
-import { GrantBook, ReadLease } from "../../../osd/core/leases.js";
+import { GrantBook, NOBODY_KNOWN, ReadLease } from "../../../osd/core/leases.js";
 import {
   compareListings,
   lastCommon,
@@ -29,8 +29,8 @@ function log(tail: Version, ...entries: string[]): LogPart {
 
 t.test("a grantor's promise outlasts the primary's belief, and is told to others only", (t) => {
   const book = new GrantBook(0, 1_000);
-  t.equal(book.remainingMs(7, 1, 400), 600, "after a start, anyone may hold a grant");
-  t.equal(book.remainingMs(7, 1, 1_000), 0);
+  t.equal(book.remaining(7, 1, 400).ms, 600, "after a start, anyone may hold a grant");
+  t.equal(book.remaining(7, 1, 1_000).ms, 0);
   const lease = new ReadLease();
   lease.require([2, 3]);
   const sentAt = 2_000;
@@ -39,9 +39,9 @@ t.test("a grantor's promise outlasts the primary's belief, and is told to others
   t.equal(lease.until, -Infinity, "all members must grant");
   lease.granted(3, sentAt + 400);
   t.equal(lease.until, sentAt + 400, "the first to end ends it");
-  t.ok(sentAt + book.remainingMs(7, 9, sentAt) >= sentAt + 1_000);
-  t.equal(book.remainingMs(7, 1, sentAt + 5), 0, "the grantee need not wait for itself");
-  t.equal(book.remainingMs(8, 9, sentAt), 0, "another PG");
+  t.ok(sentAt + book.remaining(7, 9, sentAt).ms >= sentAt + 1_000);
+  t.equal(book.remaining(7, 1, sentAt + 5).ms, 0, "the grantee need not wait for itself");
+  t.equal(book.remaining(8, 9, sentAt).ms, 0, "another PG");
   t.end();
 });
 
@@ -49,10 +49,12 @@ t.test("two grantees within one lease: neither is believed to be alone", (t) => 
   const book = new GrantBook(-1_000, 1_000);
   book.grant(7, 1, 0);
   book.grant(7, 2, 500);
-  t.equal(book.remainingMs(7, 1, 600), 900);
-  t.equal(book.remainingMs(7, 2, 600), 900);
+  t.equal(book.remaining(7, 1, 600).ms, 900);
+  t.equal(book.remaining(7, 2, 600).ms, 900);
+  t.equal(book.remaining(7, 1, 600).holder, NOBODY_KNOWN, "there are two");
   book.grant(7, 2, 1_600);
-  t.equal(book.remainingMs(7, 2, 1_700), 0, "the first one's has ended meanwhile");
+  t.equal(book.remaining(7, 2, 1_700).ms, 0, "the first one's has ended meanwhile");
+  t.same(book.remaining(7, 1, 1_700), { ms: 900, holder: 2 }, "who may be asked");
   t.end();
 });
 
@@ -87,7 +89,7 @@ t.test("logs part after the last entry that both have", (t) => {
 t.test("what is missing: touched by either since, or missing before", (t) => {
   const ours = log(v(2, 4), "2.5a", "4.6b", "4.7c");
   const theirs = log(v(2, 4), "2.5a", "3.6d");
-  const learner = { exists: true, missing: ["m"], cursor: undefined, log: theirs };
+  const learner = { exists: true, objects: 3, missing: ["m"], cursor: undefined, log: theirs };
   const plan = planRecovery(ours, learner);
   t.equal(plan.plan, "delta");
   if (plan.plan === "delta") {

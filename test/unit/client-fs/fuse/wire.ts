@@ -73,8 +73,9 @@ export class Kernel {
       notifier,
       sink: {
         send: (message, length) => this.keep(Buffer.from(message.subarray(0, length))),
-        sendPieces: (header, pieces, length) => {
+        sendPieces: (header, pieces, length, written) => {
           const whole = Buffer.concat([header, ...pieces]);
+          written();
           if (whole.length !== length) throw new Error("length does not match the pieces");
           return this.keep(whole);
         },

@@ -39,6 +39,7 @@ function healthy(): ClusterMap {
     virtualNodes: 100,
     nearFullRatio: 0.85,
     fullRatio: 0.95,
+    backfillFullRatio: 0.97,
   };
   const pgs = upSets(map, pool).map((inSync) => ({ inSync, primary: inSync[0]!, interval: 2 }));
   return { ...map, pgs: { 1: pgs } };
@@ -89,6 +90,16 @@ t.test("what others know", (t) => {
     [2, { used: 84, total: 100 }],
   ]);
   t.same(codes(map, { usage }), ["HEALTH_ERR", "OSD_FULL", "OSD_NEAR_FULL"]);
+  const refusing = new Set([1]);
+  t.same(codes(map, { usage: new Map([...usage].slice(1)), refusing }), [
+    "HEALTH_ERR",
+    "OSD_FULL",
+  ]);
+  const levels = new Map([[3, { used: 0, total: 0 }]]);
+  t.same(codes(map, { usage: levels }), ["HEALTH_ERR", "OSD_FULL"], "no room for anything");
+  const waits = healthOf(map, { tooFull: new Map([[2, 7]]) }).checks;
+  t.match(waits, [{ code: "OSD_BACKFILL_FULL", detail: ["osd.2: copies of 7 PGs wait"] }]);
+  t.equal(waits.length, 1);
   const found = { code: "PURGE_SLOW", severity: "HEALTH_WARN" as const, summary: "x", detail: [] };
   t.same(codes(map, { checks: [found] }), ["HEALTH_WARN", "PURGE_SLOW"]);
   t.end();

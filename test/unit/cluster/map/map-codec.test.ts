@@ -50,6 +50,7 @@ const MAP: ClusterMap = {
   virtualNodes: 1000,
   nearFullRatio: 0.85,
   fullRatio: 0.95,
+  backfillFullRatio: 0.97,
 };
 
 function codeOf(action: () => unknown): ErrorCode | undefined {

@@ -49,6 +49,7 @@ function mapOf(shape: Shape): ClusterMap {
     virtualNodes: shape.virtualNodes ?? 1000,
     nearFullRatio: 0.85,
     fullRatio: 0.95,
+    backfillFullRatio: 0.97,
   };
 }
 const ids = (count: number): { id: OsdId }[] => Array.from({ length: count }, (_, id) => ({ id }));

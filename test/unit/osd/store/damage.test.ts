@@ -1,6 +1,6 @@
 /** Damage is reported, never returned and never cut away; a failing disk stops the store. */
 import t from "tap";
-import { BLOCK_SIZE } from "../../../../cluster/base/checksum.js";
+import { BLOCK_SIZE, blockChecksums, crc32 } from "../../../../cluster/base/checksum.js";
 import { DssError } from "../../../../cluster/base/errors.js";
 import { silentLogger } from "../../../../cluster/base/log.js";
 import { Prng } from "../../../../cluster/base/prng.js";
@@ -66,6 +66,54 @@ void t.test(
     }
   },
 );
+
+void t.test("damaged blocks are found, repaired in place, and stay right", async (t) => {
+  for (const [kind, count] of [
+    ["small", 3],
+    ["large", 30],
+  ] as const) {
+    const h = await harnessWith();
+    const data = [block(1), block(0x5a), block(2, count - 2)];
+    await apply(h, "o", { data });
+    await h.reopen();
+    const [place] = locate(h, 0x5a).filter(({ path }) => path.startsWith("data"));
+    h.disk.flipBit(place!.path, place!.position + 77, 3);
+    const bad = [{ offset: BLOCK_SIZE, sum: crc32(block(0x5a)) }];
+    t.match(await h.wait(h.store.check(PG, "o", 0, 1 << 20)), { bad }, kind);
+    const spoiled = await h.wait(h.store.image(PG, "o", true));
+    t.same(spoiled?.spoiled, bad, "a tolerant image names what is damaged");
+    const right = { offset: BLOCK_SIZE, data: block(0x5a), sums: Uint32Array.of(bad[0]!.sum) };
+    const stale = { offset: BLOCK_SIZE, data: block(0x5b), sums: blockChecksums(block(0x5b)) };
+    await h.wait(durable((done) => void h.store.repair(PG, "o", [stale], done)));
+    t.match(await h.wait(h.store.check(PG, "o", 0, 1 << 20)), { bad }, "other bytes are not taken");
+    await h.wait(durable((done) => void h.store.repair(PG, "o", [right], done)));
+    for (const when of ["at once", "after a crash", "after reopening"]) {
+      const found = await h.wait(h.store.read(PG, "o", 0, count * BLOCK_SIZE));
+      t.same(Buffer.concat(found!.data), Buffer.concat(data), `${kind} ${when}`);
+      t.match(await h.wait(h.store.check(PG, "o", 0, 1 << 20)), { bad: [] });
+      if (when === "at once") await h.crash();
+      else await h.reopen();
+    }
+    await h.end();
+  }
+});
+
+void t.test("a data file that is gone is damage, block by block", async (t) => {
+  const h = await harnessWith();
+  await apply(h, "o", { data: [block(1, 20)] });
+  await h.end();
+  const disk = h.disk.attach();
+  for (const name of await h.wait(disk.list("data"))) await h.wait(disk.remove(`data/${name}`));
+  await h.open();
+  await t.rejects(read(h, "o", 0, BLOCK_SIZE), { code: "Corrupt" });
+  const found = await h.wait(h.store.check(PG, "o", 0, 1 << 20));
+  t.equal(found?.bad.length, 20);
+  const run = { offset: 0, data: block(1, 20), sums: blockChecksums(block(1, 20)) };
+  await h.wait(durable((done) => void h.store.repair(PG, "o", [run], done)));
+  await h.reopen();
+  t.ok(await read(h, "o", 0, 20 * BLOCK_SIZE));
+  await h.end();
+});
 
 void t.test("a record that was durable is missed: the store refuses to open", async (t) => {
   const h = await harnessWith();

@@ -140,6 +140,11 @@ export class SimHarness implements Harness {
     this.incarnation++;
     this.disk.crash();
   }
+  /** The process is killed: what it wrote stays in the page cache, durable or not. */
+  kill(): void {
+    this.incarnation++;
+    this.disk.kill();
+  }
   async crash(): Promise<FileStore> {
     this.cut();
     return this.open();

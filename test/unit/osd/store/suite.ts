@@ -444,6 +444,76 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     }
   });
 
+  test("a check finds nothing wrong, and a repair takes only bytes that fit", async (t, store, h, apply) => {
+    for (const [object, count] of [
+      ["small", 3],
+      ["large", 40],
+    ] as const) {
+      const seq = object === "small" ? 1 : 2;
+      const size = (count + 2) * BLOCK_SIZE;
+      const change = { offset: 2 * BLOCK_SIZE, data: [block(5), block(6, count - 1)], size };
+      await apply(seq, object, change);
+      const good = await bytes(h, object);
+      const [whole, second] = await h.wait(
+        Promise.all([
+          store().check(PG, object, 0, 1 << 22),
+          store().check(PG, object, 3 * BLOCK_SIZE, BLOCK_SIZE),
+        ]),
+      );
+      t.match(whole, { bytes: count * BLOCK_SIZE, bad: [], info: { version: v(seq) } });
+      t.match(second, { bytes: BLOCK_SIZE, bad: [] });
+      t.equal(store().digest(PG, object), store().digest(PG, object));
+      const run = { offset: 0, data: block(6, 12), sums: blockChecksums(block(6, 12)) };
+      const write = (runs: (typeof run)[]): Promise<boolean> => {
+        let wrote = false;
+        return h
+          .wait(durable((done) => (wrote = store().repair(PG, object, runs, done))))
+          .then(() => wrote);
+      };
+      const before = store().digest(PG, object);
+      t.equal(await write([run]), true, "some of its blocks are what the object should have");
+      const other = { offset: 0, data: block(9, 4), sums: blockChecksums(block(9, 4)) };
+      t.equal(await write([other]), false, "none of these");
+      for (const when of ["at once", "after reopening"]) {
+        t.same(await bytes(h, object), good, when);
+        t.equal(store().digest(PG, object), before, when);
+        t.match(store().stat(PG, object), { version: v(seq), allocated: count * BLOCK_SIZE });
+        await h.reopen();
+      }
+    }
+    t.equal(await h.wait(store().check(PG, "none", 0, 9)), undefined);
+    t.equal(store().digest(PG, "none"), undefined);
+    t.match(store().pgInfo(PG), { last: v(2), objects: 2 }, "no log entry");
+  });
+
+  test("a copy with spoiled blocks never shows them, and takes the right bytes later", async (t, store, h, apply) => {
+    await apply(1, "o", { data: [block(1), block(2), block(3)] });
+    const image = (await h.wait(store().image(PG, "o", true)))!;
+    t.equal(image.spoiled, undefined, "nothing is damaged");
+    const [run] = image.extents;
+    run!.data.fill(0, BLOCK_SIZE, 2 * BLOCK_SIZE);
+    run!.sums[1] = ZERO_BLOCK_CRC;
+    const spoiled = [{ offset: BLOCK_SIZE, sum: crc32(block(2)) }];
+    const copy = { ...image, spoiled };
+    await h.wait(durable((done) => store().install(PG, "copy", copy, done)));
+    for (const when of ["at once", "after reopening"]) {
+      const whole = h.wait(store().read(PG, "copy", 0, 3 * BLOCK_SIZE));
+      await t.rejects(whole, { code: "Corrupt" }, when);
+      await t.rejects(h.wait(store().image(PG, "copy")), { code: "Corrupt" }, when);
+      t.ok(await h.wait(store().read(PG, "copy", 0, BLOCK_SIZE)), when);
+      t.match(await h.wait(store().check(PG, "copy", 0, 1 << 20)), { bad: spoiled }, when);
+      t.match(await h.wait(store().image(PG, "copy", true)), { spoiled }, when);
+      t.equal(store().digest(PG, "copy"), store().digest(PG, "o"), when);
+      await h.reopen();
+    }
+    const right = { offset: BLOCK_SIZE, data: block(2), sums: blockChecksums(block(2)) };
+    await h.wait(durable((done) => store().repair(PG, "copy", [right], done)));
+    for (const when of ["at once", "after reopening"]) {
+      t.same(await bytes(h, "copy"), await bytes(h, "o"), when);
+      await h.reopen();
+    }
+  });
+
   test("a transaction that breaks the contract stops the caller", async (t, store) => {
     const bad = (fields: Partial<Transaction>): void =>
       store().apply(

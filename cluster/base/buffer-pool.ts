@@ -1,0 +1,42 @@
+/**
+ * Large buffers that are used again. Each fresh one counts against the limit of memory outside the
+ * heap at which V8 collects everything; where bulk data flows, that is most of the processor time.
+ *
+ * Owns: the free buffers. A buffer is given back at most once, by the last who uses it; one that
+ * is never given back is garbage like any other.
+ */
+const CLASS_MIN = 64 * 1024;
+
+export class BufferPool {
+  private readonly free = new Map<number, Buffer[]>();
+  private freeBytes = 0;
+
+  /** `bytesMax`: what is kept for later. Buffers smaller than 64 KiB or larger than it are not. */
+  constructor(private readonly bytesMax: number) {}
+
+  /** At least `bytes` bytes of any content; the whole of it goes back with `give`. */
+  take(bytes: number): Buffer {
+    if (bytes < CLASS_MIN || bytes > this.bytesMax) return Buffer.allocUnsafeSlow(bytes);
+    const size = classOf(bytes);
+    const buffer = this.free.get(size)?.pop();
+    if (buffer === undefined) return Buffer.allocUnsafeSlow(size);
+    this.freeBytes -= size;
+    return buffer;
+  }
+  /** `buffer` as `take` returned it. */
+  give(buffer: Buffer): void {
+    const size = buffer.length;
+    if (size < CLASS_MIN || size !== classOf(size)) return;
+    if (this.freeBytes + size > this.bytesMax) return;
+    this.freeBytes += size;
+    const known = this.free.get(size);
+    if (known === undefined) this.free.set(size, [buffer]);
+    else known.push(buffer);
+  }
+}
+
+/** Eight sizes between one power of two and the next: at most a ninth is wasted. */
+function classOf(bytes: number): number {
+  const step = 2 ** (31 - Math.clz32(bytes)) / 8;
+  return Math.ceil(bytes / step) * step;
+}

@@ -1,0 +1,34 @@
+/** Large buffers that are used again: which ones, and how many are kept. */
+import t from "tap";
+import { BufferPool } from "../../../../cluster/base/buffer-pool.js";
+
+const KiB = 1024;
+
+t.test("a large buffer is used again for what fits into it without much waste", (t) => {
+  const pool = new BufferPool(8 * 1024 * KiB);
+  const first = pool.take(1024 * KiB + 57);
+  t.ok(first.length >= 1024 * KiB + 57 && first.length <= 1152 * KiB, `${first.length} bytes`);
+  pool.give(first);
+  t.equal(pool.take(1024 * KiB + 100), first);
+  t.not(pool.take(1024 * KiB + 100), first, "it is in use");
+  t.equal(pool.take(64 * KiB).length, 64 * KiB);
+  t.equal(pool.take(1024 * KiB).length, 1024 * KiB, "powers of two fit exactly");
+  t.end();
+});
+
+t.test("small ones, strangers and what is too much are left to the garbage collector", (t) => {
+  const pool = new BufferPool(256 * KiB);
+  const small = pool.take(1000);
+  t.equal(small.length, 1000);
+  pool.give(small);
+  t.not(pool.take(1000), small);
+  const stranger = Buffer.alloc(100_001);
+  pool.give(stranger);
+  const [a, b] = [pool.take(200 * KiB), pool.take(200 * KiB)];
+  pool.give(a);
+  pool.give(b);
+  t.equal(pool.take(200 * KiB), a);
+  t.not(pool.take(200 * KiB), b, "there was no room for the second");
+  t.equal(pool.take(1024 * KiB).length, 1024 * KiB, "larger than the pool");
+  t.end();
+});
