@@ -26,6 +26,12 @@ interface Report {
   incarnation: string;
   atMs: number;
 }
+export interface Verdict {
+  id: OsdId;
+  incarnation: string;
+  /** Who cannot hear it. */
+  reporters: OsdId[];
+}
 interface Silent {
   incarnation: string;
   /** Not before this may it come back. */
@@ -50,14 +56,14 @@ export class SilenceBook {
   }
 
   /** Those that are to be taken for gone now; they are noted as silent. */
-  judge(map: ClusterMap, nowMs: number): { id: OsdId; incarnation: string; reporters: OsdId[] }[] {
-    const found: { id: OsdId; incarnation: string; reporters: OsdId[] }[] = [];
+  judge(map: ClusterMap, nowMs: number): Verdict[] {
+    const found: Verdict[] = [];
     for (;;) {
-      let worst: { id: OsdId; incarnation: string; reporters: OsdId[] } | undefined;
+      let worst: Verdict | undefined;
       for (const id of this.reports.keys()) {
-        const incarnation = osdOf(map, id)?.incarnation ?? "";
         const reporters = this.reportersOf(map, id, nowMs);
-        if (reporters.length > (worst?.reporters.length ?? 0)) worst = { id, incarnation, reporters };
+        if (reporters.length <= (worst?.reporters.length ?? 0)) continue;
+        worst = { id, incarnation: osdOf(map, id)!.incarnation, reporters };
       }
       if (worst === undefined) return found;
       this.reports.delete(worst.id);
