@@ -200,6 +200,8 @@ export class LearnerDriver {
   }
   private check(attempt: Attempt): void {
     if (this.isOver(attempt.learner)) throw new Superseded();
+    // An index that has lost something has nothing to give that is sure.
+    if (!attempt.learner.pg.record.whole) throw new Superseded();
     if (attempt.stream?.failure !== undefined) throw attempt.stream.failure;
     if (attempt.hasEnded) throw new Superseded();
   }

@@ -101,6 +101,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
   },
   {
+    name: "bit-flips",
+    about: "200 random bits flip in data, index and log of one OSD at a time: 20 clusters",
+    steps: 20,
+    stepSeconds: 240,
+    step: (number) => ({
+      program: "test/integration/bit-flips.test.js",
+      env: { DSS_FLIPS: "10", DSS_FLIP_SEED: String(number) },
+    }),
+  },
+  {
     name: "simulator",
     about: "seeds of the deterministic simulator, 200 a step",
     steps: 50,
