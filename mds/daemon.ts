@@ -15,6 +15,7 @@ import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
+import { Fsck, type ObjectLister } from "./fsck.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -41,6 +42,8 @@ export interface MdsDaemonOptions {
   coordinator: CoordinatorOptions;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
+  /** Of the placement ring of a new cluster. */
+  virtualNodes: number;
   /** Of a cluster that has no map yet. */
   ratios: FullRatios;
   /** A leader that is silent this long is challenged. */
@@ -60,6 +63,8 @@ export interface MdsDaemonParts {
   refuses(address: { host: string; port: number }): Promise<boolean>;
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
+  /** Absent: fsck looks at metadata only. */
+  lister?: ObjectLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -68,6 +73,7 @@ interface Leading {
   term: Term;
   host?: CoordinatorHost;
   leader?: MdsLeader;
+  fsck?: Fsck;
 }
 
 export class MdsDaemon {
@@ -221,7 +227,12 @@ export class MdsDaemon {
       { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
       {
         coordinator: options.coordinator,
-        initial: { clusterId: options.clusterId, pool: options.pool, ratios: options.ratios },
+        initial: {
+          clusterId: options.clusterId,
+          pool: options.pool,
+          virtualNodes: options.virtualNodes,
+          ratios: options.ratios,
+        },
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
@@ -266,8 +277,12 @@ export class MdsDaemon {
     delete leading.host;
     if (!current || this.stopped) return;
     logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
-    // Superseded, or the ZooKeeper session is over: the election says so by itself.
-    for (const code of ["Fenced", "NoSession", "ShuttingDown"] as const) {
+    if (isDssError(error, "Fenced")) {
+      this.election.superseded(leading.term);
+      return;
+    }
+    // The ZooKeeper session is over: the election says so by itself.
+    for (const code of ["NoSession", "ShuttingDown"] as const) {
       if (isDssError(error, code)) return;
     }
     if (!served && isDssError(error) && error.retry === "same") {
@@ -281,6 +296,11 @@ export class MdsDaemon {
     onFatal(fatal);
   }
 
+  private fsck(leader: MdsLeader): Fsck {
+    const leading = this.leading!;
+    leading.fsck ??= new Fsck(leader.inside(), this.parts.lister, leading.term.number);
+    return leading.fsck;
+  }
   private async administer(request: AdminRequest): Promise<AdminReply> {
     const host = this.leading?.host;
     // PGs do not wait for the metadata to be replayed.
@@ -312,6 +332,18 @@ export class MdsDaemon {
         return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
       case "fence":
         return { epoch: await leader.fence(request.client) };
+      case "fsck": {
+        const { repair, objects } = request;
+        const settings = { repair: repair === true, objects: objects === true };
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).start(settings) };
+      }
+      case "fsckStatus": {
+        const { run, after } = request;
+        if (!Number.isSafeInteger(after) || after < 0) {
+          throw new DssError("Malformed", `findings after ${after}`);
+        }
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).status(run, after) };
+      }
       case "flag": {
         const { flag, isSet } = request;
         return { epoch: await host.submit({ on: "flag", flag, isSet }) };

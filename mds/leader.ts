@@ -20,8 +20,10 @@ import { S_IFDIR } from "./core/inode.js";
 import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
 import { Volumes, volumeKey } from "./core/volume.js";
+import type { Metadata } from "./core/metadata.js";
 import { JournalWriter } from "./journal-writer.js";
 import { Operations } from "./operations.js";
+import type { PageLoader } from "./page-loader.js";
 import {
   MdsRecall,
   MdsSafe,
@@ -77,6 +79,25 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   inoRange: 1024,
   journalLingerMs: 0,
 };
+
+/** The leader's parts, for what works on all of its state. */
+export interface LeaderInside {
+  store: MetadataStore;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+  clock: Clock;
+  logger: Logger;
+  metadata: Metadata;
+  loader: PageLoader;
+  journal: JournalWriter;
+  operations: Operations;
+  capabilities: CapabilityTable;
+  /** Batches up to here are in the pages. */
+  checkpoint(): number;
+  minEpoch(): Epoch;
+  /** Resolves when every session of the predecessor is back or over. */
+  active(): Promise<void>;
+  stopped(): boolean;
+}
 
 /** What the leader needs of the cluster. */
 export interface ClusterPort {
@@ -992,6 +1013,19 @@ export class MdsLeader {
     }
   }
 
+  /** For the check of the whole (fsck.ts), which looks at everything. */
+  inside(): LeaderInside {
+    const { store, objects, clock, logger, replayed } = this.parts;
+    return {
+      ...{ store, objects, clock, logger },
+      ...{ metadata: this.metadata, loader: replayed.loader, journal: this.journal },
+      ...{ operations: this.operations, capabilities: this.capabilities },
+      checkpoint: () => this.checkpointer.checkpoint,
+      minEpoch: () => this.fenceEpoch,
+      active: () => this.active(),
+      stopped: () => this.phase === "stopped",
+    };
+  }
   /** Begins a checkpoint and waits for its end. */
   checkpoint(): Promise<void> {
     return this.checkpointer.run();

@@ -16,7 +16,7 @@ import { assert } from "../../cluster/base/assert.js";
 import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
-import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
+import { formatPg, formatUuid, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
 import { digestOf, runsThatFit, spoil } from "./block-runs.js";
@@ -78,19 +78,6 @@ const READ_POOL_BYTES = 16 * 1024 * 1024;
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
-
-function formatUuid(bytes: Buffer): string {
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString("hex");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
-}
 
 export class FileStore implements ChunkStore {
   readonly uuid: string;
