@@ -57,7 +57,7 @@ export class CopiesWatch {
     await waitFor(
       "everything is where it belongs",
       async () => {
-        if (this.failure !== undefined) throw this.failure;
+        if (this.failure !== undefined) throw new Error("the watch ended", { cause: this.failure });
         const { map } = this;
         const misplaced = [...allPgs(map)].filter(({ pg, entry }) => {
           const wanted = upSet(map, pg);
