@@ -22,6 +22,7 @@ import {
   type CoordinatorOptions,
   type InitialOptions,
 } from "./core/coordinator.js";
+import { LivenessGrace } from "./core/liveness.js";
 import { NO_MAP, loadMap, saveMap, type StoredMap } from "./store/map-store.js";
 
 const DUE_MS = 1_000;
@@ -41,9 +42,13 @@ export class CoordinatorHost {
    * seconds later.
    */
   private readonly dead = new Map<OsdId, OsdInfo>();
+  private readonly grace: LivenessGrace;
+  /** Incarnations whose missing node is being looked into. */
+  private readonly probing = new Set<string>();
   private running = false;
   private stopped = false;
   private watch: Watch | undefined;
+  private unsubscribe: (() => void) | undefined;
   private timer: Timer | undefined;
 
   private constructor(
@@ -58,14 +63,22 @@ export class CoordinatorHost {
     },
     private readonly coordinator: Coordinator,
     private stored: StoredMap,
-  ) {}
+    graceMs: number,
+  ) {
+    this.grace = new LivenessGrace(graceMs);
+  }
 
   /** Reads the map, or makes the first one. Fails with Fenced, Corrupt, or as ZooKeeper does. */
   static async start(
     parts: CoordinatorHost["parts"],
-    options: { coordinator: CoordinatorOptions; initial: InitialOptions },
+    options: {
+      coordinator: CoordinatorOptions;
+      initial: InitialOptions;
+      /** See LivenessGrace. */
+      livenessGraceMs: number;
+    },
   ): Promise<CoordinatorHost> {
-    const { coordination, term, logger } = parts;
+    const { coordination, term, clock, logger } = parts;
     let stored = await loadMap(coordination);
     if (stored === undefined) {
       const first: StoredMap = { map: initialMap(options.initial), version: NO_MAP };
@@ -74,7 +87,12 @@ export class CoordinatorHost {
       logger.info({ clusterId: first.map.clusterId }, "made the first cluster map");
     }
     const coordinator = new Coordinator(stored.map, options.coordinator);
-    const host = new CoordinatorHost(parts, coordinator, stored);
+    const host = new CoordinatorHost(parts, coordinator, stored, options.livenessGraceMs);
+    // Before the watch reads anything under a new connection.
+    host.unsubscribe = coordination.onEvent((event) => {
+      if (event === "connected") host.grace.begin(clock.now());
+    });
+    host.grace.begin(clock.now());
     host.watch = watchLiveOsds(coordination, logger, (infos) => {
       host.live = infos;
       host.kick();
@@ -112,6 +130,7 @@ export class CoordinatorHost {
   async checkUnreachable(id: OsdId, incarnation: string): Promise<Epoch> {
     const info = this.live?.find((one) => one.id === id && one.incarnation === incarnation);
     const isUp = osdOf(this.map, id)?.up === true;
+    // One whose node is missing is looked into anyhow.
     if (info === undefined || !isUp || this.dead.get(id) === info) return this.map.epoch;
     if (!(await this.parts.refuses(info.address))) return this.map.epoch;
     this.parts.logger.warn({ osd: id, incarnation }, "the OSD refuses connections: it is down");
@@ -132,9 +151,37 @@ export class CoordinatorHost {
     }
   }
 
+  /**
+   * While missing nodes say nothing: those of the missing whose addresses refuse connections are
+   * gone all the same.
+   */
+  private async probe(id: OsdId, incarnation: string): Promise<void> {
+    const osd = osdOf(this.map, id);
+    if (osd?.incarnation !== incarnation || this.probing.has(incarnation)) return;
+    this.probing.add(incarnation);
+    try {
+      if (!(await this.parts.refuses(osd.address))) return;
+      this.parts.logger.warn({ osd: id, incarnation }, "no node and no connection: it is down");
+      this.grace.refused(osd);
+      this.kick();
+    } finally {
+      this.probing.delete(incarnation);
+    }
+  }
+  /** May the OSD whose node is missing, or whose address refuses, be declared down? */
+  private isGone(id: OsdId, incarnation: string): boolean {
+    if (this.dead.get(id)?.incarnation === incarnation) return true;
+    // Another store or a later start has its place.
+    if (this.live?.some((one) => one.id === id)) return true;
+    if (this.grace.isGone({ id, incarnation }, this.parts.clock.now())) return true;
+    this.probe(id, incarnation).catch((error: unknown) => this.parts.onFailure(error));
+    return false;
+  }
+
   stop(): void {
     this.stopped = true;
     this.watch?.stop();
+    this.unsubscribe?.();
     this.timer?.cancel();
     for (const order of this.orders.splice(0)) order.reject(notLeading());
   }
@@ -177,7 +224,10 @@ export class CoordinatorHost {
     const isDead = (one: OsdInfo): boolean =>
       this.dead.get(one.id)?.incarnation === one.incarnation;
     const alive = this.live?.filter((one) => !isDead(one));
-    const liveness = alive === undefined ? [] : livenessEvents(this.map, alive);
+    const changes = alive === undefined ? [] : livenessEvents(this.map, alive);
+    const liveness = changes.filter(
+      (event) => event.on !== "osdGone" || this.isGone(event.id, event.incarnation),
+    );
     const events = [...liveness, ...orders.map((order) => order.event)];
     const { map, outcomes } = this.coordinator.propose(events, Number(clock.wallNs() / 1_000_000n));
     if (map !== this.map) {

@@ -40,6 +40,11 @@ export interface MdsDaemonOptions {
   cacheBytes: number;
   leader: LeaderOptions;
   coordinator: CoordinatorOptions;
+  /**
+   * For so long after ZooKeeper was away, or nobody led, a missing liveness node does not make an
+   * OSD dead: a session's time, in which whoever lives registers again.
+   */
+  livenessGraceMs: number;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
   /** Of the placement ring of a new cluster. */
@@ -227,6 +232,7 @@ export class MdsDaemon {
       { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
       {
         coordinator: options.coordinator,
+        livenessGraceMs: options.livenessGraceMs,
         initial: {
           clusterId: options.clusterId,
           pool: options.pool,

@@ -163,8 +163,10 @@ export class MdsLeader {
   private phase: "reconnecting" | "active" | "stopped" = "reconnecting";
   private readonly whenActive: (() => void)[] = [];
   /** Answers that wait for the store to confirm the term. */
-  private held: (() => void)[] = [];
+  private held: { send: () => void; drop?: (error: DssError) => void }[] = [];
   private confirmedAt: number;
+  /** When the store confirmed the term after a time without: what nobody could do until then. */
+  private resumedAt = Number.NEGATIVE_INFINITY;
   private confirming = false;
   private lastCheckpoint: number;
   private fenceEpoch: Epoch;
@@ -319,7 +321,7 @@ export class MdsLeader {
       }
       session.link?.destroy();
     }
-    this.held = [];
+    for (const { drop } of this.held.splice(0)) drop?.(error);
   }
   /**
    * For a stop in good order: what was answered is safe, and pages are written so that the
@@ -338,11 +340,12 @@ export class MdsLeader {
   // The lease of the leader itself.
 
   private confirmed(sentMs: number): void {
+    if (!this.mayAnswer()) this.resumedAt = this.now();
     if (sentMs > this.confirmedAt) this.confirmedAt = sentMs;
     if (this.held.length === 0 || !this.mayAnswer()) return;
     const due = this.held;
     this.held = [];
-    for (const send of due) send();
+    for (const { send } of due) send();
   }
   private mayAnswer(): boolean {
     return this.now() - this.confirmedAt < this.parts.options.confirmedMs;
@@ -359,7 +362,7 @@ export class MdsLeader {
   private answering(send: () => void): void {
     if (this.phase === "stopped") return;
     if (this.mayAnswer()) send();
-    else this.held.push(send);
+    else this.held.push({ send });
   }
   private async confirm(): Promise<void> {
     if (this.confirming) return;
@@ -392,13 +395,15 @@ export class MdsLeader {
   }
   private checkSession(session: LiveSession, now: number): void {
     if (session.evicting !== undefined || this.awaited.has(session.id)) return;
-    const silent = now - session.lastSeen;
+    // While the store is gone nobody can be evicted, and afterwards everybody has time to be heard.
+    if (!this.mayAnswer()) return;
+    const silent = now - Math.max(session.lastSeen, this.resumedAt);
     if (silent > this.parts.options.expiryMs) {
       void this.evict(session, "silent for too long");
       return;
     }
     for (const [ino, recalled] of session.recalls) {
-      const { since } = recalled;
+      const since = Math.max(recalled.since, this.resumedAt);
       if (silent > this.parts.options.leaseMs) {
         void this.evict(session, "its lease is over while others wait");
         return;
@@ -418,14 +423,15 @@ export class MdsLeader {
   private isLapsed(id: ClientId): boolean {
     const session = this.sessions.get(id);
     if (session === undefined) return true;
-    return this.now() - session.lastSeen > this.parts.options.leaseMs;
+    return this.now() - Math.max(session.lastSeen, this.resumedAt) > this.parts.options.leaseMs;
   }
 
   /** Ends the reconnecting phase when it can. */
   private checkReconnected(): void {
     const now = this.now();
     if (this.awaited.size > 0) {
-      if (now - this.startedAt <= this.parts.options.leaseMs) return;
+      const since = Math.max(this.startedAt, this.resumedAt);
+      if (!this.mayAnswer() || now - since <= this.parts.options.leaseMs) return;
       for (const id of this.awaited) {
         const session = this.sessions.get(id);
         if (session !== undefined && session.evicting === undefined) {
@@ -480,7 +486,13 @@ export class MdsLeader {
 
   async openSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
     checkOpen(open);
+    // What follows the last wait is one turn with the answer: nothing overtakes it.
+    await this.confirmedLately();
     return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
+  }
+  private confirmedLately(): Promise<void> {
+    if (this.mayAnswer()) return Promise.resolve();
+    return new Promise((send, drop) => this.held.push({ send, drop }));
   }
   private async beginSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
     // Before the wait for others to reconnect: a predecessor that died will not, and would be
@@ -608,6 +620,7 @@ export class MdsLeader {
       term: this.parts.term,
       safe: this.journal.safe,
       leaseMs: this.parts.options.leaseMs,
+      confirmed: this.mayAnswer(),
     };
   }
   private raiseFloor(session: LiveSession, floor: number): void {

@@ -172,6 +172,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           downOutIntervalMs: config.cluster.downOutMs,
           expectedOsds: options.expectedOsds ?? 0,
         },
+        livenessGraceMs: config.cluster.zkSessionMs,
         pool: {
           name: DEFAULT_POOL,
           replicas: config.pool.replicas,

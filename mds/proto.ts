@@ -357,6 +357,11 @@ export interface KeptAlive {
   term: number;
   safe: number;
   leaseMs: number;
+  /**
+   * The store has lately shown that the term is still this leader's. Without that the session is
+   * kept here, but the lease is not extended: a successor may have ended it.
+   */
+  confirmed: boolean;
 }
 
 /** State for `dss status` and `dss mds ls`; needs no session. */

@@ -206,13 +206,19 @@ export class LearnerDriver {
   }
   private check(attempt: Attempt): void {
     if (this.isOver(attempt.learner)) throw new Superseded();
+    // An index that has lost something has nothing to give that is sure.
+    if (!attempt.learner.pg.record.whole) throw new Superseded();
     if (attempt.stream?.failure !== undefined) throw attempt.stream.failure;
     if (attempt.hasEnded) throw new Superseded();
   }
-  /** A disk that is too full takes no copies: the attempt ends, and the next one looks again. */
-  private checkRoom(learner: Learner): void {
+  /**
+   * A disk that is too full takes no copies: the attempt ends, and the next one looks again. What
+   * was deleted meanwhile is deleted there first, or nothing would ever make room.
+   */
+  private checkRoom(learner: Learner, bytes: number): void {
+    if (bytes === 0) return;
     const { pg, osd } = learner;
-    learner.tooFull = !this.host.fullness.mayTakeCopies(osd, isDegraded(this.map(), pg));
+    learner.tooFull = !this.host.fullness.mayTakeCopy(osd, bytes, isDegraded(this.map(), pg));
     if (learner.tooFull) throw new DssError("NoSpace", `osd.${osd} is too full to take copies`);
   }
   private enter(learner: Learner, phase: LearnerPhase): void {
@@ -237,7 +243,6 @@ export class LearnerDriver {
     // What will have to be done is known (roughly) before its turn comes.
     const before = await this.info(attempt);
     this.host.fullness.report(learner.osd, before.level);
-    this.checkRoom(learner);
     learner.expected = this.expectedOf(pg, before);
     const free = await this.turns.take(1, isDegraded(this.map(), pg));
     try {
@@ -350,18 +355,25 @@ export class LearnerDriver {
   }
 
   private async copy(attempt: Attempt, missing: readonly string[]): Promise<void> {
-    await inParallel(missing, COPIES_PER_PG, async (object) => {
+    const { learner } = attempt;
+    const isSmall = (object: string): boolean => this.bytesOf(learner, object) === 0;
+    const frees = missing.filter(isSmall);
+    const takes = frees.length === 0 ? missing : missing.filter((each) => !isSmall(each));
+    await inParallel([...frees, ...takes], COPIES_PER_PG, async (object) => {
       this.check(attempt);
-      this.checkRoom(attempt.learner);
-      const bytes = this.bytesOf(attempt.learner, object);
+      const bytes = this.bytesOf(learner, object);
       const free = await this.copyBytes.take(Math.max(bytes, COPY_BYTES_MIN));
       try {
         this.check(attempt);
         // Before the lock: nobody waits for an object whose turn has not come.
         const endTurn = await this.host.work.turn("recovery", bytes);
+        let arrived = (): void => undefined;
         try {
+          this.checkRoom(learner, bytes);
+          arrived = this.host.fullness.copies(learner.osd, bytes);
           await this.push(attempt, object, endTurn);
         } finally {
+          arrived();
           endTurn();
         }
       } finally {
@@ -482,6 +494,7 @@ export class LearnerDriver {
       throw new DssError("Busy", `pg ${formatPg(pg.id)} is adding another member`);
     }
     this.enter(learner, "joining");
+    learner.tooFull = false;
     pg.streams.delete(osd);
     pg.requireLearner(osd);
     try {

@@ -57,7 +57,9 @@ export class Membership {
     this.asking.add(key);
     this.options.logger.warn(
       { pg: formatPg(pg.id), interval: request.interval, osd: member },
-      "a member does not answer; asking for its removal",
+      member === this.options.id
+        ? "this OSD lacks part of the pg; asking for its own removal"
+        : "a member does not answer or lacks the pg; asking for its removal",
     );
     this.repeat(pg, isNeeded, () => this.options.coordinator.removeMember(request)).then(
       () => this.asking.delete(key),

@@ -462,6 +462,15 @@ export const ScrubObject = defineCall(164, "ScrubObject", {
   request: msgpack<ScrubObjectRequest>(),
   reply: msgpack<ScrubObjectReply>(),
 });
+/**
+ * Deep scrub begins: the member verifies every entry of its index of the PG. Entries that memory
+ * still knows are written anew; when something is gone the member leaves the set and is filled.
+ */
+export const ScrubIndex = defineCall(170, "ScrubIndex", {
+  request: msgpack<{ pg: number; interval: number }>(),
+  reply: msgpack<{ entries: number; damaged: number; lost: boolean }>(),
+});
+
 /** Scrub of a PG has ended: its stamps are kept by every member, who may be primary next. */
 export interface ScrubStampsMessage {
   lightMs: number;
@@ -472,8 +481,6 @@ export interface ScrubStampsMessage {
 export interface ScrubEndedRequest {
   pg: number;
   interval: number;
-  /** The member verifies the structure of its own index of the PG before it answers. */
-  deep: boolean;
   stamps: ScrubStampsMessage;
 }
 export const ScrubEnded = defineCall(166, "ScrubEnded", {

@@ -58,6 +58,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: () => ({ program: "test/integration/crash-mds.test.js" }),
   },
   {
+    name: "zookeeper",
+    about: "sessions expire, ZooKeeper (one server, then three) is frozen and dead for a minute",
+    steps: 4,
+    stepSeconds: 300,
+    step: (number) => ({
+      program: "test/integration/crash-zookeeper.test.js",
+      env: { DSS_ZK_OUTAGE_SECONDS: "60", DSS_ZK_SERVERS: number % 2 === 0 ? "3" : "1" },
+    }),
+  },
+  {
     name: "power",
     about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
     steps: 20,
@@ -101,6 +111,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     steps: 12,
     stepSeconds: 150,
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
+  },
+  {
+    name: "bit-flips",
+    about: "200 random bits flip in data, index and log of one OSD at a time: 20 clusters",
+    steps: 20,
+    stepSeconds: 240,
+    step: (number) => ({
+      program: "test/integration/bit-flips.test.js",
+      env: { DSS_FLIPS: "10", DSS_FLIP_SEED: String(number) },
+    }),
   },
   {
     name: "simulator",

@@ -31,7 +31,7 @@ const AWAY_MS = 1_500;
 const KINDS = ["one", "all", "all and clients"] as const;
 type Kind = (typeof KINDS)[number];
 
-t.setTimeout((90 + ROUNDS * 60) * 1_000);
+t.setTimeout((180 + ROUNDS * 120) * 1_000);
 const powered = await PoweredCluster.start(t);
 const { cluster } = powered;
 const random = new Prng(SEED);
