@@ -72,7 +72,7 @@ async function start(osds: number, env: Record<string, string> = {}): Promise<Co
   cluster = await startCluster(step, { osds, env });
   return await CopiesWatch.start(step, (await cluster.status()).zookeeper);
 }
-let cluster: Cluster;
+let cluster!: Cluster;
 
 /** An OSD is away while data change: what is copied when it comes back. */
 async function away(change: { title: string; args: string[] }): Promise<void> {
