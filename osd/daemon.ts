@@ -47,6 +47,7 @@ import { Repairer } from "./repair.js";
 import { ScrubMember } from "./scrub-member.js";
 import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
+  BlockDigests,
   CopyRead,
   DigestObject,
   GetOsdStatus,
@@ -386,6 +387,9 @@ export class OsdDaemon implements PgHost {
     });
     messenger.handle(PgBackfill, (request) => {
       this.memberGate(request, (pg) => this.member.backfill(pg, request));
+    });
+    messenger.handle(BlockDigests, (request) => {
+      this.memberGate(request, (pg) => this.member.digests(pg, request));
     });
     messenger.handle(PushObject, (request) => {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
