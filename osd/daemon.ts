@@ -626,7 +626,14 @@ export class OsdDaemon implements PgHost {
         bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
         objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
-      counters: { ...this.counters, ...this.store.counters() },
+      counters: {
+        ...this.counters,
+        ...this.store.counters(),
+        // Work (bytes and a part for each piece) done while not only clients wanted to work.
+        sharedClientWork: this.work.done.client,
+        sharedRecoveryWork: this.work.done.recovery,
+        sharedScrubWork: this.work.done.scrub,
+      },
       ...this.damageSeen(),
     };
   }

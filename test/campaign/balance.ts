@@ -1,6 +1,6 @@
 /**
- * One step of the campaign `balance`, as a program: `balance.js away|random|join|drain|lost`, each
- * on a cluster of its own. It prints its figures and fails when one misses its goal (issue of the
+ * One step of the campaign `balance`, as a program: `balance.js away|random|join|drain|lost|shares`,
+ * each on a cluster of its own. It prints its figures and fails when one misses its goal (issue of the
  * failures): what an absence costs, what a new OSD costs and what its arrival does to clients, that
  * an OSD can be emptied, and that a lost one is replaced.
  */
@@ -180,6 +180,50 @@ async function lost(): Promise<void> {
   await verify(cluster, AWAY_MIB);
 }
 
+/**
+ * How a saturated OSD divides itself between a client and recovery. Counted where both always want
+ * more: on OSDs that copy to a new one while a client keeps many requests open.
+ */
+async function shares(): Promise<void> {
+  const watch = await start(3);
+  await fill(cluster, JOIN_MIB);
+  const { server, socket } = await cluster.serve("load", 512 * MIB);
+  await cluster.ok(["cluster", "set", "norebalance"]);
+  await cluster.up(["--osds", "4"]);
+  const args = [
+    ...["--name=client", "--ioengine=nbd", `--uri=nbd+unix:///load?socket=${socket}`],
+    ...["--rw=randwrite", "--bs=64k", "--size=512M", "--iodepth=128", "--minimal"],
+    ...["--time_based", `--runtime=${8 * MEASURE_SECONDS}`],
+  ];
+  const load = succeed(step, "fio", args, { withinMs: STEP_MS });
+  load.catch(() => undefined); // Thrown below.
+  await new Promise((done) => setTimeout(done, 2_000));
+  await cluster.ok(["cluster", "unset", "norebalance"]);
+  for (const [profile, due] of [
+    ["client", 15 / 95],
+    ["balanced", 40 / 90],
+    ["recovery", 65 / 90],
+  ] as const) {
+    await cluster.ok(["cluster", "profile", profile]);
+    await new Promise((done) => setTimeout(done, 2_000));
+    const names = ["sharedClientWork", "sharedRecoveryWork"] as const;
+    const before = await Promise.all(names.map((each) => watch.counters(each)));
+    await new Promise((done) => setTimeout(done, 6_000));
+    const [client = 0, recovery = 0] = await Promise.all(
+      names.map((each, i) => watch.rise(each, before[i]!)),
+    );
+    const part = recovery / (client + recovery);
+    const rates = [client, recovery].map((bytes) => (bytes / MIB / 6).toFixed(0));
+    const text =
+      `${profile}: client ${rates[0]} MiB/s, recovery ${rates[1]} MiB/s of work: ` +
+      `${(100 * part).toFixed(0)} % of ${(100 * due).toFixed(0)} %`;
+    figure(text, Math.abs(part - due) <= 0.1);
+  }
+  await load;
+  await watch.settled(STEP_MS);
+  await server.stop();
+}
+
 const STEPS: Readonly<Record<string, () => Promise<void>>> = {
   away: () => away({ title: "rewritten in order", args: ["--rw=write", "--bs=1M", ...OTHER] }),
   random: () =>
@@ -190,6 +234,7 @@ const STEPS: Readonly<Record<string, () => Promise<void>>> = {
   join: joins,
   drain: drains,
   lost,
+  shares,
 };
 
 const [name = ""] = process.argv.slice(2);

@@ -37,7 +37,7 @@ interface Step {
   env?: Record<string, string>;
 }
 
-const BALANCE_STEPS = ["away", "random", "join", "drain", "lost"];
+const BALANCE_STEPS = ["away", "random", "join", "drain", "lost", "shares"];
 
 const CAMPAIGNS: readonly Campaign[] = [
   {
