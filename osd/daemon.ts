@@ -47,6 +47,7 @@ import { Repairer } from "./repair.js";
 import { ScrubMember } from "./scrub-member.js";
 import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
+  BlockDigests,
   CopyRead,
   DigestObject,
   GetOsdStatus,
@@ -181,6 +182,7 @@ export class OsdDaemon implements PgHost {
     const map = (): ClusterMap => maps.current();
     this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
+    const { incarnation } = options;
     this.scrubMember = new ScrubMember(this);
     this.scrubber = new Scrubber(this, {
       options: options.scrub ?? SCRUB_DEFAULTS,
@@ -189,12 +191,12 @@ export class OsdDaemon implements PgHost {
       random,
       pgs,
     });
-    const report = (osd: OsdId, incarnation: string): void => {
-      this.membership.reportUnreachable(osd, incarnation);
-    };
-    const level = this.fullness.report.bind(this.fullness);
-    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
-    this.heartbeats = new Heartbeats(heartbeats);
+    this.heartbeats = new Heartbeats({
+      ...{ id, incarnation, clock, messenger, heartbeatMs, graceMs, map },
+      report: (osd, start, silent) => this.membership.reportUnreachable(osd, start, silent),
+      reportAlive: () => this.membership.reportAlive(incarnation),
+      level: (osd, level) => this.fullness.report(osd, level),
+    });
     this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
@@ -385,6 +387,9 @@ export class OsdDaemon implements PgHost {
     });
     messenger.handle(PgBackfill, (request) => {
       this.memberGate(request, (pg) => this.member.backfill(pg, request));
+    });
+    messenger.handle(BlockDigests, (request) => {
+      this.memberGate(request, (pg) => this.member.digests(pg, request));
     });
     messenger.handle(PushObject, (request) => {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
@@ -621,7 +626,14 @@ export class OsdDaemon implements PgHost {
         bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
         objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
-      counters: { ...this.counters, ...this.store.counters() },
+      counters: {
+        ...this.counters,
+        ...this.store.counters(),
+        // Work (bytes and a part for each piece) done while not only clients wanted to work.
+        sharedClientWork: this.work.done.client,
+        sharedRecoveryWork: this.work.done.recovery,
+        sharedScrubWork: this.work.done.scrub,
+      },
       ...this.damageSeen(),
     };
   }
