@@ -132,7 +132,8 @@ async function good(t: Test): Promise<void> {
     const { checks } = await health(t);
     return !checks.some(({ code }) => code === "MDS_METADATA_DAMAGED");
   });
-  await session.close({ force: true });
+  // In good order: the next leader would wait for a session that does not come back.
+  await session.close();
   await server.kill();
 }
 
@@ -180,7 +181,8 @@ await t.test("the journal is trimmed while it is written", async (t) => {
   });
   t.comment(`at most ${longest} batches of 400 were there at a time`);
   t.ok(longest < 350);
-  await session.close({ force: true });
+  // In good order: the next leader would wait for a session that does not come back.
+  await session.close();
   await server.kill();
 });
 
