@@ -21,6 +21,7 @@ import { COORDINATOR_DEFAULTS } from "./core/coordinator.js";
 import { MdsDaemon } from "./daemon.js";
 import { LEADER_DEFAULTS } from "./leader.js";
 import { ZkReader, ZkStore } from "./store/zk-store.js";
+import { objectLister } from "./object-lister.js";
 import { ClusterUsage } from "./usage.js";
 
 export interface MdsProcessOptions {
@@ -151,6 +152,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           }
         },
         usage: () => usage.now(),
+        lister: objectLister({ messenger, maps }),
         onFatal: (error) => finish(error),
       },
       {
@@ -171,6 +173,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           downOutIntervalMs: config.cluster.downOutMs,
           expectedOsds: options.expectedOsds ?? 0,
         },
+        livenessGraceMs: config.cluster.zkSessionMs,
         pool: {
           name: DEFAULT_POOL,
           replicas: config.pool.replicas,
@@ -180,6 +183,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           stripeUnit: config.pool.objectBytes,
           stripeCount: 1,
         },
+        pingMs: config.cluster.leaderHeartbeatMs,
         virtualNodes: config.pool.virtualNodes,
         ratios: {
           nearFullRatio: config.osd.nearFullRatio,
@@ -187,6 +191,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           backfillFullRatio: config.osd.backfillFullRatio,
         },
         graceMs: config.cluster.leaderGraceMs,
+        osdHeartbeatMs: config.cluster.heartbeatMs,
       },
     );
     daemon.start();

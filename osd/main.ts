@@ -15,6 +15,7 @@ import { newIncarnation, registerOsd } from "../cluster/zk/registration.js";
 import { connectZooKeeper, type ConnectZooKeeper } from "../cluster/zk/session.js";
 import { OsdDaemon, describeFatal } from "./daemon.js";
 import type { CoordinatorClient } from "./membership.js";
+import { UNKNOWN_META } from "./pg-record.js";
 import type { ChunkStore } from "./store/chunk-store.js";
 import { FileStore } from "./store/file-store.js";
 
@@ -74,6 +75,10 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
     for (const step of undo.reverse()) await step();
     undo.length = 0;
   };
+  const onFail = (error: Error): void => {
+    logger.error({ error }, describeFatal(error));
+    finish(error);
+  };
   let store: ChunkStore;
   let daemon: OsdDaemon;
   try {
@@ -84,7 +89,7 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
     const { clusterId } = maps.current();
     store =
       options.openStore === undefined
-        ? await openFileStore(options, platform, clusterId)
+        ? await openFileStore(options, platform, { clusterId, onFail })
         : await options.openStore(clusterId);
     undo.push(() => store.close());
 
@@ -129,10 +134,7 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
         max: config.osd.scrubsMax,
         shownMs: config.osd.damageShownMs,
       },
-      onFatal: (error) => {
-        logger.error({ error }, describeFatal(error));
-        finish(error);
-      },
+      onFatal: onFail,
     });
     daemon.start();
     undo.push(() => daemon.stop());
@@ -191,11 +193,12 @@ async function firstMap(maps: MapWatch, logger: Logger): Promise<void> {
 async function openFileStore(
   { id, data, config, logger }: OsdProcessOptions,
   { clock, random, disk }: Platform,
-  clusterId: string,
+  cluster: { clusterId: string; onFail: (error: Error) => void },
 ): Promise<ChunkStore> {
   return FileStore.open(await disk(data), {
     osdId: id,
-    clusterId,
+    ...cluster,
+    damagedMeta: UNKNOWN_META,
     options: {
       walSegmentBytes: config.osd.walSegmentBytes,
       walSegments: config.osd.walSegments,
