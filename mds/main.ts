@@ -129,8 +129,8 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
       messenger,
       map: () => (mapSeen ? maps.current() : undefined),
     });
-    // Last, and nothing is waited for until the daemon answers: whoever connects in between would be
-    // told that this is no metadata server.
+    // Last, and nothing is waited for until the daemon answers: whoever connects in between would
+    // be told that this is no metadata server.
     const address = await messenger.listen(options.listen);
     if (!("port" in address)) throw new DssError("InvalidArgument", "an MDS listens on TCP");
     const incarnation = newIncarnation(random);

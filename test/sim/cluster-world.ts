@@ -39,7 +39,7 @@ export interface StoreOnDisk {
   /** Power is cut: unsynced writes are lost or torn. */
   crash(): void;
   /** Flips a bit of some object's bytes; false when nothing is stored. */
-  rot(): boolean;
+  rot?(): boolean;
 }
 export type DiskFactory = (osd: OsdId, random: Prng, clock: SimClock) => StoreOnDisk;
 

@@ -21,7 +21,7 @@ export const FOUND_BY: Record<keyof Faults, Scenario> = {
   recycleEarly: "power",
   skipChecksum: "rot",
   skipTermCheck: "sleep",
-  showUnsafe: "files",
+  showUnsafe: "loss",
   grantBeforeFence: "handover",
 };
 

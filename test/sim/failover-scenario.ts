@@ -135,7 +135,9 @@ class FailoverScenario extends ScenarioBase {
     await this.heal();
     await this.readAll();
     this.checkReplicas();
-    if (this.trouble !== "rot") await this.settled(this.checkBlocks(), CLEAN_WITHIN_MS, "no check");
+    if (this.trouble !== "rot") {
+      await this.settled(this.checkBlocks(), CLEAN_WITHIN_MS, "the blocks could not be checked");
+    }
     await this.loseOneDisk();
     this.checkHistories();
     return {
@@ -265,7 +267,7 @@ class FailoverScenario extends ScenarioBase {
       case "rot": {
         // Always of the first primary: the others keep good copies.
         for (let i = 0; i < 60; i++) {
-          if (world.diskOf((this.victim ??= primary))?.rot() === true) this.note("rotten bit");
+          if (world.diskOf((this.victim ??= primary))?.rot?.() === true) this.note("rotten bit");
           await this.pause(random.float() * 60);
         }
         return;
@@ -403,7 +405,8 @@ class FailoverScenario extends ScenarioBase {
     this.guard(loop(() => this.write(other, this.random.pick(registers))));
   }
   private pick(): { object: number; block: number } {
-    return { object: this.random.int(0, this.objects - 1), block: this.random.int(0, this.blocks - 1) };
+    const object = this.random.int(0, this.objects - 1);
+    return { object, block: this.random.int(0, this.blocks - 1) };
   }
   private history({ object, block }: { object: number; block: number }): Operation[] {
     const key = `${object}/${block}`;

@@ -1,9 +1,9 @@
 /**
  * Mounts without a kernel (the real client-fs/vfs) that work on the same names and the same files,
  * while metadata servers, ZooKeeper, mounts and now and then OSDs fail. Checked: names and contents
- * are linearizable, as for processes on one machine, except that a mount that died or was evicted may
- * lose what it had not synced; what was synced survives, nothing is done twice; no mount sees another
- * one's change before it is in the journal; journal and pages agree.
+ * are linearizable, as for processes on one machine, except that a mount that died or was evicted
+ * may lose what it had not synced; what was synced survives, nothing is done twice; no mount sees
+ * another one's change before it is in the journal; journal and pages agree.
  */
 import { strict as assert } from "node:assert";
 import { isDssError } from "../../cluster/base/errors.js";
@@ -97,6 +97,8 @@ class FilesScenario extends ScenarioBase {
   /** Answered, and perhaps lost with their mount before they were durable. */
   private readonly lostWrites = new Set<Operation>();
   private readonly unanswered: Unanswered[] = [];
+  /** Longest pause of a mount after an operation: trouble at random needs time to come. */
+  private readonly paceMs: number;
   private nextValue = 1;
   private done = 0;
   private working = 0;
@@ -119,6 +121,7 @@ class FilesScenario extends ScenarioBase {
       }),
     );
     this.journal = new JournalCheck(this.world.zk);
+    this.paceMs = options.trouble === "mixed" ? 600 : 60;
   }
 
   async run(): Promise<FilesResult> {
@@ -238,7 +241,7 @@ class FilesScenario extends ScenarioBase {
         if (this.options.trouble === "mixed" && this.done >= this.options.operations) {
           this.isOver = true;
         }
-        if (this.random.chance(0.6)) await this.rest(mount, this.random.float() * 60);
+        if (this.random.chance(0.6)) await this.rest(mount, this.random.float() * this.paceMs);
       }
       if (mount.alive) this.working--;
     };
@@ -438,13 +441,14 @@ class FilesScenario extends ScenarioBase {
     if (roll < 0.2) this.crashMds(mds);
     else if (roll < 0.3) this.sleepMds(mds);
     else if (roll < 0.37) this.cut(`mds.${mds}`, ZK, 10_000);
-    else if (roll < 0.5 && mount !== undefined) {
+    else if (mount === undefined) return;
+    else if (roll < 0.5) {
       this.note("freeze of a mount");
       world.freezeClient(mount.client, random.float() * 12_000);
-    } else if (roll < 0.58 && mount !== undefined) this.cut(mount.client.host.name, `mds.${mds}`, 8_000);
-    else if (roll < 0.64 && mount !== undefined) this.cut(mount.client.host.name, ZK, 8_000);
-    else if (roll < 0.74 && mount !== undefined) this.crash(mount);
-    else if (roll < 0.8 && mount !== undefined) {
+    } else if (roll < 0.58) this.cut(mount.client.host.name, `mds.${mds}`, 8_000);
+    else if (roll < 0.64) this.cut(mount.client.host.name, ZK, 8_000);
+    else if (roll < 0.74) this.crash(mount);
+    else if (roll < 0.8) {
       this.crashMds(leader);
       this.crash(mount);
     } else if (roll < 0.85) {
@@ -460,7 +464,7 @@ class FilesScenario extends ScenarioBase {
       const osd = random.int(0, 2);
       world.crashOsd(osd);
       world.clock.schedule(random.float() * 3_000, () => world.startOsd(osd));
-    } else if (mount !== undefined) this.cut(mount.client.host.name, `osd.${random.int(0, 2)}`, 8_000);
+    } else this.cut(mount.client.host.name, `osd.${random.int(0, 2)}`, 8_000);
   }
   private crashMds(id: number): void {
     this.note("crash of an MDS");

@@ -1,7 +1,7 @@
 /**
- * Is a history of operations on a few names linearizable? Exact search (Wing and Gong, "Testing and
- * verifying concurrent objects", 1993, with Lowe's memory of what was tried). Every created inode is
- * another, so the state after an operation is known. Pure.
+ * Is a history of operations on a few names linearizable? Exact search (Wing and Gong, "Testing
+ * and verifying concurrent objects", 1993, with Lowe's memory of what was tried). Every created
+ * inode is another, so the state after an operation is known. Pure.
  */
 
 /** What each name stands for; 0: nothing. */

@@ -25,7 +25,6 @@ export const memoryDisk: DiskFactory = (osd, _random, clock) => {
   return {
     open: () => Promise.resolve(handle),
     crash: () => undefined, // What was applied is there after the restart.
-    rot: () => false,
   };
 };
 

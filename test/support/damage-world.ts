@@ -27,7 +27,7 @@ export class DamageWorld {
         uuid,
       );
       this.stores.set(osd, store);
-      return { open: () => Promise.resolve(store), crash: () => undefined, rot: () => false };
+      return { open: () => Promise.resolve(store), crash: () => undefined };
     };
     const { osds = 3, seed = 1 } = options;
     this.world = new ClusterWorld({ seed, osds, disk, settings: { "pool.pgs": 2 } });
