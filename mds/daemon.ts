@@ -51,8 +51,11 @@ export interface MdsDaemonOptions {
   virtualNodes: number;
   /** Of a cluster that has no map yet. */
   ratios: FullRatios;
-  /** A leader that is silent this long is challenged. */
+  /** The standby asks the leader this often; one that is silent for the grace is challenged. */
+  pingMs: number;
   graceMs: number;
+  /** How often OSDs repeat what they report. */
+  osdHeartbeatMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -190,6 +193,7 @@ export class MdsDaemon {
       logger,
       messenger,
       reader,
+      pingMs: this.options.pingMs,
       graceMs: this.options.graceMs,
       challenge: (leader) => this.election.challenge(leader),
     });
@@ -229,7 +233,11 @@ export class MdsDaemon {
     const onFailure = (error: unknown): void => this.onFailure(leading, error);
     const store = parts.store(term);
     const hosting = CoordinatorHost.start(
-      { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
+      {
+        ...{ coordination, term, clock, logger, onFailure },
+        refuses: parts.refuses,
+        heartbeatMs: options.osdHeartbeatMs,
+      },
       {
         coordinator: options.coordinator,
         livenessGraceMs: options.livenessGraceMs,
@@ -287,10 +295,8 @@ export class MdsDaemon {
       this.election.superseded(leading.term);
       return;
     }
-    // The ZooKeeper session is over: the election says so by itself.
-    for (const code of ["NoSession", "ShuttingDown"] as const) {
-      if (isDssError(error, code)) return;
-    }
+    // The end of the ZooKeeper session is told by the election.
+    if (isDssError(error, "NoSession") || isDssError(error, "ShuttingDown")) return;
     if (!served && isDssError(error) && error.retry === "same") {
       // Nothing was written under this term yet but the map, so it can begin again.
       this.parts.clock.setTimer(RETRY_MS, () => {
@@ -377,7 +383,11 @@ function orderOfOsd(host: CoordinatorHost, request: AdminRequest): Promise<Epoch
       return host.submit({ on: "addMember", pg, interval, requester, member, incarnation });
     }
     case "osdUnreachable":
-      return host.checkUnreachable(request.id, request.incarnation);
+      return request.silent
+        ? host.reportSilent(request, request.reporter)
+        : host.checkUnreachable(request.id, request.incarnation);
+    case "osdAlive":
+      return host.reportAlive(request.id, request.incarnation);
     default:
       return undefined;
   }
