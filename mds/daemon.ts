@@ -12,6 +12,7 @@ import type { Clock } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
 import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
+import { clearFault, noteFault } from "../cluster/zk/metadata-fault.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
@@ -258,6 +259,8 @@ export class MdsDaemon {
       return;
     }
     leading.host = host;
+    await clearFault(coordination, term);
+    if (this.leading !== leading) return;
     const leader = new MdsLeader({
       clock,
       logger,
@@ -305,7 +308,18 @@ export class MdsDaemon {
       return;
     }
     const fatal = error instanceof Error ? error : new Error(String(error));
-    onFatal(fatal);
+    const isRefused = isDssError(error, "Corrupt") || isDssError(error, "IncompatibleVersion");
+    if (!isRefused) onFatal(fatal);
+    else void this.noteRefusal(leading.term, fatal).then(() => onFatal(fatal));
+  }
+  /** For `dss status`: this process ends. */
+  private async noteRefusal(term: Term, fault: Error): Promise<void> {
+    const { coordination, clock, logger } = this.parts;
+    const atMs = Number(clock.wallNs() / 1_000_000n);
+    const note = { mds: this.options.id, message: fault.message, atMs };
+    await noteFault(coordination, term, note).catch((error: unknown) => {
+      logger.warn({ err: describeError(error) }, "the refusal could not be noted in ZooKeeper");
+    });
   }
 
   private fsck(leader: MdsLeader): Fsck {

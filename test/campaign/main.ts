@@ -69,12 +69,12 @@ const CAMPAIGNS: readonly Campaign[] = [
   },
   {
     name: "power",
-    about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
-    steps: 20,
-    stepSeconds: 150,
+    about: "power cuts of OSDs on disks that forget and tear what was not synced: 3 cuts a step",
+    steps: 34,
+    stepSeconds: 200,
     step: (number) => ({
       program: "test/integration/power.test.js",
-      env: { DSS_POWER_ROUNDS: "5", DSS_POWER_SEED: String(number) },
+      env: { DSS_POWER_ROUNDS: "3", DSS_POWER_SEED: String(number) },
     }),
   },
   {
