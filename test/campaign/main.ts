@@ -83,7 +83,7 @@ const CAMPAIGNS: readonly Campaign[] = [
     name: "failures",
     about: "fio verifies while processes are killed or stopped and links are cut: 10 times each",
     steps: 2 * REPEATS,
-    stepSeconds: 200,
+    stepSeconds: 240,
     step: failuresStep,
     summary: failuresSummary,
   },
