@@ -1,8 +1,9 @@
 /**
  * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--rotate]
  * [--fault NAME] [--log]`: runs seeds of the simulator one after the other, until COUNT are done or
- * the time is over: each in all scenarios, or with --rotate in one of them, in turn. A failing seed is printed with the command that repeats it. With a deliberate fault
- * (cluster/base/faults.ts) the run is meant to fail, and tells how many seeds it took.
+ * the time is over: each in all scenarios, or with --rotate in one of them, in turn. A failing seed
+ * is printed with the command that repeats it. With a deliberate fault (cluster/base/faults.ts) the
+ * run is meant to fail, and tells how many seeds it took.
  */
 import { parseArgs } from "node:util";
 import { createLogger } from "../../cluster/platform/pino-log.js";

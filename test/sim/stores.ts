@@ -58,7 +58,7 @@ export const simulatedDisk: DiskFactory = (osd, random, clock) => {
     schedule: (ms, run) => void clock.schedule(ms, run),
     delayMs: random.pick([0.1, 0.5, 3]),
     // A slow index holds the log's segments back, until writers wait for it.
-    ...(random.chance(0.3) ? { commitMs: 400 } : {}),
+    ...(random.chance(0.5) ? { commitMs: 400 } : {}),
   });
   const options = smallStore(random);
   return {
