@@ -91,6 +91,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
   },
   {
+    name: "nbd-fuzz",
+    about: "1,000,000 mutated frames of NBD negotiation and transmission, memory flat",
+    steps: 4,
+    stepSeconds: 120,
+    step: (number) => ({
+      program: "test/fuzz/nbd.test.js",
+      env: { FUZZ_SEED: String(number), FUZZ_FRAMES: "125000", TAP_TIMEOUT: "480" },
+    }),
+  },
+  {
     name: "simulator",
     about: "seeds of the deterministic simulator, 200 a step",
     steps: 50,
