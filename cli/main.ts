@@ -53,6 +53,11 @@ const VERBS: readonly Verb[] = [
     summary: "compare and verify the copies of all objects, repair what is wrong",
     load: () => import("./scrub.js"),
   },
+  {
+    name: "fsck",
+    summary: "check metadata against itself and against the objects, repair what is wrong",
+    load: () => import("./fsck.js"),
+  },
   { name: "mount", summary: "mount the file system", load: () => import("./mount.js") },
   {
     name: "umount",

@@ -22,6 +22,8 @@ import {
   type CoordinatorOptions,
   type InitialOptions,
 } from "./core/coordinator.js";
+import { LivenessGrace } from "./core/liveness.js";
+import { SilenceBook } from "./core/silence.js";
 import { NO_MAP, loadMap, saveMap, type StoredMap } from "./store/map-store.js";
 
 const DUE_MS = 1_000;
@@ -41,9 +43,16 @@ export class CoordinatorHost {
    * seconds later.
    */
   private readonly dead = new Map<OsdId, OsdInfo>();
+  private readonly silence: SilenceBook;
+  private readonly grace: LivenessGrace;
+  /** Incarnations whose missing node is being looked into. */
+  private readonly probing = new Set<string>();
   private running = false;
+  /** Something happened since the proposal on its way was made. */
+  private isDirty = false;
   private stopped = false;
   private watch: Watch | undefined;
+  private unsubscribe: (() => void) | undefined;
   private timer: Timer | undefined;
 
   private constructor(
@@ -55,17 +64,28 @@ export class CoordinatorHost {
       onFailure: (error: unknown) => void;
       /** Does nobody listen there? */
       refuses: (address: { host: string; port: number }) => Promise<boolean>;
+      /** How often OSDs repeat what they report. */
+      heartbeatMs: number;
     },
     private readonly coordinator: Coordinator,
     private stored: StoredMap,
-  ) {}
+    graceMs: number,
+  ) {
+    this.silence = new SilenceBook(parts.heartbeatMs);
+    this.grace = new LivenessGrace(graceMs);
+  }
 
   /** Reads the map, or makes the first one. Fails with Fenced, Corrupt, or as ZooKeeper does. */
   static async start(
     parts: CoordinatorHost["parts"],
-    options: { coordinator: CoordinatorOptions; initial: InitialOptions },
+    options: {
+      coordinator: CoordinatorOptions;
+      initial: InitialOptions;
+      /** See LivenessGrace. */
+      livenessGraceMs: number;
+    },
   ): Promise<CoordinatorHost> {
-    const { coordination, term, logger } = parts;
+    const { coordination, term, clock, logger } = parts;
     let stored = await loadMap(coordination);
     if (stored === undefined) {
       const first: StoredMap = { map: initialMap(options.initial), version: NO_MAP };
@@ -74,9 +94,15 @@ export class CoordinatorHost {
       logger.info({ clusterId: first.map.clusterId }, "made the first cluster map");
     }
     const coordinator = new Coordinator(stored.map, options.coordinator);
-    const host = new CoordinatorHost(parts, coordinator, stored);
+    const host = new CoordinatorHost(parts, coordinator, stored, options.livenessGraceMs);
+    // Before the watch reads anything under a new connection.
+    host.unsubscribe = coordination.onEvent((event) => {
+      if (event === "connected") host.grace.begin(clock.now());
+    });
+    host.grace.begin(clock.now());
     host.watch = watchLiveOsds(coordination, logger, (infos) => {
       host.live = infos;
+      host.silence.onLive(infos);
       host.kick();
     });
     host.onDue();
@@ -87,7 +113,7 @@ export class CoordinatorHost {
     return this.coordinator.map;
   }
   warnings(): HealthCheck[] {
-    return this.coordinator.warnings();
+    return [...this.coordinator.warnings(), ...this.silence.warnings(this.parts.clock.now())];
   }
   /**
    * Resolves with the epoch in which the event has taken effect; fails as the coordinator refuses
@@ -112,11 +138,30 @@ export class CoordinatorHost {
   async checkUnreachable(id: OsdId, incarnation: string): Promise<Epoch> {
     const info = this.live?.find((one) => one.id === id && one.incarnation === incarnation);
     const isUp = osdOf(this.map, id)?.up === true;
+    // One whose node is missing is looked into anyhow.
     if (info === undefined || !isUp || this.dead.get(id) === info) return this.map.epoch;
     if (!(await this.parts.refuses(info.address))) return this.map.epoch;
     this.parts.logger.warn({ osd: id, incarnation }, "the OSD refuses connections: it is down");
     this.dead.set(id, info);
     return this.submit({ on: "osdGone", id, incarnation });
+  }
+  /** An OSD cannot hear another one. Resolves with the epoch that shows what comes of it. */
+  async reportSilent(osd: { id: OsdId; incarnation: string }, reporter: OsdId): Promise<Epoch> {
+    const { clock, logger } = this.parts;
+    this.silence.report(osd, reporter, clock.now());
+    const found = this.silence.judge(this.map, clock.now());
+    for (const { id, incarnation, reporters } of found) {
+      logger.warn({ osd: id, incarnation, reporters }, "most of its peers cannot hear the OSD");
+    }
+    const gone = found.map(({ id, incarnation }) =>
+      this.submit({ on: "osdGone", id, incarnation }),
+    );
+    return Math.max(this.map.epoch, ...(await Promise.all(gone)));
+  }
+  /** An OSD that is shown as down hears its peers. */
+  async reportAlive(id: OsdId, incarnation: string): Promise<Epoch> {
+    if (this.silence.alive(id, incarnation, this.parts.clock.now())) this.kick();
+    return this.map.epoch;
   }
   /**
    * A daemon that can be reached after all is alive; a znode that is gone or replaced needs no
@@ -132,9 +177,37 @@ export class CoordinatorHost {
     }
   }
 
+  /**
+   * While missing nodes say nothing: those of the missing whose addresses refuse connections are
+   * gone all the same.
+   */
+  private async probe(id: OsdId, incarnation: string): Promise<void> {
+    const osd = osdOf(this.map, id);
+    if (osd?.incarnation !== incarnation || this.probing.has(incarnation)) return;
+    this.probing.add(incarnation);
+    try {
+      if (!(await this.parts.refuses(osd.address))) return;
+      this.parts.logger.warn({ osd: id, incarnation }, "no node and no connection: it is down");
+      this.grace.refused(osd);
+      this.kick();
+    } finally {
+      this.probing.delete(incarnation);
+    }
+  }
+  /** May the OSD whose node is missing, or whose address refuses, be declared down? */
+  private isGone(id: OsdId, incarnation: string): boolean {
+    if (this.dead.get(id)?.incarnation === incarnation) return true;
+    // Another store or a later start has its place.
+    if (this.live?.some((one) => one.id === id)) return true;
+    if (this.grace.isGone({ id, incarnation }, this.parts.clock.now())) return true;
+    this.probe(id, incarnation).catch((error: unknown) => this.parts.onFailure(error));
+    return false;
+  }
+
   stop(): void {
     this.stopped = true;
     this.watch?.stop();
+    this.unsubscribe?.();
     this.timer?.cancel();
     for (const order of this.orders.splice(0)) order.reject(notLeading());
   }
@@ -148,12 +221,14 @@ export class CoordinatorHost {
     this.timer = this.parts.clock.setTimer(DUE_MS, () => this.onDue());
   }
   private kick(): void {
+    this.isDirty = true;
     if (this.running || this.stopped) return;
     this.running = true;
     this.parts.clock.defer(() => {
+      this.isDirty = false;
       void this.run().finally(() => {
         this.running = false;
-        if (this.orders.length > 0) this.kick();
+        if (this.isDirty) this.kick();
       });
     });
   }
@@ -175,9 +250,12 @@ export class CoordinatorHost {
   private async propose(orders: readonly Order[]): Promise<boolean> {
     const { coordination, term, clock, logger } = this.parts;
     const isDead = (one: OsdInfo): boolean =>
-      this.dead.get(one.id)?.incarnation === one.incarnation;
+      this.dead.get(one.id)?.incarnation === one.incarnation || this.silence.isSilent(one);
     const alive = this.live?.filter((one) => !isDead(one));
-    const liveness = alive === undefined ? [] : livenessEvents(this.map, alive);
+    const changes = alive === undefined ? [] : livenessEvents(this.map, alive);
+    const liveness = changes.filter(
+      (event) => event.on !== "osdGone" || this.isGone(event.id, event.incarnation),
+    );
     const events = [...liveness, ...orders.map((order) => order.event)];
     const { map, outcomes } = this.coordinator.propose(events, Number(clock.wallNs() / 1_000_000n));
     if (map !== this.map) {

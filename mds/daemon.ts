@@ -12,9 +12,11 @@ import type { Clock } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
 import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
+import { clearFault, noteFault } from "../cluster/zk/metadata-fault.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
+import { Fsck, type ObjectLister } from "./fsck.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -39,12 +41,22 @@ export interface MdsDaemonOptions {
   cacheBytes: number;
   leader: LeaderOptions;
   coordinator: CoordinatorOptions;
+  /**
+   * For so long after ZooKeeper was away, or nobody led, a missing liveness node does not make an
+   * OSD dead: a session's time, in which whoever lives registers again.
+   */
+  livenessGraceMs: number;
   /** The pool that a new cluster begins with; files go to the pool with the lowest id. */
   pool: Omit<PoolEntry, "id">;
+  /** Of the placement ring of a new cluster. */
+  virtualNodes: number;
   /** Of a cluster that has no map yet. */
   ratios: FullRatios;
-  /** A leader that is silent this long is challenged. */
+  /** The standby asks the leader this often; one that is silent for the grace is challenged. */
+  pingMs: number;
   graceMs: number;
+  /** How often OSDs repeat what they report. */
+  osdHeartbeatMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -60,6 +72,8 @@ export interface MdsDaemonParts {
   refuses(address: { host: string; port: number }): Promise<boolean>;
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
+  /** Absent: fsck looks at metadata only. */
+  lister?: ObjectLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -68,6 +82,7 @@ interface Leading {
   term: Term;
   host?: CoordinatorHost;
   leader?: MdsLeader;
+  fsck?: Fsck;
 }
 
 export class MdsDaemon {
@@ -179,6 +194,7 @@ export class MdsDaemon {
       logger,
       messenger,
       reader,
+      pingMs: this.options.pingMs,
       graceMs: this.options.graceMs,
       challenge: (leader) => this.election.challenge(leader),
     });
@@ -218,10 +234,20 @@ export class MdsDaemon {
     const onFailure = (error: unknown): void => this.onFailure(leading, error);
     const store = parts.store(term);
     const hosting = CoordinatorHost.start(
-      { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
+      {
+        ...{ coordination, term, clock, logger, onFailure },
+        refuses: parts.refuses,
+        heartbeatMs: options.osdHeartbeatMs,
+      },
       {
         coordinator: options.coordinator,
-        initial: { clusterId: options.clusterId, pool: options.pool, ratios: options.ratios },
+        livenessGraceMs: options.livenessGraceMs,
+        initial: {
+          clusterId: options.clusterId,
+          pool: options.pool,
+          virtualNodes: options.virtualNodes,
+          ratios: options.ratios,
+        },
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
@@ -233,6 +259,8 @@ export class MdsDaemon {
       return;
     }
     leading.host = host;
+    await clearFault(coordination, term);
+    if (this.leading !== leading) return;
     const leader = new MdsLeader({
       clock,
       logger,
@@ -266,10 +294,12 @@ export class MdsDaemon {
     delete leading.host;
     if (!current || this.stopped) return;
     logger.error({ term: leading.term.number, err: describeError(error) }, "cannot lead");
-    // Superseded, or the ZooKeeper session is over: the election says so by itself.
-    for (const code of ["Fenced", "NoSession", "ShuttingDown"] as const) {
-      if (isDssError(error, code)) return;
+    if (isDssError(error, "Fenced")) {
+      this.election.superseded(leading.term);
+      return;
     }
+    // The end of the ZooKeeper session is told by the election.
+    if (isDssError(error, "NoSession") || isDssError(error, "ShuttingDown")) return;
     if (!served && isDssError(error) && error.retry === "same") {
       // Nothing was written under this term yet but the map, so it can begin again.
       this.parts.clock.setTimer(RETRY_MS, () => {
@@ -278,9 +308,25 @@ export class MdsDaemon {
       return;
     }
     const fatal = error instanceof Error ? error : new Error(String(error));
-    onFatal(fatal);
+    const isRefused = isDssError(error, "Corrupt") || isDssError(error, "IncompatibleVersion");
+    if (!isRefused) onFatal(fatal);
+    else void this.noteRefusal(leading.term, fatal).then(() => onFatal(fatal));
+  }
+  /** For `dss status`: this process ends. */
+  private async noteRefusal(term: Term, fault: Error): Promise<void> {
+    const { coordination, clock, logger } = this.parts;
+    const atMs = Number(clock.wallNs() / 1_000_000n);
+    const note = { mds: this.options.id, message: fault.message, atMs };
+    await noteFault(coordination, term, note).catch((error: unknown) => {
+      logger.warn({ err: describeError(error) }, "the refusal could not be noted in ZooKeeper");
+    });
   }
 
+  private fsck(leader: MdsLeader): Fsck {
+    const leading = this.leading!;
+    leading.fsck ??= new Fsck(leader.inside(), this.parts.lister, leading.term.number);
+    return leading.fsck;
+  }
   private async administer(request: AdminRequest): Promise<AdminReply> {
     const host = this.leading?.host;
     // PGs do not wait for the metadata to be replayed.
@@ -312,6 +358,18 @@ export class MdsDaemon {
         return { epoch: await host.submit({ on: "poolCreate", pool: request.pool }) };
       case "fence":
         return { epoch: await leader.fence(request.client) };
+      case "fsck": {
+        const { repair, objects } = request;
+        const settings = { repair: repair === true, objects: objects === true };
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).start(settings) };
+      }
+      case "fsckStatus": {
+        const { run, after } = request;
+        if (!Number.isSafeInteger(after) || after < 0) {
+          throw new DssError("Malformed", `findings after ${after}`);
+        }
+        return { epoch: host.map.epoch, fsck: this.fsck(leader).status(run, after) };
+      }
       case "flag": {
         const { flag, isSet } = request;
         return { epoch: await host.submit({ on: "flag", flag, isSet }) };
@@ -339,7 +397,11 @@ function orderOfOsd(host: CoordinatorHost, request: AdminRequest): Promise<Epoch
       return host.submit({ on: "addMember", pg, interval, requester, member, incarnation });
     }
     case "osdUnreachable":
-      return host.checkUnreachable(request.id, request.incarnation);
+      return request.silent
+        ? host.reportSilent(request, request.reporter)
+        : host.checkUnreachable(request.id, request.incarnation);
+    case "osdAlive":
+      return host.reportAlive(request.id, request.incarnation);
     default:
       return undefined;
   }

@@ -9,6 +9,7 @@
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Incoming, Link } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
@@ -20,8 +21,10 @@ import { S_IFDIR } from "./core/inode.js";
 import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
 import { Volumes, volumeKey } from "./core/volume.js";
+import type { Metadata } from "./core/metadata.js";
 import { JournalWriter } from "./journal-writer.js";
 import { Operations } from "./operations.js";
+import type { PageLoader } from "./page-loader.js";
 import {
   MdsRecall,
   MdsSafe,
@@ -78,6 +81,25 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   journalLingerMs: 0,
 };
 
+/** The leader's parts, for what works on all of its state. */
+export interface LeaderInside {
+  store: MetadataStore;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+  clock: Clock;
+  logger: Logger;
+  metadata: Metadata;
+  loader: PageLoader;
+  journal: JournalWriter;
+  operations: Operations;
+  capabilities: CapabilityTable;
+  /** Batches up to here are in the pages. */
+  checkpoint(): number;
+  minEpoch(): Epoch;
+  /** Resolves when every session of the predecessor is back or over. */
+  active(): Promise<void>;
+  stopped(): boolean;
+}
+
 /** What the leader needs of the cluster. */
 export interface ClusterPort {
   clusterId: string;
@@ -122,6 +144,8 @@ const SETTLE_MS = 300;
 const TICK_MS = 250;
 const CONFIRM_MS = 1_000;
 const PROBE_RETRY_MS = 1_000;
+/** Files of an ended session whose sizes are found out at the same time. */
+const PROBES_MAX = 16;
 /** Exclusive grants of one session at most: its page holds them all. */
 const EXCLUSIVE_MAX = 16_384;
 
@@ -142,8 +166,10 @@ export class MdsLeader {
   private phase: "reconnecting" | "active" | "stopped" = "reconnecting";
   private readonly whenActive: (() => void)[] = [];
   /** Answers that wait for the store to confirm the term. */
-  private held: (() => void)[] = [];
+  private held: { send: () => void; drop?: (error: DssError) => void }[] = [];
   private confirmedAt: number;
+  /** When the store confirmed the term after a time without: what nobody could do until then. */
+  private resumedAt = Number.NEGATIVE_INFINITY;
   private confirming = false;
   private lastCheckpoint: number;
   private fenceEpoch: Epoch;
@@ -298,7 +324,7 @@ export class MdsLeader {
       }
       session.link?.destroy();
     }
-    this.held = [];
+    for (const { drop } of this.held.splice(0)) drop?.(error);
   }
   /**
    * For a stop in good order: what was answered is safe, and pages are written so that the
@@ -317,11 +343,12 @@ export class MdsLeader {
   // The lease of the leader itself.
 
   private confirmed(sentMs: number): void {
+    if (!this.mayAnswer()) this.resumedAt = this.now();
     if (sentMs > this.confirmedAt) this.confirmedAt = sentMs;
     if (this.held.length === 0 || !this.mayAnswer()) return;
     const due = this.held;
     this.held = [];
-    for (const send of due) send();
+    for (const { send } of due) send();
   }
   private mayAnswer(): boolean {
     return this.now() - this.confirmedAt < this.parts.options.confirmedMs;
@@ -338,7 +365,7 @@ export class MdsLeader {
   private answering(send: () => void): void {
     if (this.phase === "stopped") return;
     if (this.mayAnswer()) send();
-    else this.held.push(send);
+    else this.held.push({ send });
   }
   private async confirm(): Promise<void> {
     if (this.confirming) return;
@@ -371,13 +398,15 @@ export class MdsLeader {
   }
   private checkSession(session: LiveSession, now: number): void {
     if (session.evicting !== undefined || this.awaited.has(session.id)) return;
-    const silent = now - session.lastSeen;
+    // While the store is gone nobody can be evicted, and afterwards everybody has time to be heard.
+    if (!this.mayAnswer()) return;
+    const silent = now - Math.max(session.lastSeen, this.resumedAt);
     if (silent > this.parts.options.expiryMs) {
       void this.evict(session, "silent for too long");
       return;
     }
     for (const [ino, recalled] of session.recalls) {
-      const { since } = recalled;
+      const since = Math.max(recalled.since, this.resumedAt);
       if (silent > this.parts.options.leaseMs) {
         void this.evict(session, "its lease is over while others wait");
         return;
@@ -397,14 +426,15 @@ export class MdsLeader {
   private isLapsed(id: ClientId): boolean {
     const session = this.sessions.get(id);
     if (session === undefined) return true;
-    return this.now() - session.lastSeen > this.parts.options.leaseMs;
+    return this.now() - Math.max(session.lastSeen, this.resumedAt) > this.parts.options.leaseMs;
   }
 
   /** Ends the reconnecting phase when it can. */
   private checkReconnected(): void {
     const now = this.now();
     if (this.awaited.size > 0) {
-      if (now - this.startedAt <= this.parts.options.leaseMs) return;
+      const since = Math.max(this.startedAt, this.resumedAt);
+      if (!this.mayAnswer() || now - since <= this.parts.options.leaseMs) return;
       for (const id of this.awaited) {
         const session = this.sessions.get(id);
         if (session !== undefined && session.evicting === undefined) {
@@ -459,7 +489,13 @@ export class MdsLeader {
 
   async openSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
     checkOpen(open);
+    // What follows the last wait is one turn with the answer: nothing overtakes it.
+    await this.confirmedLately();
     return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
+  }
+  private confirmedLately(): Promise<void> {
+    if (this.mayAnswer()) return Promise.resolve();
+    return new Promise((send, drop) => this.held.push({ send, drop }));
   }
   private async beginSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
     // Before the wait for others to reconnect: a predecessor that died will not, and would be
@@ -587,6 +623,7 @@ export class MdsLeader {
       term: this.parts.term,
       safe: this.journal.safe,
       leaseMs: this.parts.options.leaseMs,
+      confirmed: this.mayAnswer(),
     };
   }
   private raiseFloor(session: LiveSession, floor: number): void {
@@ -636,11 +673,13 @@ export class MdsLeader {
     const { id } = session;
     const recovered = new Map<Ino, Recovered>();
     const locks = [...(this.metadata.session(id)?.volumes.keys() ?? [])].map(volumeKey);
-    for (const ino of this.metadata.session(id)?.exclusive.keys() ?? []) {
-      const found = await this.probe(id, ino);
+    const held = [...(this.metadata.session(id)?.exclusive.keys() ?? [])];
+    await inParallel(held, PROBES_MAX, async (ino) => {
       if (this.phase === "stopped") return;
+      const found = await this.probe(id, ino);
       if (found !== undefined) recovered.set(ino, found);
-    }
+    });
+    if (this.phase === "stopped") return;
     let removed: Ino[] = [];
     const hides = [...recovered.keys()];
     const seq = await this.operations.change(
@@ -992,6 +1031,19 @@ export class MdsLeader {
     }
   }
 
+  /** For the check of the whole (fsck.ts), which looks at everything. */
+  inside(): LeaderInside {
+    const { store, objects, clock, logger, replayed } = this.parts;
+    return {
+      ...{ store, objects, clock, logger },
+      ...{ metadata: this.metadata, loader: replayed.loader, journal: this.journal },
+      ...{ operations: this.operations, capabilities: this.capabilities },
+      checkpoint: () => this.checkpointer.checkpoint,
+      minEpoch: () => this.fenceEpoch,
+      active: () => this.active(),
+      stopped: () => this.phase === "stopped",
+    };
+  }
   /** Begins a checkpoint and waits for its end. */
   checkpoint(): Promise<void> {
     return this.checkpointer.run();

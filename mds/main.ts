@@ -2,26 +2,26 @@
  * Runs one metadata server as a process: ZooKeeper, messenger, objecter, daemon; and ends it in
  * good order.
  */
-import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
 import { DssError, describeError } from "../cluster/base/errors.js";
-import { MDS_ENTITY_BASE, type MdsId } from "../cluster/base/ids.js";
+import { MDS_ENTITY_BASE, formatUuid, type MdsId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { MDS_ID_MAX } from "../cluster/map/daemon-info.js";
 import { RpcMessenger } from "../cluster/messenger/rpc.js";
 import { nodePlatform } from "../cluster/platform/node.js";
-import { formatAddress } from "../cluster/platform/ports.js";
+import { formatAddress, type Platform } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
 import { ensureCluster } from "../cluster/zk/cluster-record.js";
 import { MapWatch } from "../cluster/zk/map-watch.js";
 import { newIncarnation, registerMds } from "../cluster/zk/registration.js";
-import { connectZooKeeper } from "../cluster/zk/session.js";
+import { connectZooKeeper, type ConnectZooKeeper } from "../cluster/zk/session.js";
 import { Objecter } from "../osd/client/objecter.js";
 import { COORDINATOR_DEFAULTS } from "./core/coordinator.js";
 import { MdsDaemon } from "./daemon.js";
 import { LEADER_DEFAULTS } from "./leader.js";
 import { ZkReader, ZkStore } from "./store/zk-store.js";
+import { objectLister } from "./object-lister.js";
 import { ClusterUsage } from "./usage.js";
 
 export interface MdsProcessOptions {
@@ -39,11 +39,15 @@ export interface MdsProcessOptions {
   expectedOsds?: number;
   /** Called when requests are answered (perhaps with NotLeader). */
   onReady?: (address: { host: string; port: number }) => void;
+  /** The world that it runs in: this machine, unless the simulator gives another. */
+  platform?: Platform;
+  connect?: ConnectZooKeeper;
 }
 
 export interface RunningMds {
   /** Resolves when the process should end: undefined after `stop`, the error otherwise. */
   readonly ended: Promise<Error | undefined>;
+  readonly daemon: MdsDaemon;
   stop(): Promise<void>;
 }
 
@@ -59,12 +63,12 @@ function isRefusal(error: unknown): boolean {
 export const DEFAULT_POOL = "data";
 
 export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
-  const { id, logger, config } = options;
+  const { id, logger, config, platform = nodePlatform, connect = connectZooKeeper } = options;
   if (!Number.isInteger(id) || id < 0 || id > MDS_ID_MAX) {
     throw new DssError("InvalidArgument", `an MDS id is a number from 0 to ${MDS_ID_MAX}`);
   }
-  const { clock, random, network } = nodePlatform;
-  const coordination = await connectZooKeeper({
+  const { clock, random, network } = platform;
+  const coordination = await connect({
     servers: options.zookeeper,
     clock,
     log: logger,
@@ -77,8 +81,10 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
     for (const step of undo.reverse()) await step();
     undo.length = 0;
   };
+  let daemon: MdsDaemon;
   try {
-    const proposed = { clusterId: randomUUID(), createdMs: Date.now() };
+    const createdMs = Number(clock.wallNs() / 1_000_000n);
+    const proposed = { clusterId: formatUuid(random.bytes(16)), createdMs };
     const { clusterId } = await ensureCluster(coordination, proposed);
     const maps = new MapWatch(coordination, clock, logger);
     undo.push(() => maps.close());
@@ -126,8 +132,8 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
       messenger,
       map: () => (mapSeen ? maps.current() : undefined),
     });
-    const incarnation = newIncarnation();
-    const daemon = new MdsDaemon(
+    const incarnation = newIncarnation(random);
+    daemon = new MdsDaemon(
       {
         clock,
         logger,
@@ -145,6 +151,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           }
         },
         usage: () => usage.now(),
+        lister: objectLister({ messenger, maps }),
         onFatal: (error) => finish(error),
       },
       {
@@ -165,6 +172,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           downOutIntervalMs: config.cluster.downOutMs,
           expectedOsds: options.expectedOsds ?? 0,
         },
+        livenessGraceMs: config.cluster.zkSessionMs,
         pool: {
           name: DEFAULT_POOL,
           replicas: config.pool.replicas,
@@ -174,12 +182,15 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           stripeUnit: config.pool.objectBytes,
           stripeCount: 1,
         },
+        pingMs: config.cluster.leaderHeartbeatMs,
+        virtualNodes: config.pool.virtualNodes,
         ratios: {
           nearFullRatio: config.osd.nearFullRatio,
           fullRatio: config.osd.fullRatio,
           backfillFullRatio: config.osd.backfillFullRatio,
         },
         graceMs: config.cluster.leaderGraceMs,
+        osdHeartbeatMs: config.cluster.heartbeatMs,
       },
     );
     daemon.start();
@@ -204,6 +215,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
   }
   return {
     ended,
+    daemon,
     async stop() {
       await unwind();
       finish(undefined);

@@ -46,6 +46,8 @@ export class Operations {
   /** Purge entries whose batch is not safe yet, with its number. */
   private readonly unsafePurges = new Map<number, number>();
   private stopped = false;
+  /** Told of every record, after it was applied. */
+  private readonly observers = new Set<(record: readonly Delta[]) => void>();
 
   constructor(
     private readonly parts: {
@@ -91,6 +93,10 @@ export class Operations {
   }
   stop(): void {
     this.stopped = true;
+  }
+  observe(observer: (record: readonly Delta[]) => void): () => void {
+    this.observers.add(observer);
+    return () => void this.observers.delete(observer);
   }
   onSafe(seq: number): void {
     this.unsafe.safe(seq);
@@ -199,6 +205,7 @@ export class Operations {
       for (const ino of plan.hides) this.unsafe.mark(ino, task.session, seq);
       for (const ino of plan.removed) capabilities.forget(ino);
       journal.add(plan.record);
+      for (const observer of this.observers) observer(plan.record);
       for (const delta of plan.record) {
         if (delta.d === "purgePut") this.unsafePurges.set(delta.entry.id, seq);
       }

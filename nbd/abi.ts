@@ -1,7 +1,7 @@
 /**
  * Numbers and layouts of the NBD protocol (the document doc/proto.md of the NetworkBlockDevice
- * project; extended headers: its branch extension-ext-header), all big-endian. Only encoding and decoding of fixed layouts lives here: what they
- * mean is in handshake.ts and transmission.ts.
+ * project; extended headers: its branch extension-ext-header), all big-endian. Only encoding and
+ * decoding of fixed layouts lives here: what they mean is in handshake.ts and transmission.ts.
  */
 
 // Handshake phase.

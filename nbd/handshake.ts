@@ -9,8 +9,8 @@
  *               └───────────────────┘
  *
  * STARTTLS is a question too ("busy"), answered when the link is encrypted. What was negotiated in
- * the clear is forgotten then, and what arrived in the clear behind it ends the connection: somebody
- * on the way could have put it there.
+ * the clear is forgotten then, and what arrived in the clear behind it ends the connection:
+ * somebody on the way could have put it there.
  *
  * Invariants: one option is under way at a time; while the directory is asked ("busy") nothing is
  * parsed, and what arrives is kept up to BACKLOG_BYTES_MAX; nothing is allocated for an option

@@ -260,7 +260,11 @@ function runsOf(read: { offset: number; parts: readonly ReadPart[]; whole: boole
   return runs;
 }
 
-function addWhole(runs: Run[], offset: number, part: { length: number; pieces: readonly Buffer[] }) {
+function addWhole(
+  runs: Run[],
+  offset: number,
+  part: { length: number; pieces: readonly Buffer[] },
+): void {
   const slices = part.pieces.map((piece) => ({ piece, from: 0, to: piece.length }));
   const before = runs.at(-1);
   if (before?.is === "data") {
@@ -298,7 +302,10 @@ function addRuns(runs: Run[], offset: number, pieces: readonly Buffer[]): void {
   finish();
 }
 
-function addBlock(runs: Run[], { at, block, zero }: { at: number; block: Slice[]; zero: boolean }) {
+function addBlock(
+  runs: Run[],
+  { at, block, zero }: { at: number; block: Slice[]; zero: boolean },
+): void {
   let length = 0;
   for (const { from, to } of block) length += to - from;
   const before = runs.at(-1);

@@ -492,7 +492,7 @@ function u64(bytes: Buffer, at: number): number {
   return bytes.readUInt32BE(at) * U32 + bytes.readUInt32BE(at + 4);
 }
 
-/** Some errors are for the requests only that the protocol names: elsewhere clients may not know. */
+/** Some errors are only for requests that the protocol names: elsewhere clients may not know. */
 function suitable(request: StartRequest, error: number): number {
   switch (error) {
     case NBD_ERROR.ENOTSUP:

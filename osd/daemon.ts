@@ -41,11 +41,13 @@ import { LeaseKeeper } from "./lease-keeper.js";
 import { MemberSide } from "./member.js";
 import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
+import { UNKNOWN_META } from "./pg-record.js";
 import { PlacementGroup, type PgHost } from "./placement-group.js";
 import { Repairer } from "./repair.js";
 import { ScrubMember } from "./scrub-member.js";
 import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
+  BlockDigests,
   CopyRead,
   DigestObject,
   GetOsdStatus,
@@ -63,6 +65,7 @@ import {
   ReleaseLease,
   RepOp,
   ScrubEnded,
+  ScrubIndex,
   ScrubList,
   ScrubObject,
   StartScrub,
@@ -155,6 +158,9 @@ export class OsdDaemon implements PgHost {
   private readonly counters: Record<string, number> = {};
   private readonly startedMs: number;
   private stopMaps: (() => void) | undefined;
+  /** When damage of the index was met last. */
+  private structureDamageMs = -Infinity;
+  private lackNoted: Promise<void> | undefined;
 
   constructor(private readonly options: OsdDaemonOptions) {
     this.id = options.id;
@@ -176,6 +182,7 @@ export class OsdDaemon implements PgHost {
     const map = (): ClusterMap => maps.current();
     this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
+    const { incarnation } = options;
     this.scrubMember = new ScrubMember(this);
     this.scrubber = new Scrubber(this, {
       options: options.scrub ?? SCRUB_DEFAULTS,
@@ -184,17 +191,21 @@ export class OsdDaemon implements PgHost {
       random,
       pgs,
     });
-    const report = (osd: OsdId, incarnation: string): void => {
-      this.membership.reportUnreachable(osd, incarnation);
-    };
-    const level = this.fullness.report.bind(this.fullness);
-    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
-    this.heartbeats = new Heartbeats(heartbeats);
+    this.heartbeats = new Heartbeats({
+      ...{ id, incarnation, clock, messenger, heartbeatMs, graceMs, map },
+      report: (osd, start, silent) => this.membership.reportUnreachable(osd, start, silent),
+      reportAlive: () => this.membership.reportAlive(incarnation),
+      level: (osd, level) => this.fullness.report(osd, level),
+    });
     this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }
 
   start(): void {
+    this.store.onDamage(({ pg }) => {
+      this.structureDamageMs = this.clock.now();
+      this.pgs.get(pg)?.structureLost();
+    });
     this.serve();
     this.stopMaps = this.options.maps.onChange((map) => this.onMap(map));
     this.onMap(this.options.maps.current());
@@ -244,6 +255,7 @@ export class OsdDaemon implements PgHost {
     this.work.setShares(PROFILES[workProfileOf(map) ?? this.options.workProfile]);
     // Until the map shows this start of the daemon, its intervals are those of an earlier life.
     if (osdOf(map, this.id)?.incarnation !== this.options.incarnation) return;
+    if (this.store.mayLackPgs) this.noteLackingPgs(map);
     for (const { pg: id, entry, pool } of allPgs(map)) {
       const pg = this.pgs.get(id);
       if (pg === undefined && !this.belongs(map, id, entry)) continue;
@@ -255,6 +267,30 @@ export class OsdDaemon implements PgHost {
         this.enterInterval(pg ?? this.addPg(id), entry, map);
       } else if (entry.primary === this.id) this.learners.review(pg);
     }
+  }
+
+  /**
+   * The store may have lost PGs without a trace. This OSD had those of whose in-sync set it is:
+   * they are made anew, as PGs of which everything is lacking, so that nobody takes them for empty
+   * ones.
+   */
+  private noteLackingPgs(map: ClusterMap): void {
+    this.structureDamageMs = this.clock.now();
+    const created = [...allPgs(map)]
+      .filter(({ pg, entry }) => entry.inSync.includes(this.id) && !this.store.hasPg(pg))
+      .map(({ pg }) => {
+        return new Promise<void>((resolve) =>
+          this.store.createPg(pg, UNKNOWN_META, (error) => {
+            if (error === undefined) resolve();
+            else this.fatal(error); // Never resolves: the OSD stops.
+          }),
+        );
+      });
+    this.lackNoted ??= Promise.all(created)
+      .then(() => this.store.lackNoted())
+      .catch((error: unknown) => {
+        this.fatal(error instanceof Error ? error : new Error(String(error)));
+      });
   }
 
   /** Members, those who are to become members, and whoever still has the PG's objects. */
@@ -352,6 +388,9 @@ export class OsdDaemon implements PgHost {
     messenger.handle(PgBackfill, (request) => {
       this.memberGate(request, (pg) => this.member.backfill(pg, request));
     });
+    messenger.handle(BlockDigests, (request) => {
+      this.memberGate(request, (pg) => this.member.digests(pg, request));
+    });
     messenger.handle(PushObject, (request) => {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
     });
@@ -397,6 +436,9 @@ export class OsdDaemon implements PgHost {
     });
     messenger.handle(ScrubObject, (request) => {
       this.memberGate(request, (pg) => this.scrubMember.examined(pg, request));
+    });
+    messenger.handle(ScrubIndex, (request) => {
+      this.memberGate(request, (pg) => this.scrubMember.indexed(pg, request));
     });
     messenger.handle(ScrubEnded, (request) => {
       this.memberGate(request, (pg) => this.scrubMember.ended(pg, request));
@@ -584,13 +626,20 @@ export class OsdDaemon implements PgHost {
         bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
         objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
-      counters: { ...this.counters, ...this.store.counters() },
+      counters: {
+        ...this.counters,
+        ...this.store.counters(),
+        // Work (bytes and a part for each piece) done while not only clients wanted to work.
+        sharedClientWork: this.work.done.client,
+        sharedRecoveryWork: this.work.done.recovery,
+        sharedScrubWork: this.work.done.scrub,
+      },
       ...this.damageSeen(),
     };
   }
 
   private damageSeen(): { damageSeenMs?: number } {
-    let seenMs = -Infinity;
+    let seenMs = this.structureDamageMs;
     for (const pg of this.pgs.values()) seenMs = Math.max(seenMs, pg.damage.lastSeenMs);
     const agoMs = this.clock.now() - seenMs;
     const { shownMs } = this.options.scrub ?? SCRUB_DEFAULTS;

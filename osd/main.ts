@@ -1,7 +1,6 @@
 /**
  * Runs one OSD as a process: store, ZooKeeper, messenger, daemon; and ends it in good order.
  */
-import { mkdir } from "node:fs/promises";
 import { hostname } from "node:os";
 import { DssError, describeError } from "../cluster/base/errors.js";
 import type { OsdId } from "../cluster/base/ids.js";
@@ -9,13 +8,15 @@ import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { RpcMessenger } from "../cluster/messenger/rpc.js";
 import { nodePlatform } from "../cluster/platform/node.js";
-import { formatAddress } from "../cluster/platform/ports.js";
+import { formatAddress, type Platform } from "../cluster/platform/ports.js";
 import type { Coordination } from "../cluster/zk/coordination.js";
 import { MapWatch } from "../cluster/zk/map-watch.js";
 import { newIncarnation, registerOsd } from "../cluster/zk/registration.js";
-import { connectZooKeeper } from "../cluster/zk/session.js";
+import { connectZooKeeper, type ConnectZooKeeper } from "../cluster/zk/session.js";
 import { OsdDaemon, describeFatal } from "./daemon.js";
 import type { CoordinatorClient } from "./membership.js";
+import { UNKNOWN_META } from "./pg-record.js";
+import type { ChunkStore } from "./store/chunk-store.js";
 import { FileStore } from "./store/file-store.js";
 
 export interface OsdProcessOptions {
@@ -40,11 +41,18 @@ export interface OsdProcessOptions {
   }) => CoordinatorClient & { stop(): void };
   /** Called when clients can be served. */
   onReady?: (address: { host: string; port: number }) => void;
+  /** The world that it runs in: this machine, unless the simulator gives another. */
+  platform?: Platform;
+  connect?: ConnectZooKeeper;
+  /** The file store in `data`, unless the simulator gives another. */
+  openStore?: (clusterId: string) => Promise<ChunkStore>;
 }
 
 export interface RunningOsd {
   /** Resolves when the process should end: undefined after `stop`, the error otherwise. */
   readonly ended: Promise<Error | undefined>;
+  readonly daemon: OsdDaemon;
+  readonly store: ChunkStore;
   stop(): Promise<void>;
 }
 
@@ -52,9 +60,9 @@ export interface RunningOsd {
 const MAP_WAIT_MS = 10_000;
 
 export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
-  const { id, logger, config } = options;
-  const { clock, random, network } = nodePlatform;
-  const coordination = await connectZooKeeper({
+  const { id, logger, config, platform = nodePlatform, connect = connectZooKeeper } = options;
+  const { clock, random, network } = platform;
+  const coordination = await connect({
     servers: options.zookeeper,
     clock,
     log: logger,
@@ -67,27 +75,22 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
     for (const step of undo.reverse()) await step();
     undo.length = 0;
   };
+  const onFail = (error: Error): void => {
+    logger.error({ error }, describeFatal(error));
+    finish(error);
+  };
+  let store: ChunkStore;
+  let daemon: OsdDaemon;
   try {
     const maps = new MapWatch(coordination, clock, logger);
     undo.push(() => maps.close());
     await firstMap(maps, logger);
 
-    await mkdir(options.data, { recursive: true });
-    const store = await FileStore.open(await nodePlatform.disk(options.data), {
-      osdId: id,
-      clusterId: maps.current().clusterId,
-      options: {
-        walSegmentBytes: config.osd.walSegmentBytes,
-        walSegments: config.osd.walSegments,
-        directWriteBytes: config.osd.directWriteBytes,
-        overlayBytesMax: config.osd.overlayBytesMax,
-        cacheBytes: config.osd.cacheBytes,
-        reserveBytes: config.osd.reserveBytes,
-      },
-      logger,
-      clock,
-      random,
-    });
+    const { clusterId } = maps.current();
+    store =
+      options.openStore === undefined
+        ? await openFileStore(options, platform, { clusterId, onFail })
+        : await options.openStore(clusterId);
     undo.push(() => store.close());
 
     const messenger = new RpcMessenger({
@@ -106,8 +109,8 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
 
     const coordinator = options.coordinator({ messenger, coordination, logger });
     undo.push(() => coordinator.stop());
-    const incarnation = newIncarnation();
-    const daemon = new OsdDaemon({
+    const incarnation = newIncarnation(random);
+    daemon = new OsdDaemon({
       id,
       incarnation,
       version: options.version,
@@ -131,10 +134,7 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
         max: config.osd.scrubsMax,
         shownMs: config.osd.damageShownMs,
       },
-      onFatal: (error) => {
-        logger.error({ error }, describeFatal(error));
-        finish(error);
-      },
+      onFatal: onFail,
     });
     daemon.start();
     undo.push(() => daemon.stop());
@@ -169,6 +169,8 @@ export async function runOsd(options: OsdProcessOptions): Promise<RunningOsd> {
   }
   return {
     ended,
+    daemon,
+    store,
     async stop() {
       await unwind();
       finish(undefined);
@@ -186,4 +188,27 @@ async function firstMap(maps: MapWatch, logger: Logger): Promise<void> {
       logger.warn({ error: describeError(error) }, "waiting for the first cluster map");
     }
   }
+}
+
+async function openFileStore(
+  { id, data, config, logger }: OsdProcessOptions,
+  { clock, random, disk }: Platform,
+  cluster: { clusterId: string; onFail: (error: Error) => void },
+): Promise<ChunkStore> {
+  return FileStore.open(await disk(data), {
+    osdId: id,
+    ...cluster,
+    damagedMeta: UNKNOWN_META,
+    options: {
+      walSegmentBytes: config.osd.walSegmentBytes,
+      walSegments: config.osd.walSegments,
+      directWriteBytes: config.osd.directWriteBytes,
+      overlayBytesMax: config.osd.overlayBytesMax,
+      cacheBytes: config.osd.cacheBytes,
+      reserveBytes: config.osd.reserveBytes,
+    },
+    logger,
+    clock,
+    random,
+  });
 }

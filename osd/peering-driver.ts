@@ -5,6 +5,7 @@
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
 import type { Call } from "../cluster/wire/registry.js";
@@ -13,7 +14,6 @@ import { NOBODY_KNOWN } from "./core/leases.js";
 import { planPeering, type MemberInfo, type PeeringPlan } from "./core/peering.js";
 import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
 import { imageFromWire, imageToWire } from "./image-wire.js";
-import { inParallel } from "./in-parallel.js";
 import { adoptionPages, fetchLog, type WholeLog } from "./log-transfer.js";
 import type { MemberSide } from "./member.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
@@ -128,6 +128,10 @@ export class PeeringDriver {
       pg.transition("incomplete", plan.reason);
       return;
     }
+    if (plan.plan === "expel") {
+      await this.expel(attempt, plan, down);
+      return;
+    }
     if (plan.plan === "create") await this.createEverywhere(attempt);
     else if (plan.plan === "roll-back") await this.rollBack(attempt, plan);
     else await this.catchUp(attempt, plan, infos);
@@ -136,6 +140,21 @@ export class PeeringDriver {
     check();
     if (down.length === 0) pg.transition("active");
     else pg.transition("waiting", waits);
+  }
+
+  /**
+   * What these members had is gone. They are asked to leave; the others go on as if those were
+   * down, so that learners can be filled where too few would be left.
+   */
+  private async expel(
+    { pg }: Attempt,
+    { members, reason }: Extract<PeeringPlan, { plan: "expel" }>,
+    down: readonly OsdId[],
+  ): Promise<void> {
+    this.host.logger.error({ pg: formatPg(pg.id), members, reason }, "members have lost the pg");
+    for (const member of members) this.host.membership.askRemoval(pg, member, () => true);
+    if (members.includes(this.host.id)) pg.transition("incomplete", reason);
+    else await this.attempt(pg, [...down, ...members], pg.generation);
   }
 
   private memberInfo({ pg, number }: Attempt, member: OsdId): Promise<PgInfoReply> {

@@ -43,6 +43,7 @@ import type { Repairer } from "./repair.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
   OpKind,
+  StructureDamage,
   type ChunkStore,
   type Durable,
   type LogEntry,
@@ -263,7 +264,11 @@ export class PlacementGroup {
     });
   }
   private refuseUnlessActive(): void {
-    if (this.activity === "active") return;
+    if (this.activity === "active") {
+      if (this.record.whole) return;
+      const text = `pg ${formatPg(this.id)} has lost part of its index on osd.${this.host.id}`;
+      throw new DssError("NotActive", `${text} and waits for another primary`);
+    }
     if (this.activity === "replica" || this.activity === "stray") {
       const text = `osd.${this.host.id} is not the primary of pg ${formatPg(this.id)}`;
       throw new DssError("NotPrimary", text, { epoch: this.host.epoch() });
@@ -372,7 +377,7 @@ export class PlacementGroup {
       },
       (error: unknown) => {
         unlock();
-        request.fail(error);
+        request.fail(passing(error));
       },
     );
   }
@@ -441,8 +446,8 @@ export class PlacementGroup {
       request.reply({ interval: version.interval, seq: version.seq, size });
       return;
     }
-    const bytes = this.admit(message);
     const { start, end } = this.lockedRange(message);
+    const bytes = this.admit(message);
     this.inFlight.set(key, { requests: [request], bytes });
     // The requests in flight are told by themselves when the interval ends.
     this.lock(message.object, start, end, false, undefined, (unlock) => {
@@ -450,7 +455,7 @@ export class PlacementGroup {
       this.execute(request, key, unlock).catch((error: unknown) => {
         if (generation !== this.generation) return; // The same request may be under way anew.
         unlock();
-        this.finish(key, (waiting) => waiting.fail(error));
+        this.finish(key, (waiting) => waiting.fail(passing(error)));
       });
     });
   }
@@ -470,7 +475,12 @@ export class PlacementGroup {
   }
 
   private lockedRange(message: OsdWrite): { start: number; end: number } {
-    const info = this.host.store.stat(this.id, message.object);
+    let info: ObjectInfo | undefined;
+    try {
+      info = this.host.store.stat(this.id, message.object);
+    } catch (error) {
+      throw passing(error);
+    }
     const trims = info !== undefined && message.truncateSeq > info.truncateSeq;
     if (trims || message.kind === WriteKind.truncate || message.kind === WriteKind.remove) {
       return { start: 0, end: WHOLE };
@@ -515,8 +525,8 @@ export class PlacementGroup {
     last: boolean,
     done: () => void,
   ): { seq: number; size: number } {
-    const seq = this.nextSeq++;
     const info = this.host.store.stat(this.id, message.object);
+    const seq = this.nextSeq++;
     // Another part of the object may have grown it since this step was prepared; what shrinks it is
     // alone.
     const shrinks = work.kind === OpKind.truncate || work.kind === OpKind.remove;
@@ -705,6 +715,18 @@ export class PlacementGroup {
     else this.syncWaiters.push({ after: this.issued, run: ready });
   }
 
+  /**
+   * Part of the index is gone here, and the durable record says already that all objects must be
+   * compared. What an attempt of the primary has achieved until now does not count any more.
+   */
+  structureLost(): void {
+    this.record.load();
+    this.damage.seen(this.host.clock.now());
+    this.seenAttempt++;
+    if (!this.entry.inSync.includes(this.host.id)) return;
+    this.host.membership.askRemoval(this, this.host.id, () => !this.record.whole);
+  }
+
   /** The primary begins anew: whatever an earlier attempt of it sent is refused from now on. */
   beginAttempt(attempt: number): void {
     this.checkAttempt(attempt);
@@ -714,6 +736,12 @@ export class PlacementGroup {
     if (attempt >= this.seenAttempt && generation === this.generation) return;
     throw new DssError("StaleEpoch", `pg ${formatPg(this.id)}: a later attempt has begun`);
   }
+}
+
+/** Damage of the index is this OSD's affair: the client is served by another one in a moment. */
+function passing(error: unknown): unknown {
+  if (!(error instanceof StructureDamage)) return error;
+  return new DssError("NotActive", `${error.message}; another OSD takes over`, { cause: error });
 }
 
 function transactionOf(rep: OsdRepOp, data: readonly Buffer[], sums: Uint32Array): Transaction {

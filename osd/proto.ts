@@ -239,8 +239,26 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
 const SpoiledBlock = struct("SpoiledBlock", { offset: u32, sum: u32 });
+/** What blocks the member's old copy of an object has: the reply's data are their digests. */
+export const OsdBlockDigests = struct("OsdBlockDigests", {
+  pg: u32,
+  interval: u32,
+  attempt: u32,
+  object: ascii,
+});
+export type OsdBlockDigests = Infer<typeof OsdBlockDigests>;
+/** False: there is no copy, or not a whole one. */
+export const OsdBlockDigestsReply = struct("OsdBlockDigestsReply", { exists: bool });
+export type OsdBlockDigestsReply = Infer<typeof OsdBlockDigestsReply>;
+export const BlockDigests = defineCall(156, "BlockDigests", {
+  request: OsdBlockDigests,
+  reply: OsdBlockDigestsReply,
+});
+
 /**
  * A whole object; the data of its extents follow one another in the frame. Answered when synced.
+ * With `patch` the data are only those of `carried`; the member has the other blocks (osd/
+ * image-patch.ts).
  */
 export const OsdPush = struct("OsdPush", {
   pg: u32,
@@ -263,6 +281,8 @@ export const OsdPush = struct("OsdPush", {
    * checksums.
    */
   spoiled: list(SpoiledBlock, 2048),
+  patch: bool,
+  carried: list(ImageExtent, 2048),
   object: ascii,
 });
 export type OsdPush = Infer<typeof OsdPush>;
@@ -442,6 +462,15 @@ export const ScrubObject = defineCall(164, "ScrubObject", {
   request: msgpack<ScrubObjectRequest>(),
   reply: msgpack<ScrubObjectReply>(),
 });
+/**
+ * Deep scrub begins: the member verifies every entry of its index of the PG. Entries that memory
+ * still knows are written anew; when something is gone the member leaves the set and is filled.
+ */
+export const ScrubIndex = defineCall(170, "ScrubIndex", {
+  request: msgpack<{ pg: number; interval: number }>(),
+  reply: msgpack<{ entries: number; damaged: number; lost: boolean }>(),
+});
+
 /** Scrub of a PG has ended: its stamps are kept by every member, who may be primary next. */
 export interface ScrubStampsMessage {
   lightMs: number;
@@ -452,8 +481,6 @@ export interface ScrubStampsMessage {
 export interface ScrubEndedRequest {
   pg: number;
   interval: number;
-  /** The member verifies the structure of its own index of the PG before it answers. */
-  deep: boolean;
   stamps: ScrubStampsMessage;
 }
 export const ScrubEnded = defineCall(166, "ScrubEnded", {

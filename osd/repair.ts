@@ -15,12 +15,13 @@ import type { Incoming } from "../cluster/messenger/messenger.js";
 import { blockRuns } from "./core/scrub.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import { CopyRead, OBJECT_SIZE_MAX, type OsdCopyRead, type OsdCopyReply } from "./proto.js";
-import type {
-  BlockRun,
-  Durable,
-  ObjectImage,
-  ObjectRead,
-  SpoiledBlock,
+import {
+  StructureDamage,
+  type BlockRun,
+  type Durable,
+  type ObjectImage,
+  type ObjectRead,
+  type SpoiledBlock,
 } from "./store/chunk-store.js";
 
 /** What became of an object's damage on this OSD. */
@@ -40,8 +41,9 @@ export interface Healed {
 const ATTEMPTS = 4;
 const PAUSE_MS = 50;
 
+/** Damaged blocks; damage of the index is not repaired here. */
 const isCorrupt = (error: unknown): error is DssError =>
-  error instanceof DssError && error.code === "Corrupt";
+  error instanceof DssError && error.code === "Corrupt" && !(error instanceof StructureDamage);
 
 export class Repairer {
   private readonly healing = new Map<string, Promise<Healed>>();

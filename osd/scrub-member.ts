@@ -10,6 +10,7 @@ import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { CopyRow } from "./core/scrub.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import type { Healed } from "./repair.js";
+import type { IndexCheck } from "./store/chunk-store.js";
 import type {
   ScrubEndedRequest,
   ScrubListReply,
@@ -44,6 +45,16 @@ export class ScrubMember {
     );
   }
 
+  indexed(
+    pg: PlacementGroup,
+    request: Incoming<{ pg: number; interval: number }, IndexCheck>,
+  ): void {
+    this.verifyIndex(pg).then(
+      (reply) => request.reply(reply),
+      (error: unknown) => request.fail(error),
+    );
+  }
+
   ended(pg: PlacementGroup, request: Incoming<ScrubEndedRequest, Record<string, never>>): void {
     const { stamps } = request.message;
     this.mustBeWhole(pg);
@@ -62,6 +73,19 @@ export class ScrubMember {
       const listed = this.host.store.list(pg.id, after, limit);
       const rows = listed.map(({ object }) => this.row(pg, object)!);
       return { rows, complete: listed.length < limit };
+    } finally {
+      endTurn();
+    }
+  }
+
+  async verifyIndex(pg: PlacementGroup): Promise<IndexCheck> {
+    const entries = this.host.store.pgInfo(pg.id)?.objects ?? 0;
+    const endTurn = await this.host.work.turn("scrub", entries * ROW_COST_BYTES);
+    try {
+      this.mustBeWhole(pg);
+      const found = this.host.store.verifyIndex(pg.id);
+      if (found.damaged > 0) pg.damage.seen(this.host.clock.now());
+      return found;
     } finally {
       endTurn();
     }

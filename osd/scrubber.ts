@@ -30,6 +30,7 @@ import {
   PullObject,
   PushObject,
   ScrubEnded,
+  ScrubIndex,
   ScrubList,
   ScrubObject,
   type ScrubStatus,
@@ -240,6 +241,7 @@ export class Scrubber {
   private async run(run: Run): Promise<void> {
     const { pg, deep } = run;
     this.progress.set(pg, run);
+    if (deep && run.cursor === "") await this.verifyIndexes(run);
     for (let chunk = 1; ; chunk++) {
       const cursor = await this.chunk(run);
       if (cursor === undefined) break;
@@ -263,6 +265,26 @@ export class Scrubber {
     else this.host.logger.debug(fields, "scrub has found nothing");
   }
 
+  private async verifyIndexes(run: Run): Promise<void> {
+    const { pg } = run;
+    const { id } = this.host;
+    const request = { pg: pg.id, interval: pg.entry.interval };
+    const found = await Promise.all(
+      [id, ...pg.others].map((member) =>
+        member === id
+          ? this.parts.scrubMember.verifyIndex(pg)
+          : this.ask(run, member, ScrubIndex, request, DEEP_DEADLINE_MS),
+      ),
+    );
+    for (const { damaged } of found) {
+      run.found += damaged;
+      this.host.count("scrubErrors", damaged);
+    }
+    // Who has lost something leaves the set: the scrub goes on with what was found in mind.
+    if (run.found > 0 && pg.record.whole) await this.noteProgress(run);
+    this.check(run);
+  }
+
   private check({ pg, generation }: Run): void {
     if (this.isStopped || generation !== pg.generation) throw new Superseded();
   }
@@ -280,8 +302,8 @@ export class Scrubber {
   }
 
   private async tellMembers(run: Run, stamps: ScrubStamps): Promise<void> {
-    const { pg, deep } = run;
-    const request = { pg: pg.id, interval: pg.entry.interval, deep, stamps };
+    const { pg } = run;
+    const request = { pg: pg.id, interval: pg.entry.interval, stamps };
     await Promise.all(
       pg.others.map((member) => this.ask(run, member, ScrubEnded, request, DEEP_DEADLINE_MS)),
     );

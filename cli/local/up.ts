@@ -304,9 +304,10 @@ function readMountOf(state: LocalCluster): LocalProcess | undefined {
 /** Said before anything is started. Errors: NotDirectory, NotEmpty, Busy. */
 async function checkMountTarget(path: string): Promise<void> {
   const condition = await probe(path);
-  if (condition === "dead" || !existsSync(path)) return;
+  if (condition === "dead") return;
   if (condition === "none") {
-    await checkMountpoint(path);
+    // Only now: a look at a mount that waits for what this command is to start would wait too.
+    if (existsSync(path)) await checkMountpoint(path);
     return;
   }
   const record = readRecord(path);
@@ -316,9 +317,18 @@ async function checkMountTarget(path: string): Promise<void> {
   });
 }
 
+/** A mount that waited for servers answers soon after they are back. */
+async function untilAnswers(mountpoint: string): ReturnType<typeof probe> {
+  const start = performance.now();
+  for (;;) {
+    const condition = await probe(mountpoint);
+    if (condition !== "hung" || performance.now() - start > READY_MS) return condition;
+  }
+}
+
 async function ensureMount(work: Work): Promise<void> {
   const { state, folder } = work;
-  const condition = await probe(state.mount);
+  const condition = await untilAnswers(state.mount);
   const known = readRecord(state.mount);
   if (condition === "usable" && known !== undefined && isMountAlive(known)) {
     const { pid, startTicks, bootId, log } = known;

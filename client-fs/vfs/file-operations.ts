@@ -187,7 +187,8 @@ export class FileOperations {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
     checkAlive(node);
-    if (node.barrier === undefined && this.table.tryPin(node, "shared")) {
+    const isSure = this.mds.trusted || offset + length <= node.size;
+    if (node.barrier === undefined && isSure && this.table.tryPin(node, "shared")) {
       return this.readPinned(node, handle, offset, length);
     }
     return this.readLater(node, handle, offset, length);
@@ -198,6 +199,8 @@ export class FileOperations {
     offset: number,
     length: number,
   ): Promise<Buffer[]> {
+    // Where the file ends the leader alone can tell: OSDs know of bytes, not of their absence.
+    if (offset + length > node.size) await this.table.acquire(node, "shared");
     await this.table.pin(node, "shared", false);
     return this.readPinned(node, handle, offset, length);
   }
@@ -208,10 +211,13 @@ export class FileOperations {
     length: number,
   ): Promise<Buffer[]> {
     const data = this.table.dataOf(node);
-    const stream = handle.direct ? undefined : handle.stream;
+    // Without trust only what the OSDs answer now is right; the kernel must not keep it either.
+    const { trusted } = this.mds;
+    const stream = handle.direct || !trusted ? undefined : handle.stream;
     return data.read(offset, length, stream).then(
       (pieces) => {
         this.table.unpin(node);
+        if (!trusted && !handle.direct) this.table.invalidateLater(node.ino, offset, length);
         return pieces;
       },
       (error: unknown) => {
@@ -251,7 +257,7 @@ export class FileOperations {
 
   /** The capability is held and reaches far enough. */
   private ready(node: Node, offset: number, length: number, options: WriteOptions): boolean {
-    if (node.recall !== undefined || node.mode !== "exclusive" || !this.mds.trusted) return false;
+    if (node.recall !== undefined || node.mode !== "exclusive" || !this.mds.usable) return false;
     const start = appends(options) ? node.size : offset;
     if (start + length > node.maxSize) return false;
     if (start + length > Math.max(node.maxSize / 2, node.maxSize - EXTEND_AHEAD)) {

@@ -132,7 +132,7 @@ export class NodeTable implements SessionCache {
 
   /** True when a data operation may start at once under at least `mode`; it then holds a pin. */
   tryPin(node: Node, mode: "shared" | "exclusive"): boolean {
-    if (node.recall !== undefined || !covers(node.mode, mode) || !this.mds.trusted) return false;
+    if (node.recall !== undefined || !covers(node.mode, mode) || !this.mds.usable) return false;
     node.pins++;
     return true;
   }
@@ -514,7 +514,7 @@ export class NodeTable implements SessionCache {
       mode = recall.mode;
       recall.stage = "flush";
       if (node.mode === "exclusive" && node.data !== undefined) {
-        await node.data.flush({ untilDone: true });
+        await node.data.flush({ untilDone: true, recalled: true });
         if (over()) return;
       }
       recall.stage = "invalidate";

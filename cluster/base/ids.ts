@@ -51,3 +51,17 @@ export function formatEntity(entity: number): string {
   if (entity >= CLIENT_ID_FIRST) return `client.${entity}`;
   return entity >= MDS_ENTITY_BASE ? `mds.${entity - MDS_ENTITY_BASE}` : `osd.${entity}`;
 }
+
+/** Of 16 random bytes, which it changes: a UUID of version 4. */
+export function formatUuid(bytes: Buffer): string {
+  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
+  const hex = bytes.toString("hex");
+  return [
+    hex.slice(0, 8),
+    hex.slice(8, 12),
+    hex.slice(12, 16),
+    hex.slice(16, 20),
+    hex.slice(20),
+  ].join("-");
+}

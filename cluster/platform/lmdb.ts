@@ -33,6 +33,16 @@ function openEnvironment(path: string) {
   });
 }
 
+/** What LMDB says of a database whose structure is damaged (lmdb.h). */
+const DAMAGE =
+  /MDB_(PAGE_NOTFOUND|CORRUPTED|PANIC|VERSION_MISMATCH|INVALID|BAD_TXN|CURSOR_FULL|PAGE_FULL)/;
+
+function readError(path: string, cause: unknown): DssError {
+  const text = String((cause as Error)?.message);
+  const code = DAMAGE.test(text) || cause instanceof RangeError ? "Corrupt" : "Disk";
+  return new DssError(code, `cannot read the index ${path}: ${text}`, { cause });
+}
+
 function storeError(path: string, doing: string, cause: unknown): DssError {
   const full = /No space left|ENOSPC|MDB_MAP_FULL/.test(String((cause as Error)?.message));
   return new DssError(full ? "NoSpace" : "Disk", `cannot ${doing} the index ${path}`, { cause });
@@ -47,10 +57,26 @@ class LmdbStore implements OrderedStore {
   ) {}
 
   get(key: Buffer): Buffer | undefined {
-    return this.database.getBinary(key);
+    try {
+      return this.database.getBinary(key);
+    } catch (error) {
+      throw readError(this.path, error);
+    }
   }
 
   *range(options: {
+    start: Buffer;
+    end: Buffer;
+    limit?: number;
+    reverse?: boolean;
+  }): Iterable<{ key: Buffer; value: Buffer }> {
+    try {
+      yield* this.entries(options);
+    } catch (error) {
+      throw readError(this.path, error);
+    }
+  }
+  private *entries(options: {
     start: Buffer;
     end: Buffer;
     limit?: number;
@@ -130,6 +156,7 @@ export function openLmdb(path: string): OrderedStore {
   try {
     return new LmdbStore(path, openEnvironment(path));
   } catch (error) {
-    throw storeError(path, "open", error);
+    const known = storeError(path, "open", error);
+    throw known.code === "NoSpace" ? known : readError(path, error);
   }
 }

@@ -6,6 +6,7 @@
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { assert } from "../base/assert.js";
 import { DssError, type ErrorCode } from "../base/errors.js";
 import type { Disk, DiskFile, DiskUsage, OrderedStore } from "./ports.js";
@@ -322,6 +323,15 @@ class NodeDisk implements Disk {
 
   async openStore(path: string): Promise<OrderedStore> {
     const full = this.resolve(path);
+    // There while it is open: whoever finds it was not closed in good order, perhaps because the
+    // native library crashed on what it read.
+    const marker = `${full}.open`;
+    if (fs.existsSync(marker) && fs.existsSync(full) && !(await isReadable(full))) {
+      throw new DssError("Corrupt", `the index ${full} cannot be read through`);
+    }
+    await fs.promises.writeFile(marker, `${process.pid}\n`).catch((error: unknown) => {
+      throw diskError("write", marker, error);
+    });
     // Loaded on demand: clients and command line never need the native module.
     const { openLmdb } = await import("./lmdb.js");
     const store = openLmdb(full);
@@ -329,12 +339,29 @@ class NodeDisk implements Disk {
       // Its last commit may be that of a process which was killed before the sync.
       await syncPath(join(full, "data.mdb"), "sync");
       await this.syncDirectory(path);
+      const close = store.close.bind(store);
+      store.close = async () => {
+        await close();
+        await fs.promises.rm(marker, { force: true });
+      };
       return store;
     } catch (error) {
       await store.close();
       throw error;
     }
   }
+}
+
+/** Has another process read all of it; false when that fails or dies. */
+async function isReadable(path: string): Promise<boolean> {
+  const probe = fileURLToPath(new URL("./node-index-probe.js", import.meta.url));
+  const child = spawn(process.execPath, [probe, path], { stdio: "ignore" });
+  return await new Promise<boolean>((resolve, reject) => {
+    child.once("error", (cause) => {
+      reject(new DssError("Disk", `cannot examine ${path}`, { cause }));
+    });
+    child.once("close", (code) => resolve(code === 0));
+  });
 }
 
 /** The files below `directory`, which is created when missing. Errors: Disk, NoSpace. */

@@ -117,8 +117,12 @@ export class Election {
   private isDirty = false;
   private running: Promise<void> | undefined;
   private followed: string | undefined;
-  /** Our node was seen: its absence later means that it was removed. */
-  private enrolled: { session: bigint } | undefined;
+  /**
+   * Our node was made: its absence later means that it was removed. `isListed`: it was in a list
+   * that ZooKeeper gave, which then has every candidate before us, too; an older list may lack the
+   * one that leads.
+   */
+  private enrolled: { session: bigint; name: string; isListed: boolean } | undefined;
 
   constructor(
     private readonly coordination: Coordination,
@@ -143,6 +147,9 @@ export class Election {
     });
     this.watch = watchDirectory(this.coordination, ELECTION_PATH, this.log, (children) => {
       this.candidates = seen(children);
+      if (this.enrolled !== undefined && children.has(this.enrolled.name)) {
+        this.enrolled.isListed = true;
+      }
       this.kick();
     });
   }
@@ -155,6 +162,13 @@ export class Election {
     if (!incumbent || silent.incarnation === this.self.incarnation) return;
     this.log.warn({ leader: silent.id }, "removing a silent leader's candidacy");
     await this.removeNode(incumbent.name);
+  }
+
+  /** A write under the term was refused: whatever the candidates look like, that term is over. */
+  superseded(term: Term): void {
+    if (this.term?.number !== term.number) return;
+    this.depose("its term is over");
+    this.kick();
   }
 
   /** Stops leading and being a candidate. */
@@ -216,7 +230,7 @@ export class Election {
     const session = this.coordination.sessionId;
     if (mine && this.enrolled?.session === session) {
       if (this.candidates[0] === mine) {
-        if (!this.term) await this.lead(mine);
+        if (!this.term && this.enrolled.isListed) await this.lead(mine);
       } else {
         if (this.term) this.depose("another candidate comes first");
         this.follow(this.candidates[0]);
@@ -253,7 +267,7 @@ export class Election {
     ]);
     const path = results[results.length - 1]!.path!;
     const name = path.slice(ELECTION_PATH.length + 1);
-    this.enrolled = { session };
+    this.enrolled = { session, name, isListed: false };
     // Known now, not when the next list arrives: an old list would look as if we were replaced.
     const others = this.candidates.filter((c) => !leftovers.includes(c));
     this.candidates = [...others, { ...this.self, name, sequence: sequenceOf(name) }];

@@ -3,7 +3,6 @@
  * A restarted daemon takes its predecessor's node over at once (same id and, for an OSD, same
  * store).
  */
-import { randomBytes } from "node:crypto";
 import { DssError, describeError, isDssError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import {
@@ -13,6 +12,7 @@ import {
   type MdsInfo,
   type OsdInfo,
 } from "../map/daemon-info.js";
+import type { RandomSource } from "../platform/ports.js";
 import type { Coordination, CoordinationOp, Znode } from "./coordination.js";
 import { LIVE_MDS_PATH, LIVE_OSD_PATH, liveMdsPath, liveOsdPath } from "./schema.js";
 import { watchData, watchDirectory, type Watch } from "./watch.js";
@@ -28,8 +28,8 @@ export interface RegistrationEvents {
 }
 
 /** A name for one start of a daemon. */
-export function newIncarnation(): string {
-  return randomBytes(8).toString("hex");
+export function newIncarnation(random: RandomSource): string {
+  return random.bytes(8).toString("hex");
 }
 
 const ATTEMPTS_MAX = 20;

@@ -90,6 +90,8 @@ export interface ZooKeeperOptions {
   connectDeadlineMs?: number;
 }
 
+export type ConnectZooKeeper = (options: ZooKeeperOptions) => Promise<Coordination>;
+
 /** Errors: Unreachable when no server opens a session within the deadline; InvalidArgument. */
 export async function connectZooKeeper(options: ZooKeeperOptions): Promise<Coordination> {
   const session = new ZooKeeperSession(options);

@@ -14,7 +14,7 @@ import type { Platform } from "../../cluster/platform/ports.js";
 import type { Coordination } from "../../cluster/zk/coordination.js";
 import { watchLeader, type LeaderInfo } from "../../cluster/zk/election.js";
 import { MapWatch } from "../../cluster/zk/map-watch.js";
-import { connectZooKeeper } from "../../cluster/zk/session.js";
+import { connectZooKeeper, type ConnectZooKeeper } from "../../cluster/zk/session.js";
 import type { SessionType } from "../proto.js";
 import { MdsClient, type LeaderSource } from "./mds-client.js";
 
@@ -33,6 +33,8 @@ export interface ClusterSessionOptions {
   host: string;
   /** For people. */
   detail: string;
+  /** The simulator's way to its ZooKeeper. */
+  connect?: ConnectZooKeeper;
 }
 
 export interface ClusterSession {
@@ -49,9 +51,9 @@ export interface ClusterSession {
  * (of the map).
  */
 export async function connectCluster(options: ClusterSessionOptions): Promise<ClusterSession> {
-  const { config, logger } = options;
+  const { config, logger, connect = connectZooKeeper } = options;
   const { clock, random, network } = options.platform;
-  const coordination = await connectZooKeeper({
+  const coordination = await connect({
     servers: options.zookeeper,
     clock,
     log: logger,

@@ -71,7 +71,7 @@ export interface SessionCache {
   recall(recall: Recall): void;
   /** The session is over: nothing that was held counts, data not yet written is lost. */
   evicted(reason: DssError): void;
-  /** The lease ran out without contact: what is cached must not be believed until `resumed`. */
+  /** The lease ran out: what is cached must not be believed until `resumed`. */
   lapsed(): void;
   resumed(): void;
 }
@@ -217,6 +217,7 @@ export class MdsClient {
   private lastContactMs = 0;
   private hasLapsed = false;
   private keepAliveTimer: Timer | undefined;
+  private leaseTimer: Timer | undefined;
   private checkTimer: Timer | undefined;
   private leaderWake: (() => void) | undefined;
   private readonly stopLeaderWatch: () => void;
@@ -251,6 +252,14 @@ export class MdsClient {
   }
   get active(): boolean {
     return this.state === "active";
+  }
+  /**
+   * Data may be read and written under the capabilities at hand. Also while the leader cannot
+   * confirm its term: a successor that ends this session has it fenced at the OSDs first, so what
+   * they answer and take is right. What is merely cached needs `trusted`.
+   */
+  get usable(): boolean {
+    return this.trusted || (this.sessionId !== 0 && this.state === "active");
   }
 
   setCache(cache: SessionCache): void {
@@ -683,6 +692,7 @@ export class MdsClient {
     this.link = link;
     this.lastContactMs = sentMs;
     this.hasLapsed = false;
+    this.watchLease();
     this.transition("active");
     this.logger.info(
       { client: opened.client, term: opened.term, leader: link.remote, resumed: !isNew },
@@ -729,7 +739,6 @@ export class MdsClient {
     link.destroy();
     if (this.state !== "active") return;
     this.transition("connecting");
-    this.watchLease();
     this.connect();
   }
 
@@ -758,8 +767,8 @@ export class MdsClient {
           this.lose(link);
           return;
         }
-        this.lastContactMs = sentMs;
         this.leaseMs = kept.leaseMs;
+        if (kept.confirmed) this.extendLease(sentMs);
         this.onSafe(kept.safe);
         this.keepAliveSoon();
       },
@@ -772,14 +781,30 @@ export class MdsClient {
     );
   }
 
-  /** Without contact the lease runs out; then other clients may change what is cached here. */
+  private extendLease(sentMs: number): void {
+    this.lastContactMs = sentMs;
+    if (!this.hasLapsed) return;
+    this.hasLapsed = false;
+    this.watchLease();
+    this.cache.resumed();
+  }
+
+  /**
+   * The lease runs out without contact, or when the leader has none with its store; then other
+   * clients may change what is cached here.
+   */
   private watchLease(): void {
+    this.leaseTimer?.cancel();
     const left = this.lastContactMs + this.leaseMs - this.clock.now();
-    this.keepAliveTimer?.cancel();
-    this.keepAliveTimer = this.clock.setTimer(Math.max(left, 0), () => {
-      if (this.state !== "connecting" || this.sessionId === 0 || this.hasLapsed) return;
+    this.leaseTimer = this.clock.setTimer(Math.max(left, 0), () => {
+      this.leaseTimer = undefined;
+      if (this.state === "closed" || this.sessionId === 0 || this.hasLapsed) return;
+      if (this.lastContactMs + this.leaseMs > this.clock.now()) {
+        this.watchLease();
+        return;
+      }
       this.hasLapsed = true;
-      this.logger.warn({ client: this.sessionId }, "no contact with the MDS: caches are set aside");
+      this.logger.warn({ client: this.sessionId }, "the MDS does not confirm: caches are set aside");
       this.cache.lapsed();
     });
   }
@@ -825,6 +850,7 @@ export class MdsClient {
     this.transition("closed");
     this.stopLeaderWatch();
     this.keepAliveTimer?.cancel();
+    this.leaseTimer?.cancel();
     this.checkTimer?.cancel();
     const error = new DssError("ShuttingDown", "the metadata session is closed");
     const entries = [...this.outstanding.values()];

@@ -53,7 +53,9 @@ export type CoordinatorEvent =
   /**
    * A primary misses a member's answers. Conflict: the interval or its primary is another; Busy:
    * too few would remain. A member that is not in the set yet (an addition whose outcome is
-   * unknown) costs an interval, after which that addition can no longer take effect.
+   * unknown) costs an interval, after which that addition can no longer take effect. A member that
+   * has lost part of the PG asks for its own removal; a primary that cannot be spared yet hands the
+   * PG over at least.
    */
   | ({ on: "removeMember" } & MemberRequest)
   /**
@@ -360,17 +362,20 @@ class Draft {
   }
 
   removeMember(request: MemberRequest): void {
-    const { pg, pool } = this.asked(request);
+    const { pg, pool } = this.asked(request, true);
     const { member } = request;
-    if (member === request.requester) {
-      throw new DssError("InvalidArgument", `osd.${member} asks for its own removal`);
-    }
     const inSync = pg.inSync.filter((osd) => osd !== member);
+    const isPrimary = pg.primary === member;
+    const wanted = isPrimary ? upSets(this.snapshot(), pool)[pgIndex(request.pg)]! : [];
+    const primary = isPrimary ? this.primaryOf(inSync, wanted, -1) : pg.primary;
     if (inSync.length < pg.inSync.length && this.countUp(inSync) < pool.minimum) {
       const text = `without osd.${member} PG ${formatPg(request.pg)} has too few members`;
-      throw new DssError("Busy", text);
+      if (!isPrimary || primary === -1) throw new DssError("Busy", text);
+      // Another one may lead the set to where it can do without this member.
+      this.setPg(request.pg, { inSync: pg.inSync, primary, interval: this.epoch });
+      return;
     }
-    this.setPg(request.pg, { inSync, primary: pg.primary, interval: this.epoch });
+    this.setPg(request.pg, { inSync, primary, interval: this.epoch });
   }
 
   addMember(request: MemberRequest & { incarnation: string }): void {
@@ -389,14 +394,19 @@ class Draft {
     this.setPg(request.pg, { inSync, primary: pg.primary, interval: this.epoch });
   }
 
-  /** The PG of a request whose author is its primary in its present interval. */
-  private asked(request: MemberRequest): { pg: PgEntry; pool: PoolEntry } {
+  /**
+   * The PG of a request whose author is its primary in its present interval, or (`orSelf`) a member
+   * that asks about itself.
+   */
+  private asked(request: MemberRequest, orSelf = false): { pg: PgEntry; pool: PoolEntry } {
     const { pg: id, interval, requester } = request;
     const pool = this.pools.find((candidate) => candidate.id === poolOfPg(id));
     const pg = pool && this.pgs[pool.id]![pgIndex(id)];
     if (!pg) throw new DssError("NotFound", `there is no PG ${formatPg(id)}`);
     // A change earlier in this batch is a newer interval, too.
-    if (pg.interval !== interval || pg.primary !== requester || requester === -1) {
+    const isSelf = orSelf && requester === request.member && pg.inSync.includes(requester);
+    const mayAsk = pg.primary === requester || isSelf;
+    if (pg.interval !== interval || !mayAsk || requester === -1) {
       const where = `PG ${formatPg(id)} in interval ${interval}`;
       const text = `osd.${requester} is not the primary of ${where}`;
       throw new DssError("Conflict", text, { epoch: this.epoch - 1 });

@@ -45,32 +45,27 @@ export type PeeringPlan =
    * everybody's.
    */
   | { plan: "roll-back"; authority: OsdId; common: Version; missing: string[] }
+  /**
+   * Members that have lost what they had (a damaged index): they leave the set, and come back as
+   * learners. Until then the others are like a set of which members are down.
+   */
+  | { plan: "expel"; members: OsdId[]; reason: string }
   /** People must help: the data of a member is gone. */
   | { plan: "incomplete"; reason: string };
 
 export function planPeering(infos: readonly MemberInfo[]): PeeringPlan {
   const present = infos.filter((info) => info.exists);
   if (present.length === 0) return { plan: "create" };
-  let authority = present[0]!;
-  for (const info of present) {
-    const order = compareVersions(info.last, authority.last);
-    if (order > 0 || (order === 0 && info.missing.length < authority.missing.length)) {
-      authority = info;
-    }
-  }
-  const lost = infos.find((info) => !info.exists);
-  if (lost !== undefined && compareVersions(authority.last, VERSION_ZERO) > 0) {
-    return {
-      plan: "incomplete",
-      reason: `osd.${lost.member} is in the in-sync set but does not have the PG`,
-    };
-  }
-  const unfinished = infos.find((info) => info.unfinished);
-  if (unfinished !== undefined) {
-    return {
-      plan: "incomplete",
-      reason: `osd.${unfinished.member} is in the in-sync set but was never filled`,
-    };
+  const sound = present.filter((info) => !info.unfinished);
+  const authority = (sound.length > 0 ? sound : present).reduce(better);
+  const hasEntries = compareVersions(authority.last, VERSION_ZERO) > 0;
+  const broken = infos.filter((info) => (info.exists ? info.unfinished : hasEntries));
+  if (broken.length > 0) {
+    const [first] = broken as [MemberInfo];
+    const what = first.exists ? "must be compared with the others" : "does not have the PG";
+    const reason = `osd.${first.member} is in the in-sync set but ${what}`;
+    if (sound.length === 0) return { plan: "incomplete", reason };
+    return { plan: "expel", members: broken.map(({ member }) => member), reason };
   }
   const lagging = infos
     .filter((info) => !info.exists || compareVersions(info.last, authority.last) < 0)
@@ -94,6 +89,12 @@ export function planPeering(infos: readonly MemberInfo[]): PeeringPlan {
     complete.every((info) => info.missing.includes(object));
   if (authority.missing.some(isNowhere)) return rollBack(authority.member, infos);
   return { plan: "catch-up", authority: authority.member, target: authority.last, lagging };
+}
+
+/** The one with the longer log, or with more of what it names. */
+function better(a: MemberInfo, b: MemberInfo): MemberInfo {
+  const order = compareVersions(b.last, a.last) || a.missing.length - b.missing.length;
+  return (order || compareVersions(a.logTail, b.logTail)) > 0 ? b : a;
 }
 
 /** To where every member had every acknowledged write. */

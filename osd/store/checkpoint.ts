@@ -17,7 +17,15 @@ import type { Clock, OrderedStore, Timer } from "../../cluster/platform/ports.js
 import { ByteWriter } from "./bytes.js";
 import type { DataFiles } from "./data-files.js";
 import type { Quarantine } from "./extent-map.js";
-import { everythingOf, objectKey, pgKey, retryKey, sealValue, STATE_KEY } from "./index-format.js";
+import {
+  everythingOf,
+  objectKey,
+  pgKey,
+  retryKey,
+  sealValue,
+  STATE_COPY_KEY,
+  STATE_KEY,
+} from "./index-format.js";
 import type { ObjectState } from "./object-state.js";
 import type { StoreOptions } from "./options.js";
 import type { Overlay, OverlayEntry } from "./overlay.js";
@@ -65,6 +73,7 @@ export class Checkpointer {
   private objects: ObjectState[] = [];
   private pgs: PgState[] = [];
   private purges: PgState[] = [];
+  private deletes: Buffer[] = [];
   /** Log entries since the last freeze. */
   entries = 0;
   private batch: Batch = { puts: [], deletes: [] };
@@ -94,9 +103,14 @@ export class Checkpointer {
   addPurge(pg: PgState): void {
     this.purges.push(pg);
   }
+  /** A damaged entry of the index that stands for nothing. */
+  addDelete(key: Buffer): void {
+    this.deletes.push(key);
+  }
 
   private get dirty(): boolean {
-    return this.objects.length > 0 || this.pgs.length > 0 || this.purges.length > 0;
+    const { objects, pgs, purges, deletes } = this;
+    return objects.length > 0 || pgs.length > 0 || purges.length > 0 || deletes.length > 0;
   }
 
   private get due(): boolean {
@@ -257,8 +271,9 @@ export class Checkpointer {
     // Bytes that are not in the WAL must not overwrite what the index of now refers to.
     for (const entry of entries) if (entry.order > last.order) this.host.relocate(entry);
     const batch: Batch = (this.batch = { puts: [], deletes: [] });
-    const purges = this.purges;
+    const { purges, deletes } = this;
     this.purges = [];
+    this.deletes = [];
     const objects = this.freezeObjects();
     const pgs = this.freezePgs(batch);
     try {
@@ -277,9 +292,11 @@ export class Checkpointer {
         await new Promise<void>((resolve) => this.parts.clock.defer(resolve));
       }
     }
-    this.purge(purges, batch);
+    this.purge(purges, deletes, batch);
     const point = this.wal.pointOf(last);
-    batch.puts.push({ key: STATE_KEY, value: encodeState(point) });
+    for (const key of [STATE_KEY, STATE_COPY_KEY]) {
+      batch.puts.push({ key, value: encodeState(key, point) });
+    }
     await space.whenSpace(() => index.commit(batch));
     for (const pg of pgs) {
       pg.fresh = false;
@@ -350,9 +367,10 @@ export class Checkpointer {
     this.batch.puts.push({ key, value: sealValue(this.out, key) });
   }
 
-  private purge(pgs: readonly PgState[], batch: Batch): void {
-    if (pgs.length === 0) return;
+  private purge(pgs: readonly PgState[], deletes: readonly Buffer[], batch: Batch): void {
+    if (pgs.length === 0 && deletes.length === 0) return;
     const written = new Set(batch.puts.map(({ key }) => key.toString("latin1")));
+    for (const key of deletes) if (!written.has(key.toString("latin1"))) batch.deletes.push(key);
     for (const id of new Set(pgs.map((pg) => pg.id))) {
       for (const range of everythingOf(id)) {
         for (const { key } of this.parts.index.range(range)) {

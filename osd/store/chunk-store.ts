@@ -12,7 +12,8 @@
  * without an error. After a crash a store holds, per PG, a prefix of what was applied, and at least
  * all that was reported durable.
  */
-import type { PgId } from "../../cluster/base/ids.js";
+import { DssError } from "../../cluster/base/errors.js";
+import { formatPg, type PgId } from "../../cluster/base/ids.js";
 import type { Version } from "../core/version.js";
 
 export { compareVersions, VERSION_ZERO, type Version } from "../core/version.js";
@@ -100,6 +101,28 @@ export interface SpoiledBlock {
   offset: number;
   /** The checksum that the right bytes have. */
   sum: number;
+}
+
+/**
+ * The index has lost or garbled something of a PG: what the store says of it cannot be believed
+ * any more. By the time this is thrown the PG's meta is the one for damaged PGs.
+ */
+export class StructureDamage extends DssError {
+  constructor(
+    readonly pg: PgId,
+    readonly what: string,
+  ) {
+    super("Corrupt", `the index of PG ${formatPg(pg)} is damaged: ${what}`);
+  }
+}
+
+/** What verifying the index of one PG has found. */
+export interface IndexCheck {
+  entries: number;
+  /** Entries that were damaged or missing; those that memory still knew are written anew. */
+  damaged: number;
+  /** Something is gone: as with StructureDamage. */
+  lost: boolean;
 }
 
 /** A run of blocks that belongs to an object: whole blocks with their checksums. */
@@ -240,6 +263,18 @@ export interface ChunkStore {
   mergeRetries(pg: PgId, records: readonly RetryRecord[]): void;
   /** The client is fenced and gone: its answers are not needed any more. */
   forgetClient(client: number): void;
+
+  /** Reads every entry of the PG in the index and compares it with what is known. */
+  verifyIndex(pg: PgId): IndexCheck;
+  /**
+   * Called in the turn in which damage of the index is found, and for what opening the store has
+   * found: objects of the PG may be gone, and its meta is that of a damaged PG.
+   */
+  onDamage(listener: (damage: StructureDamage) => void): void;
+  /** PGs may be gone without a trace: whatever should be here and is not was lost. */
+  readonly mayLackPgs: boolean;
+  /** The PGs that were lost have been created anew, as damaged ones. */
+  lackNoted(): Promise<void>;
 
   usage(): StoreUsage;
   /** Figures for status and benchmarks. */

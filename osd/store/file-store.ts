@@ -13,55 +13,60 @@
  */
 import { LRUCache } from "lru-cache";
 import { assert } from "../../cluster/base/assert.js";
-import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
-import { DssError } from "../../cluster/base/errors.js";
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Disk, OrderedStore, RandomSource } from "../../cluster/platform/ports.js";
-import { digestOf, runsThatFit, spoil } from "./block-runs.js";
+import { runsThatFit } from "./block-runs.js";
+import type { ByteReader } from "./bytes.js";
 import { Checkpointer } from "./checkpoint.js";
 import {
   compareVersions,
   OpKind,
+  StructureDamage,
   type BlockRun,
   type ChunkStore,
   type CopyCheck,
   type Durable,
+  type IndexCheck,
   type LogEntry,
   type ObjectImage,
   type ObjectInfo,
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
-  type SpoiledBlock,
   type StoreUsage,
   type Transaction,
   type Version,
 } from "./chunk-store.js";
 import { DataFiles } from "./data-files.js";
+import { layOut, startOver } from "./folder.js";
 import { BlockAllocator, Quarantine } from "./extent-map.js";
-import { NAME_BYTES_MAX, nameOfKey, objectKey, objectsOf, openValue } from "./index-format.js";
-import { ObjectReader, type BlockRead } from "./object-reader.js";
+import { NAME_BYTES_MAX, objectKey, openValue } from "./index-format.js";
+import { IndexGuard } from "./index-guard.js";
+import { ObjectReader } from "./object-reader.js";
 import { ObjectState } from "./object-state.js";
 import { storeOptions, type StoreOptions } from "./options.js";
+import { ObjectViews } from "./object-views.js";
 import { Overlay } from "./overlay.js";
 import { PgState } from "./pg-state.js";
 import { BlockPlacer } from "./placement.js";
-import { loadIndex, verifyPlacement } from "./recovery.js";
+import { damagedNames, loadIndex, verifyPlacement, type IndexDamage } from "./recovery.js";
+import { Replayer, type ReplayTarget } from "./replay.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { Reclaimer } from "./reclaim.js";
 import { SpaceGauge } from "./space.js";
 import {
   checkOwner,
-  newSuperblock,
   readSuperblock,
   writeSuperblock,
   type Superblock,
 } from "./superblock.js";
 import { checkTransaction } from "./transaction-check.js";
-import { recoverWal, type ReplayGroup } from "./wal-recovery.js";
-import { SALT_BYTES, Wal, type WalGroup } from "./wal.js";
+import { recoverWal } from "./wal-recovery.js";
+import { WatchedIndex } from "./watched-index.js";
+import { Wal, type WalGroup } from "./wal.js";
 
 export interface FileStoreConfig {
   osdId: OsdId;
@@ -71,36 +76,45 @@ export interface FileStoreConfig {
   logger: Logger;
   clock: Clock;
   random: RandomSource;
+  /**
+   * What a PG's meta becomes when part of the PG is lost: that all its objects must be compared
+   * with the other copies. Without it damage of the structure keeps the store shut.
+   */
+  damagedMeta?: Buffer;
+  /** The store has failed: the process that has it is to end. */
+  onFail?: (error: Error) => void;
 }
 
-/** Buffers of answered reads that are kept for the next ones. */
-const READ_POOL_BYTES = 16 * 1024 * 1024;
+type LoadedIndex = ReturnType<typeof loadIndex> & { allocator: BlockAllocator };
+interface StoreParts {
+  index: OrderedStore;
+  allocator: BlockAllocator;
+  files: DataFiles;
+  space: SpaceGauge;
+  lock: { release(): Promise<void> };
+}
+
 const META_BYTES_MAX = 2 * 1024 * 1024;
 const NO_SUMS = new Uint32Array(0);
 const noop = (): void => undefined;
-
-function formatUuid(bytes: Buffer): string {
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString("hex");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
-}
 
 export class FileStore implements ChunkStore {
   readonly uuid: string;
   private readonly pgs = new Map<PgId, PgState>();
   private readonly overlay = new Overlay();
-  private readonly allocator = new BlockAllocator();
-  private readonly quarantine = new Quarantine(this.allocator);
+  private readonly index: OrderedStore;
+  private readonly allocator: BlockAllocator;
+  private readonly quarantine: Quarantine;
+  private readonly files: DataFiles;
+  private readonly space: SpaceGauge;
+  private readonly lock: { release(): Promise<void> };
+  private readonly guard: IndexGuard;
+  private readonly views: ObjectViews;
+  private readonly replayer: Replayer;
+  private readonly damage: StructureDamage[] = [];
+  private damageListener: ((damage: StructureDamage) => void) | undefined;
   private readonly placer: BlockPlacer;
   private readonly reader: ObjectReader;
-  private readonly readPool = new BufferPool(READ_POOL_BYTES);
   private readonly checkpointer: Checkpointer;
   private readonly reclaimer: Reclaimer;
   private readonly cache: LRUCache<ObjectState, true>;
@@ -109,17 +123,22 @@ export class FileStore implements ChunkStore {
   private dead: Error | undefined;
   private closing = false;
   private applies = 0;
+  private indexErrors = 0;
 
   private constructor(
     private readonly disk: Disk,
-    private readonly superblock: Superblock,
+    private superblock: Superblock,
     private readonly options: Readonly<StoreOptions>,
     private readonly config: FileStoreConfig,
-    private readonly index: OrderedStore,
-    private readonly files: DataFiles,
-    private readonly space: SpaceGauge,
-    private readonly lock: { release(): Promise<void> },
+    parts: StoreParts,
   ) {
+    const { index, allocator, files, space, lock } = parts;
+    this.index = index;
+    this.allocator = allocator;
+    this.quarantine = new Quarantine(allocator);
+    this.files = files;
+    this.space = space;
+    this.lock = lock;
     this.uuid = superblock.uuid;
     this.cache = new LRUCache<ObjectState, true>({
       // What does not fit is not kept (see `remember`), so any size is right; 0 would mean no
@@ -158,6 +177,25 @@ export class FileStore implements ChunkStore {
         relocate: (entry) => this.placer.relocate(entry),
       },
     );
+    const load = (pg: PgState, name: string): ObjectState | undefined => this.load(pg, name);
+    const host = {
+      pgs: this.pgs,
+      load,
+      find: (id: PgId, name: string) => this.find(id, name),
+      assertAlive: () => this.assertAlive(),
+    };
+    this.views = new ObjectViews(host, this.reader, index);
+    this.replayer = new Replayer(this.replayTarget(), this.placer, this.quarantine);
+    this.guard = new IndexGuard(index, this.checkpointer, {
+      pin: (pg, name) => void this.change(pg, name),
+      touchPg: (pg) => this.touchPg(pg),
+      recount: (pg, objects, blocks) => {
+        this.objectTotal += objects - pg.objectCount;
+        this.placer.used += blocks - pg.blocks;
+        pg.objectCount = objects;
+        pg.blocks = blocks;
+      },
+    });
   }
 
   /** Makes an empty folder a store. Fails with Conflict when it is not empty, Busy when in use. */
@@ -169,48 +207,23 @@ export class FileStore implements ChunkStore {
           hint: "choose an empty folder",
         });
       }
-      await FileStore.lay(disk, config);
+      await layOut(disk, config);
     } finally {
       await lock.release();
     }
   }
 
-  private static async lay(disk: Disk, config: FileStoreConfig): Promise<Superblock> {
-    const options = storeOptions(config.options);
-    const salt = config.random.bytes(SALT_BYTES);
-    await DataFiles.format(disk);
-    await Wal.format(disk, {
-      segments: options.walSegments,
-      segmentBytes: options.walSegmentBytes,
-      salt,
-    });
-    await disk.makeDirectory("index");
-    await SpaceGauge.format(disk, options.reserveBytes);
-    await disk.syncDirectory(".");
-    const superblock = newSuperblock({
-      osd: config.osdId,
-      uuid: formatUuid(config.random.bytes(16)),
-      cluster: config.clusterId ?? "",
-      walSalt: salt.toString("hex"),
-      walSegments: options.walSegments,
-      walSegmentBytes: options.walSegmentBytes,
-      dataFileBytes: options.dataFileBytes,
-    });
-    await writeSuperblock(disk, superblock);
-    config.logger.info({ osd: config.osdId, uuid: superblock.uuid }, "formatted a chunk store");
-    return superblock;
-  }
-
   /**
    * Opens the folder's store, formatting an empty folder, and recovers what a crash left. Fails
    * with Busy (in use), Conflict (another OSD's or cluster's, or no store), IncompatibleVersion,
-   * Corrupt (damage that would lose acknowledged writes) or Disk.
+   * Disk, or Corrupt: damage that would lose acknowledged writes, unless `damagedMeta` says how to
+   * mark the PGs that are to be compared with their other copies.
    */
   static async open(disk: Disk, config: FileStoreConfig): Promise<FileStore> {
     const lock = await disk.lock("lock");
-    let index: OrderedStore | undefined;
+    let index: WatchedIndex | undefined;
     try {
-      let superblock = (await readSuperblock(disk)) ?? (await FileStore.lay(disk, config));
+      let superblock = (await readSuperblock(disk)) ?? (await layOut(disk, config));
       // A process that was killed may have left names that only the page cache knows.
       await disk.syncDirectory(".");
       checkOwner(superblock, config.osdId, config.clusterId);
@@ -225,14 +238,33 @@ export class FileStore implements ChunkStore {
         walSegmentBytes,
         dataFileBytes,
       });
-      index = await disk.openStore("index");
+      if (superblock.mayLackPgs && !config.damagedMeta) {
+        throw new DssError("Corrupt", "the store has lost part of its index");
+      }
+      let loaded: LoadedIndex | undefined;
+      for (let attempt = 1; loaded === undefined; attempt++) {
+        try {
+          index = new WatchedIndex(await disk.openStore("index"));
+          const allocator = new BlockAllocator();
+          loaded = { allocator, ...loadIndex(index, allocator, config.damagedMeta !== undefined) };
+        } catch (error) {
+          if (!isDssError(error, "Corrupt") || !config.damagedMeta || attempt > 1) throw error;
+          config.logger.error({ error: describeError(error) }, "the index cannot be read");
+          await index?.close();
+          index = undefined;
+          superblock = await startOver(disk, superblock, config);
+        }
+      }
       const files = new DataFiles(disk, dataFileBytes);
       await files.open();
       const { clock, logger } = config;
       const dataBytes = (): Promise<number> => files.allocated();
       const space = await SpaceGauge.open({ disk, clock, logger, options, dataBytes });
-      const store = new FileStore(disk, superblock, options, config, index, files, space, lock);
-      await store.recover();
+      const watched = index!;
+      const parts = { index: watched, allocator: loaded.allocator, files, space, lock };
+      const store = new FileStore(disk, superblock, options, config, parts);
+      watched.onBroken = (error) => store.fail(error);
+      await store.recover(loaded);
       return store;
     } catch (error) {
       await index?.close();
@@ -241,11 +273,18 @@ export class FileStore implements ChunkStore {
     }
   }
 
-  private async recover(): Promise<void> {
+  private async recover(loaded: LoadedIndex): Promise<void> {
     const { superblock, config } = this;
-    const loaded = loadIndex(this.index, this.allocator);
+    const { damage } = loaded;
+    const lostObjects = new Set(damage.pgs.keys());
+    for (const key of damage.keys) this.checkpointer.addDelete(key);
+    for (const pg of loaded.pgs) {
+      for (const name of damagedNames(damage, pg.id)) pg.voided.add(name);
+    }
+    let isSuspect = superblock.mayLackPgs === true || damage.keys.length > 0;
     for (const pg of loaded.pgs) {
       this.pgs.set(pg.id, pg);
+      this.watchLog(pg);
       this.placer.used += pg.blocks;
       this.objectTotal += pg.objectCount;
     }
@@ -261,9 +300,33 @@ export class FileStore implements ChunkStore {
     for (const file of files) await file.sync();
     const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
-      apply: (group) => this.replay(group),
+      apply: (group) => {
+        try {
+          this.replayer.replay(group, isSuspect || damage.pgs.size > 0);
+        } catch (error) {
+          if (!isDssError(error, "Corrupt") || !config.damagedMeta) throw error;
+          isSuspect = true;
+          for (const id of this.pgs.keys()) {
+            damage.pgs.set(id, error.message);
+            lostObjects.add(id);
+          }
+          return false;
+        }
+        return true;
+      },
+      ...(config.damagedMeta && {
+        onDamage: (what: string) => {
+          isSuspect = true;
+          for (const id of this.pgs.keys()) if (!damage.pgs.has(id)) damage.pgs.set(id, what);
+        },
+      }),
       logger: config.logger,
     });
+    if (superblock.mayLackPgs) {
+      for (const id of this.pgs.keys()) damage.pgs.set(id, "the store has lost an index before");
+    }
+    const isDamaged = isSuspect || damage.pgs.size > 0;
+    if (isDamaged) await this.declareDamage(damage, lostObjects);
     this.wal = new Wal(
       files,
       geometry,
@@ -281,7 +344,7 @@ export class FileStore implements ChunkStore {
     this.checkpointer.start(this.wal);
     await this.space.refresh();
     await this.reclaimer.trimTail();
-    if (found.groups > 0 || found.cut) {
+    if (found.groups > 0 || found.cut || isDamaged) {
       config.logger.info(
         { groups: found.groups, tornTail: found.cut },
         "replayed the write-ahead log",
@@ -296,6 +359,96 @@ export class FileStore implements ChunkStore {
     await this.space.refill();
   }
 
+  /** What opening has found of damage becomes durable with the checkpoint that follows. */
+  private async declareDamage(
+    damage: IndexDamage,
+    lostObjects: ReadonlySet<PgId>,
+  ): Promise<void> {
+    // Before anything else: which PGs are gone without a trace is for the cluster to find out.
+    this.superblock = { ...this.superblock, mayLackPgs: true };
+    await writeSuperblock(this.disk, this.superblock);
+    for (const [id, what] of damage.pgs) {
+      const pg = this.pgs.get(id);
+      if (!pg) continue;
+      // What the log has made of objects that the index had lost is not what they should be.
+      if (lostObjects.has(id)) {
+        for (const object of [...pg.objects.values()]) if (object.dirty) this.erase(object, 0);
+      }
+      pg.meta = Buffer.from(this.config.damagedMeta!);
+      this.touchPg(pg);
+      this.damage.push(new StructureDamage(id, what));
+    }
+    this.quarantine.release(Infinity);
+    const fields = { pgs: damage.pgs.size, entries: damage.keys.length };
+    this.config.logger.error(fields, "the store's index or log is damaged; objects are compared");
+  }
+
+  get mayLackPgs(): boolean {
+    return this.superblock.mayLackPgs === true;
+  }
+  async lackNoted(): Promise<void> {
+    const { mayLackPgs: _, ...superblock } = this.superblock;
+    await writeSuperblock(this.disk, superblock);
+    this.superblock = superblock;
+  }
+
+  onDamage(listener: (damage: StructureDamage) => void): void {
+    this.damageListener = listener;
+    for (const damage of this.damage.splice(0)) listener(damage);
+  }
+
+  verifyIndex(id: PgId): IndexCheck {
+    this.assertUsable();
+    const found = this.guard.verify(this.pg(id));
+    if (found.damaged > 0) this.indexErrors += found.damaged;
+    if (found.lost) this.lose(this.pg(id), "entries do not match what was written", false);
+    return found;
+  }
+
+  /**
+   * Something of the PG is gone from the index. It is looked through at once, so that whatever is
+   * gone with it is gone for good, and the PG is marked in the same turn. Returns what to throw.
+   */
+  private lose(pg: PgState, what: string, mustVerify = true): StructureDamage {
+    const damage = new StructureDamage(pg.id, what);
+    const { damagedMeta, logger } = this.config;
+    const isOpen = this.wal !== undefined && !this.dead && !this.closing;
+    if (!damagedMeta || !isOpen) return damage;
+    if (mustVerify) this.indexErrors += this.guard.verify(pg).damaged;
+    logger.error({ pg: formatPg(pg.id), what }, "the index is damaged; objects are compared");
+    this.setPgMeta(pg.id, damagedMeta, noop);
+    this.checkpointer.request(); // A crash before it would find the same again.
+    if (this.damageListener) this.damageListener(damage);
+    else this.damage.push(damage);
+    return damage;
+  }
+
+  private watchLog(pg: PgState): void {
+    pg.onLogDamage = (what) => {
+      this.indexErrors++;
+      this.config.logger.error({ pg: formatPg(pg.id), what }, "part of a PG's log is given up");
+      this.touchPg(pg);
+    };
+  }
+
+  private replayTarget(): ReplayTarget {
+    return {
+      pgs: this.pgs,
+      pg: (id) => this.pg(id),
+      load: (pg, name) => this.load(pg, name),
+      change: (pg, name) => this.change(pg, name),
+      create: (object) => this.create(object),
+      erase: (object, order) => this.erase(object, order),
+      settle: (object, t, dataEnd, order) => this.settle(object, t, dataEnd, order),
+      logEntry: (pg, entry, floor) => this.logEntry(pg, entry, floor),
+      rewrite: (pg, common, entries) => this.rewrite(pg, common, entries),
+      addPg: (id, meta) => this.addPg(id, meta),
+      dropPg: (id, order) => this.dropPg(id, order),
+      touchPg: (pg) => this.touchPg(pg),
+      forget: (client) => this.forget(client),
+    };
+  }
+
   // ── Life and death ─────────────────────────────────────────────────────────────────────────
 
   private fail(error: unknown): void {
@@ -307,9 +460,13 @@ export class FileStore implements ChunkStore {
     this.config.logger.error({ error: String(this.dead) }, "the chunk store has failed");
     this.checkpointer.stop();
     void this.space.stop();
-    for (const done of this.wal.kill()) done(this.dead);
+    for (const done of this.wal?.kill() ?? []) done(this.dead);
+    this.config.onFail?.(this.dead);
   }
 
+  private assertAlive(): void {
+    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
+  }
   private assertUsable(): void {
     assert(!this.dead, `the chunk store has failed: ${this.dead?.message}`);
     assert(!this.closing, "the chunk store is closed");
@@ -355,10 +512,21 @@ export class FileStore implements ChunkStore {
     }
     if (pg.fresh) return undefined;
     const key = objectKey(pg.id, name);
-    const value = this.index.get(key);
-    if (!value) return undefined;
+    const value = pg.voided.has(name) ? undefined : this.index.get(key);
+    if (!value) {
+      // A miss is believed only if nothing else knows of the object.
+      if (!pg.names.has(PgState.hashOf(name))) return undefined;
+      throw this.lose(pg, `object ${name} is gone`);
+    }
     const object = new ObjectState(pg, name);
-    object.decode(openValue(key, value, () => `object ${name} of PG ${formatPg(pg.id)}`));
+    let from: ByteReader;
+    try {
+      from = openValue(key, value, () => `object ${name} of PG ${formatPg(pg.id)}`);
+    } catch (error) {
+      if (!isDssError(error, "Corrupt")) throw error;
+      throw this.lose(pg, error.message);
+    }
+    object.decode(from);
     this.remember(object);
     return object;
   }
@@ -381,7 +549,7 @@ export class FileStore implements ChunkStore {
    * The state to be changed now: pinned, and already serialised if a checkpoint wants it as it was.
    */
   private change(pg: PgState, name: string): ObjectState {
-    let object = this.load(pg, name);
+    let object = this.loadIfSound(pg, name);
     if (!object) {
       assert(Buffer.byteLength(name) <= NAME_BYTES_MAX, "an object's name is too long");
       object = new ObjectState(pg, name);
@@ -396,9 +564,20 @@ export class FileStore implements ChunkStore {
     return object;
   }
 
+  /** What is damaged counts as gone: the caller puts something whole in its place. */
+  private loadIfSound(pg: PgState, name: string): ObjectState | undefined {
+    try {
+      return this.load(pg, name);
+    } catch (error) {
+      if (error instanceof StructureDamage && this.config.damagedMeta) return undefined;
+      throw error;
+    }
+  }
+
   private create(object: ObjectState): void {
     if (object.exists) return;
     object.exists = true;
+    object.pg.names.add(PgState.hashOf(object.name));
     object.size = 0;
     object.pg.objectCount++;
     this.objectTotal++;
@@ -407,6 +586,7 @@ export class FileStore implements ChunkStore {
   /** A checkpoint has carried the state into the index. */
   private clean(object: ObjectState): void {
     if (object.dirty || object.pg.objects.get(object.name) !== object) return;
+    object.pg.voided.delete(object.name);
     if (object.exists) this.remember(object);
     else object.pg.objects.delete(object.name);
   }
@@ -430,6 +610,7 @@ export class FileStore implements ChunkStore {
     checkTransaction(t);
     const pg = this.pg(t.pg);
     const { version, kind, object, client, sequence, size } = t;
+    this.load(pg, object); // Damage is met before anything has changed.
     const entry: LogEntry = { version, kind, object, client, sequence, size };
     const group = this.wal.gather();
     this.applies++;
@@ -490,6 +671,7 @@ export class FileStore implements ChunkStore {
     this.placer.drop(object, 0, Infinity, order);
     object.exists = false;
     object.size = 0;
+    object.pg.names.delete(PgState.hashOf(object.name));
     object.pg.objectCount--;
     this.objectTotal--;
   }
@@ -545,7 +727,7 @@ export class FileStore implements ChunkStore {
     this.assertUsable();
     const pg = this.pg(id);
     const group = this.wal.gather();
-    if (this.load(pg, name)?.exists) this.erase(this.change(pg, name), group.order);
+    if (this.loadIfSound(pg, name)?.exists) this.erase(this.change(pg, name), group.order);
     this.touchPg(pg);
     this.append(group, { type: RecordType.discard, pg: id, object: name }, done);
   }
@@ -566,6 +748,7 @@ export class FileStore implements ChunkStore {
   private addPg(id: PgId, meta: Buffer): void {
     const pg = new PgState(id, this.index);
     pg.meta = Buffer.from(meta);
+    this.watchLog(pg);
     this.pgs.set(id, pg);
     this.touchPg(pg);
   }
@@ -580,8 +763,8 @@ export class FileStore implements ChunkStore {
   private dropPg(id: PgId, order: number): void {
     const pg = this.pgs.get(id);
     if (!pg) return;
-    for (const name of this.names(pg)) {
-      const object = this.load(pg, name);
+    for (const name of this.views.names(pg)) {
+      const object = this.loadIfSound(pg, name);
       if (object?.exists) this.erase(this.change(pg, name), order);
     }
     for (const object of pg.objects.values()) this.cache.delete(object);
@@ -651,79 +834,6 @@ export class FileStore implements ChunkStore {
     for (const pg of this.pgs.values()) if (pg.retries.forget(client)) this.touchPg(pg);
   }
 
-  // ── Replay ─────────────────────────────────────────────────────────────────────────────────
-
-  private replay(group: ReplayGroup): void {
-    for (const { record, data } of group.records) this.replayRecord(record, data);
-    // Nothing is in flight during recovery: what a record freed, a later one may have taken.
-    this.quarantine.release(Infinity);
-  }
-
-  private replayRecord(record: WalRecord, data: Buffer): void {
-    if (record.type === RecordType.forgetClient) return this.forget(record.client);
-    if (record.type === RecordType.createPg) {
-      if (!this.pgs.has(record.pg)) this.addPg(record.pg, record.meta);
-      return;
-    }
-    if (record.type === RecordType.removePg) return this.dropPg(record.pg, 0);
-    const pg = this.pg(record.pg);
-    this.touchPg(pg);
-    switch (record.type) {
-      case RecordType.apply: {
-        const { entry, placement } = record;
-        this.logEntry(pg, entry, record.floor);
-        if (entry.kind === OpKind.remove && !this.load(pg, entry.object)?.exists) return;
-        const object = this.change(pg, entry.object);
-        if (entry.kind !== OpKind.remove) this.create(object);
-        this.placer.replay(object, placement, data);
-        this.settle(
-          object,
-          { ...record, ...entry },
-          record.offset / BLOCK_SIZE + placement.sums.length,
-          0,
-        );
-        return;
-      }
-      case RecordType.install: {
-        const object = this.change(pg, record.object);
-        this.placer.drop(object, 0, Infinity, 0);
-        this.create(object);
-        this.replayPlacements(object, record.placements, data);
-        Object.assign(object, record.fields);
-        object.setSpoiled(record.spoiled);
-        return;
-      }
-      case RecordType.repair:
-        // Without the object there is nothing to repair: damage has taken it meanwhile.
-        if (!this.load(pg, record.object)?.exists) return;
-        this.replayPlacements(this.change(pg, record.object), record.placements, data);
-        return;
-      case RecordType.discard:
-        if (this.load(pg, record.object)?.exists) this.erase(this.change(pg, record.object), 0);
-        return;
-      case RecordType.setPgMeta:
-        pg.meta = record.meta;
-        return;
-      case RecordType.rewriteLog:
-        return this.rewrite(pg, record.common, record.entries);
-      case RecordType.mergeRetries:
-        return pg.retries.merge(record.records);
-    }
-  }
-
-  private replayPlacements(
-    object: ObjectState,
-    placements: readonly Placement[],
-    data: Buffer,
-  ): void {
-    let at = 0;
-    for (const placement of placements) {
-      const bytes = placement.direct ? 0 : placement.sums.length * BLOCK_SIZE;
-      this.placer.replay(object, placement, data.subarray(at, at + bytes));
-      at += bytes;
-    }
-  }
-
   // ── Reading ────────────────────────────────────────────────────────────────────────────────
 
   listPgs(): PgId[] {
@@ -743,142 +853,28 @@ export class FileStore implements ChunkStore {
     return this.find(id, name)?.info();
   }
 
-  async read(
-    id: PgId,
-    name: string,
-    offset: number,
-    length: number,
-  ): Promise<ObjectRead | undefined> {
-    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    const { readPool } = this;
-    const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
-      () => this.find(id, name),
-      (object) => {
-        const first = Math.floor(offset / BLOCK_SIZE);
-        const end = Math.min(
-          Math.ceil((offset + length) / BLOCK_SIZE),
-          Math.ceil(object.size / BLOCK_SIZE),
-        );
-        return { first, count: Math.max(0, end - first) };
-      },
-      { pool: readPool },
-    );
-    if (read !== undefined && read.lent.length > 0) {
-      read.recycle = () => {
-        for (const buffer of read.lent) readPool.give(buffer);
-      };
-    }
-    return read;
+  read(id: PgId, name: string, offset: number, length: number): Promise<ObjectRead | undefined> {
+    return this.views.read(id, name, offset, length);
   }
-
-  async image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
-    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    const found = await this.reader.read(
-      () => this.find(id, name),
-      (object) => ({ first: 0, count: object.extent }),
-      { tolerant: tolerated },
-    );
-    if (!found) return undefined;
-    const spoiled: SpoiledBlock[] = [];
-    const extents = found.pieces.map(({ first, count, buffer }) => {
-      const sums = found.sums.slice(first, first + count);
-      const run = { offset: first * BLOCK_SIZE, data: buffer, sums };
-      if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
-      return run;
-    });
-    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
+  image(id: PgId, name: string, tolerated = false): Promise<ObjectImage | undefined> {
+    return this.views.image(id, name, tolerated);
   }
-
-  async check(
-    id: PgId,
-    name: string,
-    offset: number,
-    length: number,
-  ): Promise<CopyCheck | undefined> {
-    if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
-    const from = Math.floor(offset / BLOCK_SIZE);
-    const found = await this.reader.read(
-      () => this.find(id, name),
-      (object) => {
-        const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
-        return { first: from, count: Math.max(0, end - from) };
-      },
-      { tolerant: true },
-    );
-    if (!found) return undefined;
-    const bytes = found.pieces.reduce((sum, piece) => sum + piece.count * BLOCK_SIZE, 0);
-    const bad = found.bad.map((at) => ({
-      offset: at * BLOCK_SIZE,
-      sum: found.sums[at - found.first]!,
-    }));
-    return { info: found.info, bytes, bad };
+  check(id: PgId, name: string, offset: number, length: number): Promise<CopyCheck | undefined> {
+    return this.views.check(id, name, offset, length);
   }
-
   digest(id: PgId, name: string): number | undefined {
-    const object = this.find(id, name);
-    if (!object) return undefined;
-    const blocks: { at: number; sum: number }[] = [];
-    for (let at = 0; at < object.extent; at++) {
-      if (object.blocks[at] !== 0) blocks.push({ at, sum: object.sums[at]! });
-    }
-    return digestOf(blocks);
+    return this.views.digest(id, name);
   }
-
   extents(
     id: PgId,
     name: string,
     offset: number,
     length: number,
   ): { offset: number; length: number }[] {
-    const object = this.find(id, name);
-    const out: { offset: number; length: number }[] = [];
-    if (!object) return out;
-    const end = Math.min(Math.ceil((offset + length) / BLOCK_SIZE), object.extent);
-    for (let at = Math.floor(offset / BLOCK_SIZE); at < end; at++) {
-      if (object.blocks[at] === 0) continue;
-      const last = out.at(-1);
-      if (last && last.offset + last.length === at * BLOCK_SIZE) last.length += BLOCK_SIZE;
-      else out.push({ offset: at * BLOCK_SIZE, length: BLOCK_SIZE });
-    }
-    return out;
+    return this.views.extents(id, name, offset, length);
   }
-
-  /** Names after `after` in byte order: the index's, with what is pinned in memory over it. */
-  private *names(pg: PgState, after = ""): Generator<string> {
-    const pinned: { key: Buffer; name: string }[] = [];
-    for (const object of pg.objects.values()) {
-      if (!object.dirty && !object.frozen) continue;
-      pinned.push({ key: objectKey(pg.id, object.name), name: object.name });
-    }
-    pinned.sort((a, b) => a.key.compare(b.key));
-    const floor = objectKey(pg.id, after);
-    const range = objectsOf(pg.id);
-    const stored = pg.fresh
-      ? []
-      : this.index.range({ start: after === "" ? range.start : floor, end: range.end });
-    let next = 0;
-    const skip = (key: Buffer): boolean => after !== "" && key.compare(floor) <= 0;
-    for (const { key } of stored) {
-      if (skip(key)) continue;
-      for (; next < pinned.length && pinned[next]!.key.compare(key) < 0; next++) {
-        if (!skip(pinned[next]!.key)) yield pinned[next]!.name;
-      }
-      if (next < pinned.length && pinned[next]!.key.equals(key)) next++;
-      yield nameOfKey(key);
-    }
-    for (; next < pinned.length; next++) if (!skip(pinned[next]!.key)) yield pinned[next]!.name;
-  }
-
   list(id: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[] {
-    const pg = this.pgs.get(id);
-    const out: { object: string; info: ObjectInfo }[] = [];
-    if (!pg) return out;
-    for (const name of this.names(pg, after)) {
-      if (out.length >= limit) break;
-      const object = this.load(pg, name);
-      if (object?.exists) out.push({ object: name, info: object.info() });
-    }
-    return out;
+    return this.views.list(id, after, limit);
   }
 
   log(id: PgId, after: Version, limit: number): LogEntry[] | undefined {
@@ -903,6 +899,7 @@ export class FileStore implements ChunkStore {
     const { used, size } = this.wal.fill;
     return {
       applies: this.applies,
+      damagedIndexEntries: this.indexErrors,
       ...this.placer.counters,
       ...this.wal.counters,
       ...this.reader.counters,

@@ -30,6 +30,8 @@ function putU64(out: Buffer, value: number, at: number): void {
 }
 
 export const STATE_KEY = Buffer.from([Prefix.state]);
+/** The same once more: without it nothing in the store could be believed. */
+export const STATE_COPY_KEY = Buffer.from([Prefix.state, 1]);
 export const pgKey = (pg: PgId): Buffer => key(Prefix.pg, pg, 0);
 export function objectKey(pg: PgId, object: string): Buffer {
   const name = Buffer.from(object, "utf8");
@@ -70,6 +72,7 @@ export const allObjects = (): KeyRange => all(Prefix.object);
 export const allRetries = (): KeyRange => all(Prefix.retry);
 export const objectsOf = (pg: PgId): KeyRange => ofPg(Prefix.object, pg);
 export const logOf = (pg: PgId): KeyRange => ofPg(Prefix.log, pg);
+export const retriesOf = (pg: PgId): KeyRange => ofPg(Prefix.retry, pg);
 /** Everything that goes when a PG goes. */
 export const everythingOf = (pg: PgId): KeyRange[] => [
   ofPg(Prefix.pg, pg),

@@ -16,6 +16,7 @@ import {
   type ChunkStore,
   type CopyCheck,
   type Durable,
+  type IndexCheck,
   type LogEntry,
   type ObjectImage,
   type ObjectInfo,
@@ -375,6 +376,13 @@ export class MemoryStore implements ChunkStore {
   }
   forgetClient(client: number): void {
     for (const pg of this.pgs.values()) pg.retries.forget(client);
+  }
+
+  readonly mayLackPgs = false;
+  async lackNoted(): Promise<void> {}
+  onDamage(): void {}
+  verifyIndex(id: PgId): IndexCheck {
+    return { entries: this.pgs.get(id)?.objects.size ?? 0, damaged: 0, lost: false };
   }
 
   usage(): StoreUsage {

@@ -5,6 +5,8 @@
  * Invariant: the log is what the index holds in (logTail, diskEnd] followed by `tail`.
  */
 import { assert } from "../../cluster/base/assert.js";
+import { crc32 } from "../../cluster/base/checksum.js";
+import { isDssError } from "../../cluster/base/errors.js";
 import { formatPg, type PgId } from "../../cluster/base/ids.js";
 import type { OrderedStore } from "../../cluster/platform/ports.js";
 import type { ByteWriter } from "./bytes.js";
@@ -46,6 +48,16 @@ export class PgState {
   /** Pinned and cached objects by name. */
   readonly objects = new Map<string, ObjectState>();
 
+  /**
+   * Hashes of the names of all objects. What the index does not find but is in here was lost; a
+   * name that hashes like another one is taken for lost, too, and found out by comparing copies.
+   */
+  readonly names = new Set<number>();
+  /** Names whose entries in the index are damaged, do not count, and go with a checkpoint. */
+  readonly voided = new Set<string>();
+  /** Part of the log in the index could not be read and was given up. */
+  onLogDamage: (what: string) => void = () => undefined;
+
   /** The index holds nothing of this PG that counts (it was just created). */
   fresh = true;
   /** The PG was removed: whoever still refers to this state must not touch the index for it. */
@@ -68,6 +80,10 @@ export class PgState {
     readonly id: PgId,
     private readonly index: OrderedStore,
   ) {}
+
+  static hashOf(name: string): number {
+    return crc32(Buffer.from(name, "utf8")) | 0;
+  }
 
   private chunk(key: Buffer, value: Buffer): LogEntry[] {
     return getLogChunk(openValue(key, value, () => `the log of PG ${formatPg(this.id)}`));
@@ -104,7 +120,27 @@ export class PgState {
     }
   }
 
+  /**
+   * The entries in the index are given up: the log begins behind them, and their chunks go with the
+   * next checkpoint. Nothing but the length of the log is lost.
+   */
+  private giveUp(error: unknown): void {
+    if (!isDssError(error, "Corrupt")) throw error;
+    this.logTail = this.diskEnd;
+    this.voidIndex = true;
+    this.freezing = undefined;
+    this.onLogDamage(error.message);
+  }
+
   log(from: Version, limit: number): LogEntry[] | undefined {
+    try {
+      return this.readLog(from, limit);
+    } catch (error) {
+      this.giveUp(error);
+      return this.readLog(from, limit);
+    }
+  }
+  private readLog(from: Version, limit: number): LogEntry[] | undefined {
     if (compareVersions(from, this.logTail) < 0) return undefined;
     const out: LogEntry[] = [];
     if (limit <= 0) return out;
@@ -119,6 +155,14 @@ export class PgState {
   }
 
   newestAtOrBelow(version: Version): Version | undefined {
+    try {
+      return this.findAtOrBelow(version);
+    } catch (error) {
+      this.giveUp(error);
+      return this.findAtOrBelow(version);
+    }
+  }
+  private findAtOrBelow(version: Version): Version | undefined {
     if (compareVersions(version, this.last) >= 0) return this.last;
     if (compareVersions(version, this.logTail) < 0) return undefined;
     const above = firstAbove(this.tail, version);
@@ -156,6 +200,16 @@ export class PgState {
   }
 
   rewrite(common: Version, entries: readonly LogEntry[]): void {
+    try {
+      this.cutTo(common);
+    } catch (error) {
+      this.giveUp(error);
+      this.cutTo(common);
+    }
+    this.last = common;
+    for (const entry of entries) this.append(entry);
+  }
+  private cutTo(common: Version): void {
     if (compareVersions(common, this.logTail) < 0 || compareVersions(common, this.last) > 0) {
       // Nothing of the present log is kept: the new one begins at `common`.
       this.tail = [];
@@ -170,8 +224,22 @@ export class PgState {
       this.tail.length = firstAbove(this.tail, common);
       if (this.freezing && compareVersions(common, this.freezing) < 0) this.cutIndex();
     }
-    this.last = common;
-    for (const entry of entries) this.append(entry);
+  }
+
+  /** Reads every chunk of the index that counts; how many there are, and how many are damaged. */
+  verifyLog(): { entries: number; damaged: number } {
+    let entries = 0;
+    if (this.fresh || this.voidIndex || this.cut) return { entries, damaged: 0 };
+    for (const { key, value } of this.index.range(logOf(this.id))) {
+      entries++;
+      try {
+        this.chunk(key, value);
+      } catch (error) {
+        this.giveUp(error);
+        return { entries, damaged: 1 };
+      }
+    }
+    return { entries, damaged: 0 };
   }
 
   /**

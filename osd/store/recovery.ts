@@ -3,7 +3,7 @@
  * that the WAL's last group wrote directly.
  */
 import { BLOCK_SIZE, crc32 } from "../../cluster/base/checksum.js";
-import { DssError } from "../../cluster/base/errors.js";
+import { DssError, isDssError } from "../../cluster/base/errors.js";
 import { formatPg, type PgId } from "../../cluster/base/ids.js";
 import type { OrderedStore } from "../../cluster/platform/ports.js";
 import { ByteWriter, type ByteReader } from "./bytes.js";
@@ -14,9 +14,11 @@ import {
   allPgs,
   allRetries,
   nameOfKey,
+  objectsOf,
   openValue,
   pgOfKey,
   sealValue,
+  STATE_COPY_KEY,
   STATE_KEY,
 } from "./index-format.js";
 import { ObjectState } from "./object-state.js";
@@ -28,12 +30,12 @@ const HINT = "format this OSD's folder anew and let recovery fill it from the ot
 const STATE_FORMAT = 1;
 const PG_FORMAT = 1;
 
-export function encodeState(point: WalPoint): Buffer {
+export function encodeState(key: Buffer, point: WalPoint): Buffer {
   const out = new ByteWriter(64);
   out.u8(STATE_FORMAT);
   out.u53(point.number);
   out.u53(point.position);
-  return sealValue(out, STATE_KEY);
+  return sealValue(out, key);
 }
 
 export function encodePg(out: ByteWriter, pg: PgState): void {
@@ -73,75 +75,159 @@ function loadPg(index: OrderedStore, key: Buffer, value: Buffer): PgState {
   return pg;
 }
 
+/** What of the index could not be believed. */
+export interface IndexDamage {
+  /** PGs of which something is gone, and what was seen of it first. */
+  pgs: Map<PgId, string>;
+  /** Entries that stand for nothing. */
+  keys: Buffer[];
+}
+/** Names in the entries of the PG's objects that stand for nothing. */
+export function damagedNames(damage: IndexDamage, pg: PgId): string[] {
+  const { start, end } = objectsOf(pg);
+  return damage.keys
+    .filter((key) => key.compare(start) >= 0 && key.compare(end) < 0)
+    .map((key) => nameOfKey(key));
+}
+
+/** The index as a whole is useless. */
+export class IndexDestroyed extends DssError {
+  constructor(message: string, cause?: unknown) {
+    super("Corrupt", message, { hint: HINT, cause });
+  }
+}
+
+interface Loading {
+  index: OrderedStore;
+  allocator: BlockAllocator;
+  pgs: Map<PgId, PgState>;
+  counted: Map<PgId, { objects: number; blocks: number }>;
+  damage: IndexDamage;
+  /** Notes damage, or throws it. */
+  note: (pg: PgId, key: Buffer | undefined, what: string) => void;
+}
+
 /**
  * Reads the whole index: PGs, retry memory, and every object once, to rebuild the free map and to
- * verify each PG's counts. Fails with Corrupt on any damage to the structure.
+ * verify each PG's counts. Damage to the structure fails with Corrupt, or, when it is `tolerated`,
+ * costs what it has hit: the PGs named in `damage` lack objects, or more. Fails with IndexDestroyed
+ * when nothing can be believed.
  */
 export function loadIndex(
   index: OrderedStore,
   allocator: BlockAllocator,
-): { pgs: PgState[]; point: WalPoint } {
-  const pgs = new Map<PgId, PgState>();
-  const counted = new Map<PgId, { objects: number; blocks: number }>();
+  tolerated = false,
+): { pgs: PgState[]; point: WalPoint; damage: IndexDamage } {
+  const damage: IndexDamage = { pgs: new Map(), keys: [] };
+  const note = (pg: PgId, key: Buffer | undefined, what: string): void => {
+    if (!tolerated) throw new DssError("Corrupt", what, { hint: HINT });
+    if (!damage.pgs.has(pg)) damage.pgs.set(pg, what);
+    if (key !== undefined) damage.keys.push(Buffer.from(key));
+  };
+  const loading: Loading = {
+    ...{ index, allocator, damage, note },
+    pgs: new Map(),
+    counted: new Map(),
+  };
+  const spoiled: { id: PgId; what: string }[] = [];
   for (const { key, value } of index.range(allPgs())) {
-    const pg = loadPg(index, key, value);
-    pgs.set(pg.id, pg);
-    counted.set(pg.id, { objects: 0, blocks: 0 });
-  }
-  for (const { key, value } of index.range(allObjects())) {
     const id = pgOfKey(key);
-    const name = nameOfKey(key);
-    const what = (): string => `object ${name} of PG ${formatPg(id)}`;
-    const pg = pgs.get(id);
-    const count = counted.get(id);
-    if (!pg || !count)
-      throw new DssError("Corrupt", `the index has ${what()}, but no such PG`, { hint: HINT });
-    const object = new ObjectState(pg, name);
-    object.decode(openValue(key, value, what));
-    count.objects++;
-    count.blocks += object.allocated;
-    for (let i = 0; i < object.extent; i++) {
-      const block = object.blocks[i]!;
-      if (block !== 0 && !allocator.claim(block - 1)) {
-        throw new DssError("Corrupt", `${what()} shares block ${block - 1} with another object`, {
-          hint: HINT,
-        });
-      }
+    try {
+      addPg(loading, loadPg(index, key, value));
+    } catch (error) {
+      if (!isDssError(error, "Corrupt")) throw error;
+      note(id, key, error.message);
+      spoiled.push({ id, what: error.message });
     }
   }
+  for (const { key, value } of index.range(allObjects())) loadObject(loading, key, value);
+  checkCounts(loading);
+  for (const { key, value } of index.range(allRetries())) {
+    const id = pgOfKey(key);
+    const pg = loading.pgs.get(id);
+    try {
+      const from = openValue(key, value, () => `the retry memory of PG ${formatPg(id)}`);
+      if (!pg) note(id, key, `the index has retries of PG ${formatPg(id)}, but no such PG`);
+      else pg.retries.merge([getRetryRecord(from)]);
+    } catch (error) {
+      if (!isDssError(error, "Corrupt")) throw error;
+      note(id, key, error.message);
+    }
+    pg?.retries.dirty.clear();
+  }
+  // The key of a PG that is not known may be the damaged part: there may be no such PG.
+  for (const { id } of spoiled) if (!loading.pgs.has(id)) damage.pgs.delete(id);
+  for (const id of [...damage.pgs.keys()]) if (!loading.pgs.has(id)) damage.pgs.delete(id);
+  const pgs = [...loading.pgs.values()];
+  return { pgs, point: loadPoint(index, pgs.length), damage };
+}
+
+function addPg(loading: Loading, pg: PgState): PgState {
+  loading.pgs.set(pg.id, pg);
+  loading.counted.set(pg.id, { objects: 0, blocks: 0 });
+  return pg;
+}
+
+function loadObject(loading: Loading, key: Buffer, value: Buffer): void {
+  const { index, allocator, note } = loading;
+  const id = pgOfKey(key);
+  const name = nameOfKey(key);
+  const what = (): string => `object ${name} of PG ${formatPg(id)}`;
+  let from: ByteReader;
+  try {
+    from = openValue(key, value, what);
+  } catch (error) {
+    if (!isDssError(error, "Corrupt")) throw error;
+    return note(id, key, error.message);
+  }
+  let pg = loading.pgs.get(id);
+  if (!pg) {
+    note(id, undefined, `the index has ${what()}, but no such PG`);
+    pg = addPg(loading, new PgState(id, index));
+    pg.fresh = false;
+  }
+  const object = new ObjectState(pg, name);
+  object.decode(from);
+  for (let i = 0; i < object.extent; i++) {
+    const block = object.blocks[i]!;
+    if (block !== 0 && !allocator.claim(block - 1)) {
+      return note(id, key, `${what()} shares block ${block - 1} with another object`);
+    }
+  }
+  const count = loading.counted.get(id)!;
+  count.objects++;
+  count.blocks += object.allocated;
+  pg.names.add(PgState.hashOf(name));
+}
+
+function checkCounts({ pgs, counted, note }: Loading): void {
   for (const pg of pgs.values()) {
     const count = counted.get(pg.id)!;
     if (count.objects === pg.objectCount && count.blocks === pg.blocks) continue;
-    throw new DssError(
-      "Corrupt",
-      `PG ${formatPg(pg.id)} has ${count.objects} objects with ${count.blocks} blocks in the index; ` +
-        `${pg.objectCount} with ${pg.blocks} were recorded`,
-      { hint: HINT },
-    );
+    const found = `${count.objects} objects with ${count.blocks} blocks`;
+    const recorded = `${pg.objectCount} with ${pg.blocks} were recorded`;
+    note(pg.id, undefined, `PG ${formatPg(pg.id)} has ${found} in the index; ${recorded}`);
+    pg.objectCount = count.objects;
+    pg.blocks = count.blocks;
   }
-  for (const { key, value } of index.range(allRetries())) {
-    const id = pgOfKey(key);
-    const pg = pgs.get(id);
-    const from = openValue(key, value, () => `the retry memory of PG ${formatPg(id)}`);
-    if (!pg)
-      throw new DssError("Corrupt", `the index has retries of PG ${formatPg(id)}, but no such PG`, {
-        hint: HINT,
-      });
-    pg.retries.merge([getRetryRecord(from)]);
-    pg.retries.dirty.clear();
-  }
-  return { pgs: [...pgs.values()], point: loadPoint(index, pgs.size) };
 }
 
 function loadPoint(index: OrderedStore, pgs: number): WalPoint {
-  const value = index.get(STATE_KEY);
-  if (!value) {
-    if (pgs === 0) return WAL_START; // Never checkpointed.
-    throw new DssError("Corrupt", "the index does not say how far it goes", { hint: HINT });
+  let isThere = false;
+  for (const key of [STATE_KEY, STATE_COPY_KEY]) {
+    const value = index.get(key);
+    if (!value) continue;
+    isThere = true;
+    try {
+      const from = openValue(key, value, () => "the store's state");
+      checkFormat(from, STATE_FORMAT, "the store's state");
+      return { number: from.u53(), position: from.u53() };
+    } catch (error) {
+      if (!isDssError(error, "Corrupt")) throw error;
+    }
   }
-  const from = openValue(STATE_KEY, value, () => "the store's state");
-  checkFormat(from, STATE_FORMAT, "the store's state");
-  return { number: from.u53(), position: from.u53() };
+  if (pgs === 0 && !isThere) return WAL_START; // Never checkpointed.
+  throw new IndexDestroyed("the index does not say how far it goes");
 }
 
 /** True when the data files hold what the placement's checksums say. */

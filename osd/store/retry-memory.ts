@@ -79,6 +79,11 @@ export class RetryMemory {
     }
   }
 
+  /** Every stored value is written anew. */
+  writeAll(): void {
+    for (const id of this.clients.keys()) this.dirty.add(id);
+  }
+
   forget(id: number): boolean {
     if (!this.clients.delete(id)) return false;
     this.dirty.add(id);

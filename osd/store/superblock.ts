@@ -24,6 +24,8 @@ export interface Superblock {
   walSegments: number;
   walSegmentBytes: number;
   dataFileBytes: number;
+  /** Damage was found that may have taken whole PGs; until it is known which ones. */
+  mayLackPgs?: boolean;
 }
 
 export async function writeSuperblock(disk: Disk, superblock: Superblock): Promise<void> {
@@ -53,6 +55,8 @@ function parse(text: string): Superblock {
 }
 
 const LEFTOVERS = new Set(["lock", "lost+found", TEMPORARY, "data", "wal", "index", "reserve"]);
+/** Beside the index: that it is open, and earlier ones that were damaged. */
+const INDEX_SIDE = /^index\.(open|damaged-\d+)$/;
 
 /**
  * The superblock, or undefined when the folder is empty (a format that a crash interrupted counts
@@ -60,7 +64,9 @@ const LEFTOVERS = new Set(["lock", "lost+found", TEMPORARY, "data", "wal", "inde
  */
 export async function readSuperblock(disk: Disk): Promise<Superblock | undefined> {
   if (!(await disk.exists(PATH))) {
-    const strangers = (await disk.list(".")).filter((name) => !LEFTOVERS.has(name));
+    const strangers = (await disk.list(".")).filter(
+      (name) => !LEFTOVERS.has(name) && !INDEX_SIDE.test(name),
+    );
     if (strangers.length === 0) return undefined;
     throw new DssError(
       "Conflict",

@@ -94,7 +94,10 @@ export async function recoverWal(
   from: WalPoint,
   hooks: {
     verifyDirect(placement: Placement): Promise<boolean>;
-    apply(group: ReplayGroup): void;
+    /** False: what the group says cannot be, and what follows is given up. */
+    apply(group: ReplayGroup): boolean;
+    /** Without it such damage fails with Corrupt; with it what follows is given up. */
+    onDamage?: (what: string) => void;
     logger: Logger;
   },
 ): Promise<{ end: WalPoint; groups: number; cut: boolean }> {
@@ -118,12 +121,17 @@ export async function recoverWal(
         cut = header !== undefined;
         break;
       }
-      throw new DssError(
-        "Corrupt",
+      const what =
         `the write-ahead log is damaged at position ${end.position}: group ${number} was durable ` +
-          `and is not readable`,
-        { hint: "format this OSD's folder anew and let recovery fill it from the other copies" },
-      );
+        `and is not readable`;
+      if (!hooks.onDamage) {
+        const hint =
+          "format this OSD's folder anew and let recovery fill it from the other copies";
+        throw new DssError("Corrupt", what, { hint });
+      }
+      hooks.onDamage(what);
+      // The log goes on where it had really come to: nothing of it is ever read again.
+      return { end: endOf(headers, end), groups, cut: true };
     }
     if (!mustExist && !(await directsAreThere(group, hooks.verifyDirect))) {
       cut = true;
@@ -135,7 +143,7 @@ export async function recoverWal(
         "blocks in the write-ahead log fail their checksums; reads will report them",
       );
     }
-    hooks.apply(group);
+    if (!hooks.apply(group)) return { end: endOf(headers, end), groups, cut: true };
     groups++;
     end = {
       number,
@@ -143,6 +151,16 @@ export async function recoverWal(
     };
   }
   return { end, groups, cut };
+}
+
+/** Where the newest group ends. */
+function endOf(headers: ReadonlyMap<number, Header>, atLeast: WalPoint): WalPoint {
+  let end = atLeast;
+  for (const { number, position, headBytes, blocks } of headers.values()) {
+    if (number <= end.number) continue;
+    end = { number, position: position + pages(headBytes) + blocks * BLOCK_SIZE };
+  }
+  return end;
 }
 
 function placementsOf(record: WalRecord): Placement[] {

@@ -37,6 +37,8 @@ interface Step {
   env?: Record<string, string>;
 }
 
+const BALANCE_STEPS = ["away", "random", "join", "drain", "lost", "shares"];
+
 const CAMPAIGNS: readonly Campaign[] = [
   {
     name: "crash-all",
@@ -56,13 +58,23 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: () => ({ program: "test/integration/crash-mds.test.js" }),
   },
   {
+    name: "zookeeper",
+    about: "sessions expire, ZooKeeper (one server, then three) is frozen and dead for a minute",
+    steps: 4,
+    stepSeconds: 300,
+    step: (number) => ({
+      program: "test/integration/crash-zookeeper.test.js",
+      env: { DSS_ZK_OUTAGE_SECONDS: "60", DSS_ZK_SERVERS: number % 2 === 0 ? "3" : "1" },
+    }),
+  },
+  {
     name: "power",
-    about: "power cuts of OSDs on disks that forget and tear what was not synced: 5 cuts a step",
-    steps: 20,
-    stepSeconds: 150,
+    about: "power cuts of OSDs on disks that forget and tear what was not synced: 3 cuts a step",
+    steps: 34,
+    stepSeconds: 200,
     step: (number) => ({
       program: "test/integration/power.test.js",
-      env: { DSS_POWER_ROUNDS: "5", DSS_POWER_SEED: String(number) },
+      env: { DSS_POWER_ROUNDS: "3", DSS_POWER_SEED: String(number) },
     }),
   },
   {
@@ -72,6 +84,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     stepSeconds: 200,
     step: failuresStep,
     summary: failuresSummary,
+  },
+  {
+    name: "balance",
+    about: "an OSD away, joining, drained and lost: bytes moved, client's share, copies kept",
+    steps: BALANCE_STEPS.length,
+    stepSeconds: 180,
+    step: (number) => ({
+      program: "test/campaign/balance.js",
+      args: [BALANCE_STEPS[number - 1] ?? ""],
+    }),
   },
   {
     name: "random-operations",
@@ -98,6 +120,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) => ({
       program: "test/fuzz/nbd.test.js",
       env: { FUZZ_SEED: String(number), FUZZ_FRAMES: "125000", TAP_TIMEOUT: "480" },
+    }),
+  },
+  {
+    name: "bit-flips",
+    about: "200 random bits flip in data, index and log of one OSD at a time: 20 clusters",
+    steps: 20,
+    stepSeconds: 240,
+    step: (number) => ({
+      program: "test/integration/bit-flips.test.js",
+      env: { DSS_FLIPS: "10", DSS_FLIP_SEED: String(number) },
     }),
   },
   {

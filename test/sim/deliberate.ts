@@ -5,17 +5,18 @@ import type { Faults } from "../../osd/core/faults.js";
 import type { Scenario } from "./scenarios.js";
 
 /**
- * `seed` is the first one that found it when it was last measured: tests begin there, to be quick.
+ * Each scenario provokes what the fault breaks again and again, so a few seeds find it however the
+ * timing of the product changes; docs/simulator.md has what was measured.
  */
-export const FOUND_BY: Record<keyof Faults, { scenario: Scenario; seed: number }> = {
-  acknowledgeBeforeSync: { scenario: "failover", seed: 1 },
-  skipIntervalCheck: { scenario: "failover", seed: 2 },
-  promoteWithoutWaiting: { scenario: "failover", seed: 6 },
-  readWithoutGrants: { scenario: "failover", seed: 9 },
-  forgetRetries: { scenario: "failover", seed: 8 },
-  dropLearnerWrites: { scenario: "failover", seed: 7 },
-  joinWithoutSync: { scenario: "thin", seed: 1 },
-  ignoreTruncation: { scenario: "writer", seed: 1 },
+export const FOUND_BY: Record<keyof Faults, Scenario> = {
+  acknowledgeBeforeSync: "power",
+  skipIntervalCheck: "lease",
+  promoteWithoutWaiting: "lease",
+  readWithoutGrants: "lease",
+  forgetRetries: "retry",
+  dropLearnerWrites: "learner",
+  joinWithoutSync: "thin",
+  ignoreTruncation: "writer",
 };
 
 /**
@@ -27,7 +28,7 @@ export async function seedsToFind(
   { first, seeds }: { first: number; seeds: number },
 ): Promise<{ needed: number; seen: string } | undefined> {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
-  const { scenario } = FOUND_BY[fault];
+  const scenario = FOUND_BY[fault];
   const range = ["--seed", String(first), "--seeds", String(seeds)];
   const args = ["--scenario", scenario, "--fault", fault, ...range];
   const output = await new Promise<string>((resolve) => {

@@ -7,7 +7,7 @@
 import { parseArgs } from "node:util";
 import { createLogger } from "../../cluster/platform/pino-log.js";
 import { injectFault, NO_FAULTS, type Faults } from "../../osd/core/faults.js";
-import { explain } from "./osd-scenario.js";
+import { explain } from "./scenario-base.js";
 import { runScenario, SCENARIOS } from "./scenarios.js";
 
 /** A failed assertion in a callback of a daemon, which would stop that daemon. */

@@ -6,11 +6,9 @@
  */
 import { strict as assert } from "node:assert";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
-import { DssError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { Prng } from "../../cluster/base/prng.js";
-import { allPgs } from "../../cluster/map/cluster-map.js";
-import { OsdWorld, type DiskFactory, type SimClient } from "./osd-world.js";
+import { ClusterWorld, type DiskFactory, type SimClient } from "./cluster-world.js";
+import { ScenarioBase, WORK_WITHIN_MS } from "./scenario-base.js";
 
 export interface ScenarioOptions {
   seed: number;
@@ -50,11 +48,9 @@ class ModelObject {
 }
 
 export async function runOsdScenario(options: ScenarioOptions): Promise<ScenarioResult> {
-  const world = new OsdWorld({
+  const world = new ClusterWorld({
     seed: options.seed,
     osds: OSDS,
-    replicas: 3,
-    pgCount: 4,
     disk: options.disk,
     ...(options.logger === undefined ? {} : { logger: options.logger }),
   });
@@ -62,39 +58,36 @@ export async function runOsdScenario(options: ScenarioOptions): Promise<Scenario
   return scenario.run();
 }
 
-class Scenario {
-  private readonly random: Prng;
+class Scenario extends ScenarioBase {
   private readonly objects: ModelObject[] = [];
-  private readonly started = new Set<number>();
-  private client: SimClient;
+  /** Undefined while the successor of a dead one has no session yet. */
+  private client: SimClient | undefined;
   private minEpoch = 0;
   private done = 0;
   private running = 0;
   private osdCrashes = 0;
   private clientCrashes = 0;
-  private failure: Error | undefined;
   private faultsOn = true;
 
   constructor(
-    private readonly world: OsdWorld,
+    world: ClusterWorld,
     private readonly operations: number,
   ) {
-    this.random = world.random.fork();
-    this.client = world.startClient();
+    super(world);
     for (let i = 0; i < OBJECTS; i++) this.objects.push(new ModelObject(`f${i}.0`));
   }
 
   async run(): Promise<ScenarioResult> {
     const { world } = this;
-    for (let id = 0; id < OSDS; id++) this.start(id);
-    await this.until(() => world.allActive(), 30_000, "the PGs never became active");
+    await this.begin();
+    this.client = await this.settled(world.startClient(), 60_000, "no session");
     world.network.faults = {
       delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
       loss: this.random.pick([0, 0.0005, 0.002]),
     };
     for (const object of this.objects) this.work(object);
     this.scheduleFault();
-    await this.until(() => this.done >= this.operations, 3_600_000, "the work never ended");
+    await this.until(() => this.done >= this.operations, WORK_WITHIN_MS, "the work never ended");
     await this.heal();
     await this.checkContents();
     this.checkReplicas();
@@ -108,25 +101,7 @@ class Scenario {
     };
   }
 
-  private async until(done: () => boolean, withinMs: number, what: string): Promise<void> {
-    const stop = (): boolean => this.failure !== undefined || this.world.fatal.length > 0 || done();
-    const ended = await this.world.clock.runUntil(stop, withinMs);
-    if (this.failure !== undefined) throw this.failure;
-    if (this.world.fatal.length > 0) throw this.world.fatal[0]!;
-    assert.ok(ended, what);
-  }
-  private guard(work: Promise<void>): void {
-    work.catch((error: unknown) => {
-      this.failure ??= error instanceof Error ? error : new Error(String(error));
-    });
-  }
-
   // ——— Faults ———
-
-  private start(id: number): void {
-    this.started.add(id);
-    this.guard(this.world.startOsd(id));
-  }
 
   private scheduleFault(): void {
     this.world.clock.schedule(this.random.float() * 4_000, () => {
@@ -141,24 +116,26 @@ class Scenario {
 
   private bounce(ids: number[]): void {
     for (const id of ids) {
-      if (!this.started.has(id) || !this.world.running.has(id)) continue;
+      if (!this.world.running.has(id)) continue;
       this.osdCrashes++;
-      this.started.delete(id);
       this.world.crashOsd(id);
-      this.world.clock.schedule(10 + this.random.float() * 2_000, () => {
-        if (!this.started.has(id)) this.start(id);
-      });
+      const ms = 10 + this.random.float() * 2_000;
+      this.world.clock.schedule(ms, () => this.world.startOsd(id));
     }
   }
 
   /** The client dies; its successor has it fenced before it touches anything. */
   private async replaceClient(): Promise<void> {
+    const dead = this.client;
+    if (dead === undefined) return;
     this.clientCrashes++;
-    this.world.crashClient(this.client);
-    this.minEpoch = this.world.fence(this.client.id);
-    this.client = this.world.startClient();
-    const client = this.client;
+    this.client = undefined;
+    const id = dead.mds.client;
+    this.world.crashClient(dead);
     this.running = 1; // Itself: nothing is over before every object is settled.
+    const [epoch, client] = await Promise.all([this.world.fence(id), this.world.startClient()]);
+    this.minEpoch = epoch;
+    this.client = client;
     await Promise.all(
       this.objects.map(async (object) => {
         const found = await this.fetch(client, object);
@@ -202,6 +179,7 @@ class Scenario {
 
   private work(object: ModelObject): void {
     const { client } = this;
+    if (client === undefined) return;
     this.running++;
     const next = async (): Promise<void> => {
       while (client === this.client && this.done < this.operations && this.faultsOn) {
@@ -212,10 +190,6 @@ class Scenario {
       if (client === this.client) this.running--;
     };
     this.guard(next());
-  }
-
-  private pause(ms: number): Promise<void> {
-    return new Promise((resolve) => void this.world.clock.schedule(ms, resolve));
   }
 
   private async operate(client: SimClient, object: ModelObject): Promise<void> {
@@ -243,7 +217,7 @@ class Scenario {
     object.content.data.copy(data);
     bytes.copy(data, offset);
     await this.change(client, object, { exists: true, data }, () =>
-      client.objecter.write(address(object), offset, [bytes], {
+      client.objects.write(address(object), offset, [bytes], {
         ...this.access(object),
         mtimeNs: 1n,
       }),
@@ -272,7 +246,7 @@ class Scenario {
     await this.change(client, object, { exists: true, data }, () =>
       Promise.all(
         writes.map(({ offset, bytes }) =>
-          client.objecter.write(address(object), offset, [bytes], access),
+          client.objects.write(address(object), offset, [bytes], access),
         ),
       ),
     );
@@ -284,7 +258,7 @@ class Scenario {
     const data = Buffer.from(object.content.data);
     data.fill(0, Math.min(offset, data.length), Math.min(offset + length, data.length));
     await this.change(client, object, { exists: object.content.exists, data }, () =>
-      client.objecter.zero(address(object), offset, length, {
+      client.objects.zero(address(object), offset, length, {
         ...this.access(object),
         mtimeNs: 1n,
       }),
@@ -298,7 +272,7 @@ class Scenario {
     if (size >= data.length) return;
     // What the last truncation cut must be gone before a larger size could show it again.
     if (size > object.truncation.size)
-      await client.objecter.trim(address(object), this.access(object));
+      await client.objects.trim(address(object), this.access(object));
     if (client !== this.client) return;
     object.truncation = { seq: object.truncation.seq + 1, size };
     object.content = { exists, data: data.subarray(0, size) };
@@ -306,7 +280,7 @@ class Scenario {
 
   private async remove(client: SimClient, object: ModelObject): Promise<void> {
     await this.change(client, object, { exists: false, data: Buffer.alloc(0) }, () =>
-      client.objecter.remove(address(object), { ...this.access(object), unconditional: true }),
+      client.objects.remove(address(object), { ...this.access(object), unconditional: true }),
     );
   }
 
@@ -325,8 +299,8 @@ class Scenario {
   }
 
   private async fetch(client: SimClient, object: ModelObject): Promise<Content> {
-    const { objecter } = client;
-    const read = await objecter.read(address(object), 0, OBJECT_BYTES_MAX, this.access(object));
+    const { objects } = client;
+    const read = await objects.read(address(object), 0, OBJECT_BYTES_MAX, this.access(object));
     return { exists: read.exists, data: Buffer.from(read.data) };
   }
   private access(object: ModelObject): {
@@ -360,29 +334,13 @@ class Scenario {
     let left = this.objects.length;
     for (const object of this.objects) {
       const check = async (): Promise<void> => {
-        const found = await this.fetch(this.client, object);
+        const found = await this.fetch(this.client!, object);
         this.compare(object, found, "at the end");
         left--;
       };
       this.guard(check());
     }
     await this.until(() => left === 0, 600_000, "an object could not be read at the end");
-  }
-
-  /** Every member holds the same objects at the same versions with the same checksums. */
-  private checkReplicas(): void {
-    for (const { pg, entry } of allPgs(this.world.map)) {
-      const copies = entry.inSync.map((osd) => {
-        const store = this.world.running.get(osd)!.store;
-        return JSON.stringify({
-          last: store.pgInfo(pg)!.last,
-          objects: store
-            .list(pg, "", 1_000)
-            .map(({ object, info }) => [object, info.size, info.version, info.allocated]),
-        });
-      });
-      for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
-    }
   }
 }
 
@@ -398,9 +356,4 @@ function firstDifference(a: Buffer, b: Buffer): number {
   if (a.length === b.length && a.equals(b)) return -1;
   for (let i = 0; i < Math.max(a.length, b.length); i++) if (a[i] !== b[i]) return i;
   return -1;
-}
-
-/** For the message of a failure that is an operating error. */
-export function explain(error: unknown): string {
-  return error instanceof DssError ? `${error.code}: ${error.message}` : String(error);
 }

@@ -3,7 +3,8 @@
  * writes.
  */
 import t from "tap";
-import { explain, runOsdScenario } from "./osd-scenario.js";
+import { runOsdScenario } from "./osd-scenario.js";
+import { explain } from "./scenario-base.js";
 import { memoryDisk, simulatedDisk } from "./stores.js";
 
 const SEEDS = 20;

@@ -11,6 +11,14 @@ interface SimEvent {
   run: (() => void) | undefined;
 }
 
+/** How a host's clocks differ from the world's. */
+export interface Skew {
+  /** Milliseconds that its monotonic clock shows for one of the world's. */
+  rate: number;
+  wallMs: number;
+}
+const NO_SKEW: Skew = { rate: 1, wallMs: 0 };
+
 export class SimClock {
   now = 0;
   private readonly heap: SimEvent[] = [];
@@ -55,18 +63,22 @@ export class SimClock {
   }
 
   /** A node's view: its timers die with it, and wait while it is frozen. */
-  forNode(alive: () => boolean, run: (work: () => void) => void = (work) => work()): Clock {
+  forNode(
+    alive: () => boolean,
+    run: (work: () => void) => void = (work) => work(),
+    { rate, wallMs }: Skew = NO_SKEW,
+  ): Clock {
     const guarded = (work: () => void) => (): void => {
       if (alive()) run(work);
     };
     return {
-      now: () => this.now,
-      wallNs: () => this.epochNs + BigInt(Math.floor(this.now * 1e6)),
+      now: () => this.now * rate,
+      wallNs: () => this.epochNs + BigInt(Math.floor((this.now + wallMs) * 1e6)),
       setTimer: (ms, work) => {
         // Cancelling must also stop a timer that has fired while the node was frozen.
         let isCancelled = false;
         const timer = this.schedule(
-          ms,
+          ms / rate,
           guarded(() => void (isCancelled || work())),
         );
         return {

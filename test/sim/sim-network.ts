@@ -22,6 +22,8 @@ export interface NetworkFaults {
   /** Probability that a message is held up for long, up to `stallMs`. */
   stall?: number;
   stallMs?: number;
+  /** Loss of messages from and to metadata servers, whose answers matter one by one. */
+  mdsLoss?: number;
 }
 
 interface Bound {
@@ -33,6 +35,8 @@ export class SimNetwork {
   faults: NetworkFaults = { delayMs: { min: 0.02, max: 0.2 }, loss: 0 };
   private readonly listeners = new Map<string, Bound>();
   private readonly cut = new Map<string, number>();
+  /** One end of every connection. */
+  readonly ends = new Set<SimEnd>();
   /** Ends with messages that wait for a partition to heal. */
   private readonly stalled = new Set<SimEnd>();
   private nextPort = 40_000;
@@ -72,8 +76,16 @@ export class SimNetwork {
   hold(end: SimEnd): void {
     this.stalled.add(end);
   }
+  /** Resets the connections of two hosts. */
+  breakBetween(one: string, other: string): void {
+    for (const end of [...this.ends]) if (end.joins(one, other)) end.break();
+  }
   private flush(): void {
     for (const end of [...this.stalled]) if (end.release()) this.stalled.delete(end);
+  }
+  lossBetween(source: string, target: string): number {
+    const { loss, mdsLoss = loss } = this.faults;
+    return source.startsWith("mds.") || target.startsWith("mds.") ? mdsLoss : loss;
   }
   delay(): number {
     const { min, max } = this.faults.delayMs;
@@ -145,7 +157,9 @@ export class SimHost implements Network {
         if (!this.alive) return;
         const target = network.bound(address);
         if (target === undefined || !target.host.alive) {
-          this.run(() => reject(new DssError("Unreachable", `${where} refuses connections`)));
+          const cause = Object.assign(new Error("refused"), { code: "ECONNREFUSED" });
+          const refusal = new DssError("Unreachable", `${where} refuses connections`, { cause });
+          this.run(() => reject(refusal));
           return;
         }
         const near = new SimEnd(this, where, true);
@@ -153,6 +167,7 @@ export class SimHost implements Network {
         near.other = far;
         far.other = near;
         this.ends.add(near);
+        network.ends.add(near);
         target.host.ends.add(far);
         target.host.run(() => target.onConnection(far));
         this.run(() => resolve(near));
@@ -196,6 +211,7 @@ export class SimHost implements Network {
   }
   forget(end: SimEnd): void {
     this.ends.delete(end);
+    this.network.ends.delete(end);
   }
 }
 
@@ -241,7 +257,7 @@ class SimEnd implements Connection {
     const { network } = this.host;
     network.bytes += message.length;
     network.messages++;
-    if (network.random.chance(network.faults.loss)) {
+    if (network.random.chance(network.lossBetween(this.host.name, this.other.host.name))) {
       network.broken++;
       this.break();
       return;
@@ -258,6 +274,10 @@ class SimEnd implements Connection {
     network.clock.schedule(arrival - network.clock.now, () => {
       target.host.run(() => target.receive(message));
     });
+  }
+  joins(one: string, other: string): boolean {
+    const names = [this.host.name, this.other.host.name];
+    return names.includes(one) && names.includes(other);
   }
   /** Sends what a partition held back, if it has healed; true when nothing is left. */
   release(): boolean {

@@ -229,6 +229,12 @@ export class SimZooKeeper {
       }
     }
   }
+  /** The kernel of a process that died resets its connections; its session lives on. */
+  hostDied(host: SimHost): void {
+    for (const { connections } of this.servers) {
+      for (const connection of [...connections]) if (connection.host === host) connection.break();
+    }
+  }
   /** As its time-out does. */
   expire(id: bigint): void {
     const session = this.sessions.get(id);

@@ -4,7 +4,7 @@ import type { Prng } from "../../cluster/base/prng.js";
 import { FileStore } from "../../osd/store/file-store.js";
 import { MemoryStore } from "../../osd/store/memory-store.js";
 import type { StoreOptions } from "../../osd/store/options.js";
-import type { DiskFactory } from "./osd-world.js";
+import type { DiskFactory } from "./cluster-world.js";
 import { SimDisk } from "./sim-disk.js";
 
 /** A store that forgets nothing in a crash: for faults of the protocol alone. */
@@ -14,8 +14,16 @@ export const memoryDisk: DiskFactory = (osd, _random, clock) => {
     clock.forNode(() => true),
     uuid,
   );
+  // A program that ends in good order closes it; the next one finds it as it was.
+  const handle = new Proxy(store, {
+    get: (target, key): unknown => {
+      if (key === "close") return () => Promise.resolve();
+      const value: unknown = Reflect.get(target, key);
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
   return {
-    open: () => Promise.resolve(store),
+    open: () => Promise.resolve(handle),
     crash: () => undefined, // What was applied is there after the restart.
   };
 };

@@ -132,7 +132,7 @@ export class Cluster {
     // between the look and the start. The second look chooses another one.
     await up()
       .catch(async (error: unknown) => {
-        if (/already in use/.test(String(error))) return await up();
+        if (/already in use|zookeeper.* did not start/.test(String(error))) return await up();
         throw error;
       })
       .catch((cause: unknown) => {

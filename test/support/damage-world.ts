@@ -9,14 +9,14 @@ import { MemoryStore } from "../../osd/store/memory-store.js";
 import type { ObjectAddress } from "../../osd/client/object-access.js";
 import { NO_TRUNCATION } from "../../osd/client/object-access.js";
 import type { ScrubStatus } from "../../osd/proto.js";
-import { OsdWorld, type DiskFactory, type SimClient } from "../sim/osd-world.js";
+import { ClusterWorld, type DiskFactory, type SimClient } from "../sim/cluster-world.js";
 
 const POOL = 1;
 const OPTIONS = { truncation: NO_TRUNCATION, minEpoch: 0 };
 
 export class DamageWorld {
   readonly stores = new Map<OsdId, MemoryStore>();
-  readonly world: OsdWorld;
+  readonly world: ClusterWorld;
   client!: SimClient;
 
   constructor(options: { osds?: number; seed?: number } = {}) {
@@ -30,12 +30,12 @@ export class DamageWorld {
       return { open: () => Promise.resolve(store), crash: () => undefined };
     };
     const { osds = 3, seed = 1 } = options;
-    this.world = new OsdWorld({ seed, osds, replicas: 3, pgCount: 2, disk });
+    this.world = new ClusterWorld({ seed, osds, disk, settings: { "pool.pgs": 2 } });
   }
 
   async start(osds = [...this.stores.keys()]): Promise<void> {
-    for (const id of osds) await this.world.startOsd(id);
-    this.client = this.world.startClient();
+    this.world.start(osds);
+    this.client = await this.wait(this.world.startClient());
     await this.until("all PGs are clean", () => this.world.allClean());
   }
 
@@ -55,12 +55,10 @@ export class DamageWorld {
 
   write(object: string, offset: number, data: Buffer): Promise<number> {
     const options = { ...OPTIONS, mtimeNs: 1n };
-    return this.wait(
-      this.client.objecter.write(this.address(object), offset, [data], options),
-    );
+    return this.wait(this.client.objects.write(this.address(object), offset, [data], options));
   }
   async read(object: string, offset: number, length: number): Promise<Buffer> {
-    const found = this.client.objecter.read(this.address(object), offset, length, OPTIONS);
+    const found = this.client.objects.read(this.address(object), offset, length, OPTIONS);
     return (await this.wait(found)).data;
   }
   /** A bit of the block changes on the disks of these OSDs. */

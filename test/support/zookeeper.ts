@@ -149,3 +149,60 @@ export function fourLetterWord(port: number, word: string): Promise<string> {
     socket.on("close", () => done(answer));
   });
 }
+
+/** How ZooKeeper derives a session's password from its number (ZooKeeperServer.generatePasswd). */
+const PASSWORD_SECRET = 0xb3415c00n;
+
+function sessionPassword(session: bigint): Buffer {
+  // java.util.Random, which is a published linear congruential generator.
+  const mask = (1n << 48n) - 1n;
+  const factor = 0x5deece66dn;
+  let seed = (BigInt.asUintN(64, session ^ PASSWORD_SECRET) ^ factor) & mask;
+  const password = Buffer.alloc(16);
+  for (let at = 0; at < password.length; at += 4) {
+    seed = (seed * factor + 0xbn) & mask;
+    password.writeUInt32LE(Number(BigInt.asUintN(32, seed >> 16n)), at);
+  }
+  return password;
+}
+
+/**
+ * Ends a session of somebody else's, as its expiry would: its ephemeral nodes vanish, and its owner
+ * is told when it next connects. Joins the session by its number, and closes it.
+ */
+export async function expireSession(port: number, session: bigint): Promise<void> {
+  const connectRequest = Buffer.alloc(4 + 44);
+  connectRequest.writeInt32BE(44, 0);
+  connectRequest.writeInt32BE(10_000, 4 + 12); // After protocol version and last transaction seen.
+  connectRequest.writeBigInt64BE(BigInt.asIntN(64, session), 4 + 16);
+  connectRequest.writeInt32BE(16, 4 + 24);
+  sessionPassword(session).copy(connectRequest, 4 + 28);
+  const closeRequest = Buffer.alloc(12);
+  closeRequest.writeInt32BE(8, 0);
+  closeRequest.writeInt32BE(1, 4);
+  closeRequest.writeInt32BE(-11, 8);
+  const socket = connect({ host: "127.0.0.1", port });
+  try {
+    await new Promise<void>((done, fail) => {
+      let received = Buffer.alloc(0);
+      let joined = false;
+      socket.setTimeout(5_000, () => fail(new Error("ZooKeeper does not answer")));
+      socket.on("error", fail);
+      socket.on("close", () => {
+        if (joined) done(); // The server closes the connection with the session.
+        else fail(new Error(`ZooKeeper knows no session ${session.toString(16)}`));
+      });
+      socket.on("data", (chunk) => {
+        received = Buffer.concat([received, chunk]);
+        if (joined || received.length < 4 + 16) return;
+        const timeout = received.readInt32BE(8);
+        if (timeout <= 0) return fail(new Error(`session ${session.toString(16)} is over`));
+        joined = true;
+        socket.write(closeRequest);
+      });
+      socket.write(connectRequest);
+    });
+  } finally {
+    socket.destroy();
+  }
+}

@@ -30,6 +30,7 @@ class Scripted {
   readonly opens: SessionOpen[] = [];
   readonly calls: MdsCall[] = [];
   link: Link | undefined;
+  confirmed = true;
   keepAlives = 0;
   completed: number[] = [];
   safe = 0;
@@ -63,7 +64,7 @@ class Scripted {
     });
     messenger.handle(MdsKeepAlive, (incoming) => {
       this.keepAlives++;
-      incoming.reply({ term, safe: this.safe, leaseMs: 9_000 });
+      incoming.reply({ term, safe: this.safe, leaseMs: 9_000, confirmed: this.confirmed });
     });
     messenger.handle(MdsAdmin, (incoming) => incoming.reply({ epoch: 7 }));
   }
@@ -228,6 +229,22 @@ t.test("an ended session: changes in flight fail, readers go on in a new session
   await stage.run(read);
   t.same(stage.sessions, [65_536, 65_540]);
   t.equal(stage.client.client, 65_540);
+});
+
+t.test("a leader that its store does not confirm keeps the session, not the lease", async (t) => {
+  const stage = new Stage();
+  const leader = await stage.lead(1);
+  await stage.run(stage.client.open(5_000));
+  await stage.clock.advance(30_000);
+  t.ok(stage.client.trusted);
+  leader.confirmed = false;
+  await stage.clock.advance(9_500);
+  t.notOk(stage.client.trusted, "a successor may have given away what is cached here");
+  t.ok(stage.client.active, "and yet nothing is torn down");
+  leader.confirmed = true;
+  await stage.clock.advance(3_500);
+  t.ok(stage.client.trusted);
+  t.equal(leader.opens.length, 1);
 });
 
 t.test("a lost answered change is reported by the next waitSafe, once", async (t) => {

@@ -309,7 +309,6 @@ t.test("only the primary of the present interval has a member removed", (t) => {
   const [one, two] = pg.inSync.filter((id) => id !== pg.primary);
   t.same(ask("removeMember", one!, { requester: two! }), ["Conflict"]);
   t.same(ask("removeMember", one!, { interval: 1 }), ["Conflict"]);
-  t.same(ask("removeMember", pg.primary), ["InvalidArgument"]);
   t.same(ask("removeMember", one!, { pg: pgId(1, 999) }), ["NotFound"]);
   t.equal(entries(c.map)[0], pg);
   t.same(ask("removeMember", one!), []);
@@ -333,6 +332,25 @@ t.test("a member is added in the incarnation that was brought up to date", (t) =
   t.same([...entries(c.map)[0]!.inSync].sort(), [0, 1, 2]);
   t.same(add("addMember", lost!), ["Conflict"], "the answer was lost, and the interval is over");
   t.same(first(c).ask("addMember", lost!), ["Conflict"], "it is in the set");
+  t.end();
+});
+
+t.test("a member that has lost the PG asks for its own removal", (t) => {
+  const c = running();
+  const { pg, ask } = first(c);
+  const [one, two] = pg.inSync.filter((id) => id !== pg.primary);
+  t.same(ask("removeMember", pg.primary), [], "the primary");
+  const after = first(c);
+  t.notOk(after.pg.inSync.includes(pg.primary));
+  t.ok([one, two].includes(after.pg.primary), "another one leads");
+  t.ok(after.pg.interval > pg.interval);
+  const rest = after.pg.inSync.find((id) => id !== after.pg.primary)!;
+  t.same(after.ask("removeMember", rest, { requester: rest }), ["Busy"], "too few would be left");
+  t.same(after.ask("removeMember", after.pg.primary), [], "a primary hands over at least");
+  const last = first(c);
+  t.same(last.pg.inSync, after.pg.inSync);
+  t.equal(last.pg.primary, rest);
+  t.same(last.ask("removeMember", pg.primary, { requester: pg.primary }), ["Conflict"], "a stranger");
   t.end();
 });
 

@@ -22,6 +22,7 @@ import type {
   Request,
   SessionOpen,
   SessionOpened,
+  KeptAlive,
 } from "../../../mds/proto.js";
 import { MdsRecall, MdsSafe } from "../../../mds/proto.js";
 import { replayMetadata } from "../../../mds/replay.js";
@@ -231,8 +232,8 @@ export class TestClient {
     this.id = this.opened.client;
   }
   /** As a client after it has sent its replays: there are no more. */
-  keepAlive(): void {
-    this.cluster.leader.keepAlive({ client: this.id, floor: this.floor }, this.link);
+  keepAlive(): KeptAlive {
+    return this.cluster.leader.keepAlive({ client: this.id, floor: this.floor }, this.link);
   }
   release(ino: number, mode: CapabilityMode, seq: number, open = false): void {
     const last = this.size === undefined ? {} : { size: this.size, mtimeNs: 7_000n };

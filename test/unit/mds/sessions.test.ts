@@ -84,6 +84,34 @@ t.test("a dead writer is fenced, its objects say how much it wrote", async (t) =
   await t.rejects(a.send({ op: "statfs" }), { code: "NoSession" });
 });
 
+t.test("while the store is gone no lease is extended and nobody is evicted", async (t) => {
+  const { cluster, a, b } = await begin();
+  const { answer } = await a.create(ROOT_INO, "f");
+  const { ino } = answer.inode!;
+  await a.send({ op: "sync" });
+  t.equal(a.keepAlive().confirmed, true);
+  a.polite = false;
+  let back: () => void = () => undefined;
+  const gone = new Promise<void>((resolve) => (back = resolve));
+  cluster.pause = () => gone;
+  await cluster.clock.advance(4_000);
+  t.equal(a.keepAlive().confirmed, false);
+  let size = -1;
+  const reading = b.send({ op: "getattr", ino }).then((reply) => (size = reply.answer.inode!.size));
+  await cluster.clock.advance(60_000);
+  t.equal(a.link.recalls.length > 0, true, "it was asked, and is silent for a minute");
+  t.same(cluster.fenced, []);
+  cluster.pause = () => Promise.resolve();
+  back();
+  await cluster.clock.advance(900);
+  t.equal(a.keepAlive().confirmed, true);
+  t.same(cluster.fenced, [], "it may have been unable to do what it was asked");
+  await cluster.clock.advance(1_000);
+  await reading;
+  t.same(cluster.fenced, [a.id], "now it has had its time");
+  t.equal(size, 0);
+});
+
 t.test("requests are executed once across leaders", async (t) => {
   const { cluster, a } = await begin();
   const made = await a.mkdir(ROOT_INO, "d");

@@ -11,7 +11,16 @@ import {
   type HandshakeEffect,
   type TlsPolicy,
 } from "../../../nbd/handshake.js";
-import { contextData, FLAGS, infoData, option, parseOptionReplies, u16, u32, u64 } from "./client-bytes.js";
+import {
+  contextData,
+  FLAGS,
+  infoData,
+  option,
+  parseOptionReplies,
+  u16,
+  u32,
+  u64,
+} from "./client-bytes.js";
 
 const ACK = 1;
 const SERVER = 2;

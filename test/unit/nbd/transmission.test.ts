@@ -425,7 +425,8 @@ function started(session: Session, fields: RequestFields): [Transmission, StartR
 const BASE: Session = { structured: false, extended: false, allocation: false };
 
 t.test("simple replies", (t) => {
-  const [transmission, read] = started(BASE, { type: READ, length: 3, cookie: 0xfedcba9876543210n });
+  const fields = { type: READ, length: 3, cookie: 0xfedcba9876543210n };
+  const [transmission, read] = started(BASE, fields);
   const out: Buffer[] = [];
   const pieces = [Buffer.from("ab"), Buffer.from("c")];
   transmission.finishRead(read, [{ length: 3, pieces }], out);

@@ -99,7 +99,7 @@ t.test("peering: the longest log wins and the others catch up", (t) => {
 
 t.test("peering: lost data and a log that does not reach back are never papered over", (t) => {
   const lost = planPeering([member(1, 3, 10), member(2, 0, 0, { exists: false })]);
-  t.match(lost, { plan: "incomplete", reason: /osd\.2 .* does not have/ });
+  t.match(lost, { plan: "expel", members: [2], reason: /osd\.2 .* does not have/ });
   const short = planPeering([
     member(1, 3, 900, { logTail: { interval: 3, seq: 500 } }),
     member(2, 3, 4),
@@ -108,7 +108,16 @@ t.test("peering: lost data and a log that does not reach back are never papered 
   const holey = planPeering([member(1, 3, 5, { missing: ["x"] }), member(2, 3, 5)]);
   t.match(holey, { plan: "catch-up", authority: 2 });
   const unfilled = planPeering([member(1, 3, 5), member(2, 3, 5, { unfinished: true })]);
-  t.match(unfilled, { plan: "incomplete", reason: /osd\.2 .* never filled/ });
+  t.match(unfilled, { plan: "expel", members: [2], reason: /osd\.2 .* must be compared/ });
+  const nobody = planPeering([
+    member(1, 3, 5, { unfinished: true }),
+    member(2, 0, 0, { exists: false }),
+  ]);
+  t.match(nobody, { plan: "incomplete" });
+  const longer = planPeering([member(1, 3, 9, { unfinished: true }), member(2, 3, 5)]);
+  t.match(longer, { plan: "expel", members: [1] }, "whatever its log says");
+  const cut = planPeering([member(1, 3, 9, { logTail: { interval: 3, seq: 9 } }), member(2, 3, 9)]);
+  t.match(cut, { plan: "catch-up", authority: 2 }, "the longer log of two that end alike");
   t.end();
 });
 

@@ -81,7 +81,7 @@ t.test("a good copy on a member that is away is waited for", async (t) => {
   );
   await world.world.clock.advance(1_000);
   t.equal(isSettled, false, "neither garbage nor an error as long as it may come back");
-  await world.world.startOsd(third);
+  world.world.startOsd(third);
   t.same(await found, bytes(1));
 });
 
@@ -95,7 +95,7 @@ t.test("recovery of a new member takes right bytes from wherever they are", asyn
     world.damage(`${i}.0`, BLOCK_SIZE, [primary]);
     world.damage(`${i}.0`, 2 * BLOCK_SIZE, inSync);
   }
-  await world.world.startOsd(3);
+  world.world.startOsd(3);
   await world.until("PGs moved to it", () => world.world.allClean());
   for (let i = 0; i < 6; i++) {
     const object = `${i}.0`;

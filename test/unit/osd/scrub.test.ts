@@ -163,7 +163,7 @@ t.test("writes go on during a scrub, and are no findings of it", async (t) => {
     for (let i = worker; !isOver; i = (i + 3) % names.length, written++) {
       const options = { truncation: { seq: 0, size: 0 }, minEpoch: 0, mtimeNs: 2n };
       const address = world.address(names[i]!);
-      await world.client.objecter.write(address, 0, [bytes((i % 250) + 1)], options);
+      await world.client.objects.write(address, 0, [bytes((i % 250) + 1)], options);
     }
   };
   const loads = [0, 1, 2].map(load);

@@ -186,8 +186,7 @@ t.test("a turn that is ended twice ends once: who works and who waits is not for
   const w = world(PROFILES.client);
   const first = await w.queue.turn("recovery", 8 * MiB);
   const others = [1, 2, 3].map(() => w.queue.turn("recovery", 8 * MiB));
-  first();
-  first();
+  for (let i = 0; i < 4; i++) first();
   const second = await others[0]!;
   await w.clock.advance(1_000);
   t.ok(w.queue.contended, "the second is still at work");

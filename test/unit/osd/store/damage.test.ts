@@ -147,7 +147,7 @@ void t.test("a damaged data block in the log costs that block only", async (t) =
 });
 
 void t.test("any damaged value of the index keeps the store shut", async (t) => {
-  for (const prefix of [1, 2, 3, 5]) {
+  for (const prefix of [2, 3, 5]) {
     const h = await harnessWith();
     await apply(h, "a", { data: [block(1)], client: 70_000, sequence: 1 });
     await h.end();

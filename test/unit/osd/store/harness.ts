@@ -94,6 +94,8 @@ export class SimHarness implements Harness {
   readonly clock = new SimClock();
   readonly disk: SimDisk;
   store!: FileStore;
+  /** Set: damage of the structure is tolerated, and marks its PGs. */
+  damagedMeta: Buffer | undefined;
   private incarnation = 0;
 
   constructor(
@@ -120,6 +122,7 @@ export class SimHarness implements Harness {
         logger: silentLogger,
         clock: this.clock.forNode(() => this.incarnation === incarnation),
         random: prngSource(this.random.fork()),
+        ...(this.damagedMeta && { damagedMeta: this.damagedMeta }),
       }),
     );
     return this.store;

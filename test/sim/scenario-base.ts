@@ -1,0 +1,72 @@
+/** What scenarios have in common: waiting on simulated time, failures, the end of all faults. */
+import { strict as assert } from "node:assert";
+import { DssError } from "../../cluster/base/errors.js";
+import type { Prng } from "../../cluster/base/prng.js";
+import { allPgs } from "../../cluster/map/cluster-map.js";
+import type { ClusterWorld } from "./cluster-world.js";
+
+/** A healed cluster has this long to become whole. */
+export const CLEAN_WITHIN_MS = 900_000;
+export const WORK_WITHIN_MS = 3_600_000;
+
+export abstract class ScenarioBase {
+  protected readonly random: Prng;
+  private failure: Error | undefined;
+
+  constructor(readonly world: ClusterWorld) {
+    this.random = world.random.fork();
+  }
+
+  protected async until(done: () => boolean, withinMs: number, what: string): Promise<void> {
+    const { world } = this;
+    const stop = (): boolean => this.failure !== undefined || world.fatal.length > 0 || done();
+    const ended = await world.clock.runUntil(stop, withinMs);
+    if (this.failure !== undefined) throw this.failure;
+    if (world.fatal.length > 0) throw world.fatal[0]!;
+    assert.ok(ended, what);
+  }
+  /** Lets time pass until the promise settles. */
+  protected async settled<T>(work: Promise<T>, withinMs: number, what: string): Promise<T> {
+    let isOver = false;
+    const outcome = work.finally(() => (isOver = true));
+    outcome.catch(() => undefined); // Reported where it is awaited.
+    await this.until(() => isOver, withinMs, what);
+    return outcome;
+  }
+  /** Its failure is the scenario's. */
+  protected guard(work: Promise<void>): void {
+    work.catch((error: unknown) => {
+      this.failure ??= error instanceof Error ? error : new Error(String(error));
+    });
+  }
+  protected fail(what: string): void {
+    this.failure ??= new Error(what);
+  }
+  protected pause(ms: number): Promise<void> {
+    return this.world.pause(ms);
+  }
+
+  protected async begin(): Promise<void> {
+    this.world.start();
+    await this.until(() => this.world.allClean(), 120_000, "the PGs never became active");
+  }
+
+  /** Every member holds the same objects at the same versions. */
+  protected checkReplicas(): void {
+    for (const { pg, entry } of allPgs(this.world.map)) {
+      const copies = entry.inSync.map((osd) => {
+        const { store } = this.world.running.get(osd)!;
+        const objects = store.list(pg, "", 1_000).map(({ object, info }) => {
+          return [object, info.size, info.version, info.allocated];
+        });
+        return JSON.stringify({ last: store.pgInfo(pg)!.last, objects });
+      });
+      for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
+    }
+  }
+}
+
+/** For the message of a failure that is an operating error. */
+export function explain(error: unknown): string {
+  return error instanceof DssError ? `${error.code}: ${error.message}` : String(error);
+}
