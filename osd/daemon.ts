@@ -47,6 +47,7 @@ import { Repairer } from "./repair.js";
 import { ScrubMember } from "./scrub-member.js";
 import { Scrubber, type ScrubOptions } from "./scrubber.js";
 import {
+  BlockDigests,
   CopyRead,
   DigestObject,
   GetOsdStatus,
@@ -386,6 +387,9 @@ export class OsdDaemon implements PgHost {
     messenger.handle(PgBackfill, (request) => {
       this.memberGate(request, (pg) => this.member.backfill(pg, request));
     });
+    messenger.handle(BlockDigests, (request) => {
+      this.memberGate(request, (pg) => this.member.digests(pg, request));
+    });
     messenger.handle(PushObject, (request) => {
       this.memberGate(request, (pg) => this.member.pushed(pg, request));
     });
@@ -621,7 +625,14 @@ export class OsdDaemon implements PgHost {
         bytesPerSecond: Math.round(this.copiedBytes.perSecond(this.clock.now())),
         objectsPerSecond: Math.round(this.copiedObjects.perSecond(this.clock.now()) * 10) / 10,
       },
-      counters: { ...this.counters, ...this.store.counters() },
+      counters: {
+        ...this.counters,
+        ...this.store.counters(),
+        // Work (bytes and a part for each piece) done while not only clients wanted to work.
+        sharedClientWork: this.work.done.client,
+        sharedRecoveryWork: this.work.done.recovery,
+        sharedScrubWork: this.work.done.scrub,
+      },
       ...this.damageSeen(),
     };
   }

@@ -26,6 +26,8 @@ export class Fullness {
   private readonly levels = new Map<OsdId, FillLevel>();
   /** Blocks of client writes that not all members have acknowledged. */
   private pendingBytes = 0;
+  /** Bytes of copies on their way. */
+  private readonly copying = new Map<OsdId, number>();
   /** When a write was last refused for want of room there; ms of the monotonic clock. */
   private readonly refusals = new Map<OsdId, number>();
   /** By epoch: how many OSDs may be sending to the same member. */
@@ -82,14 +84,23 @@ export class Fullness {
   }
 
   /**
-   * May a copy go there? `forSafety`: the PG has fewer good copies than wanted, which is worth more
-   * than room for clients. A copy that only moves never makes a full disk fuller.
+   * May a copy of `bytes` go there? `forSafety`: the PG has fewer good copies than wanted, which is
+   * worth more than room for clients. A copy that only moves never makes a full disk fuller.
    */
-  mayTakeCopies(osd: OsdId, forSafety: boolean): boolean {
+  mayTakeCopy(osd: OsdId, bytes: number, forSafety: boolean): boolean {
     const map = this.map();
     const level = this.level(osd);
     const ratio = forSafety ? map.backfillFullRatio : map.fullRatio;
-    return level === undefined || level.used < level.total * ratio;
+    const onTheWay = (this.copying.get(osd) ?? 0) * this.countSenders(map) + bytes;
+    return level === undefined || level.used + onTheWay <= level.total * ratio;
+  }
+  /** A copy is on its way, until the function that is returned is called. */
+  copies(osd: OsdId, bytes: number): () => void {
+    const add = (more: number): void => {
+      this.copying.set(osd, (this.copying.get(osd) ?? 0) + more);
+    };
+    add(bytes);
+    return () => add(-bytes);
   }
 
   private countSenders(map: ClusterMap): number {

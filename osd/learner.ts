@@ -29,9 +29,11 @@ import { compareVersions, type Version } from "./core/version.js";
 import { imageToWire } from "./image-wire.js";
 import { EntryStream } from "./entry-stream.js";
 import { inParallel } from "./in-parallel.js";
+import { PATCH_BYTES_MIN, differingRuns } from "./image-patch.js";
 import { adoptionPages, fetchLog } from "./log-transfer.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import {
+  BlockDigests,
   ListObjects,
   PgAdoptLog,
   PgBackfill,
@@ -42,6 +44,7 @@ import {
   type PgInfoReply,
 } from "./proto.js";
 import { Slots } from "./slots.js";
+import type { ObjectImage } from "./store/chunk-store.js";
 
 const CALL_DEADLINE_MS = 10_000;
 const ADOPT_DEADLINE_MS = 30_000;
@@ -87,6 +90,8 @@ interface Attempt {
   readonly learner: Learner;
   readonly number: number;
   stream: EntryStream | undefined;
+  /** The learner has objects, of which it may have old copies. */
+  hasCopies: boolean;
   hasEnded: boolean;
 }
 
@@ -177,7 +182,8 @@ export class LearnerDriver {
     const { pg, osd } = learner;
     const backoff = new Backoff(this.random, { firstMs: 50, maxMs: 2_000 });
     for (;;) {
-      const attempt = { learner, number: ++pg.attempts, stream: undefined, hasEnded: false };
+      const number = ++pg.attempts;
+      const attempt = { learner, number, stream: undefined, hasCopies: false, hasEnded: false };
       try {
         await this.attempt(attempt);
         return;
@@ -205,10 +211,14 @@ export class LearnerDriver {
     if (attempt.stream?.failure !== undefined) throw attempt.stream.failure;
     if (attempt.hasEnded) throw new Superseded();
   }
-  /** A disk that is too full takes no copies: the attempt ends, and the next one looks again. */
-  private checkRoom(learner: Learner): void {
+  /**
+   * A disk that is too full takes no copies: the attempt ends, and the next one looks again. What
+   * was deleted meanwhile is deleted there first, or nothing would ever make room.
+   */
+  private checkRoom(learner: Learner, bytes: number): void {
+    if (bytes === 0) return;
     const { pg, osd } = learner;
-    learner.tooFull = !this.host.fullness.mayTakeCopies(osd, isDegraded(this.map(), pg));
+    learner.tooFull = !this.host.fullness.mayTakeCopy(osd, bytes, isDegraded(this.map(), pg));
     if (learner.tooFull) throw new DssError("NoSpace", `osd.${osd} is too full to take copies`);
   }
   private enter(learner: Learner, phase: LearnerPhase): void {
@@ -233,7 +243,6 @@ export class LearnerDriver {
     // What will have to be done is known (roughly) before its turn comes.
     const before = await this.info(attempt);
     this.host.fullness.report(learner.osd, before.level);
-    this.checkRoom(learner);
     learner.expected = this.expectedOf(pg, before);
     const free = await this.turns.take(1, isDegraded(this.map(), pg));
     try {
@@ -320,6 +329,7 @@ export class LearnerDriver {
       missing,
     });
     this.enter(learner, "adopting");
+    attempt.hasCopies = theirs.objects > 0;
     learner.compared = 0;
     learner.backfill = cursor !== undefined;
     learner.expected = cursor === undefined ? 0 : store.pgInfo(pg.id)!.objects;
@@ -345,18 +355,25 @@ export class LearnerDriver {
   }
 
   private async copy(attempt: Attempt, missing: readonly string[]): Promise<void> {
-    await inParallel(missing, COPIES_PER_PG, async (object) => {
+    const { learner } = attempt;
+    const isSmall = (object: string): boolean => this.bytesOf(learner, object) === 0;
+    const frees = missing.filter(isSmall);
+    const takes = frees.length === 0 ? missing : missing.filter((each) => !isSmall(each));
+    await inParallel([...frees, ...takes], COPIES_PER_PG, async (object) => {
       this.check(attempt);
-      this.checkRoom(attempt.learner);
-      const bytes = this.bytesOf(attempt.learner, object);
+      const bytes = this.bytesOf(learner, object);
       const free = await this.copyBytes.take(Math.max(bytes, COPY_BYTES_MIN));
       try {
         this.check(attempt);
         // Before the lock: nobody waits for an object whose turn has not come.
         const endTurn = await this.host.work.turn("recovery", bytes);
+        let arrived = (): void => undefined;
         try {
+          this.checkRoom(learner, bytes);
+          arrived = this.host.fullness.copies(learner.osd, bytes);
           await this.push(attempt, object, endTurn);
         } finally {
+          arrived();
           endTurn();
         }
       } finally {
@@ -383,7 +400,8 @@ export class LearnerDriver {
       if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
       const { interval } = pg.entry;
       const header = { pg: pg.id, interval, attempt: attempt.number, asOf, object };
-      const { message, data, sums } = imageToWire(header, image);
+      const patch = image && (await this.patchOf(attempt, image, object));
+      const { message, data, sums } = imageToWire(header, image, patch);
       const answer = await peer.call(PushObject, message, {
         deadlineMs: CALL_DEADLINE_MS,
         data,
@@ -393,7 +411,7 @@ export class LearnerDriver {
       const bytes = image?.info.allocated ?? 0;
       learner.missing--;
       learner.missingBytes = Math.max(0, learner.missingBytes - bytes);
-      this.host.copied(bytes);
+      this.host.copied(data.reduce((sum, piece) => sum + piece.length, 0));
     } catch (error) {
       // Before the lock goes: a write that the learner gets from now on could meet the image on its
       // way.
@@ -404,6 +422,25 @@ export class LearnerDriver {
     } finally {
       unlock();
     }
+  }
+
+  /** What the learner's old copy of the object lacks; undefined: send all of it. */
+  private async patchOf(
+    attempt: Attempt,
+    image: ObjectImage,
+    object: string,
+  ): Promise<ObjectImage["extents"] | undefined> {
+    const isWorthIt = attempt.hasCopies && image.info.allocated >= PATCH_BYTES_MIN;
+    if (!isWorthIt || image.spoiled !== undefined) return undefined;
+    const { learner, number } = attempt;
+    const { pg, osd } = learner;
+    const peer = this.host.peer(osd);
+    if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
+    const request = { pg: pg.id, interval: pg.entry.interval, attempt: number, object };
+    const options = { deadlineMs: CALL_DEADLINE_MS };
+    const { message, data } = await peer.call(BlockDigests, request, options);
+    this.check(attempt);
+    return message.exists ? differingRuns(image, data) : undefined;
   }
 
   /** Compares the next objects; those that differ are missing from then on, the others are live. */
@@ -457,6 +494,7 @@ export class LearnerDriver {
       throw new DssError("Busy", `pg ${formatPg(pg.id)} is adding another member`);
     }
     this.enter(learner, "joining");
+    learner.tooFull = false;
     pg.streams.delete(osd);
     pg.requireLearner(osd);
     try {

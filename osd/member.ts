@@ -11,10 +11,13 @@ import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { GrantBook } from "./core/leases.js";
 import { compareVersions, VERSION_ZERO } from "./core/version.js";
 import { imageFromWire, imageToWire } from "./image-wire.js";
+import { digestBlocks } from "./image-patch.js";
 import { readLogPage } from "./log-transfer.js";
 import { EMPTY_META, UNKNOWN_META } from "./pg-record.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
 import type {
+  OsdBlockDigests,
+  OsdBlockDigestsReply,
   OsdFillLevel,
   OsdPush,
   PgAdoptRequest,
@@ -73,10 +76,43 @@ export class MemberSide {
       const text = `an object as of ${message.asOf}, but the log ends at ${last}`;
       throw new DssError("NotActive", `pg ${formatPg(pg.id)}: ${text}`);
     }
-    const image = imageFromWire(message, request.data, request.sums);
-    this.install(pg, message.object, image).then(
+    this.takeIn(pg, request).then(
       () => request.reply(this.host.fullness.own()),
       (error: unknown) => request.fail(error),
+    );
+  }
+  private async takeIn(
+    pg: PlacementGroup,
+    { message, data, sums }: Incoming<OsdPush, OsdFillLevel>,
+  ): Promise<void> {
+    const { generation } = pg;
+    const { object, attempt } = message;
+    let old: ObjectImage | undefined;
+    if (message.patch) {
+      old = await this.host.store.image(pg.id, object);
+      // Another interval or attempt may have begun meanwhile.
+      pg.checkAttempt(attempt, generation);
+    }
+    await this.install(pg, object, imageFromWire(message, data, sums, old));
+  }
+
+  /** What this member's old copy has. A damaged one is none: all of it is copied. */
+  digests(
+    pg: PlacementGroup,
+    request: Incoming<OsdBlockDigests, OsdBlockDigestsReply>,
+  ): void {
+    const { attempt, object } = request.message;
+    pg.checkAttempt(attempt);
+    this.host.store.image(pg.id, object).then(
+      (image) => {
+        if (image === undefined) request.reply({ exists: false });
+        else request.reply({ exists: true }, [digestBlocks(image.extents)]);
+      },
+      (error: unknown) => {
+        const isDamaged = error instanceof DssError && error.code === "Corrupt";
+        if (isDamaged) request.reply({ exists: false });
+        else request.fail(error);
+      },
     );
   }
 

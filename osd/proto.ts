@@ -239,8 +239,26 @@ export const PgAdoptLog = defineCall(134, "PgAdoptLog", {
 
 const ImageExtent = struct("ImageExtent", { offset: u32, length: u32 });
 const SpoiledBlock = struct("SpoiledBlock", { offset: u32, sum: u32 });
+/** What blocks the member's old copy of an object has: the reply's data are their digests. */
+export const OsdBlockDigests = struct("OsdBlockDigests", {
+  pg: u32,
+  interval: u32,
+  attempt: u32,
+  object: ascii,
+});
+export type OsdBlockDigests = Infer<typeof OsdBlockDigests>;
+/** False: there is no copy, or not a whole one. */
+export const OsdBlockDigestsReply = struct("OsdBlockDigestsReply", { exists: bool });
+export type OsdBlockDigestsReply = Infer<typeof OsdBlockDigestsReply>;
+export const BlockDigests = defineCall(156, "BlockDigests", {
+  request: OsdBlockDigests,
+  reply: OsdBlockDigestsReply,
+});
+
 /**
  * A whole object; the data of its extents follow one another in the frame. Answered when synced.
+ * With `patch` the data are only those of `carried`; the member has the other blocks (osd/
+ * image-patch.ts).
  */
 export const OsdPush = struct("OsdPush", {
   pg: u32,
@@ -263,6 +281,8 @@ export const OsdPush = struct("OsdPush", {
    * checksums.
    */
   spoiled: list(SpoiledBlock, 2048),
+  patch: bool,
+  carried: list(ImageExtent, 2048),
   object: ascii,
 });
 export type OsdPush = Infer<typeof OsdPush>;

@@ -14,6 +14,9 @@ export class DataFiles {
   private readonly files: (DiskFile | undefined)[] = [];
   private readonly opening: (Promise<DiskFile> | undefined)[] = [];
   private readonly blocksPerFile: number;
+  /** Bytes that each file takes on the disk, and the files for which that may have changed. */
+  private readonly taken: number[] = [];
+  private readonly changed = new Set<number>();
 
   constructor(
     private readonly disk: Disk,
@@ -55,6 +58,7 @@ export class DataFiles {
       await this.disk.syncDirectory(DIRECTORY);
     }
     this.files[index] = file;
+    this.changed.add(index);
     return file;
   }
 
@@ -85,6 +89,7 @@ export class DataFiles {
       touched.add(index);
       const file = this.files[index] ?? (await this.file(index));
       await file.write(part, this.position(start));
+      this.changed.add(index);
     }
   }
 
@@ -95,6 +100,7 @@ export class DataFiles {
     if (!file) return false;
     touched.add(index);
     file.writeSync(bytes, this.position(block));
+    this.changed.add(index);
     return true;
   }
 
@@ -110,9 +116,17 @@ export class DataFiles {
 
   /** Bytes that the files take on the disk. */
   async allocated(): Promise<number> {
-    let bytes = 0;
-    for (const opening of this.opening) if (opening) bytes += await (await opening).allocated();
-    return bytes;
+    // There may be thousands of files: only those that were written to are asked.
+    for (const index of [...this.changed]) {
+      this.changed.delete(index);
+      try {
+        this.taken[index] = await (await this.file(index)).allocated();
+      } catch (error) {
+        this.changed.add(index);
+        throw error;
+      }
+    }
+    return this.taken.reduce((sum, bytes) => sum + (bytes ?? 0), 0);
   }
 
   /** Gives the run's space back to the file system. */
@@ -120,6 +134,7 @@ export class DataFiles {
     for (const { index, start, count } of this.pieces(run)) {
       const file = this.files[index] ?? (await this.file(index));
       await file.punch(this.position(start), count * BLOCK_SIZE);
+      this.changed.add(index);
     }
   }
 

@@ -37,6 +37,8 @@ interface Step {
   env?: Record<string, string>;
 }
 
+const BALANCE_STEPS = ["away", "random", "join", "drain", "lost", "shares"];
+
 const CAMPAIGNS: readonly Campaign[] = [
   {
     name: "crash-all",
@@ -82,6 +84,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     stepSeconds: 200,
     step: failuresStep,
     summary: failuresSummary,
+  },
+  {
+    name: "balance",
+    about: "an OSD away, joining, drained and lost: bytes moved, client's share, copies kept",
+    steps: BALANCE_STEPS.length,
+    stepSeconds: 180,
+    step: (number) => ({
+      program: "test/campaign/balance.js",
+      args: [BALANCE_STEPS[number - 1] ?? ""],
+    }),
   },
   {
     name: "random-operations",

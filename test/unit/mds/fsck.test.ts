@@ -20,11 +20,14 @@ import { LAYOUT, TestCluster, settle, type TestClient } from "./harness.js";
 const MiB = 2 ** 20;
 
 class World {
-  readonly cluster = new TestCluster({ leaseMs: 2_000 });
+  readonly cluster: TestCluster;
   client!: TestClient;
 
-  static async make(): Promise<World> {
-    const world = new World();
+  constructor(cacheBytes: number) {
+    this.cluster = new TestCluster({ leaseMs: 2_000 }, cacheBytes);
+  }
+  static async make(cacheBytes = 64 * MiB): Promise<World> {
+    const world = new World(cacheBytes);
     await world.cluster.lead();
     await world.cluster.clock.advance(1);
     world.client = await world.cluster.client();
@@ -371,7 +374,11 @@ async function mends2(t: Test, world: World, kind: string): Promise<void> {
 }
 
 t.test("a busy file system has nothing, whatever happens meanwhile", async (t) => {
-  const world = await World.make();
+  // Pages come from the store, which takes its time: operations get in between.
+  const world = await World.make(1_000);
+  world.cluster.pause = async () => {
+    for (let i = 0; i < 3; i++) await new Promise<void>((resolve) => setImmediate(resolve));
+  };
   const random = new Prng(7);
   const folders = [ROOT_INO];
   for (let i = 0; i < 6; i++) folders.push(await world.mkdir(`d${i}`, random.pick(folders)));
@@ -408,6 +415,7 @@ t.test("a busy file system has nothing, whatever happens meanwhile", async (t) =
       // A name may be taken: that is no damage.
       await step().catch(() => undefined);
       operations++;
+      if (operations % 20 === 0) void world.cluster.leader.checkpoint();
       await new Promise<void>((resolve) => setImmediate(resolve));
     }
   })();

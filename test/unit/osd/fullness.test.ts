@@ -64,13 +64,18 @@ t.test("copies have marks of their own", (t) => {
   const fullness = new Fullness(0, () => empty, () => map, () => 0);
   const may = (used: number, forSafety: boolean): boolean => {
     fullness.report(1, { used, total: 1_000 });
-    return fullness.mayTakeCopies(1, forSafety);
+    return fullness.mayTakeCopy(1, 1, forSafety);
   };
-  t.ok(fullness.mayTakeCopies(2, false), "nothing is known");
+  t.ok(fullness.mayTakeCopy(2, 9, false), "nothing is known");
   t.ok(may(949, false));
   t.notOk(may(950, false), "a copy that only moves never makes a full disk fuller");
   t.ok(may(969, true), "a missing copy may go beyond");
   t.notOk(may(970, true));
+  const arrived = fullness.copies(1, 10);
+  t.notOk(may(960, true), "each of three may have as much under way");
+  t.ok(may(939, true));
+  arrived();
+  t.ok(may(960, true));
   t.end();
 });
 

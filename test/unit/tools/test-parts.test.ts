@@ -9,6 +9,7 @@ t.test("a file belongs to the part with the longest matching prefix", (t) => {
   t.equal(name("test/fuzz/config.test.ts"), "unit");
   t.equal(name("test/sim/replication.test.ts"), "sim");
   t.equal(name("test/integration/osd-kill.test.ts"), "crash");
+  t.equal(name("test/integration/power.test.ts"), "recovery");
   t.equal(name("test/integration/mount/cp.test.ts"), "files");
   t.equal(name("test/posix/rename.test.ts"), "files");
   t.equal(name("test/integration/nbd/qemu.test.ts"), "nbd");

@@ -56,7 +56,7 @@ const codes = (map: ClusterMap, extra: HealthExtra = {}): string[] => [
 t.test("from healthy to gone", (t) => {
   const map = healthy();
   t.same(codes(map), ["HEALTH_OK"]);
-  t.same(pgSummary(map), { total: 64, clean: 64, degraded: 0, misplaced: 0, inactive: 0 });
+  t.same(pgSummary(map), { total: 64, clean: 64, degraded: 0, misplaced: 0, inactive: 0, down: 0 });
   t.same(codes(withDown(map, 1)), ["HEALTH_WARN", "OSD_DOWN", "PG_DEGRADED"]);
   t.same(codes(withDown(map, 1, 2)), ["HEALTH_ERR", "OSD_DOWN", "PG_INACTIVE", "PG_DEGRADED"]);
   t.same(codes(withDown(map, 0, 1, 2, 3)), ["HEALTH_ERR", "OSD_DOWN", "PG_INACTIVE"]);
