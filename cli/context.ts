@@ -15,7 +15,14 @@ import { nodeClock, nodePlatform, nodeRandom } from "../cluster/platform/node.js
 import type { Coordination } from "../cluster/zk/coordination.js";
 import type { Infer } from "../cluster/wire/struct.js";
 import { decodeLeader, watchLeader, type LeaderInfo } from "../cluster/zk/election.js";
-import { LEADER_PATH, LIVE_MDS_PATH, MAP_PATH, liveMdsPath } from "../cluster/zk/schema.js";
+import { decodeFault, type MetadataFault } from "../cluster/zk/metadata-fault.js";
+import {
+  FAULT_PATH,
+  LEADER_PATH,
+  LIVE_MDS_PATH,
+  MAP_PATH,
+  liveMdsPath,
+} from "../cluster/zk/schema.js";
 import { connectZooKeeper } from "../cluster/zk/session.js";
 import type { MdsClient } from "../mds/client/mds-client.js";
 import { MdsAdmin, type AdminReply, type AdminRequest } from "../mds/proto.js";
@@ -50,6 +57,8 @@ export class ClusterClient {
   leader: LeaderInfo | undefined;
   /** Every metadata server that is alive, the leader included. */
   mds: MdsInfo[] = [];
+  /** Why metadata servers refuse to serve. */
+  fault: MetadataFault | undefined;
 
   /** OSDs that did not answer when they were asked last. */
   private silent = new Set<OsdId>();
@@ -92,14 +101,16 @@ export class ClusterClient {
   /** Reads the map, the leader and the list of metadata servers again. */
   async refresh(): Promise<void> {
     const { coordination } = this;
-    const [map, leader, live] = await Promise.all([
+    const [map, leader, live, fault] = await Promise.all([
       coordination.get(MAP_PATH),
       coordination.get(LEADER_PATH),
       coordination.children(LIVE_MDS_PATH),
+      coordination.get(FAULT_PATH),
     ]);
     this.map = map === undefined || map.data.length === 0 ? undefined : decodeMap(map.data);
     this.known.clusterId = this.map?.clusterId ?? "";
     this.leader = decodeLeader(leader);
+    this.fault = decodeFault(fault);
     const nodes = await Promise.all(
       (live?.names ?? []).map((name) => coordination.get(liveMdsPath(Number(name)))),
     );

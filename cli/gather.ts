@@ -220,6 +220,15 @@ function silentDaemons(
       detail: silent.map(({ osd }) => `osd.${osd.id} at ${osd.address.host}:${osd.address.port}`),
     });
   }
+  const { fault } = client;
+  if (fault !== undefined) {
+    checks.push({
+      code: "MDS_METADATA_DAMAGED",
+      severity: "HEALTH_ERR",
+      summary: "metadata is damaged or missing: metadata servers refuse to serve",
+      detail: [`mds.${fault.mds} at ${new Date(fault.atMs).toISOString()}: ${fault.message}`],
+    });
+  }
   if (client.leader !== undefined && leader === undefined) {
     const { id, address } = client.leader;
     checks.push({

@@ -23,6 +23,7 @@ import {
   type InitialOptions,
 } from "./core/coordinator.js";
 import { LivenessGrace } from "./core/liveness.js";
+import { SilenceBook } from "./core/silence.js";
 import { NO_MAP, loadMap, saveMap, type StoredMap } from "./store/map-store.js";
 
 const DUE_MS = 1_000;
@@ -42,10 +43,13 @@ export class CoordinatorHost {
    * seconds later.
    */
   private readonly dead = new Map<OsdId, OsdInfo>();
+  private readonly silence: SilenceBook;
   private readonly grace: LivenessGrace;
   /** Incarnations whose missing node is being looked into. */
   private readonly probing = new Set<string>();
   private running = false;
+  /** Something happened since the proposal on its way was made. */
+  private isDirty = false;
   private stopped = false;
   private watch: Watch | undefined;
   private unsubscribe: (() => void) | undefined;
@@ -60,11 +64,14 @@ export class CoordinatorHost {
       onFailure: (error: unknown) => void;
       /** Does nobody listen there? */
       refuses: (address: { host: string; port: number }) => Promise<boolean>;
+      /** How often OSDs repeat what they report. */
+      heartbeatMs: number;
     },
     private readonly coordinator: Coordinator,
     private stored: StoredMap,
     graceMs: number,
   ) {
+    this.silence = new SilenceBook(parts.heartbeatMs);
     this.grace = new LivenessGrace(graceMs);
   }
 
@@ -95,6 +102,7 @@ export class CoordinatorHost {
     host.grace.begin(clock.now());
     host.watch = watchLiveOsds(coordination, logger, (infos) => {
       host.live = infos;
+      host.silence.onLive(infos);
       host.kick();
     });
     host.onDue();
@@ -105,7 +113,7 @@ export class CoordinatorHost {
     return this.coordinator.map;
   }
   warnings(): HealthCheck[] {
-    return this.coordinator.warnings();
+    return [...this.coordinator.warnings(), ...this.silence.warnings(this.parts.clock.now())];
   }
   /**
    * Resolves with the epoch in which the event has taken effect; fails as the coordinator refuses
@@ -136,6 +144,24 @@ export class CoordinatorHost {
     this.parts.logger.warn({ osd: id, incarnation }, "the OSD refuses connections: it is down");
     this.dead.set(id, info);
     return this.submit({ on: "osdGone", id, incarnation });
+  }
+  /** An OSD cannot hear another one. Resolves with the epoch that shows what comes of it. */
+  async reportSilent(osd: { id: OsdId; incarnation: string }, reporter: OsdId): Promise<Epoch> {
+    const { clock, logger } = this.parts;
+    this.silence.report(osd, reporter, clock.now());
+    const found = this.silence.judge(this.map, clock.now());
+    for (const { id, incarnation, reporters } of found) {
+      logger.warn({ osd: id, incarnation, reporters }, "most of its peers cannot hear the OSD");
+    }
+    const gone = found.map(({ id, incarnation }) =>
+      this.submit({ on: "osdGone", id, incarnation }),
+    );
+    return Math.max(this.map.epoch, ...(await Promise.all(gone)));
+  }
+  /** An OSD that is shown as down hears its peers. */
+  async reportAlive(id: OsdId, incarnation: string): Promise<Epoch> {
+    if (this.silence.alive(id, incarnation, this.parts.clock.now())) this.kick();
+    return this.map.epoch;
   }
   /**
    * A daemon that can be reached after all is alive; a znode that is gone or replaced needs no
@@ -195,12 +221,14 @@ export class CoordinatorHost {
     this.timer = this.parts.clock.setTimer(DUE_MS, () => this.onDue());
   }
   private kick(): void {
+    this.isDirty = true;
     if (this.running || this.stopped) return;
     this.running = true;
     this.parts.clock.defer(() => {
+      this.isDirty = false;
       void this.run().finally(() => {
         this.running = false;
-        if (this.orders.length > 0) this.kick();
+        if (this.isDirty) this.kick();
       });
     });
   }
@@ -222,7 +250,7 @@ export class CoordinatorHost {
   private async propose(orders: readonly Order[]): Promise<boolean> {
     const { coordination, term, clock, logger } = this.parts;
     const isDead = (one: OsdInfo): boolean =>
-      this.dead.get(one.id)?.incarnation === one.incarnation;
+      this.dead.get(one.id)?.incarnation === one.incarnation || this.silence.isSilent(one);
     const alive = this.live?.filter((one) => !isDead(one));
     const changes = alive === undefined ? [] : livenessEvents(this.map, alive);
     const liveness = changes.filter(

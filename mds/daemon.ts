@@ -12,6 +12,7 @@ import type { Clock } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
 import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
+import { clearFault, noteFault } from "../cluster/zk/metadata-fault.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
@@ -51,8 +52,11 @@ export interface MdsDaemonOptions {
   virtualNodes: number;
   /** Of a cluster that has no map yet. */
   ratios: FullRatios;
-  /** A leader that is silent this long is challenged. */
+  /** The standby asks the leader this often; one that is silent for the grace is challenged. */
+  pingMs: number;
   graceMs: number;
+  /** How often OSDs repeat what they report. */
+  osdHeartbeatMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -190,6 +194,7 @@ export class MdsDaemon {
       logger,
       messenger,
       reader,
+      pingMs: this.options.pingMs,
       graceMs: this.options.graceMs,
       challenge: (leader) => this.election.challenge(leader),
     });
@@ -229,7 +234,11 @@ export class MdsDaemon {
     const onFailure = (error: unknown): void => this.onFailure(leading, error);
     const store = parts.store(term);
     const hosting = CoordinatorHost.start(
-      { coordination, term, clock, logger, onFailure, refuses: parts.refuses },
+      {
+        ...{ coordination, term, clock, logger, onFailure },
+        refuses: parts.refuses,
+        heartbeatMs: options.osdHeartbeatMs,
+      },
       {
         coordinator: options.coordinator,
         livenessGraceMs: options.livenessGraceMs,
@@ -250,6 +259,8 @@ export class MdsDaemon {
       return;
     }
     leading.host = host;
+    await clearFault(coordination, term);
+    if (this.leading !== leading) return;
     const leader = new MdsLeader({
       clock,
       logger,
@@ -287,10 +298,8 @@ export class MdsDaemon {
       this.election.superseded(leading.term);
       return;
     }
-    // The ZooKeeper session is over: the election says so by itself.
-    for (const code of ["NoSession", "ShuttingDown"] as const) {
-      if (isDssError(error, code)) return;
-    }
+    // The end of the ZooKeeper session is told by the election.
+    if (isDssError(error, "NoSession") || isDssError(error, "ShuttingDown")) return;
     if (!served && isDssError(error) && error.retry === "same") {
       // Nothing was written under this term yet but the map, so it can begin again.
       this.parts.clock.setTimer(RETRY_MS, () => {
@@ -299,7 +308,18 @@ export class MdsDaemon {
       return;
     }
     const fatal = error instanceof Error ? error : new Error(String(error));
-    onFatal(fatal);
+    const isRefused = isDssError(error, "Corrupt") || isDssError(error, "IncompatibleVersion");
+    if (!isRefused) onFatal(fatal);
+    else void this.noteRefusal(leading.term, fatal).then(() => onFatal(fatal));
+  }
+  /** For `dss status`: this process ends. */
+  private async noteRefusal(term: Term, fault: Error): Promise<void> {
+    const { coordination, clock, logger } = this.parts;
+    const atMs = Number(clock.wallNs() / 1_000_000n);
+    const note = { mds: this.options.id, message: fault.message, atMs };
+    await noteFault(coordination, term, note).catch((error: unknown) => {
+      logger.warn({ err: describeError(error) }, "the refusal could not be noted in ZooKeeper");
+    });
   }
 
   private fsck(leader: MdsLeader): Fsck {
@@ -377,7 +397,11 @@ function orderOfOsd(host: CoordinatorHost, request: AdminRequest): Promise<Epoch
       return host.submit({ on: "addMember", pg, interval, requester, member, incarnation });
     }
     case "osdUnreachable":
-      return host.checkUnreachable(request.id, request.incarnation);
+      return request.silent
+        ? host.reportSilent(request, request.reporter)
+        : host.checkUnreachable(request.id, request.incarnation);
+    case "osdAlive":
+      return host.reportAlive(request.id, request.incarnation);
     default:
       return undefined;
   }

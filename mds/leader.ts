@@ -9,6 +9,7 @@
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Incoming, Link } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
@@ -143,6 +144,8 @@ const SETTLE_MS = 300;
 const TICK_MS = 250;
 const CONFIRM_MS = 1_000;
 const PROBE_RETRY_MS = 1_000;
+/** Files of an ended session whose sizes are found out at the same time. */
+const PROBES_MAX = 16;
 /** Exclusive grants of one session at most: its page holds them all. */
 const EXCLUSIVE_MAX = 16_384;
 
@@ -670,11 +673,13 @@ export class MdsLeader {
     const { id } = session;
     const recovered = new Map<Ino, Recovered>();
     const locks = [...(this.metadata.session(id)?.volumes.keys() ?? [])].map(volumeKey);
-    for (const ino of this.metadata.session(id)?.exclusive.keys() ?? []) {
-      const found = await this.probe(id, ino);
+    const held = [...(this.metadata.session(id)?.exclusive.keys() ?? [])];
+    await inParallel(held, PROBES_MAX, async (ino) => {
       if (this.phase === "stopped") return;
+      const found = await this.probe(id, ino);
       if (found !== undefined) recovered.set(ino, found);
-    }
+    });
+    if (this.phase === "stopped") return;
     let removed: Ino[] = [];
     const hides = [...recovered.keys()];
     const seq = await this.operations.change(

@@ -182,6 +182,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           stripeUnit: config.pool.objectBytes,
           stripeCount: 1,
         },
+        pingMs: config.cluster.leaderHeartbeatMs,
         virtualNodes: config.pool.virtualNodes,
         ratios: {
           nearFullRatio: config.osd.nearFullRatio,
@@ -189,6 +190,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           backfillFullRatio: config.osd.backfillFullRatio,
         },
         graceMs: config.cluster.leaderGraceMs,
+        osdHeartbeatMs: config.cluster.heartbeatMs,
       },
     );
     daemon.start();

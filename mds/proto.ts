@@ -494,8 +494,13 @@ export type AdminRequest =
       member: OsdId;
       incarnation: string;
     }
-  /** By an OSD that cannot reach another one; the leader looks for itself. */
-  | { op: "osdUnreachable"; id: OsdId; incarnation: string; reporter: OsdId };
+  /**
+   * By an OSD that cannot reach another one. It refuses connections: the leader looks for itself;
+   * or it is silent: the leader counts who says so.
+   */
+  | { op: "osdUnreachable"; id: OsdId; incarnation: string; reporter: OsdId; silent: boolean }
+  /** By an OSD that is shown as down and hears most of its peers. */
+  | { op: "osdAlive"; id: OsdId; incarnation: string };
 export interface AdminReply {
   epoch: Epoch;
   status?: MdsStatus;

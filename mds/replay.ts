@@ -3,7 +3,7 @@
  * that is missing or damaged
  * stops it: going on would lose acknowledged changes silently.
  */
-import { DssError } from "../cluster/base/errors.js";
+import { DssError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Delta } from "./core/delta.js";
 import { decodeBatch, type Batch } from "./core/journal.js";
@@ -38,9 +38,7 @@ export async function replayMetadata(
   wanted.forEach((seq, index) => {
     const expected = checkpoint + 1 + index;
     if (seq !== expected) {
-      throw new DssError("Corrupt", `journal batch ${expected} is missing (the next is ${seq})`, {
-        hint: "metadata would be lost: restore ZooKeeper's data before starting an MDS",
-      });
+      throw damaged(store, expected, `journal batch ${expected} is missing (the next is ${seq})`);
     }
   });
   const metadata = new Metadata(options.cacheBytes);
@@ -62,10 +60,10 @@ export async function replayMetadata(
     }
     const data = await reads.get(seq);
     reads.delete(seq);
-    if (data === undefined) throw new DssError("Corrupt", `journal batch ${seq} is missing`);
-    const batch = decodeBatch(seq, data);
+    if (data === undefined) throw damaged(store, seq, `journal batch ${seq} is missing`);
+    const batch = decoded(store, seq, data);
     if (batch.term < term) {
-      throw new DssError("Corrupt", `journal batch ${seq} is of term ${batch.term} after ${term}`);
+      throw damaged(store, seq, `journal batch ${seq} is of term ${batch.term} after ${term}`);
     }
     term = batch.term;
     await applyBatch(metadata, loader, batch);
@@ -74,6 +72,23 @@ export async function replayMetadata(
   const last = wanted.at(-1) ?? checkpoint;
   options.logger.info({ checkpoint, last, batches: wanted.length }, "metadata replayed");
   return { metadata, loader, last, checkpoint, batches };
+}
+
+/** Going on without it would lose acknowledged changes, and every batch after it builds on it. */
+function damaged(store: MetadataReader, seq: number, what: string, cause?: unknown): DssError {
+  return new DssError("Corrupt", `${what}: ${store.placeOfBatch(seq)}`, {
+    ...(cause === undefined ? {} : { cause }),
+    hint: "metadata would be lost: restore ZooKeeper's data before starting a metadata server",
+  });
+}
+
+function decoded(store: MetadataReader, seq: number, data: Buffer): Batch {
+  try {
+    return decodeBatch(seq, data);
+  } catch (error) {
+    if (!isDssError(error, "Corrupt") && !isDssError(error, "Malformed")) throw error;
+    throw damaged(store, seq, error.message, error);
+  }
 }
 
 async function applyBatch(metadata: Metadata, loader: PageLoader, batch: Batch): Promise<void> {

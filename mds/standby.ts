@@ -1,8 +1,8 @@
 /**
  * A standby keeps the journal since the checkpoint in memory, so that taking over needs no reading
- * of it, and watches the leader: one that answers nothing for the grace period, or whose address
- * refuses connections twice, is challenged (the election then moves on; the term keeps a challenged
- * leader that still lives from writing).
+ * of it, and watches the leader: one that answers nothing for the grace period, whose address
+ * refuses connections twice, or that answers for long without leading, is challenged (the election
+ * then moves on; the term keeps a challenged leader that still lives from writing).
  */
 import { describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -13,7 +13,11 @@ import { MdsPing } from "./proto.js";
 import type { MetadataReader } from "./store/metadata-store.js";
 
 const TAIL_MS = 500;
-const PING_MS = 500;
+/**
+ * A leader that takes over may need long when there is much metadata; doubled with each challenge,
+ * so that a cluster where everybody needs longer comes to an end.
+ */
+const IDLE_MAX_MS = 30_000;
 /**
  * Pause before a refused connection is tried again: a second refusal means that the process is
  * gone.
@@ -32,6 +36,9 @@ export class Standby {
   private leader: Candidate | undefined;
   private heardAt = 0;
   private refusals = 0;
+  /** Since when the leader has been answering that it does not lead. */
+  private idleSince: number | undefined;
+  private idleMaxMs = IDLE_MAX_MS;
 
   constructor(
     private readonly parts: {
@@ -39,6 +46,8 @@ export class Standby {
       logger: Logger;
       messenger: Messenger;
       reader: MetadataReader;
+      /** Milliseconds between two questions. */
+      pingMs: number;
       /** Milliseconds without an answer after which the leader is challenged. */
       graceMs: number;
       challenge: (leader: Candidate) => Promise<void>;
@@ -51,7 +60,10 @@ export class Standby {
   }
   /** The leader as the election knows it. */
   setLeader(leader: Candidate | undefined): void {
-    if (leader?.incarnation !== this.leader?.incarnation) this.heardAt = this.parts.clock.now();
+    if (leader?.incarnation !== this.leader?.incarnation) {
+      this.heardAt = this.parts.clock.now();
+      this.idleSince = undefined;
+    }
     this.leader = leader;
   }
   stop(): void {
@@ -102,25 +114,39 @@ export class Standby {
     while (!this.stopped) {
       const { leader } = this;
       if (leader !== undefined) await this.ping(leader);
-      await this.pause(this.refusals > 0 ? REFUSED_MS : PING_MS);
+      await this.pause(this.refusals > 0 ? REFUSED_MS : this.parts.pingMs);
     }
   }
   private async ping(leader: Candidate): Promise<void> {
-    const { clock, messenger, graceMs, logger } = this.parts;
+    const { clock, messenger, graceMs, pingMs, logger } = this.parts;
+    const isOver = (): boolean => this.stopped || this.leader?.incarnation !== leader.incarnation;
     try {
-      await messenger.peer(leader.address).call(MdsPing, {}, { deadlineMs: PING_MS * 2 });
+      const peer = messenger.peer(leader.address);
+      const { message } = await peer.call(MdsPing, {}, { deadlineMs: pingMs * 2 });
+      if (isOver()) return;
       this.heardAt = clock.now();
       this.refusals = 0;
+      if (message.leading) this.idleSince = undefined;
+      else this.idleSince ??= clock.now();
     } catch (error) {
-      if (this.stopped || this.leader?.incarnation !== leader.incarnation) return;
+      if (isOver()) return;
       this.refusals = isDssError(error, "Unreachable") ? this.refusals + 1 : 0;
       if (this.refusals < 2 && clock.now() - this.heardAt < graceMs) return;
       logger.warn({ leader: leader.id, err: describeError(error) }, "the leader is silent");
-      this.heardAt = clock.now();
-      this.refusals = 0;
-      await this.parts.challenge(leader).catch((problem: unknown) => {
-        logger.warn({ err: describeError(problem) }, "the leader could not be challenged");
-      });
+      return this.challenge(leader);
     }
+    if (this.idleSince === undefined || clock.now() - this.idleSince < this.idleMaxMs) return;
+    logger.warn({ leader: leader.id, idleMs: this.idleMaxMs }, "the leader does not lead");
+    this.idleMaxMs *= 2;
+    await this.challenge(leader);
+  }
+  private async challenge(leader: Candidate): Promise<void> {
+    const { clock, logger } = this.parts;
+    this.heardAt = clock.now();
+    this.refusals = 0;
+    this.idleSince = undefined;
+    await this.parts.challenge(leader).catch((problem: unknown) => {
+      logger.warn({ err: describeError(problem) }, "the leader could not be challenged");
+    });
   }
 }

@@ -182,6 +182,7 @@ export class OsdDaemon implements PgHost {
     const map = (): ClusterMap => maps.current();
     this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
     this.learners = new LearnerDriver(this, random, map);
+    const { incarnation } = options;
     this.scrubMember = new ScrubMember(this);
     this.scrubber = new Scrubber(this, {
       options: options.scrub ?? SCRUB_DEFAULTS,
@@ -190,12 +191,12 @@ export class OsdDaemon implements PgHost {
       random,
       pgs,
     });
-    const report = (osd: OsdId, incarnation: string): void => {
-      this.membership.reportUnreachable(osd, incarnation);
-    };
-    const level = this.fullness.report.bind(this.fullness);
-    const heartbeats = { id, clock, messenger, heartbeatMs, graceMs, map, report, level };
-    this.heartbeats = new Heartbeats(heartbeats);
+    this.heartbeats = new Heartbeats({
+      ...{ id, incarnation, clock, messenger, heartbeatMs, graceMs, map },
+      report: (osd, start, silent) => this.membership.reportUnreachable(osd, start, silent),
+      reportAlive: () => this.membership.reportAlive(incarnation),
+      level: (osd, level) => this.fullness.report(osd, level),
+    });
     this.work = new WorkQueue(clock, PROFILES[options.workProfile]);
     this.startedMs = Number(options.clock.wallNs() / 1_000_000n);
   }

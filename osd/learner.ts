@@ -11,6 +11,7 @@
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, poolOfPg, type OsdId } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import { hasFlag, osdOf, poolOf, type ClusterMap } from "../cluster/map/cluster-map.js";
 import { upSet } from "../cluster/map/placement.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
@@ -28,7 +29,6 @@ import {
 import { compareVersions, type Version } from "./core/version.js";
 import { imageToWire } from "./image-wire.js";
 import { EntryStream } from "./entry-stream.js";
-import { inParallel } from "./in-parallel.js";
 import { PATCH_BYTES_MIN, differingRuns } from "./image-patch.js";
 import { adoptionPages, fetchLog } from "./log-transfer.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";

@@ -17,6 +17,13 @@ export interface MemberRequest {
   member: OsdId;
 }
 
+export interface UnreachableReport {
+  id: OsdId;
+  incarnation: string;
+  reporter: OsdId;
+  silent: boolean;
+}
+
 /** The way to the coordinator. Answers with the epoch in which the change took effect. */
 export interface CoordinatorClient {
   /** Errors: Conflict (the interval is over), Busy (too few would remain), those of the path. */
@@ -26,8 +33,15 @@ export interface CoordinatorClient {
    * the path.
    */
   addMember(request: MemberRequest & { incarnation: string }): Promise<Epoch>;
-  /** The coordinator looks for itself. Errors: those of the path. */
-  reportUnreachable(report: { id: OsdId; incarnation: string; reporter: OsdId }): Promise<void>;
+  /**
+   * The OSD refuses connections, and the coordinator looks for itself; or it is silent, and the
+   * coordinator counts who says so. Errors: those of the path.
+   */
+  reportUnreachable(report: UnreachableReport): Promise<void>;
+  /**
+   * This OSD, which the map shows as down, hears most of its peers. Errors: those of the path.
+   */
+  reportAlive(report: { id: OsdId; incarnation: string }): Promise<void>;
 }
 
 export interface MembershipOptions {
@@ -94,15 +108,20 @@ export class Membership {
     }
   }
 
-  reportUnreachable(id: OsdId, incarnation: string): void {
-    const { coordinator, logger } = this.options;
-    coordinator
-      .reportUnreachable({ id, incarnation, reporter: this.options.id })
-      .catch((error: unknown) => {
-        if (!(error instanceof DssError)) throw error;
-        // The next heartbeat tells again.
-        logger.debug({ osd: id, error: describeError(error) }, "could not report an OSD");
-      });
+  reportUnreachable(id: OsdId, incarnation: string, silent: boolean): void {
+    const report = { id, incarnation, reporter: this.options.id, silent };
+    this.tell(id, this.options.coordinator.reportUnreachable(report));
+  }
+  reportAlive(incarnation: string): void {
+    const { id, coordinator } = this.options;
+    this.tell(id, coordinator.reportAlive({ id, incarnation }));
+  }
+  private tell(id: OsdId, told: Promise<void>): void {
+    told.catch((error: unknown) => {
+      if (!(error instanceof DssError)) throw error;
+      // The next heartbeat tells again.
+      this.options.logger.debug({ osd: id, error: describeError(error) }, "could not report");
+    });
   }
 
   private request(pg: PlacementGroup, member: OsdId): MemberRequest {

@@ -5,6 +5,7 @@
  */
 import { DssError, describeError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId } from "../cluster/base/ids.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
 import type { Call } from "../cluster/wire/registry.js";
@@ -13,7 +14,6 @@ import { NOBODY_KNOWN } from "./core/leases.js";
 import { planPeering, type MemberInfo, type PeeringPlan } from "./core/peering.js";
 import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";
 import { imageFromWire, imageToWire } from "./image-wire.js";
-import { inParallel } from "./in-parallel.js";
 import { adoptionPages, fetchLog, type WholeLog } from "./log-transfer.js";
 import type { MemberSide } from "./member.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";

@@ -184,7 +184,7 @@ export class FileData {
   }
 
   /** Everything written is durable, direct writes included. */
-  async flush(options: { untilDone?: boolean } = {}): Promise<void> {
+  async flush(options: { untilDone?: boolean; recalled?: boolean } = {}): Promise<void> {
     if (!this.writer.clean) await this.writer.flush(undefined, options);
     while (this.direct.length > 0) await Promise.all(this.direct.map((range) => range.done));
   }

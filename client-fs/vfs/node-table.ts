@@ -514,7 +514,7 @@ export class NodeTable implements SessionCache {
       mode = recall.mode;
       recall.stage = "flush";
       if (node.mode === "exclusive" && node.data !== undefined) {
-        await node.data.flush({ untilDone: true });
+        await node.data.flush({ untilDone: true, recalled: true });
         if (over()) return;
       }
       recall.stage = "invalidate";

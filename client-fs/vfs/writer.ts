@@ -219,6 +219,8 @@ export class FileWriter {
   /** Rises with every `discard`: flights of before must not come back. */
   private generation = 0;
   private held = 0;
+  /** Flushes that a removal's `hold` must not stop. */
+  private urgent = 0;
   oldestMs = 0;
 
   constructor(
@@ -316,11 +318,24 @@ export class FileWriter {
   /**
    * Resolves when everything written so far in the range is durable (or given up, see `onError`).
    * Fails with the error of a write-back that could not reach the OSDs, unless `untilDone`, which
-   * tries until it can.
+   * tries until it can. `recalled`: also while a removal holds this back, because the leader may
+   * not execute the removal before what was recalled is given back. (Should the removal be through
+   * after all, an object may be made once more that nobody owns; scrub collects it.)
    */
   async flush(
     range: { start: number; end: number } = EVERYTHING,
-    options: { untilDone?: boolean } = {},
+    options: { untilDone?: boolean; recalled?: boolean } = {},
+  ): Promise<void> {
+    if (options.recalled === true) this.urgent++;
+    try {
+      await this.flushRange(range, options.untilDone === true);
+    } finally {
+      if (options.recalled === true) this.urgent--;
+    }
+  }
+  private async flushRange(
+    range: { start: number; end: number },
+    untilDone: boolean,
   ): Promise<void> {
     const mark = this.nextSeq - 1;
     const failures = this.failures;
@@ -329,7 +344,7 @@ export class FileWriter {
       this.pump();
       if (!this.holds(mark, range)) break;
       await new Promise<void>((resolve) => this.changed.push(resolve));
-      if (this.failures !== failures && options.untilDone !== true) {
+      if (this.failures !== failures && !untilDone) {
         throw this.lastFailure ?? new DssError("TimedOut", "write-back failed");
       }
     }
@@ -480,7 +495,8 @@ export class FileWriter {
   }
 
   private mustWait(): boolean {
-    return this.held > 0 || (this.retryAtMs > 0 && this.budget.clock.now() < this.retryAtMs);
+    const isHeld = this.held > 0 && this.urgent === 0;
+    return isHeld || (this.retryAtMs > 0 && this.budget.clock.now() < this.retryAtMs);
   }
 
   /** One object write: contiguous pieces from `first`, below `limit`, within one object. */

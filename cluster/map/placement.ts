@@ -8,7 +8,7 @@
  */
 import { assert } from "../base/assert.js";
 import { pgId, pgIndex, poolOfPg, type OsdId, type PgId, type PoolId } from "../base/ids.js";
-import { poolOf, type ClusterMap, type PoolEntry } from "./cluster-map.js";
+import { allPgs, poolOf, type ClusterMap, type PoolEntry } from "./cluster-map.js";
 import { murmur3Text, murmur3Words } from "./hash.js";
 import { ringOf, walk, type Ring } from "./ring.js";
 
@@ -56,6 +56,22 @@ export function upSets(map: ClusterMap, pool: PoolEntry): Table {
     ofRing.set(key, table);
   }
   return table;
+}
+
+/**
+ * The OSDs that watch this one, and that it watches: those that it shares a PG with, as members or
+ * by placement. Ascending; walks all PGs.
+ */
+export function heartbeatPeers(map: ClusterMap, id: OsdId): OsdId[] {
+  const peers = new Set<OsdId>();
+  for (const { pg, entry } of allPgs(map)) {
+    const wanted = upSet(map, pg);
+    if (!entry.inSync.includes(id) && !wanted.includes(id)) continue;
+    for (const osd of entry.inSync) peers.add(osd);
+    for (const osd of wanted) peers.add(osd);
+  }
+  peers.delete(id);
+  return [...peers].sort((a, b) => a - b);
 }
 
 /** Where the PG's replicas belong; shorter than `replicas` when there are too few OSDs. */

@@ -46,6 +46,12 @@ export const ZNODES: readonly Row[] = [
     content: "JSON {term, id, incarnation, address}; absent while nobody leads",
   },
   {
+    path: "/dss/mds/fault",
+    kind: "persistent",
+    writer: "an MDS leader that refuses the metadata, under its term; the next good one removes it",
+    content: "JSON {mds, message, atMs}: why no metadata server serves",
+  },
+  {
     path: "/dss/mds/journal/<sequence>",
     kind: "persistent",
     writer: "MDS leader under its term",
@@ -73,6 +79,7 @@ export const MAP_PATH = "/dss/map";
 export const TERM_PATH = "/dss/term";
 export const ELECTION_PATH = "/dss/mds/election";
 export const LEADER_PATH = "/dss/mds/leader";
+export const FAULT_PATH = "/dss/mds/fault";
 export const JOURNAL_PATH = "/dss/mds/journal";
 export const PAGES_PATH = "/dss/mds/pages";
 export const LIVE_OSD_PATH = "/dss/live/osd";

@@ -44,8 +44,12 @@ export class LeaderCoordinatorClient {
     id: OsdId;
     incarnation: string;
     reporter: OsdId;
+    silent: boolean;
   }): Promise<void> {
     await this.order({ op: "osdUnreachable", ...report });
+  }
+  async reportAlive(report: { id: OsdId; incarnation: string }): Promise<void> {
+    await this.order({ op: "osdAlive", ...report });
   }
 
   private async order(request: AdminRequest): Promise<Epoch> {

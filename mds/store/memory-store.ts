@@ -37,6 +37,9 @@ class MemoryStore implements MetadataStore {
     await this.pause();
     return this.data.batches.get(seq);
   }
+  placeOfBatch(): string {
+    return "memory";
+  }
   async checkpoint(): Promise<number> {
     await this.pause();
     return this.data.checkpoint;

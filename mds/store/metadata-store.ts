@@ -23,6 +23,8 @@ export interface MetadataReader {
   /** Numbers of the batches there are, ascending. */
   journal(): Promise<number[]>;
   readBatch(seq: number): Promise<Buffer | undefined>;
+  /** Where the batch is, for people. */
+  placeOfBatch(seq: number): string;
   /** Batches up to here are in the pages; 0 at first. */
   checkpoint(): Promise<number>;
   /** A round trip through the store; reads that follow see everything written before. */

@@ -42,6 +42,9 @@ export class ZkReader implements MetadataReader {
   async readBatch(seq: number): Promise<Buffer | undefined> {
     return (await this.again(() => this.zk.get(journalPath(seq))))?.data;
   }
+  placeOfBatch(seq: number): string {
+    return `znode ${journalPath(seq)}`;
+  }
   async checkpoint(): Promise<number> {
     const text = (await this.loadPage(CHECKPOINT))?.toString("latin1") ?? "0";
     const seq = Number(text);

@@ -13,6 +13,7 @@ import { measure, SILENCE_GOAL_MS } from "../support/fault-cases.js";
 import { FaultLoad, Prober } from "../support/fault-load.js";
 import { SpreadCluster } from "../support/spread-cluster.js";
 import { succeed } from "../support/process.js";
+import { waitFor } from "../support/temp.js";
 
 const MIB = 2 ** 20;
 /** Longer than any grant, with room for a busy machine. */
@@ -37,6 +38,21 @@ await t.test("between two OSDs", async (t) => {
   const options = { name: "cut OSD from OSD", goalMs: SILENCE_GOAL_MS };
   await measure(t, load, options, async () => network.cut(["osd0"], ["osd1"]));
   network.heal(["osd0"], ["osd1"]);
+  await cluster.healthy(HEALTHY_MS);
+});
+
+await t.test("between one OSD and all others, while ZooKeeper hears all", async (t) => {
+  const options = { name: "cut OSD from all OSDs", goalMs: SILENCE_GOAL_MS };
+  network.cut(["osd2"], ["osd0", "osd1"]);
+  try {
+    await measure(t, load, options, async () => network.cut(["osd2"], ["near"]));
+    await waitFor("health says so", async () => {
+      const { health } = await cluster.json<{ health: { checks: { code: string }[] } }>(["status"]);
+      return health.checks.some(({ code }) => code === "OSD_UNREACHABLE");
+    });
+  } finally {
+    network.heal(["osd2"], ["osd0", "osd1", "near"]);
+  }
   await cluster.healthy(HEALTHY_MS);
 });
 

@@ -5,7 +5,7 @@
  * copies are equal. The ledger of acknowledgements is kept by this process.
  *
  * Then the test is tested: disks that ignore syncs must be found out.
- * DSS_POWER_ROUNDS (3; the campaign runs 5 in each step) and DSS_POWER_SEED.
+ * DSS_POWER_ROUNDS (3, one of each kind) and DSS_POWER_SEED.
  */
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";

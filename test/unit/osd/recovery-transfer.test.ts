@@ -7,7 +7,7 @@ import { BLOCK_SIZE, blockChecksums } from "../../../cluster/base/checksum.js";
 import { Prng } from "../../../cluster/base/prng.js";
 import { imageFromWire, imageToWire } from "../../../osd/image-wire.js";
 import { differingRuns, digestBlocks } from "../../../osd/image-patch.js";
-import { inParallel } from "../../../osd/in-parallel.js";
+import { inParallel } from "../../../cluster/base/parallel.js";
 import { adoptionPages, fetchLog } from "../../../osd/log-transfer.js";
 import type {
   PgAdoptRequest,

@@ -1,3 +1,5 @@
+/** Bounded parallelism for lists of work. */
+
 /**
  * Works on `count` items at a time. After the first failure nothing new is begun, and the failure
  * is thrown once what was under way has ended: nothing outlives the call.
