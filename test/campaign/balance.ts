@@ -1,8 +1,8 @@
 /**
- * One step of the campaign `balance`, as a program: `balance.js away|random|join|drain|lost|shares`,
- * each on a cluster of its own. It prints its figures and fails when one misses its goal (issue of the
- * failures): what an absence costs, what a new OSD costs and what its arrival does to clients, that
- * an OSD can be emptied, and that a lost one is replaced.
+ * One step of the campaign `balance`, as a program: `balance.js STEP` with a name of STEPS below,
+ * each on a cluster of its own. It prints its figures and fails when one misses its goal: what an
+ * absence costs, what a new OSD costs and what its arrival does to clients, that an OSD can be
+ * emptied, that a lost one is replaced, and how a busy OSD is shared.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
