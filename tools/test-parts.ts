@@ -50,7 +50,20 @@ export const PARTS: readonly Part[] = [
     name: "crash",
     title: "crash and failover",
     prefixes: ["test/integration/"], // Whatever needs real processes and is not claimed below.
-    budgetSeconds: 420,
+    budgetSeconds: 180,
+    limitSeconds: 720,
+    concurrency: 1,
+    needs: ["up", "test"],
+  },
+  {
+    name: "failures",
+    title: "failures under load",
+    prefixes: [
+      "test/integration/crash-failover",
+      "test/integration/crash-partition",
+      "test/integration/health-codes",
+    ],
+    budgetSeconds: 240,
     limitSeconds: 720,
     concurrency: 1,
     needs: ["up", "test"],

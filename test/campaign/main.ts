@@ -81,7 +81,7 @@ const CAMPAIGNS: readonly Campaign[] = [
     name: "failures",
     about: "fio verifies while processes are killed or stopped and links are cut: 10 times each",
     steps: 2 * REPEATS,
-    stepSeconds: 200,
+    stepSeconds: 240,
     step: failuresStep,
     summary: failuresSummary,
   },
@@ -124,12 +124,12 @@ const CAMPAIGNS: readonly Campaign[] = [
   },
   {
     name: "bit-flips",
-    about: "200 random bits flip in data, index and log of one OSD at a time: 20 clusters",
-    steps: 20,
-    stepSeconds: 240,
+    about: "200 random bits flip in data, index and log of one OSD at a time: 10 clusters",
+    steps: 10,
+    stepSeconds: 150,
     step: (number) => ({
       program: "test/integration/bit-flips.test.js",
-      env: { DSS_FLIPS: "10", DSS_FLIP_SEED: String(number) },
+      env: { DSS_FLIPS: "20", DSS_FLIPS_AT_ONCE: "10", DSS_FLIP_SEED: String(100 + number) },
     }),
   },
   {

@@ -97,20 +97,24 @@ await t.test("kill -9 of the leading ZooKeeper server", async (t) => {
 
 await t.test("SIGSTOP of a primary", async (t) => {
   const [primary] = await membersOf(cluster, "load");
-  await stopAndWake(t, "stop primary", primary!);
+  await stopAndWake(t, "stop primary", { id: primary!, sleepMs: SLEEP_MS });
 });
 
 await t.test("SIGSTOP of a replica", async (t) => {
   const [, replica] = await membersOf(cluster, "load");
-  await stopAndWake(t, "stop replica", replica!);
+  await stopAndWake(t, "stop replica", { id: replica!, sleepMs: 0 });
 });
 
-async function stopAndWake(t: Tap, name: string, id: number): Promise<void> {
+async function stopAndWake(
+  t: Tap,
+  name: string,
+  { id, sleepMs }: { id: number; sleepMs: number },
+): Promise<void> {
   const { pid } = await osdProcess(cluster, id);
   try {
     await measure(t, load, { name, goalMs: SILENCE_GOAL_MS }, () => cluster.kill([pid], "SIGSTOP"));
     await shownDown(cluster, id);
-    await sleep(SLEEP_MS);
+    await sleep(sleepMs);
   } finally {
     await cluster.kill([pid], "SIGCONT");
   }

@@ -30,7 +30,7 @@ export async function measure(
   failure: () => Promise<void>,
 ): Promise<Measured> {
   const { name, goalMs } = options;
-  const settleMs = options.settleMs ?? (goalMs === KILL_GOAL_MS ? 3_000 : 9_000);
+  const settleMs = options.settleMs ?? (goalMs === KILL_GOAL_MS ? 3_000 : 7_000);
   const measured = await load.during(failure, { settleMs });
   const lanes = Object.entries(measured.lanes).map(([lane, ms]) => `${lane} ${ms}`);
   t.comment(`${name}: longest stall ${measured.longestMs} ms (${lanes.join(", ")})`);

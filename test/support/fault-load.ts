@@ -17,7 +17,7 @@ const FIO_BYTES = 64 * MIB;
 const PROBE_BYTES = 64 * MIB;
 export const VOLUME_BYTES = FIO_BYTES + PROBE_BYTES;
 /** One pass of fio; the failures come at any point of it. */
-const PASS_SECONDS = 8;
+const PASS_SECONDS = 6;
 const PASS_LIMIT_MS = 180_000;
 const REPORT_MS = 10_000;
 
