@@ -490,7 +490,7 @@ export class MdsLeader {
 
   async openSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
     checkOpen(open);
-    // What follows the last wait is one turn with the answer: nothing overtakes it.
+    // The answer begins a lease, so the term must be known to be ours.
     await this.confirmedLately();
     return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
   }

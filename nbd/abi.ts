@@ -1,7 +1,7 @@
 /**
  * Numbers and layouts of the NBD protocol (the document doc/proto.md of the NetworkBlockDevice
- * project), all big-endian. Only encoding and decoding of fixed layouts lives here: what they
- * mean is in handshake.ts and transmission.ts.
+ * project; extended headers: its branch extension-ext-header), all big-endian. Only encoding and
+ * decoding of fixed layouts lives here: what they mean is in handshake.ts and transmission.ts.
  */
 
 // Handshake phase.
@@ -24,19 +24,23 @@ export const OPTION = {
   STRUCTURED_REPLY: 8,
   LIST_META_CONTEXT: 9,
   SET_META_CONTEXT: 10,
+  EXTENDED_HEADERS: 11,
 } as const;
 
 export const REPLY = {
   ACK: 1,
   SERVER: 2,
   INFO: 3,
+  META_CONTEXT: 4,
   ERR_UNSUP: 0x80000001,
   ERR_POLICY: 0x80000002,
   ERR_INVALID: 0x80000003,
   ERR_PLATFORM: 0x80000004,
+  ERR_TLS_REQD: 0x80000005,
   ERR_UNKNOWN: 0x80000006,
   ERR_SHUTDOWN: 0x80000007,
   ERR_TOO_BIG: 0x80000009,
+  ERR_EXT_HEADER_REQD: 0x8000000a,
 } as const;
 export type ReplyType = (typeof REPLY)[keyof typeof REPLY];
 
@@ -52,12 +56,25 @@ export const TRANSMISSION_FLAG = {
   SEND_FUA: 1 << 3,
   SEND_TRIM: 1 << 5,
   SEND_WRITE_ZEROES: 1 << 6,
+  SEND_DF: 1 << 7,
   CAN_MULTI_CONN: 1 << 8,
+  SEND_CACHE: 1 << 10,
+  SEND_FAST_ZERO: 1 << 11,
+  BLOCK_STATUS_PAYLOAD: 1 << 12,
 } as const;
+
+/** The one metadata context of this server, and the number by which replies mean it. */
+export const ALLOCATION_CONTEXT = "base:allocation";
+export const ALLOCATION_ID = 1;
+/** Status flags of the allocation context. */
+export const STATE = { HOLE: 1 << 0, ZERO: 1 << 1 } as const;
 
 // Transmission phase.
 export const REQUEST_MAGIC = 0x25609513;
+export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
+export const STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+export const EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
 export const COMMAND = {
   READ: 0,
@@ -65,14 +82,34 @@ export const COMMAND = {
   DISC: 2,
   FLUSH: 3,
   TRIM: 4,
+  CACHE: 5,
   WRITE_ZEROES: 6,
+  BLOCK_STATUS: 7,
 } as const;
 
-export const COMMAND_FLAG = { FUA: 1 << 0, NO_HOLE: 1 << 1 } as const;
+export const COMMAND_FLAG = {
+  FUA: 1 << 0,
+  NO_HOLE: 1 << 1,
+  DF: 1 << 2,
+  REQ_ONE: 1 << 3,
+  FAST_ZERO: 1 << 4,
+  PAYLOAD_LEN: 1 << 5,
+} as const;
+
+export const CHUNK_FLAG_DONE = 1 << 0;
+export const CHUNK = {
+  NONE: 0,
+  OFFSET_DATA: 1,
+  OFFSET_HOLE: 2,
+  BLOCK_STATUS: 5,
+  BLOCK_STATUS_EXT: 6,
+  ERROR: 0x8001,
+  ERROR_OFFSET: 0x8002,
+} as const;
 
 /**
- * The error values that this server chooses itself; the others come from `DssError.nbd`. They are
- * the protocol's own numbers ("Error values"), whatever the errno of the platform.
+ * The protocol's own numbers ("Error values"), whatever the errno of the platform; those of failed
+ * operations come from `DssError.nbd`.
  */
 export const NBD_ERROR = {
   NONE: 0,
@@ -80,7 +117,21 @@ export const NBD_ERROR = {
   EIO: 5,
   EINVAL: 22,
   ENOSPC: 28,
+  EOVERFLOW: 75,
+  ENOTSUP: 95,
+  ESHUTDOWN: 108,
 } as const;
+
+/** What one connection has negotiated beyond the baseline. */
+export interface Session {
+  /** Reads are answered in chunks. */
+  readonly structured: boolean;
+  /** All headers have 64-bit lengths, all replies are chunks. Implies `structured`. */
+  readonly extended: boolean;
+  /** The allocation context was selected for the export in use. */
+  readonly allocation: boolean;
+}
+export const BASELINE: Session = { structured: false, extended: false, allocation: false };
 
 /** What the client is told about an export, and what its requests are checked against. */
 export interface ExportFacts {
@@ -101,6 +152,8 @@ export const OPTION_HEADER_SIZE = 16; // magic u64, option u32, length u32
 export const OPTION_REPLY_HEADER_SIZE = 20; // magic u64, option u32, type u32, length u32
 /** magic u32, flags u16, type u16, cookie u64, offset u64, length u32 */
 export const REQUEST_SIZE = 28;
+/** The same with a u64 length. */
+export const EXTENDED_REQUEST_SIZE = 32;
 export const SIMPLE_REPLY_SIZE = 16; // magic u32, error u32, cookie u64
 const EXPORT_NAME_PADDING = 124;
 
@@ -132,33 +185,56 @@ export function encodeServerItem(name: string, description: string): Buffer {
   return Buffer.concat([length, nameBytes, Buffer.from(description)]);
 }
 
-export function transmissionFlags(facts: ExportFacts): number {
-  const common =
+export function transmissionFlags(facts: ExportFacts, session: Session): number {
+  let flags: number =
     TRANSMISSION_FLAG.HAS_FLAGS |
     TRANSMISSION_FLAG.SEND_FLUSH |
     TRANSMISSION_FLAG.SEND_FUA |
+    TRANSMISSION_FLAG.SEND_CACHE |
     TRANSMISSION_FLAG.CAN_MULTI_CONN;
-  return facts.readOnly
-    ? common | TRANSMISSION_FLAG.READ_ONLY
-    : common | TRANSMISSION_FLAG.SEND_TRIM | TRANSMISSION_FLAG.SEND_WRITE_ZEROES;
+  if (facts.readOnly) {
+    flags |= TRANSMISSION_FLAG.READ_ONLY;
+  } else {
+    flags |=
+      TRANSMISSION_FLAG.SEND_TRIM |
+      TRANSMISSION_FLAG.SEND_WRITE_ZEROES |
+      TRANSMISSION_FLAG.SEND_FAST_ZERO;
+  }
+  if (session.structured) flags |= TRANSMISSION_FLAG.SEND_DF;
+  if (session.extended && session.allocation) flags |= TRANSMISSION_FLAG.BLOCK_STATUS_PAYLOAD;
+  return flags;
 }
 
 /** The answer to OPTION.EXPORT_NAME, which has no reply header. */
-export function encodeExportNameAnswer(facts: ExportFacts, options: { padded: boolean }): Buffer {
-  const out = Buffer.alloc(10 + (options.padded ? EXPORT_NAME_PADDING : 0));
+export function encodeExportNameAnswer(
+  facts: ExportFacts,
+  { padded, session }: { padded: boolean; session: Session },
+): Buffer {
+  const out = Buffer.alloc(10 + (padded ? EXPORT_NAME_PADDING : 0));
   out.writeBigUInt64BE(BigInt(facts.size), 0);
-  out.writeUInt16BE(transmissionFlags(facts), 8);
+  out.writeUInt16BE(transmissionFlags(facts, session), 8);
   return out;
 }
 
+/** Data of a REPLY.META_CONTEXT. */
+export function encodeMetaContext(id: number, name: string): Buffer {
+  const out = Buffer.alloc(4);
+  out.writeUInt32BE(id, 0);
+  return Buffer.concat([out, Buffer.from(name)]);
+}
+
 /** Data of a REPLY.INFO; undefined for an item that this server does not know. */
-export function encodeInfo(item: number, facts: ExportFacts): Buffer | undefined {
+export function encodeInfo(
+  item: number,
+  facts: ExportFacts,
+  session: Session,
+): Buffer | undefined {
   switch (item) {
     case INFO.EXPORT: {
       const out = Buffer.allocUnsafe(12);
       out.writeUInt16BE(INFO.EXPORT, 0);
       out.writeBigUInt64BE(BigInt(facts.size), 2);
-      out.writeUInt16BE(transmissionFlags(facts), 10);
+      out.writeUInt16BE(transmissionFlags(facts, session), 10);
       return out;
     }
     case INFO.NAME:
@@ -178,17 +254,13 @@ export function encodeInfo(item: number, facts: ExportFacts): Buffer | undefined
   }
 }
 
-/** An opaque 64-bit number that the client chose, kept as two halves to spare a bigint. */
-export interface Cookie {
+/**
+ * What a reply repeats of its request: the opaque cookie, and with extended headers the offset.
+ * Both as two halves, to spare bigints and because a refused offset need not be a safe integer.
+ */
+export interface RequestKey {
   readonly cookieHigh: number;
   readonly cookieLow: number;
-}
-
-export function encodeSimpleReply(cookie: Cookie, error: number): Buffer {
-  const out = Buffer.allocUnsafe(SIMPLE_REPLY_SIZE);
-  out.writeUInt32BE(SIMPLE_REPLY_MAGIC, 0);
-  out.writeUInt32BE(error, 4);
-  out.writeUInt32BE(cookie.cookieHigh, 8);
-  out.writeUInt32BE(cookie.cookieLow, 12);
-  return out;
+  readonly offsetHigh: number;
+  readonly offsetLow: number;
 }

@@ -3,6 +3,23 @@
  * The server owns an image from `open` to `close`; however many connections use it, it is opened
  * once, so that a flush on one connection covers the writes answered on all of them.
  */
+import type { DssError } from "../cluster/base/errors.js";
+
+/** A stretch of a read: its bytes, or why they cannot be had. Lengths are bytes. */
+export type ImagePart =
+  | { readonly length: number; readonly pieces: readonly Buffer[] }
+  | { readonly length: number; readonly failure: DssError };
+
+/** What is known of a stretch without reading it; true to both is a hole. */
+export interface ImageExtent {
+  /** Bytes, more than 0. */
+  readonly length: number;
+  /** It takes no space. */
+  readonly hole: boolean;
+  /** It reads as zeros. */
+  readonly zero: boolean;
+}
+
 export interface BlockImage {
   /** Canonical export name: valid UTF-8 without NUL, at most 4,096 bytes. */
   readonly name: string;
@@ -24,14 +41,33 @@ export interface BlockImage {
   /** Pieces that add up to `length`; they must not change afterwards. Errors: any DssError. */
   read(offset: number, length: number): Promise<Buffer[]>;
   /**
+   * The same in parts, of which some may have failed. Errors: as `read`, when there is nothing to
+   * be had at all, or when nothing may be believed (Fenced).
+   */
+  readParts(offset: number, length: number): Promise<ImagePart[]>;
+  /**
    * `data` belongs to the image until the promise settles and must not be kept longer. With `fua`
    * the promise resolves only when the bytes are durable.
    */
   write(offset: number, data: Buffer, options: { fua: boolean }): Promise<void>;
-  /** Makes the range read as zeros; only with `mayTrim` may it give the space back. */
-  zero(offset: number, length: number, options: { fua: boolean; mayTrim: boolean }): Promise<void>;
+  /**
+   * Makes the range read as zeros; only with `mayTrim` may it give the space back. With `fast` it
+   * fails at once with NotSupported, having changed nothing, unless that takes less than a write.
+   */
+  zero(
+    offset: number,
+    length: number,
+    options: { fua: boolean; mayTrim: boolean; fast: boolean },
+  ): Promise<void>;
   /** A hint: the bytes of the range are undefined until written again. */
   trim(offset: number, length: number, options: { fua: boolean }): Promise<void>;
+  /** A hint: the range will be read soon. Holds at most 1 MiB at a time. */
+  cache(offset: number, length: number): Promise<void>;
+  /**
+   * What the range consists of, from `offset` on and as far as it is easily known: at least one
+   * extent, at most `extentsMax`, together no longer than `length`; neighbours differ.
+   */
+  status(offset: number, length: number, extentsMax: number): Promise<ImageExtent[]>;
   /** Resolves when every write, zero and trim answered before the call is durable. */
   flush(): Promise<void>;
 }

@@ -12,13 +12,14 @@
 import { assert, AssertionFailure } from "../cluster/base/assert.js";
 import { describeError, DssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
-import type { Clock, Connection as Link, Timer } from "../cluster/platform/ports.js";
-import { NBD_ERROR } from "./abi.js";
-import type { ExportEntry } from "./block-image.js";
+import type { Clock, Connection as Link, Timer, TlsIdentity } from "../cluster/platform/ports.js";
+import { COMMAND_FLAG, NBD_ERROR, STATE, type Session } from "./abi.js";
+import type { BlockImage, ExportEntry, ImageExtent, ImagePart } from "./block-image.js";
 import type { Budget, BudgetWaiter } from "./budget.js";
 import type { ExportShare } from "./export-table.js";
-import { Handshake, type HandshakeEffect } from "./handshake.js";
-import { Transmission, type StartRequest } from "./transmission.js";
+import { Handshake, type HandshakeEffect, type TlsPolicy } from "./handshake.js";
+import type { ReadPart } from "./replies.js";
+import { STATUS_EXTENTS_MAX, Transmission, type StartRequest } from "./transmission.js";
 
 /** Replies without data that may wait for a client that does not read, bytes. */
 const REPLY_BACKLOG_MAX = 1024 * 1024;
@@ -36,11 +37,19 @@ export interface ConnectionLimits {
   readonly handshakeMs: number;
 }
 
+/** How a server encrypts. */
+export interface ServerTls {
+  readonly identity: TlsIdentity;
+  readonly policy: Exclude<TlsPolicy, "off">;
+}
+
 /** What a connection needs of its server. */
 export interface ConnectionHost {
   readonly clock: Clock;
   readonly budget: Budget;
   readonly limits: ConnectionLimits;
+  /** Without it connections stay in the clear. */
+  readonly tls: ServerTls | undefined;
   list(): Promise<readonly ExportEntry[]>;
   /** "" is the default export. Errors: those of `ExportDirectory.open`. */
   acquire(name: string): Promise<ExportShare>;
@@ -58,15 +67,16 @@ const LEGAL: Record<Phase, readonly Phase[]> = {
 
 const DURABLE = { fua: true } as const;
 const BUFFERED = { fua: false } as const;
-const NO_PIECES: readonly Buffer[] = [];
 
 export class NbdConnection {
   private phase: Phase = "negotiating";
-  private readonly handshake = new Handshake();
+  private readonly handshake: Handshake;
   private transmission: Transmission | undefined;
   private share: ExportShare | undefined;
   /** The directory is being asked; its answer must be awaited before the share is given up. */
   private asking = false;
+  /** The link is being encrypted, which takes the client's part. */
+  private securing = false;
   private gone = false;
 
   private inFlight = 0;
@@ -83,6 +93,7 @@ export class NbdConnection {
   private out: Buffer[] = [];
   private turnDue = false;
   private ended = false;
+  private stopping = false;
   private paused = false;
   private timer: Timer | undefined;
   private progressAt: number;
@@ -96,6 +107,7 @@ export class NbdConnection {
     private readonly log: Logger,
   ) {
     this.progressAt = host.clock.now();
+    this.handshake = new Handshake(host.tls?.policy);
     link.onClose((error) => this.onLinkClosed(error));
     link.onDrain(() => this.onDrain());
     link.onData((chunk) => this.onData(chunk));
@@ -107,8 +119,21 @@ export class NbdConnection {
     return this.inFlight;
   }
 
+  /** The server stops: requests in flight are finished, later ones refused until then. */
+  stop(): void {
+    if (this.phase === "serving") {
+      const { transmission } = this;
+      transmission!.stop();
+      this.stopping = true;
+      this.pump();
+      if (this.phase !== "serving") return;
+      if (this.inFlight > 0) return;
+    }
+    this.finish();
+  }
+
   /** Takes no more requests, finishes those in flight, then closes. */
-  finish(): void {
+  private finish(): void {
     if (this.phase === "finishing" || this.phase === "closed") return;
     this.transition("finishing");
     this.timer?.cancel();
@@ -174,7 +199,8 @@ export class NbdConnection {
   }
 
   private leaveWhenIdle(): void {
-    if (this.phase !== "closed" || this.inFlight > 0 || this.asking || this.gone) return;
+    if (this.phase !== "closed" || this.inFlight > 0 || this.gone) return;
+    if (this.asking || this.securing) return;
     this.gone = true;
     this.share?.release();
     this.share = undefined;
@@ -240,8 +266,11 @@ export class NbdConnection {
         case "open":
           this.ask(this.acquire(effect.name), (share) => this.handshake.onOpened(share.image));
           break;
+        case "secure":
+          this.secureLink();
+          break;
         case "enter":
-          this.enter(effect.rest);
+          this.enter(effect.rest, effect.session);
           break;
         case "close":
           if (effect.fault !== undefined) this.fail(effect.fault);
@@ -254,8 +283,29 @@ export class NbdConnection {
 
   /** Nothing is read while the server works or the client does not read its answers. */
   private throttleHandshake(): void {
+    if (this.securing) return; // The link is the platform's for now.
     if (this.asking || this.link.bufferedBytes > REPLY_BACKLOG_MAX) this.pause();
     else this.resume();
+  }
+
+  /** What has been sent goes out in the clear; whatever follows is encrypted. */
+  private secureLink(): void {
+    const { tls } = this.host;
+    assert(tls && this.link.startTls, "encryption without a certificate");
+    this.flush();
+    this.securing = true;
+    this.link.startTls(tls.identity).then(
+      () => {
+        this.securing = false;
+        if (this.phase === "negotiating") this.runHandshake(this.handshake.onSecured());
+        this.leaveWhenIdle();
+      },
+      (error: unknown) => {
+        this.securing = false;
+        if (this.phase !== "closed") this.fail(`no encryption: ${describeError(error)}`);
+        this.leaveWhenIdle();
+      },
+    );
   }
 
   private ask<T>(answer: Promise<T>, onAnswer: (value: T) => HandshakeEffect[]): void {
@@ -291,12 +341,12 @@ export class NbdConnection {
     return share;
   }
 
-  private enter(rest: Buffer[]): void {
+  private enter(rest: Buffer[], session: Session): void {
     assert(this.share, "transmission without an export");
     this.timer?.cancel();
     this.transition("serving");
-    this.transmission = new Transmission(this.share.image);
-    this.log.info({ export: this.share.image.name }, "client attached");
+    this.transmission = new Transmission(this.share.image, session);
+    this.log.info({ export: this.share.image.name, ...session }, "client attached");
     for (const chunk of rest) this.transmission.push(chunk);
     this.pump();
   }
@@ -373,73 +423,64 @@ export class NbdConnection {
     this.host.budget.wait(this.waiter);
   }
 
-  /** Only reads and writes hold memory for as long as they last. */
   private start(request: StartRequest): void {
-    const image = this.share!.image;
-    const { offset, length } = request;
     this.inFlight++;
     this.host.budget.takeRequest();
-    if (request.command === "read" || request.command === "write") {
-      if (this.prepaid === 0) this.charge(length);
+    if (request.charge > 0) {
+      if (this.prepaid === 0) this.charge(request.charge);
       this.prepaid = 0;
     }
-    const onDone = (pieces: readonly Buffer[] | void): void =>
-      this.onDone(request, NBD_ERROR.NONE, pieces ?? NO_PIECES);
-    const onFailed = (error: unknown): void => this.onFailed(request, error);
-    const durability = request.fua ? DURABLE : BUFFERED;
-    switch (request.command) {
-      case "read":
-        image.read(offset, length).then(onDone, onFailed);
-        break;
-      case "write":
-        image.write(offset, request.data, durability).then(onDone, onFailed);
-        break;
-      case "zero":
-        image
-          .zero(offset, length, { fua: request.fua, mayTrim: !request.noHole })
-          .then(onDone, onFailed);
-        break;
-      case "trim":
-        image.trim(offset, length, durability).then(onDone, onFailed);
-        break;
-      case "flush":
-        image.flush().then(onDone, onFailed);
-        break;
-    }
+    const partial = this.transmission!.partial;
+    perform(this.share!.image, request, partial).then(
+      (outcome) => this.onDone(request, outcome ?? undefined),
+      (error: unknown) => this.onFailed(request, error),
+    );
   }
 
-  private onDone(request: StartRequest, error: number, pieces: readonly Buffer[]): void {
-    this.inFlight--;
-    const reading = request.command === "read";
-    if (reading && error === NBD_ERROR.NONE) {
-      let total = 0;
-      for (const piece of pieces) total += piece.length;
-      assert(total === request.length, `read of ${request.length} bytes gave ${total}`);
+  private onDone(request: StartRequest, outcome: Outcome | undefined): void {
+    if (this.phase !== "closed") {
+      const transmission = this.transmission!;
+      if (outcome === undefined) transmission.finish(request, this.out);
+      else if ("parts" in outcome) {
+        const bad = outcome.parts.find((part) => "error" in part);
+        if (bad && "error" in bad) this.logFailure(request, "partial", bad.message);
+        transmission.finishRead(request, outcome.parts, this.out);
+      } else transmission.finishStatus(request, outcome.extents, this.out);
     }
-    if (this.phase === "closed") {
-      if (reading || request.command === "write") this.discharge(request.length);
-    } else {
-      // A read's bytes stay charged until the link has sent them.
-      if (reading) this.corkedCharge += request.length;
-      else if (request.command === "write") this.discharge(request.length);
-      this.transmission!.finish(request, error, pieces, this.out);
-      this.schedule();
-    }
-    this.host.budget.giveRequest();
-    this.leaveWhenIdle();
+    // Bytes of a reply stay charged until the link has sent them.
+    this.settle(request, outcome !== undefined);
   }
 
   private onFailed(request: StartRequest, error: unknown): void {
     if (error instanceof AssertionFailure) throw error;
-    const code = error instanceof DssError ? error.code : "unexpected";
-    this.failureCount++;
-    // Once per kind: a cluster in trouble fails every request of a busy device.
-    if (!this.failuresLogged.has(code)) {
-      this.failuresLogged.add(code);
-      const { command, offset, length } = request;
-      this.log.error({ command, offset, length, reason: describeError(error) }, "request failed");
+    const known = error instanceof DssError ? error : undefined;
+    const code = known?.code ?? "unexpected";
+    // A zero that is not fast is an answer, not a failure.
+    if (code !== "NotSupported") this.logFailure(request, code, error);
+    if (this.phase !== "closed") {
+      const failure = { error: known?.nbd ?? NBD_ERROR.EIO, message: known?.message ?? "" };
+      this.transmission!.fail(request, failure, this.out);
     }
-    this.onDone(request, error instanceof DssError ? error.nbd : NBD_ERROR.EIO, NO_PIECES);
+    this.settle(request, false);
+  }
+
+  /** The request is over, its reply is in `out`. */
+  private settle(request: StartRequest, carriesData: boolean): void {
+    this.inFlight--;
+    if (this.phase === "closed" || !carriesData) this.discharge(request.charge);
+    else this.corkedCharge += request.charge;
+    if (this.phase !== "closed") this.schedule();
+    this.host.budget.giveRequest();
+    this.leaveWhenIdle();
+  }
+
+  /** Once per kind: a cluster in trouble fails every request of a busy device. */
+  private logFailure(request: StartRequest, code: string, error: unknown): void {
+    this.failureCount++;
+    if (this.failuresLogged.has(code)) return;
+    this.failuresLogged.add(code);
+    const { command, offset, length } = request;
+    this.log.error({ command, offset, length, reason: describeError(error) }, "request failed");
   }
 
   /** The request being assembled or waiting for memory will never start. */
@@ -480,7 +521,8 @@ export class NbdConnection {
     this.turnDue = false;
     if (this.phase === "closed") return;
     this.flush();
-    if (this.phase === "serving" && this.paused) this.pump();
+    if (this.phase === "serving" && this.stopping && this.inFlight === 0) this.finish();
+    else if (this.phase === "serving" && this.paused) this.pump();
     else if (this.phase === "finishing") this.endWhenIdle();
   };
 
@@ -502,4 +544,63 @@ export class NbdConnection {
     this.outputCharge = held;
     this.discharge(sent);
   }
+}
+
+type Outcome =
+  | { readonly parts: readonly ReadPart[] }
+  | { readonly extents: readonly { length: number; flags: number }[] };
+
+/** Runs a request on the image; nothing for one whose success is all there is to tell. */
+async function perform(
+  image: BlockImage,
+  request: StartRequest,
+  partial: boolean,
+): Promise<Outcome | void> {
+  const { offset, length, flags } = request;
+  const durability = (flags & COMMAND_FLAG.FUA) !== 0 ? DURABLE : BUFFERED;
+  switch (request.command) {
+    case "read": {
+      if (partial) return { parts: checkedParts(await image.readParts(offset, length), length) };
+      const pieces = await image.read(offset, length);
+      return { parts: checkedParts([{ length, pieces }], length) };
+    }
+    case "write":
+      return await image.write(offset, request.data, durability);
+    case "zero": {
+      const mayTrim = (flags & COMMAND_FLAG.NO_HOLE) === 0;
+      const fast = (flags & COMMAND_FLAG.FAST_ZERO) !== 0;
+      return await image.zero(offset, length, { ...durability, mayTrim, fast });
+    }
+    case "trim":
+      return await image.trim(offset, length, durability);
+    case "cache":
+      return await image.cache(offset, length);
+    case "flush":
+      return await image.flush();
+    case "status": {
+      const one = (flags & COMMAND_FLAG.REQ_ONE) !== 0;
+      const found = await image.status(offset, length, one ? 1 : STATUS_EXTENTS_MAX);
+      return { extents: found.map(stateOf) };
+    }
+  }
+}
+
+function stateOf({ length, hole, zero }: ImageExtent): { length: number; flags: number } {
+  return { length, flags: (hole ? STATE.HOLE : 0) | (zero ? STATE.ZERO : 0) };
+}
+
+/** A reply of another length than promised would shift everything behind it. */
+function checkedParts(parts: readonly ImagePart[], length: number): ReadPart[] {
+  let total = 0;
+  const checked = parts.map((part): ReadPart => {
+    let bytes = part.length;
+    if ("pieces" in part) bytes = part.pieces.reduce((sum, piece) => sum + piece.length, 0);
+    assert(bytes === part.length, `part of ${part.length} bytes has ${bytes}`);
+    total += bytes;
+    if ("pieces" in part) return part;
+    const { nbd, message } = part.failure;
+    return { length: bytes, error: nbd, message };
+  });
+  assert(total === length, `read of ${length} bytes gave ${total}`);
+  return checked;
 }

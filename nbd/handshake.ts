@@ -8,6 +8,10 @@
  *               │  └── skip         │ an empty option has no data
  *               └───────────────────┘
  *
+ * STARTTLS is a question too ("busy"), answered when the link is encrypted. What was negotiated in
+ * the clear is forgotten then, and what arrived in the clear behind it ends the connection:
+ * somebody on the way could have put it there.
+ *
  * Invariants: one option is under way at a time; while the directory is asked ("busy") nothing is
  * parsed, and what arrives is kept up to BACKLOG_BYTES_MAX; nothing is allocated for an option
  * before its length is known to be within OPTION_BYTES_MAX; "done" is final.
@@ -17,12 +21,15 @@
 import { assert } from "../cluster/base/assert.js";
 import { describeError, type DssError } from "../cluster/base/errors.js";
 import {
+  ALLOCATION_CONTEXT,
+  ALLOCATION_ID,
   CLIENT_FLAG,
   CLIENT_FLAGS_KNOWN,
   CLIENT_FLAGS_SIZE,
   encodeExportNameAnswer,
   encodeGreeting,
   encodeInfo,
+  encodeMetaContext,
   encodeOptionReply,
   encodeServerItem,
   INFO,
@@ -30,10 +37,12 @@ import {
   OPTION_HEADER_SIZE,
   OPTION_MAGIC,
   REPLY,
-  STRING_BYTES_MAX,
   type ExportFacts,
   type ReplyType,
+  type Session,
 } from "./abi.js";
+import { decodeContextQuery, decodeExportQuery, decodeName, QueryFault } from "./option-data.js";
+import { truncated } from "./replies.js";
 
 /** Longest option data that is looked at, bytes. */
 export const OPTION_BYTES_MAX = 64 * 1024;
@@ -50,8 +59,10 @@ export type HandshakeEffect =
   | { do: "list" }
   /** Answer with `onOpened` or `onRefused`. `name` is "" for the default export. */
   | { do: "open"; name: string }
+  /** Encrypt the link, from the end of what was sent before; answer with `onSecured`. */
+  | { do: "secure" }
   /** Negotiation is over; the export last opened is served. `rest` belongs to transmission. */
-  | { do: "enter"; rest: Buffer[] }
+  | { do: "enter"; rest: Buffer[]; session: Session }
   /** Send what is queued, then close; `fault` says what the client did wrong, if anything. */
   | { do: "close"; fault?: string };
 
@@ -65,13 +76,17 @@ const LEGAL: Record<Phase, readonly Phase[]> = {
   done: [],
 };
 
-/** What waits for the directory's answer. */
-type Question = { about: "list" } | { about: "export"; items: readonly number[] };
+/** What waits for an answer from outside. */
+type Question =
+  | { about: "list" }
+  | { about: "export"; items: readonly number[] }
+  | { about: "contexts"; queries: readonly string[] }
+  | { about: "security" };
 
-type OptionHandler = (handshake: Handshake, data: Buffer) => void;
+type OptionHandler = (handshake: Handshake, data: Buffer, option: number) => void;
 
-/** Fatal, because a name that is not UTF-8 cannot be compared or logged. */
-const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+/** off: there is no certificate. allow: clients may encrypt. require: nothing else in the clear. */
+export type TlsPolicy = "off" | "allow" | "require";
 
 export class Handshake {
   private phase: Phase = "flags";
@@ -82,10 +97,18 @@ export class Handshake {
   private option = 0;
   private optionCount = 0;
   private padded = true;
+  private fixed = true;
+  private secure = false;
+  private structured = false;
+  private extended = false;
+  /** Name of the export for which the allocation context was selected last. */
+  private contextOf: string | undefined;
   private question: Question | undefined;
   private backlog: Buffer[] = [];
   private backlogBytes = 0;
   private effects: HandshakeEffect[] = [];
+
+  constructor(private readonly tls: TlsPolicy = "off") {}
 
   /** True while the next move is the server's: the client cannot be blamed for the delay. */
   get busy(): boolean {
@@ -125,24 +148,44 @@ export class Handshake {
   onOpened(facts: ExportFacts): HandshakeEffect[] {
     const question = this.answered();
     if (!question) return [];
+    if (question.about === "contexts") {
+      this.answerContexts(question.queries, facts.name);
+      this.transition("header");
+      this.parse();
+      return this.take();
+    }
     assert(question.about === "export", "handshake: an export answers no question");
+    const session = this.sessionFor(facts);
     if (this.option === OPTION.EXPORT_NAME) {
-      this.send(encodeExportNameAnswer(facts, { padded: this.padded }));
-      this.enter();
+      this.send(encodeExportNameAnswer(facts, { padded: this.padded, session }));
+      this.enter(session);
       return this.take();
     }
     // The items in the order asked for, after the mandatory one.
     for (const item of new Set([INFO.EXPORT, ...question.items])) {
-      const data = encodeInfo(item, facts);
+      const data = encodeInfo(item, facts, session);
       if (data) this.reply(REPLY.INFO, data);
     }
     this.reply(REPLY.ACK);
     if (this.option === OPTION.GO) {
-      this.enter();
+      this.enter(session);
     } else {
       this.transition("header");
       this.parse();
     }
+    return this.take();
+  }
+
+  /** The link is encrypted. If it cannot be, it is closed instead. */
+  onSecured(): HandshakeEffect[] {
+    const question = this.answered();
+    if (!question) return [];
+    assert(question.about === "security", "handshake: encryption answers no question");
+    this.secure = true;
+    this.structured = this.extended = false;
+    this.contextOf = undefined;
+    this.transition("header");
+    this.parse();
     return this.take();
   }
 
@@ -164,7 +207,53 @@ export class Handshake {
     if (this.phase !== "done") this.transition("done");
   }
 
+  private sessionFor(facts: ExportFacts): Session {
+    const structured = this.structured || this.extended;
+    const allocation = structured && this.contextOf === facts.name;
+    return { structured, extended: this.extended, allocation };
+  }
+
+  /** `name` is the export's canonical one, so that both spellings of the default mean it. */
+  private answerContexts(queries: readonly string[], name: string): void {
+    const setting = this.option === OPTION.SET_META_CONTEXT;
+    const all = !setting && (queries.length === 0 || queries.includes("base:"));
+    if (all || queries.includes(ALLOCATION_CONTEXT)) {
+      // Numbers mean nothing in a list.
+      const id = setting ? ALLOCATION_ID : 0;
+      this.reply(REPLY.META_CONTEXT, encodeMetaContext(id, ALLOCATION_CONTEXT));
+      if (setting) this.contextOf = name;
+    }
+    this.reply(REPLY.ACK);
+  }
+
   // ---- For the rows of OPTIONS ----
+
+  get secured(): boolean {
+    return this.secure;
+  }
+  /** TLS needs a client that knows the fixed newstyle. */
+  get policy(): TlsPolicy {
+    return this.fixed ? this.tls : "off";
+  }
+  get chunked(): boolean {
+    return this.structured || this.extended;
+  }
+  get wide(): boolean {
+    return this.extended;
+  }
+  useChunks(): void {
+    this.structured = true;
+  }
+  useExtendedHeaders(): void {
+    this.extended = true;
+  }
+  forgetContexts(): void {
+    this.contextOf = undefined;
+  }
+  /** Bytes have arrived behind the option in hand. */
+  get more(): boolean {
+    return this.backlogBytes > 0;
+  }
 
   ask(question: Question, effect: HandshakeEffect): void {
     this.question = question;
@@ -188,7 +277,8 @@ export class Handshake {
     while (this.phase !== "busy" && this.phase !== "done") {
       if (this.phase === "skip") {
         if (!this.skip()) return;
-        this.replyError(REPLY.ERR_TOO_BIG, `option data above ${OPTION_BYTES_MAX} bytes`);
+        if (this.mustEncrypt) this.replyError(REPLY.ERR_TLS_REQD, ENCRYPT);
+        else this.replyError(REPLY.ERR_TOO_BIG, `option data above ${OPTION_BYTES_MAX} bytes`);
         this.expectHeader();
         continue;
       }
@@ -233,6 +323,11 @@ export class Handshake {
       return;
     }
     this.padded = (flags & CLIENT_FLAG.NO_ZEROES) === 0;
+    this.fixed = (flags & CLIENT_FLAG.FIXED_NEWSTYLE) !== 0;
+    if (!this.fixed && this.tls === "require") {
+      this.close("a client that cannot encrypt");
+      return;
+    }
     this.expectHeader();
   }
 
@@ -272,9 +367,17 @@ export class Handshake {
 
   private dispatch(data: Buffer): void {
     const handler = OPTIONS.get(this.option);
-    if (handler) handler(this, data);
+    if (this.mustEncrypt) {
+      if (this.option === OPTION.EXPORT_NAME) this.close("an export without encryption");
+      else this.replyError(REPLY.ERR_TLS_REQD, ENCRYPT);
+    } else if (handler) handler(this, data, this.option);
     else this.replyError(REPLY.ERR_UNSUP, `option ${this.option} is not supported`);
     if (this.phase === "header" || this.phase === "data") this.expectHeader();
+  }
+
+  /** The option in hand is not for the clear. */
+  private get mustEncrypt(): boolean {
+    return this.tls === "require" && !this.secure && !CLEAR_OPTIONS.has(this.option);
   }
 
   private expectHeader(): void {
@@ -289,10 +392,10 @@ export class Handshake {
     return question;
   }
 
-  private enter(): void {
+  private enter(session: Session): void {
     const rest = this.backlog;
     this.transition("done");
-    this.effects.push({ do: "enter", rest });
+    this.effects.push({ do: "enter", rest, session });
   }
 
   private transition(next: Phase): void {
@@ -317,19 +420,31 @@ export class Handshake {
 }
 
 const EMPTY = Buffer.alloc(0);
+const ENCRYPT = "this server requires encryption: send STARTTLS first";
 
 const OPTIONS = new Map<number, OptionHandler>([
   [OPTION.EXPORT_NAME, onExportName],
   [OPTION.ABORT, onAbort],
   [OPTION.LIST, onList],
+  [OPTION.STARTTLS, onStartTls],
   [OPTION.INFO, onInfoOrGo],
   [OPTION.GO, onInfoOrGo],
+  [OPTION.STRUCTURED_REPLY, onStructuredReply],
+  [OPTION.LIST_META_CONTEXT, onMetaContext],
+  [OPTION.SET_META_CONTEXT, onMetaContext],
+  [OPTION.EXTENDED_HEADERS, onExtendedHeaders],
 ]);
+/** What a server that requires encryption takes before it. */
+const CLEAR_OPTIONS: ReadonlySet<number> = new Set([OPTION.STARTTLS, OPTION.ABORT]);
 
 function onExportName(handshake: Handshake, data: Buffer): void {
   const name = decodeName(data);
-  if (typeof name !== "string") {
+  if (name instanceof QueryFault) {
     handshake.close(`export name: ${name.message}`);
+    return;
+  }
+  if (handshake.wide) {
+    handshake.close("EXPORT_NAME after extended headers");
     return;
   }
   handshake.ask({ about: "export", items: [] }, { do: "open", name });
@@ -341,51 +456,70 @@ function onAbort(handshake: Handshake): void {
   handshake.close();
 }
 
+/** Refuses data where there must be none; true if it did. */
+function refuseData(handshake: Handshake, data: Buffer, option: string): boolean {
+  if (data.length === 0) return false;
+  handshake.replyError(REPLY.ERR_INVALID, `${option} takes no data`);
+  return true;
+}
+
 function onList(handshake: Handshake, data: Buffer): void {
-  if (data.length > 0) {
-    handshake.replyError(REPLY.ERR_INVALID, "LIST takes no data");
-    return;
-  }
-  handshake.ask({ about: "list" }, { do: "list" });
+  if (!refuseData(handshake, data, "LIST")) handshake.ask({ about: "list" }, { do: "list" });
 }
 
-/** Data: name length u32, name, number of items u16, items u16 each, and nothing more. */
+function onStartTls(handshake: Handshake, data: Buffer): void {
+  if (refuseData(handshake, data, "STARTTLS")) return;
+  if (handshake.policy === "off") {
+    handshake.replyError(REPLY.ERR_POLICY, "this server has no certificate");
+  } else if (handshake.secured) {
+    handshake.replyError(REPLY.ERR_INVALID, "the connection is already encrypted");
+  } else if (handshake.more) {
+    handshake.close("sent options behind STARTTLS in the clear");
+  } else {
+    handshake.reply(REPLY.ACK);
+    handshake.ask({ about: "security" }, { do: "secure" });
+  }
+}
+
+function onStructuredReply(handshake: Handshake, data: Buffer): void {
+  if (refuseData(handshake, data, "STRUCTURED_REPLY")) return;
+  if (handshake.wide) {
+    handshake.replyError(REPLY.ERR_EXT_HEADER_REQD, "extended headers are in use");
+    return;
+  }
+  handshake.useChunks();
+  handshake.reply(REPLY.ACK);
+}
+
+function onExtendedHeaders(handshake: Handshake, data: Buffer): void {
+  if (refuseData(handshake, data, "EXTENDED_HEADERS")) return;
+  handshake.useExtendedHeaders();
+  handshake.reply(REPLY.ACK);
+}
+
 function onInfoOrGo(handshake: Handshake, data: Buffer): void {
-  if (data.length < 6) {
-    handshake.replyError(REPLY.ERR_INVALID, "option data too short");
+  const query = decodeExportQuery(data);
+  if (query instanceof QueryFault) {
+    handshake.replyError(query.type, query.message);
     return;
   }
-  const nameLength = data.readUInt32BE(0);
-  if (nameLength > data.length - 6) {
-    handshake.replyError(REPLY.ERR_INVALID, "export name longer than the option data");
-    return;
-  }
-  const itemsAt = 4 + nameLength + 2;
-  const itemCount = data.readUInt16BE(itemsAt - 2);
-  if (data.length !== itemsAt + 2 * itemCount) {
-    handshake.replyError(REPLY.ERR_INVALID, "number of information items does not fit the data");
-    return;
-  }
-  const name = decodeName(data.subarray(4, 4 + nameLength));
-  if (typeof name !== "string") {
-    handshake.replyError(name.type, `export name: ${name.message}`);
-    return;
-  }
-  const items: number[] = [];
-  for (let i = 0; i < itemCount; i++) items.push(data.readUInt16BE(itemsAt + 2 * i));
-  handshake.ask({ about: "export", items }, { do: "open", name });
+  handshake.ask({ about: "export", items: query.items }, { do: "open", name: query.name });
 }
 
-function decodeName(bytes: Buffer): string | { type: ReplyType; message: string } {
-  if (bytes.length > STRING_BYTES_MAX) {
-    return { type: REPLY.ERR_TOO_BIG, message: `longer than ${STRING_BYTES_MAX} bytes` };
+/** LIST and SET: to set is to forget what was set before, even when it fails. */
+function onMetaContext(handshake: Handshake, data: Buffer, option: number): void {
+  if (option === OPTION.SET_META_CONTEXT) handshake.forgetContexts();
+  if (!handshake.chunked) {
+    handshake.replyError(REPLY.ERR_INVALID, "metadata contexts need structured replies");
+    return;
   }
-  if (bytes.includes(0)) return { type: REPLY.ERR_INVALID, message: "contains NUL" };
-  try {
-    return UTF8.decode(bytes);
-  } catch {
-    return { type: REPLY.ERR_INVALID, message: "not UTF-8" };
+  const query = decodeContextQuery(data);
+  if (query instanceof QueryFault) {
+    handshake.replyError(query.type, query.message);
+    return;
   }
+  const { name, queries } = query;
+  handshake.ask({ about: "contexts", queries }, { do: "open", name });
 }
 
 function refusalType(error: DssError): ReplyType {
@@ -403,13 +537,4 @@ function refusalType(error: DssError): ReplyType {
     default:
       return REPLY.ERR_UNKNOWN; // "The requested export is not available": now or at all.
   }
-}
-
-/** Cuts at a character, because a string of the protocol is UTF-8 of at most 4,096 bytes. */
-function truncated(message: string): Buffer {
-  const bytes = Buffer.from(message);
-  if (bytes.length <= STRING_BYTES_MAX) return bytes;
-  let end = STRING_BYTES_MAX;
-  while ((bytes[end]! & 0xc0) === 0x80) end--;
-  return bytes.subarray(0, end);
 }

@@ -19,7 +19,8 @@ import {
   type ObjectContent,
 } from "../osd/client/object-access.js";
 import { objectName, objectSizeWithin } from "../osd/client/striper.js";
-import type { BlockImage } from "./block-image.js";
+import type { BlockImage, ImageExtent, ImagePart } from "./block-image.js";
+import { statusSpan, volumeExtents, type ObjectRun } from "./block-status.js";
 import { objectRanges, type ObjectRange } from "./object-ranges.js";
 import { RangeOrder } from "./range-order.js";
 
@@ -31,6 +32,12 @@ const BLOCK = 4096;
 const OPERATIONS_MAX = 32;
 /** The same for zeros that are written out: their bytes are in flight. */
 const ZERO_WRITES_MAX = 4;
+/** Questions about objects under way for one block status, and the longest range of one, bytes. */
+const STATUS_QUESTIONS_MAX = 16;
+const STATUS_BYTES_MAX = 4 * 1024 * 1024;
+/** A cache request reads so many bytes at a time, and no more in all: an OSD's memory is small. */
+const CACHE_PIECE_BYTES = 1024 * 1024;
+const CACHE_BYTES_MAX = 32 * 1024 * 1024;
 /** Source of every hole that is read and every zero that is written. */
 const ZEROS = Buffer.alloc(1024 * 1024);
 
@@ -73,28 +80,46 @@ export class VolumeImage implements BlockImage {
   }
 
   async read(offset: number, length: number): Promise<Buffer[]> {
+    const pieces: Buffer[] = [];
+    for (const part of await this.readParts(offset, length)) {
+      if ("failure" in part) throw part.failure;
+      for (const piece of part.pieces) pieces.push(piece);
+    }
+    return pieces;
+  }
+
+  async readParts(offset: number, length: number): Promise<ImagePart[]> {
     this.check();
     const { extents, objects } = objectRanges(this.volume.layout, offset, length);
-    const contents = new Map<number, { from: number; content: ObjectContent }>();
+    const contents = new Map<number, { from: number; content: ObjectContent | DssError }>();
+    let failures = 0;
     await allEnded(
       objects.map(async (object) => {
         const address = this.address(object.index);
-        const content = await this.access.read(address, object.offset, object.length, this.options);
-        contents.set(object.index, { from: object.offset, content });
+        const from = object.offset;
+        try {
+          const content = await this.access.read(address, from, object.length, this.options);
+          contents.set(object.index, { from, content });
+        } catch (error) {
+          // A part that failed leaves the others good, unless nothing may be believed any more.
+          const alone = isDssError(error) && error.code !== "Fenced";
+          if (!alone || ++failures === objects.length) throw error;
+          contents.set(object.index, { from, content: error });
+        }
       }),
     );
     // A read that was under way when the volume was lost may have been answered by a copy of it
     // that somebody else has changed since.
     this.check();
-    const pieces: Buffer[] = [];
-    for (const extent of extents) {
+    return extents.map((extent): ImagePart => {
       const { from, content } = contents.get(extent.index)!;
+      if (content instanceof DssError) return { length: extent.length, failure: content };
       const at = extent.offset - from;
       const data = content.data.subarray(at, at + extent.length);
-      if (data.length > 0) pieces.push(data);
+      const pieces: Buffer[] = data.length > 0 ? [data] : [];
       pushZeros(pieces, extent.length - data.length);
-    }
-    return pieces;
+      return { length: extent.length, pieces };
+    });
   }
 
   write(offset: number, data: Buffer): Promise<void> {
@@ -113,8 +138,18 @@ export class VolumeImage implements BlockImage {
     });
   }
 
-  zero(offset: number, length: number, options: { mayTrim: boolean }): Promise<void> {
-    return this.change(offset, length, () =>
+  async zero(
+    offset: number,
+    length: number,
+    options: { mayTrim: boolean; fast?: boolean },
+  ): Promise<void> {
+    // Of partial blocks the rest has to be read and written again.
+    const end = offset + length;
+    const whole = offset % BLOCK === 0 && (end % BLOCK === 0 || end === this.size);
+    if (options.fast === true && !(whole && options.mayTrim)) {
+      throw new DssError("NotSupported", "these zeros take as long as a write");
+    }
+    await this.change(offset, length, () =>
       options.mayTrim ? this.clear(offset, length, false) : this.writeZeros(offset, length),
     );
   }
@@ -125,6 +160,44 @@ export class VolumeImage implements BlockImage {
 
   async flush(): Promise<void> {
     this.check();
+  }
+
+  /** Makes OSDs have the range in memory; nothing is kept here. */
+  async cache(offset: number, length: number): Promise<void> {
+    const wanted = Math.min(length, CACHE_BYTES_MAX);
+    for (const object of this.objectsOf(offset, wanted)) {
+      const end = object.offset + object.length;
+      for (let at = object.offset; at < end; at += CACHE_PIECE_BYTES) {
+        this.check();
+        const bytes = Math.min(CACHE_PIECE_BYTES, end - at);
+        const address = this.address(object.index);
+        const content = await this.access.read(address, at, bytes, this.options);
+        content.recycle?.();
+        if (content.size <= at + bytes) break;
+      }
+    }
+  }
+
+  async status(offset: number, length: number, extentsMax: number): Promise<ImageExtent[]> {
+    this.check();
+    const { layout } = this.volume;
+    const span = statusSpan(layout, offset, length);
+    const runs = new Map<number, ObjectRun[]>();
+    await this.inSlices(offset, span, STATUS_QUESTIONS_MAX, async (object) => {
+      const found: ObjectRun[] = [];
+      const end = object.offset + object.length;
+      for (let at = object.offset; at < end; at += STATUS_BYTES_MAX) {
+        const bytes = Math.min(STATUS_BYTES_MAX, end - at);
+        const address = this.address(object.index);
+        const known = await this.access.extents(address, at, bytes, this.options);
+        for (const run of known.extents) found.push(run);
+        if (!known.exists || known.size <= at + bytes) break;
+      }
+      runs.set(object.index, found);
+    });
+    this.check();
+    const range = { offset, length: span };
+    return volumeExtents(layout, range, (index) => runs.get(index) ?? [], extentsMax);
   }
 
   /** Runs a change in its order. */

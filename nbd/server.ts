@@ -21,7 +21,12 @@ import {
 } from "../cluster/platform/ports.js";
 import type { ExportDirectory } from "./block-image.js";
 import { Budget } from "./budget.js";
-import { NbdConnection, type ConnectionHost, type ConnectionLimits } from "./connection.js";
+import {
+  NbdConnection,
+  type ConnectionHost,
+  type ConnectionLimits,
+  type ServerTls,
+} from "./connection.js";
 import { ExportTable } from "./export-table.js";
 import { WRITE_BYTES_MAX } from "./transmission.js";
 
@@ -58,6 +63,8 @@ export interface NbdServerOptions {
   /** What a client gets that names no export; without it such a client is refused. */
   readonly defaultExport?: string;
   readonly limits?: Partial<NbdLimits>;
+  /** Without it nothing is encrypted. */
+  readonly tls?: ServerTls;
 }
 
 export class NbdServer {
@@ -91,6 +98,7 @@ export class NbdServer {
       clock: options.clock,
       budget: this.budget,
       limits: this.limits,
+      tls: options.tls,
       list: () => options.directory.list(),
       acquire: async (name) => this.exports.acquire(this.resolve(name)),
       onGone: (connection) => this.onGone(connection),
@@ -129,7 +137,7 @@ export class NbdServer {
   private async shutDown(): Promise<void> {
     const { stopMs } = this.limits;
     const closed = this.listeners.map((listener) => listener.close());
-    for (const connection of [...this.connections]) connection.finish();
+    for (const connection of [...this.connections]) connection.stop();
     if (!(await this.within(stopMs, this.whenIdle()))) {
       this.log.warn(this.figures, "clients did not finish in time");
       for (const connection of this.connections) connection.destroy();

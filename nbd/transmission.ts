@@ -7,25 +7,40 @@
  * of 32 MiB each, and a request is taken (and its write payload allocated) only when the caller
  * says that its bytes fit.
  *
- *   header ──► granting ──► payload ──► header     A read or write waits in "granting" for its
- *     │  ▲                                           bytes. A refused write is answered after its
- *     ▼  │                                           payload has been skipped. DISC, a bad magic
- *     skip                                           or an oversized write: closed, for good.
+ *   header ──► granting ──► payload ──► header     What needs memory waits in "granting" for its
+ *     │  ▲         ▲                                 bytes. A refused request is answered after its
+ *     ▼  │         │                                 payload has been skipped. DISC, a bad magic
+ *     skip      contexts                             or an oversized payload: closed, for good.
+ *
+ * With extended headers the flag PAYLOAD_LEN says whether the length is a payload's, which only
+ * writes have, and block status requests may have: it names contexts ("contexts").
  *
  * Invariants: a request is checked completely before it is handed out, so images see only valid
  * ranges; every request but DISC gets exactly one reply; a write payload is copied at most once,
  * and not at all when it arrived in one chunk.
  */
 import {
+  ALLOCATION_ID,
+  BASELINE,
   COMMAND,
   COMMAND_FLAG,
-  encodeSimpleReply,
+  EXTENDED_REQUEST_MAGIC,
+  EXTENDED_REQUEST_SIZE,
   NBD_ERROR,
   REQUEST_MAGIC,
   REQUEST_SIZE,
-  type Cookie,
   type ExportFacts,
+  type RequestKey,
+  type Session,
 } from "./abi.js";
+import {
+  encodeDone,
+  encodeError,
+  encodeRead,
+  encodeStatus,
+  type ReadPart,
+  type StatusExtent,
+} from "./replies.js";
 
 /**
  * Longest payload of a write, bytes: what the protocol asks every server to take. A longer one
@@ -33,18 +48,29 @@ import {
  */
 export const WRITE_BYTES_MAX = 32 * 1024 * 1024;
 
-export type CommandName = "read" | "write" | "flush" | "trim" | "zero";
+/** Extents in one answer to a block status request; the client asks again for what is beyond. */
+export const STATUS_EXTENTS_MAX = 16_384;
+/** Bytes that a cache request reads at a time, whatever its length. */
+export const CACHE_PIECE_BYTES = 1024 * 1024;
+/** Memory for one answer to a block status request, bytes. */
+const STATUS_BYTES_MAX = 64 + 16 * STATUS_EXTENTS_MAX;
+/** The payload that selects this server's one context: effect length u64, context id u32. */
+const CONTEXTS_BYTES = 12;
+/** Longest range in which zeros are written out, bytes: what compact headers can ask for. */
+const PROVISION_BYTES_MAX = 2 ** 32;
+
+export type CommandName = "read" | "write" | "flush" | "trim" | "zero" | "cache" | "status";
 
 /** A valid request for the image. Offsets and lengths are bytes. */
-export interface StartRequest extends Cookie {
+export interface StartRequest extends RequestKey {
   readonly do: "start";
   readonly command: CommandName;
   readonly offset: number;
   readonly length: number;
-  /** The answer waits until what was written is durable. */
-  readonly fua: boolean;
-  /** Zeroing must not give space back. */
-  readonly noHole: boolean;
+  /** Memory that it holds until it is answered and its reply is sent, bytes. */
+  readonly charge: number;
+  /** Bits of COMMAND_FLAG, all of them legal for the command. */
+  readonly flags: number;
   /** The payload of a write, empty otherwise. It may lie inside the chunk that was pushed. */
   readonly data: Buffer;
 }
@@ -62,47 +88,68 @@ export type TransmissionEffect =
 
 /** Commands by wire number: their name and the flags they take. FUA is legal on all of them. */
 const COMMANDS: readonly ({ name: CommandName; flags: number } | undefined)[] = (() => {
+  const { FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO } = COMMAND_FLAG;
   const rows: ({ name: CommandName; flags: number } | undefined)[] = [];
-  rows[COMMAND.READ] = { name: "read", flags: COMMAND_FLAG.FUA };
-  rows[COMMAND.WRITE] = { name: "write", flags: COMMAND_FLAG.FUA };
-  rows[COMMAND.FLUSH] = { name: "flush", flags: COMMAND_FLAG.FUA };
-  rows[COMMAND.TRIM] = { name: "trim", flags: COMMAND_FLAG.FUA };
-  rows[COMMAND.WRITE_ZEROES] = {
-    name: "zero",
-    flags: COMMAND_FLAG.FUA | COMMAND_FLAG.NO_HOLE,
-  };
+  rows[COMMAND.READ] = { name: "read", flags: FUA | DF };
+  rows[COMMAND.WRITE] = { name: "write", flags: FUA };
+  rows[COMMAND.FLUSH] = { name: "flush", flags: FUA };
+  rows[COMMAND.TRIM] = { name: "trim", flags: FUA };
+  rows[COMMAND.CACHE] = { name: "cache", flags: FUA };
+  rows[COMMAND.WRITE_ZEROES] = { name: "zero", flags: FUA | NO_HOLE | FAST_ZERO };
+  rows[COMMAND.BLOCK_STATUS] = { name: "status", flags: FUA | REQ_ONE };
   return rows;
 })();
 
 const EMPTY = Buffer.alloc(0);
 const U32 = 0x1_0000_0000;
+const OK: Refusal = { error: NBD_ERROR.NONE, message: "" };
 
-type Phase = "header" | "granting" | "payload" | "skip" | "closed";
+interface Refusal {
+  readonly error: number;
+  readonly message: string;
+}
+const invalid = (message: string): Refusal => ({ error: NBD_ERROR.EINVAL, message });
+
+type Phase = "header" | "granting" | "payload" | "contexts" | "skip" | "closed";
 
 export class Transmission {
   private phase: Phase = "header";
   /** Chunks pushed and not used up; `at` is the position in the first one. */
   private chunks: Buffer[] = [];
   private at = 0;
+  private readonly headerSize: number;
   /** A header that is split over chunks. */
-  private readonly header = Buffer.alloc(REQUEST_SIZE);
+  private readonly header: Buffer;
   private headerFilled = 0;
   // The request under way, from its header to its payload's end.
   private flags = 0;
   private type = 0;
   private cookieHigh = 0;
   private cookieLow = 0;
+  private offsetHigh = 0;
+  private offsetLow = 0;
   private offset = 0;
   private length = 0;
-  private error: number = NBD_ERROR.NONE;
+  private payloadLength = 0;
+  private charge = 0;
+  private refusal: Refusal = OK;
   private payload: Buffer = EMPTY;
   private payloadFilled = 0;
   private skipLeft = 0;
   /** What the client did wrong; not empty means that the header in hand ends the connection. */
   private fault = "";
 
+  /** The server stops: requests are refused. */
+  private stopping = false;
+
   /** `facts.size` is read for every request, so it may change. */
-  constructor(private readonly facts: ExportFacts) {}
+  constructor(
+    private readonly facts: ExportFacts,
+    private readonly session: Session = BASELINE,
+  ) {
+    this.headerSize = session.extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
+    this.header = Buffer.alloc(this.headerSize);
+  }
 
   /** True between requests: nothing of an unfinished one is held. */
   get idle(): boolean {
@@ -133,8 +180,8 @@ export class Transmission {
           break;
         }
         case "granting": {
-          if (this.length > budget) return { do: "wait", bytes: this.length };
-          if (this.type === COMMAND.READ) return this.start(EMPTY);
+          if (this.charge > budget) return { do: "wait", bytes: this.charge };
+          if (this.type !== COMMAND.WRITE) return this.start(EMPTY);
           const whole = this.wholePayload();
           if (whole) return this.start(whole);
           this.payload = Buffer.allocUnsafeSlow(this.length);
@@ -148,6 +195,12 @@ export class Transmission {
           this.payload = EMPTY;
           return this.start(data);
         }
+        case "contexts": {
+          if (!this.readPayload()) return undefined;
+          const effect = this.onContexts();
+          if (effect) return effect;
+          break;
+        }
         case "skip": {
           if (!this.skipPayload()) return undefined;
           return this.refuse();
@@ -158,11 +211,31 @@ export class Transmission {
     }
   }
 
-  /** Appends the reply to a finished request: `error` is an NBD error value, 0 for success. */
-  finish(request: Cookie, error: number, pieces: readonly Buffer[], out: Buffer[]): void {
-    out.push(encodeSimpleReply(request, error));
-    if (error !== NBD_ERROR.NONE) return;
-    for (const piece of pieces) out.push(piece);
+  /** From now on every request is refused with ESHUTDOWN. */
+  stop(): void {
+    this.stopping = true;
+  }
+
+  /** The reply to anything but a read or a block status that has succeeded. */
+  finish(request: StartRequest, out: Buffer[]): void {
+    encodeDone(this.session, request, out);
+  }
+  /** The parts are the range that was asked for. */
+  finishRead(request: StartRequest, parts: readonly ReadPart[], out: Buffer[]): void {
+    const whole = (request.flags & COMMAND_FLAG.DF) !== 0;
+    encodeRead(this.session, request, { offset: request.offset, parts, whole }, out);
+  }
+  finishStatus(request: StartRequest, extents: readonly StatusExtent[], out: Buffer[]): void {
+    encodeStatus(this.session, request, extents, out);
+  }
+  /** `error` is one that operations fail with; the client is told one that suits the request. */
+  fail(request: StartRequest, failure: Refusal, out: Buffer[]): void {
+    const { message } = failure;
+    encodeError(this.session, request, { error: suitable(request, failure.error), message }, out);
+  }
+  /** True when a read may be answered in part. */
+  get partial(): boolean {
+    return this.session.structured;
   }
 
   /** Drops everything held; later pushes are ignored. */
@@ -179,12 +252,13 @@ export class Transmission {
   private readHeader(): boolean {
     const first = this.chunks[0];
     if (!first) return false;
-    if (this.headerFilled === 0 && first.length - this.at >= REQUEST_SIZE) {
+    const size = this.headerSize;
+    if (this.headerFilled === 0 && first.length - this.at >= size) {
       this.decode(first, this.at);
-      this.advance(first, REQUEST_SIZE);
+      this.advance(first, size);
       return true;
     }
-    while (this.headerFilled < REQUEST_SIZE) {
+    while (this.headerFilled < size) {
       const chunk = this.chunks[0];
       if (!chunk) return false;
       const taken = chunk.copy(this.header, this.headerFilled, this.at);
@@ -197,7 +271,8 @@ export class Transmission {
   }
 
   private decode(bytes: Buffer, at: number): void {
-    if (bytes.readUInt32BE(at) !== REQUEST_MAGIC) {
+    const { extended } = this.session;
+    if (bytes.readUInt32BE(at) !== (extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC)) {
       this.fault = "bad request magic";
       return;
     }
@@ -205,11 +280,17 @@ export class Transmission {
     this.type = bytes.readUInt16BE(at + 6);
     this.cookieHigh = bytes.readUInt32BE(at + 8);
     this.cookieLow = bytes.readUInt32BE(at + 12);
+    this.offsetHigh = bytes.readUInt32BE(at + 16);
+    this.offsetLow = bytes.readUInt32BE(at + 20);
     // Inexact above 2^53, where every range is outside the export anyway.
-    this.offset = bytes.readUInt32BE(at + 16) * U32 + bytes.readUInt32BE(at + 20);
-    this.length = bytes.readUInt32BE(at + 24);
-    if (this.type === COMMAND.WRITE && this.length > WRITE_BYTES_MAX) {
-      this.fault = `write of ${this.length} bytes`;
+    this.offset = this.offsetHigh * U32 + this.offsetLow;
+    this.length = extended ? u64(bytes, at + 24) : bytes.readUInt32BE(at + 24);
+    const carries = extended
+      ? (this.flags & COMMAND_FLAG.PAYLOAD_LEN) !== 0
+      : this.type === COMMAND.WRITE;
+    this.payloadLength = carries ? this.length : 0;
+    if (this.payloadLength > WRITE_BYTES_MAX) {
+      this.fault = `payload of ${this.payloadLength} bytes`;
     }
   }
 
@@ -223,48 +304,130 @@ export class Transmission {
       this.close();
       return { do: "disconnect" };
     }
-    this.error = this.check();
-    if (this.error !== NBD_ERROR.NONE) {
-      if (this.type !== COMMAND.WRITE) return this.refuse();
-      this.skipLeft = this.length;
+    this.refusal = this.checkForm();
+    if (this.refusal === OK && this.type === COMMAND.BLOCK_STATUS && this.payloadLength > 0) {
+      this.payload = Buffer.alloc(CONTEXTS_BYTES);
+      this.payloadFilled = 0;
+      this.phase = "contexts";
+      return undefined;
+    }
+    if (this.refusal === OK) this.refusal = this.checkRange();
+    if (this.refusal !== OK) {
+      if (this.payloadLength === 0) return this.refuse();
+      this.skipLeft = this.payloadLength;
       this.phase = "skip";
       return undefined;
     }
-    if (this.type === COMMAND.FLUSH) return this.start(EMPTY);
-    if (this.length === 0) return this.refuse(); // Nothing to do is done: error 0.
-    if (this.type === COMMAND.READ || this.type === COMMAND.WRITE) {
-      this.phase = "granting";
-      return undefined;
-    }
-    return this.start(EMPTY);
+    return this.grant();
   }
 
-  /** The error value of the request in hand; the order is the order of blame. */
-  private check(): number {
-    const command = COMMANDS[this.type];
-    if (!command || (this.flags & ~command.flags) !== 0) return NBD_ERROR.EINVAL;
-    if (command.name === "flush") {
-      return this.offset === 0 && this.length === 0 ? NBD_ERROR.NONE : NBD_ERROR.EINVAL;
+  /** A block status request that names contexts: it must name the one that there is. */
+  private onContexts(): TransmissionEffect | undefined {
+    const payload = this.payload;
+    this.payload = EMPTY;
+    this.length = u64(payload, 0);
+    const named = payload.readUInt32BE(8) === ALLOCATION_ID;
+    this.refusal = named ? this.checkRange() : invalid("unknown metadata context");
+    return this.refusal === OK ? this.grant() : this.refuse();
+  }
+
+  /** A valid request: it starts at once, or waits for memory. */
+  private grant(): TransmissionEffect | undefined {
+    if (this.length === 0 && this.type !== COMMAND.FLUSH) return this.refuse(); // Done: nothing.
+    this.charge = this.memoryNeeded();
+    if (this.charge === 0) return this.start(EMPTY);
+    this.phase = "granting";
+    return undefined;
+  }
+
+  private memoryNeeded(): number {
+    switch (this.type) {
+      case COMMAND.READ:
+      case COMMAND.WRITE:
+        return this.length;
+      case COMMAND.CACHE:
+        return Math.min(this.length, CACHE_PIECE_BYTES);
+      case COMMAND.BLOCK_STATUS:
+        return STATUS_BYTES_MAX;
+      default:
+        return 0;
     }
-    const reading = command.name === "read";
+  }
+
+  /** What is wrong with the request whatever its range; the order is the order of blame. */
+  private checkForm(): Refusal {
+    if (this.stopping) return { error: NBD_ERROR.ESHUTDOWN, message: "the server is stopping" };
+    const command = COMMANDS[this.type];
+    if (!command) return invalid(`unknown command ${this.type}`);
+    const { extended, structured, allocation } = this.session;
+    const status = command.name === "status";
+    let legal = command.flags;
+    if (!structured) legal &= ~COMMAND_FLAG.DF;
+    if (extended && (status || command.name === "write")) legal |= COMMAND_FLAG.PAYLOAD_LEN;
+    if ((this.flags & ~legal) !== 0) return invalid(`flags ${this.flags} of command ${this.type}`);
+    if (extended && command.name === "write" && (this.flags & COMMAND_FLAG.PAYLOAD_LEN) === 0) {
+      return invalid("a write without payload");
+    }
+    if (status) {
+      if (!allocation) return invalid("no metadata context was selected");
+      const selects = (this.flags & COMMAND_FLAG.PAYLOAD_LEN) !== 0;
+      if (selects && this.payloadLength !== CONTEXTS_BYTES) {
+        return invalid(`a selection of contexts of ${this.payloadLength} bytes`);
+      }
+    }
+    return OK;
+  }
+
+  private checkRange(): Refusal {
+    const { name } = COMMANDS[this.type]!;
+    const { offset, length } = this;
+    if (name === "flush") {
+      return offset === 0 && length === 0 ? OK : invalid("a flush of a range");
+    }
     const { size, readOnly, blockSize } = this.facts;
-    if (!reading && readOnly) return NBD_ERROR.EPERM;
-    if (this.offset + this.length > size) {
-      return reading || command.name === "trim" ? NBD_ERROR.EINVAL : NBD_ERROR.ENOSPC;
+    const changes = name === "write" || name === "zero" || name === "trim";
+    if (changes && readOnly) return { error: NBD_ERROR.EPERM, message: "the export is read-only" };
+    if (offset + length > size) {
+      const error = name === "write" || name === "zero" ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL;
+      return { error, message: `beyond the end of the export, ${size} bytes` };
     }
     const { minimum } = blockSize;
-    if (this.offset % minimum !== 0 || this.length % minimum !== 0) return NBD_ERROR.EINVAL;
-    const carriesData = reading || command.name === "write";
-    if (carriesData && this.length > Math.min(blockSize.maximum, WRITE_BYTES_MAX)) {
-      return NBD_ERROR.EINVAL;
+    if (offset % minimum !== 0 || length % minimum !== 0) {
+      return invalid(`not aligned to blocks of ${minimum} bytes`);
     }
-    return NBD_ERROR.NONE;
+    if (name === "status" && length === 0) return invalid("the status of nothing");
+    const longest = Math.min(blockSize.maximum, WRITE_BYTES_MAX);
+    if ((name === "read" || name === "write") && length > longest) {
+      // EOVERFLOW is for clients that know chunks; others expect EINVAL.
+      const overflow = name === "read" && this.session.structured;
+      const error = overflow ? NBD_ERROR.EOVERFLOW : NBD_ERROR.EINVAL;
+      return { error, message: `longer than ${longest} bytes` };
+    }
+    if (name === "zero" && (this.flags & COMMAND_FLAG.NO_HOLE) !== 0) {
+      // Zeros to be written out: never fast.
+      if ((this.flags & COMMAND_FLAG.FAST_ZERO) !== 0) {
+        return { error: NBD_ERROR.ENOTSUP, message: "zeros that keep their space are not fast" };
+      }
+      if (length > PROVISION_BYTES_MAX) {
+        return { error: NBD_ERROR.EOVERFLOW, message: `longer than ${PROVISION_BYTES_MAX} bytes` };
+      }
+    }
+    return OK;
   }
 
+  /** Answers the request in hand: `refusal` is OK when there is nothing to do. */
   private refuse(): TransmissionEffect {
     this.phase = "header";
-    const { cookieHigh, cookieLow } = this;
-    return { do: "send", bytes: encodeSimpleReply({ cookieHigh, cookieLow }, this.error) };
+    const out: Buffer[] = [];
+    if (this.refusal !== OK) encodeError(this.session, this.key(), this.refusal, out);
+    else if (this.type !== COMMAND.READ) encodeDone(this.session, this.key(), out);
+    else encodeRead(this.session, this.key(), { offset: this.offset, parts: [], whole: true }, out);
+    return { do: "send", bytes: out[0]! };
+  }
+
+  private key(): RequestKey {
+    const { cookieHigh, cookieLow, offsetHigh, offsetLow } = this;
+    return { cookieHigh, cookieLow, offsetHigh, offsetLow };
   }
 
   private start(data: Buffer): StartRequest {
@@ -274,10 +437,12 @@ export class Transmission {
       command: COMMANDS[this.type]!.name,
       cookieHigh: this.cookieHigh,
       cookieLow: this.cookieLow,
+      offsetHigh: this.offsetHigh,
+      offsetLow: this.offsetLow,
       offset: this.offset,
       length: this.length,
-      fua: (this.flags & COMMAND_FLAG.FUA) !== 0,
-      noHole: (this.flags & COMMAND_FLAG.NO_HOLE) !== 0,
+      charge: this.charge,
+      flags: this.flags,
       data,
     };
   }
@@ -320,5 +485,26 @@ export class Transmission {
     if (this.at < chunk.length) return;
     this.chunks.shift();
     this.at = 0;
+  }
+}
+
+function u64(bytes: Buffer, at: number): number {
+  return bytes.readUInt32BE(at) * U32 + bytes.readUInt32BE(at + 4);
+}
+
+/** Some errors are only for requests that the protocol names: elsewhere clients may not know. */
+function suitable(request: StartRequest, error: number): number {
+  switch (error) {
+    case NBD_ERROR.ENOTSUP:
+      return (request.flags & COMMAND_FLAG.FAST_ZERO) !== 0 ? error : NBD_ERROR.EINVAL;
+    case NBD_ERROR.EOVERFLOW:
+      return request.command === "write" || request.command === "flush" ? NBD_ERROR.EINVAL : error;
+    case NBD_ERROR.EPERM:
+    case NBD_ERROR.EINVAL:
+    case NBD_ERROR.ENOSPC:
+    case NBD_ERROR.ESHUTDOWN:
+      return error;
+    default:
+      return NBD_ERROR.EIO;
   }
 }

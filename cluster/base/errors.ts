@@ -9,7 +9,10 @@ const errno = constants.errno;
 /** Linux's values where Node has no constant for them. */
 const ENOATTR = 61; // ENODATA
 const EDQUOT = 122;
-const ESHUTDOWN = 108; // The NBD protocol document, section "Error values".
+/** The NBD protocol's own, where platforms differ (its document, section "Error values"). */
+const ESHUTDOWN = 108;
+const EOVERFLOW = 75;
+const ENOTSUP = 95;
 
 /**
  * never: the answer is final. after-new-map: fetch a map at least as new as the error says, then
@@ -31,7 +34,7 @@ const row = (wire: number, fileErrno: number, nbd: number, retry: RetryPolicy): 
   nbd,
   retry,
 });
-const { EIO, EINVAL, EPERM, ENOSPC, EOVERFLOW } = errno;
+const { EIO, EINVAL, EPERM, ENOSPC } = errno;
 
 const TABLE = {
   // Outcomes of operations on files, volumes and objects.
@@ -49,7 +52,7 @@ const TABLE = {
   NoAttribute: row(12, ENOATTR, EIO, "never"),
   RangeTooLarge: row(13, errno.ERANGE, EOVERFLOW, "never"),
   FileTooLarge: row(14, errno.EFBIG, ENOSPC, "never"),
-  NotSupported: row(15, errno.EOPNOTSUPP, constants.errno.EOPNOTSUPP, "never"),
+  NotSupported: row(15, errno.EOPNOTSUPP, ENOTSUP, "never"),
   ReadOnly: row(16, errno.EROFS, EPERM, "never"),
   BadHandle: row(17, errno.EBADF, EIO, "never"),
   StaleHandle: row(18, errno.ESTALE, EIO, "never"),

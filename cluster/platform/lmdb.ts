@@ -43,6 +43,13 @@ function readError(path: string, cause: unknown): DssError {
   return new DssError(code, `cannot read the index ${path}: ${text}`, { cause });
 }
 
+function writeError(path: string, cause: unknown): DssError {
+  const known = storeError(path, "write to", cause);
+  const text = String((cause as Error)?.message);
+  if (known.code === "NoSpace" || !/MDB_/.test(text)) return known;
+  return new DssError("Corrupt", `cannot write to the index ${path}: ${text}`, { cause });
+}
+
 function storeError(path: string, doing: string, cause: unknown): DssError {
   const full = /No space left|ENOSPC|MDB_MAP_FULL/.test(String((cause as Error)?.message));
   return new DssError(full ? "NoSpace" : "Disk", `cannot ${doing} the index ${path}`, { cause });
@@ -142,7 +149,7 @@ class LmdbStore implements OrderedStore {
       const reason = (error as { commitError?: Promise<unknown> }).commitError;
       // The package reports the reason of a failed commit through a second, rejected promise.
       const cause = reason ? await reason.catch((inner: unknown) => inner) : error;
-      throw storeError(this.path, "write to", cause);
+      throw writeError(this.path, cause);
     }
   }
 

@@ -7,6 +7,7 @@ import { createConnection, createServer, type Server, type Socket } from "node:n
 import { assert } from "../base/assert.js";
 import { DssError } from "../base/errors.js";
 import { openNodeDisk } from "./node-disk.js";
+import { acceptTls } from "./node-tls.js";
 import {
   formatAddress,
   type Address,
@@ -16,6 +17,7 @@ import {
   type Network,
   type Platform,
   type RandomSource,
+  type TlsIdentity,
 } from "./ports.js";
 
 export const nodeClock: Clock = {
@@ -58,29 +60,39 @@ class Lender {
 class SocketConnection implements Connection {
   private error: Error | undefined;
   private corked = false;
+  private paused = false;
+  private received: ((chunk: Buffer) => void) | undefined;
+  private drained: (() => void) | undefined;
+  private closed: ((error?: Error) => void) | undefined;
 
   /** `lender`: of a socket that was made with it (only those opened here can be). */
   constructor(
-    private readonly socket: Socket,
+    private socket: Socket,
     readonly remote: string,
     private readonly lender?: Lender,
   ) {
     socket.setNoDelay(true);
     // Finds peers that vanished without a word while nothing is sent; ignored by unix sockets.
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    socket.on("error", (error) => (this.error = error));
+    socket.on("error", this.onError);
   }
+  private readonly onError = (error: Error): void => void (this.error = error);
+  private readonly onClosed = (): void => this.closed?.(this.error);
+
   get lends(): boolean {
     return this.lender !== undefined;
   }
   onData(callback: (chunk: Buffer) => void): void {
+    this.received = callback;
     if (this.lender !== undefined) this.lender.onData(callback);
     else this.socket.on("data", callback);
   }
   onClose(callback: (error?: Error) => void): void {
-    this.socket.on("close", () => callback(this.error));
+    this.closed = callback;
+    this.socket.on("close", this.onClosed);
   }
   onDrain(callback: () => void): void {
+    this.drained = callback;
     this.socket.on("drain", callback);
   }
   send(chunks: readonly Buffer[], sent?: () => void): void {
@@ -97,6 +109,7 @@ class SocketConnection implements Connection {
     if (last >= 0) this.socket.write(chunks[last]!, sent);
   }
   private readonly uncork = (): void => {
+    if (!this.corked) return;
     this.corked = false;
     this.socket.uncork();
   };
@@ -104,10 +117,31 @@ class SocketConnection implements Connection {
     return this.socket.writableLength;
   }
   pause(): void {
+    this.paused = true;
     this.socket.pause();
   }
   resume(): void {
+    this.paused = false;
     this.socket.resume();
+  }
+  async startTls(identity: TlsIdentity): Promise<void> {
+    assert(this.lender === undefined, "TLS on a connection that lends");
+    const plain = this.socket;
+    // The peer's first encrypted bytes may follow at once: they must not be taken for plain ones.
+    plain.pause();
+    if (this.received) plain.off("data", this.received);
+    if (this.drained) plain.off("drain", this.drained);
+    this.uncork();
+    await new Promise<void>((sent) => plain.write(Buffer.alloc(0), () => sent()));
+    const secure = await acceptTls(plain, identity);
+    this.socket = secure;
+    // The plain socket's end is the encrypted one's.
+    plain.off("close", this.onClosed);
+    secure.on("error", this.onError);
+    if (this.closed) secure.on("close", this.onClosed);
+    if (this.drained) secure.on("drain", this.drained);
+    if (this.paused) secure.pause();
+    if (this.received) secure.on("data", this.received);
   }
   end(): void {
     this.socket.end();

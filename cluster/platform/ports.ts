@@ -33,6 +33,14 @@ export function formatAddress(address: Address): string {
     : `${address.host}:${address.port}`;
 }
 
+/** What the accepting side of an encrypted connection shows and asks for; all in PEM. */
+export interface TlsIdentity {
+  readonly certificate: string;
+  readonly key: string;
+  /** Peers must show a certificate that one of these has signed; without it they need none. */
+  readonly clientAuthority?: string;
+}
+
 /**
  * A reliable, ordered byte stream. Callbacks are set once, right after the connection is handed
  * out.
@@ -60,6 +68,13 @@ export interface Connection {
   /** Stop and restart `onData` (back-pressure towards the sender). */
   pause(): void;
   resume(): void;
+  /**
+   * Encrypts everything after what was sent so far, as the accepting side of TLS 1.2 or later, and
+   * resolves when the peer has agreed; until then nothing may be sent and nothing arrives, then it
+   * goes on as before. Fails with NotPermitted; the connection is closed then. Only of connections
+   * that were accepted, where the platform can.
+   */
+  startTls?(identity: TlsIdentity): Promise<void>;
   /** Sends what is queued, then closes. */
   end(): void;
   /** Closes at once. */

@@ -52,7 +52,13 @@ import { ObjectViews } from "./object-views.js";
 import { Overlay } from "./overlay.js";
 import { PgState } from "./pg-state.js";
 import { BlockPlacer } from "./placement.js";
-import { damagedNames, loadIndex, verifyPlacement, type IndexDamage } from "./recovery.js";
+import {
+  damagedNames,
+  IndexDestroyed,
+  loadIndex,
+  verifyPlacement,
+  type IndexDamage,
+} from "./recovery.js";
 import { Replayer, type ReplayTarget } from "./replay.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { Reclaimer } from "./reclaim.js";
@@ -124,6 +130,8 @@ export class FileStore implements ChunkStore {
   private closing = false;
   private applies = 0;
   private indexErrors = 0;
+  /** Opening has succeeded: until then its caller hears of a failure by itself. */
+  private isOpen = false;
 
   private constructor(
     private readonly disk: Disk,
@@ -219,7 +227,11 @@ export class FileStore implements ChunkStore {
    * Disk, or Corrupt: damage that would lose acknowledged writes, unless `damagedMeta` says how to
    * mark the PGs that are to be compared with their other copies.
    */
-  static async open(disk: Disk, config: FileStoreConfig): Promise<FileStore> {
+  static async open(
+    disk: Disk,
+    config: FileStoreConfig,
+    mayStartOver = true,
+  ): Promise<FileStore> {
     const lock = await disk.lock("lock");
     let index: WatchedIndex | undefined;
     try {
@@ -265,11 +277,16 @@ export class FileStore implements ChunkStore {
       const store = new FileStore(disk, superblock, options, config, parts);
       watched.onBroken = (error) => store.fail(error);
       await store.recover(loaded);
+      store.isOpen = true;
       return store;
     } catch (error) {
       await index?.close();
+      const isUseless = error instanceof IndexDestroyed && mayStartOver && config.damagedMeta;
+      const superblock = isUseless ? await readSuperblock(disk) : undefined;
+      if (superblock) await startOver(disk, superblock, config);
       await lock.release();
-      throw error;
+      if (!superblock) throw error;
+      return FileStore.open(disk, config, false);
     }
   }
 
@@ -354,6 +371,9 @@ export class FileStore implements ChunkStore {
       await this.wal.declare(0);
       // Without a free byte on the disk it goes on in the background: reads are served meanwhile.
       await Promise.race([this.checkpointer.checkpoint(), this.space.starved()]);
+      if (isDssError(this.dead, "Corrupt")) {
+        throw new IndexDestroyed("the index cannot be written", this.dead);
+      }
       if (this.dead) throw this.dead;
     }
     await this.space.refill();
@@ -461,7 +481,7 @@ export class FileStore implements ChunkStore {
     this.checkpointer.stop();
     void this.space.stop();
     for (const done of this.wal?.kill() ?? []) done(this.dead);
-    this.config.onFail?.(this.dead);
+    if (this.isOpen) this.config.onFail?.(this.dead);
   }
 
   private assertAlive(): void {

@@ -115,13 +115,23 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
   },
   {
+    name: "nbd-fuzz",
+    about: "1,000,000 mutated frames of NBD negotiation and transmission, memory flat",
+    steps: 4,
+    stepSeconds: 120,
+    step: (number) => ({
+      program: "test/fuzz/nbd.test.js",
+      env: { FUZZ_SEED: String(number), FUZZ_FRAMES: "125000", TAP_TIMEOUT: "480" },
+    }),
+  },
+  {
     name: "bit-flips",
-    about: "200 random bits flip in data, index and log of one OSD at a time: 20 clusters",
-    steps: 20,
-    stepSeconds: 240,
+    about: "200 random bits flip in data, index and log of one OSD at a time: 10 clusters",
+    steps: 10,
+    stepSeconds: 150,
     step: (number) => ({
       program: "test/integration/bit-flips.test.js",
-      env: { DSS_FLIPS: "10", DSS_FLIP_SEED: String(number) },
+      env: { DSS_FLIPS: "20", DSS_FLIPS_AT_ONCE: "10", DSS_FLIP_SEED: String(100 + number) },
     }),
   },
   {

@@ -1,21 +1,40 @@
 /**
  * Feeds the NBD state machines and the whole server garbage, mutated and re-split frames. Nothing
  * may throw, hang, grow without bound, or hand the image a request outside its limits.
- * `FUZZ_SEED` repeats a run, `FUZZ_FRAMES` lengthens it.
+ * `FUZZ_SEED` repeats a run, `FUZZ_FRAMES` (of each of the two machines) lengthens it; the campaign
+ * nbd-fuzz does both.
  */
+import v8 from "node:v8";
+import { runInNewContext } from "node:vm";
 import t from "tap";
 import { Prng } from "../../cluster/base/prng.js";
 import { silentLogger } from "../../cluster/base/log.js";
-import type { ExportFacts } from "../../nbd/abi.js";
+import type { ExportFacts, Session } from "../../nbd/abi.js";
 import { BACKLOG_BYTES_MAX, Handshake, type HandshakeEffect } from "../../nbd/handshake.js";
-import { Transmission, WRITE_BYTES_MAX } from "../../nbd/transmission.js";
+import {
+  Transmission,
+  WRITE_BYTES_MAX,
+  type StartRequest,
+  type TransmissionEffect,
+} from "../../nbd/transmission.js";
 import { NbdServer } from "../../nbd/server.js";
-import { FLAGS, infoData, option, request, u32 } from "../unit/nbd/client-bytes.js";
+import {
+  contextData,
+  FLAGS,
+  infoData,
+  option,
+  parseChunks,
+  request,
+  u32,
+  u64,
+  wideRequest,
+} from "../unit/nbd/client-bytes.js";
 import { FakeClock, FakeNetwork } from "../unit/nbd/fake-platform.js";
 import { MemoryDirectory, MemoryImage } from "../unit/nbd/memory-image.js";
 
 const seed = Number(process.env["FUZZ_SEED"] ?? 20_240_611);
-const frames = Number(process.env["FUZZ_FRAMES"] ?? 50_000);
+const frames = Number(process.env["FUZZ_FRAMES"] ?? 10_000);
+const rounds = Math.ceil(frames / 100);
 const FACTS: ExportFacts = {
   name: "disk",
   description: "fuzzed",
@@ -23,6 +42,16 @@ const FACTS: ExportFacts = {
   readOnly: false,
   blockSize: { minimum: 1, preferred: 4096, maximum: WRITE_BYTES_MAX },
 };
+
+v8.setFlagsFromString("--expose-gc");
+const collect = runInNewContext("gc") as () => void;
+/** Bytes that are still in use. */
+function memory(): number {
+  collect();
+  const { heapUsed, arrayBuffers } = process.memoryUsage();
+  return heapUsed + arrayBuffers;
+}
+const GROWTH_MAX = 8 * 2 ** 20;
 
 function mutate(random: Prng, frame: Buffer): Buffer {
   const out = Buffer.from(frame);
@@ -53,11 +82,18 @@ function* split(random: Prng, bytes: Buffer): Generator<Buffer> {
 
 function someOption(random: Prng): Buffer {
   const name = random.pick(["disk", "", "nope", "é"]);
-  switch (random.int(0, 5)) {
+  const queries = ["base:allocation", "base:", "x-a:b", "none"];
+  switch (random.int(0, 8)) {
     case 0:
       return option(random.int(0, 12), random.bytes(random.int(0, 60)));
     case 1:
-      return option(3);
+      return option(random.pick([3, 5, 8, 8, 11]));
+    case 6:
+      return option(random.pick([9, 10]), contextData(name, [random.pick(queries)]));
+    case 7:
+      return option(random.pick([9, 10]), contextData(name, random.chance(0.5) ? [] : queries));
+    case 8:
+      return option(random.pick([9, 10]), random.bytes(random.int(0, 60)));
     case 2:
       return option(random.pick([6, 7]), infoData(name, [random.int(0, 4), random.int(0, 4)]));
     case 3:
@@ -69,13 +105,31 @@ function someOption(random: Prng): Buffer {
   }
 }
 
-function someRequest(random: Prng): Buffer {
-  const type = random.chance(0.01) ? 2 : random.pick([0, 1, 1, 1, 3, 4, 5, 6, 7, 300]);
+function someRequest(random: Prng, extended = false): Buffer {
+  const type = random.chance(0.01) ? 2 : random.pick([0, 1, 1, 1, 3, 4, 5, 6, 7, 7, 300]);
   const offset = BigInt(random.pick([0, 0, 1, 4096, FACTS.size - 1, 2 ** 53]));
-  const flags = random.pick([0, 0, 0, 0, 0, 1, 2, 0xffff]);
+  const flags = random.pick([0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 0xffff]);
+  if (extended) return someWideRequest(random, { type, offset, flags });
   if (type === 1) return request({ type, offset, flags, data: random.bytes(random.int(0, 300)) });
   const length = random.pick([0, 1, 512, FACTS.size, 0xffffffff]);
   return request({ type, offset, flags, length });
+}
+
+const PAYLOAD_LEN = 32;
+
+function someWideRequest(
+  random: Prng,
+  head: { type: number; offset: bigint; flags: number },
+): Buffer {
+  const { type, flags } = head;
+  const carries = (flags & PAYLOAD_LEN) !== 0 || (type === 1 && random.chance(0.9));
+  if (carries) {
+    const selection = Buffer.concat([u64(BigInt(random.pick([0, 4096, 2 ** 53]))), u32(1)]);
+    const data = type === 7 && random.chance(0.8) ? selection : random.bytes(random.int(0, 300));
+    return wideRequest({ ...head, flags: flags | PAYLOAD_LEN, data });
+  }
+  const length = random.pick([0n, 1n, 512n, BigInt(FACTS.size), 1n << 32n, (1n << 64n) - 1n]);
+  return wideRequest({ ...head, length });
 }
 
 t.test("negotiation", (t) => {
@@ -83,8 +137,9 @@ t.test("negotiation", (t) => {
   let fed = 0;
   let entered = 0;
   let closed = 0;
+  const before = memory();
   while (fed < frames) {
-    const handshake = new Handshake();
+    const handshake = new Handshake(random.pick(["off", "off", "allow", "require"]));
     let over = false;
     const run = (effects: HandshakeEffect[]): void => {
       for (const effect of effects) {
@@ -93,6 +148,7 @@ t.test("negotiation", (t) => {
         if (effect.do === "enter" || effect.do === "close") over = true;
         else if (effect.do === "list") run(handshake.onListed([{ name: "disk", description: "" }]));
         else if (effect.do === "open") run(handshake.onOpened(FACTS));
+        else if (effect.do === "secure") run(handshake.onSecured());
         else if (effect.bytes.length > 2 * BACKLOG_BYTES_MAX) t.fail("a reply beyond all bounds");
       }
     };
@@ -107,41 +163,76 @@ t.test("negotiation", (t) => {
     }
     fed++;
   }
+  t.ok(memory() - before < GROWTH_MAX, "memory is flat");
   t.ok(entered > frames / 500, `${entered} got through`);
   t.ok(closed > frames / 500, `${closed} were closed`);
   t.end();
 });
+
+const SESSIONS: readonly Session[] = [
+  { structured: false, extended: false, allocation: false },
+  { structured: true, extended: false, allocation: true },
+  { structured: true, extended: true, allocation: true },
+];
+
+/** One reply, good or bad; of a session with chunks it must parse and end. */
+function answer(random: Prng, machine: Transmission, request: StartRequest): Buffer[] {
+  const out: Buffer[] = [];
+  const { length, command } = request;
+  const failure = { error: random.pick([1, 5, 22, 28, 75, 95, 108, 999]), message: "fuzzed" };
+  if (random.chance(0.2)) machine.fail(request, failure, out);
+  else if (command === "read") {
+    const cut = random.int(0, length);
+    const first = random.chance(0.5) ? Buffer.alloc(cut) : random.bytes(cut);
+    const rest = { length: length - cut, pieces: [Buffer.alloc(length - cut, random.int(0, 1))] };
+    const bad = { length: length - cut, ...failure };
+    const whole = cut === length ? [] : [machine.partial && random.chance(0.2) ? bad : rest];
+    machine.finishRead(request, [{ length: cut, pieces: [first] }, ...whole], out);
+  } else if (command === "status") {
+    machine.finishStatus(request, [{ length: 2 ** random.int(0, 50), flags: 3 }], out);
+  } else machine.finish(request, out);
+  return out;
+}
 
 t.test("transmission", (t) => {
   const random = new Prng(seed + 1);
   let fed = 0;
   let started = 0;
   let closed = 0;
+  const before = memory();
   while (fed < frames) {
-    const transmission = new Transmission(FACTS);
+    const session = random.pick(SESSIONS);
+    const transmission = new Transmission(FACTS, session);
     let over = false;
+    const check = (effect: TransmissionEffect): void => {
+      if (effect.do === "close" || effect.do === "disconnect") {
+        over = true;
+        closed++;
+      } else if (effect.do === "start") {
+        started++;
+        const { offset, length, data, command } = effect;
+        const dataFits = command !== "write" || data.length === length;
+        if (offset < 0 || offset + length > FACTS.size || !dataFits) {
+          t.fail(`${command} ${offset}+${length} with ${data.length} bytes`);
+        }
+        const reply = Buffer.concat(answer(random, transmission, effect));
+        if (session.extended && parseChunks(reply).at(-1)?.last !== true) t.fail("no last chunk");
+      }
+    };
     for (let i = 0; i < 20 && !over; i++, fed++) {
-      for (const chunk of split(random, mutate(random, someRequest(random)))) {
+      const frame = mutate(random, someRequest(random, session.extended));
+      for (const chunk of split(random, frame)) {
         transmission.push(chunk);
         for (;;) {
           const effect = transmission.next(FACTS.size);
           if (!effect || effect.do === "wait") break;
-          if (effect.do === "close" || effect.do === "disconnect") {
-            over = true;
-            closed++;
-          } else if (effect.do === "start") {
-            started++;
-            const { offset, length, data, command } = effect;
-            const dataFits = command !== "write" || data.length === length;
-            if (offset < 0 || offset + length > FACTS.size || !dataFits) {
-              t.fail(`${command} ${offset}+${length} with ${data.length} bytes`);
-            }
-          }
+          check(effect);
         }
         if (transmission.assembling > FACTS.size) t.fail("more allocated than granted");
       }
     }
   }
+  t.ok(memory() - before < GROWTH_MAX, "memory is flat");
   t.ok(started > frames / 10, `${started} requests got through`);
   t.ok(closed > frames / 500, `${closed} connections were closed`);
   t.end();
@@ -155,22 +246,27 @@ t.test("the server survives, gives everything back and serves the next client", 
   const directory = new MemoryDirectory([image]);
   const server = new NbdServer({ network, clock, log: silentLogger, directory });
   await server.listen({ path: "/fuzz" });
-  for (let round = 0; round < 300; round++) {
+  const before = memory();
+  for (let round = 0; round < rounds; round++) {
     const link = network.client();
     const choose = option(7, infoData(random.chance(0.9) ? "disk" : "nope"));
-    link.push(FLAGS, random.chance(0.9) ? choose : mutate(random, choose));
+    const form = random.int(0, 2); // As SESSIONS.
+    const select = option(10, contextData("disk", ["base:allocation"]));
+    link.push(FLAGS, ...(form === 0 ? [] : [option(form === 1 ? 8 : 11), select]));
+    link.push(random.chance(0.9) ? choose : mutate(random, choose));
     if (random.chance(0.8)) await clock.settle();
     for (let i = random.int(0, 30); i > 0; i--) {
-      link.push(...split(random, mutate(random, someRequest(random))));
+      link.push(...split(random, mutate(random, someRequest(random, form === 2))));
       if (random.chance(0.1)) await clock.settle();
     }
     if (random.chance(0.5)) await clock.settle();
     link.hangUp();
   }
   await clock.settle();
+  t.ok(memory() - before < GROWTH_MAX, "memory is flat");
   t.same(server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
   t.equal(directory.opens, directory.closes);
-  t.ok(directory.opens > 100, `${directory.opens} times attached`);
+  t.ok(directory.opens > rounds / 3, `${directory.opens} times attached`);
   const good = network.client();
   good.push(FLAGS, option(7, infoData("disk")));
   await clock.settle();

@@ -2,7 +2,8 @@
  * Random bits flip in the files of one OSD under a running cluster, and while that OSD is down: in
  * object data, in the index (LMDB's file) and in the write-ahead log. Whatever is read is right, a
  * deep scrub finds and repairs the rest, health tells and clears. When every copy of a block is
- * damaged the reader gets EIO. DSS_FLIPS (6; the campaign makes 200) and DSS_FLIP_SEED.
+ * damaged the reader gets EIO. DSS_FLIPS (6; the campaign makes 200), DSS_FLIPS_AT_ONCE (1; the
+ * campaign 10, on one OSD, before anything is read) and DSS_FLIP_SEED.
  */
 import { closeSync, fstatSync, mkdirSync, openSync } from "node:fs";
 import { readdirSync, readSync, writeFileSync, writeSync } from "node:fs";
@@ -14,6 +15,7 @@ import { run, succeed } from "../support/process.js";
 import { tempFolder, waitFor } from "../support/temp.js";
 
 const FLIPS = Number(process.env["DSS_FLIPS"] ?? 6);
+const AT_ONCE = Number(process.env["DSS_FLIPS_AT_ONCE"] ?? 1);
 const SEED = Number(process.env["DSS_FLIP_SEED"] ?? 1);
 const BLOCK = 4096;
 const FILES = 24;
@@ -144,22 +146,20 @@ let metByReads = 0;
 let foundByScrub = 0;
 let restarts = 0;
 
-for (let flip = 0; flip < FLIPS; flip++) {
-  const kind = (["data", "index", "wal"] as const)[flip % 3]!;
-  const isStopped = Math.floor(flip / 3) % 2 === 1;
+const KINDS = ["data", "index", "wal"] as const;
+for (let flip = 0; flip < FLIPS; flip += AT_ONCE) {
+  const kinds = Array.from({ length: AT_ONCE }, (_, i) => KINDS[(flip + i) % KINDS.length]!);
+  const isStopped = Math.floor(flip / (AT_ONCE > 1 ? AT_ONCE : 3)) % 2 === 1;
   const osd = random.int(0, 2);
-  const about = `flip ${flip + 1} of ${FLIPS}: ${kind} of osd.${osd}, ${isStopped ? "down" : "up"}`;
+  const what = [...new Set(kinds)].join(", ");
+  const about = `flip ${flip + 1} of ${FLIPS}: ${what} of osd.${osd}, ${isStopped ? "down" : "up"}`;
   await t.test(about, async (t) => {
     await writeFiles(flip);
-    if (kind === "data" && !isStopped) {
-      // Its data are in their place after the next checkpoint.
-      await new Promise((done) => setTimeout(done, 500));
-    }
     const name = `osd.${osd}`;
     const process = (await cluster.processes("osd")).find((each) => each.name === name)!;
     if (isStopped) await cluster.kill([process.pid]);
     const before = await errorsMet();
-    t.comment(flipSomewhere(osd, kind));
+    for (const kind of kinds) t.comment(flipSomewhere(osd, kind));
     if (isStopped) await cluster.up();
     t.equal(await readAll(), "", "what is read is right");
     const met = (await errorsMet()) > before;

@@ -1,6 +1,6 @@
 /**
  * The NBD server on real sockets with the clients people use: libnbd's tools, qemu and fio,
- * against an image in memory. Needs libnbd-bin, qemu-utils and fio.
+ * against an image in memory. Needs libnbd-bin, qemu-utils, fio and openssl.
  */
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -13,6 +13,7 @@ import type { Logger } from "../../cluster/base/log.js";
 import { Prng } from "../../cluster/base/prng.js";
 import { nodeClock, nodePlatform } from "../../cluster/platform/node.js";
 import { NbdServer } from "../../nbd/server.js";
+import { makeCertificates } from "../support/certificates.js";
 import { MemoryDirectory, MemoryImage } from "../unit/nbd/memory-image.js";
 
 const run = promisify(execFile);
@@ -55,6 +56,8 @@ t.teardown(() => rm(folder, { recursive: true, force: true }));
 /** What `nbdinfo --json` prints, as far as it is looked at. */
 interface Info {
   protocol: string;
+  structured: boolean;
+  TLS: boolean;
   exports: Record<string, unknown>[];
 }
 const parse = (text: string): Info => JSON.parse(text) as Info;
@@ -63,6 +66,7 @@ t.test("nbdinfo sees the export over TCP and unix sockets", async (t) => {
   for (const uri of [TCP, UNIX, `nbd://127.0.0.1:${port}`]) {
     const info = parse((await run("nbdinfo", ["--json", uri])).stdout);
     t.equal(info.protocol, "newstyle-fixed");
+    t.equal(info.structured, true);
     t.match(info.exports, [
       {
         "export-name": "disk",
@@ -74,6 +78,10 @@ t.test("nbdinfo sees the export over TCP and unix sockets", async (t) => {
         can_multi_conn: true,
         can_trim: true,
         can_zero: true,
+        can_cache: true,
+        can_df: true,
+        can_fast_zero: true,
+        contexts: ["base:allocation"],
         block_size_minimum: 1,
         block_size_preferred: 4096,
         block_size_maximum: 32 * MIB,
@@ -92,6 +100,48 @@ t.test("nbdinfo --list names every export", async (t) => {
       .sort(),
     ["disk", "frozen"],
   );
+});
+
+t.test("holes are seen by nbdinfo --map and qemu-img map", async (t) => {
+  disk.bytes.fill(0);
+  disk.bytes.fill(5, MIB, 3 * MIB);
+  disk.bytes.fill(6, 40 * MIB, 40 * MIB + 65_536);
+  const expected = [
+    { offset: 0, length: MIB, hole: true },
+    { offset: MIB, length: 2 * MIB, hole: false },
+    { offset: 3 * MIB, length: 37 * MIB, hole: true },
+    { offset: 40 * MIB, length: 65_536, hole: false },
+    { offset: 40 * MIB + 65_536, length: 24 * MIB - 65_536, hole: true },
+  ];
+  const map = JSON.parse((await run("nbdinfo", ["--map", "--json", TCP])).stdout) as object[];
+  t.match(
+    map,
+    expected.map(({ offset, length, hole }) => ({ offset, length, type: hole ? 3 : 0 })),
+  );
+  const qemu = await run("qemu-img", ["map", "--output=json", "-f", "raw", UNIX]);
+  t.match(
+    JSON.parse(qemu.stdout),
+    expected.map(({ offset, length, hole }) => ({
+      start: offset,
+      length,
+      zero: hole,
+      data: !hole,
+    })),
+  );
+  const dump = (await run("nbddump", ["--length=1048592", TCP])).stdout;
+  t.match(dump, /^0000100000: 05 05 05 05/m);
+  const sparse = join(folder, "sparse");
+  disk.recording = true;
+  disk.calls.length = 0;
+  await run("nbdcopy", [UNIX, sparse]);
+  disk.recording = false;
+  const reads = disk.calls.filter((call) => call.startsWith("read"));
+  t.ok(reads.length > 0 && reads.length < 64, "holes are not read");
+  t.ok((await stat(sparse)).blocks * 512 < 4 * MIB, "nor written");
+  await t.resolves(run("qemu-img", ["compare", "-f", "raw", "-F", "raw", sparse, UNIX]));
+  disk.bytes[2 * MIB] = 0;
+  const compare = run("qemu-img", ["compare", "-f", "raw", "-F", "raw", sparse, UNIX]);
+  t.match(await compare.catch((e: unknown) => e), { stdout: /mismatch at offset 2097152/ });
 });
 
 t.test("an unknown export is refused by name", async (t) => {
@@ -174,6 +224,54 @@ t.test("fio verifies random writes with many in flight", async (t) => {
     "--randseed=7",
   ];
   await t.resolves(run("fio", args, { cwd: folder }));
+});
+
+t.test("encryption, optional and forced, with and without certificates of clients", async (t) => {
+  const { identity, other, folder: certificates } = await makeCertificates(folder);
+  const forced = new NbdServer({
+    ...{ network: nodePlatform.network, clock: nodeClock, log },
+    directory: new MemoryDirectory([new MemoryImage({ name: "disk", size: 4 * MIB })]),
+    defaultExport: "disk",
+    tls: { identity, policy: "require" },
+  });
+  t.teardown(() => forced.stop());
+  const address = await forced.listen({ host: "127.0.0.1", port: 0 });
+  const secret = "port" in address ? address.port : 0;
+  const uri = (scheme: string, at = certificates) =>
+    `${scheme}://localhost:${secret}/disk?tls-certificates=${at}`;
+  const info = parse((await run("nbdinfo", ["--json", uri("nbds")])).stdout);
+  t.match(info, { TLS: true, structured: true });
+  const plain = await run("nbdinfo", [`nbd://localhost:${secret}/disk`]).catch((e: unknown) => e);
+  t.match(plain, { stderr: /not supported/ }, "not in the clear");
+  lines.length = 0;
+  await t.rejects(run("nbdinfo", [uri("nbds", other)]), "a certificate of somebody else");
+  t.match(lines.join("\n"), /no encryption/);
+
+  const bytes = new Prng(9).bytes(4 * MIB);
+  const source = join(folder, "secret");
+  await writeFile(source, bytes);
+  await run("nbdcopy", ["--connections=2", source, uri("nbds")]);
+  const copy = join(folder, "secret-copy");
+  await run("nbdcopy", [uri("nbds"), copy]);
+  t.ok((await readFile(copy)).equals(bytes));
+
+  const open = new NbdServer({
+    ...{ network: nodePlatform.network, clock: nodeClock, log },
+    directory: new MemoryDirectory([new MemoryImage({ name: "disk", size: MIB })]),
+    tls: { identity, policy: "allow" },
+  });
+  t.teardown(() => open.stop());
+  const path = join(folder, "open.sock");
+  await open.listen({ path });
+  for (const [scheme, encrypted] of [["nbd+unix", false], ["nbds+unix", true]] as const) {
+    const text = `${scheme}:///disk?socket=${path}&tls-certificates=${certificates}`;
+    const args = ["--json", encrypted ? `${text}&tls-hostname=localhost` : text];
+    t.equal(parse((await run("nbdinfo", args)).stdout).TLS, encrypted);
+  }
+  const tls = `tls-creds-x509,id=tls0,dir=${certificates},endpoint=client`;
+  const target = `driver=nbd,host=localhost,port=${secret},export=disk,tls-creds=tls0`;
+  const qemu = ["--object", tls, "--image-opts", "-c", "read 0 1M", target];
+  t.match((await run("qemu-io", qemu)).stdout, /read 1048576/);
 });
 
 t.test("garbage on a socket harms nobody", async (t) => {

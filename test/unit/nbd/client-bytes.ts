@@ -26,6 +26,15 @@ export function infoData(name: string, items: readonly number[] = []): Buffer {
   return Buffer.concat([u32(bytes.length), bytes, u16(items.length), ...items.map(u16)]);
 }
 
+/** The data of LIST_META_CONTEXT (9) and SET_META_CONTEXT (10). */
+export function contextData(name: string, queries: readonly string[] = []): Buffer {
+  const sized = (text: string): Buffer => {
+    const bytes = Buffer.from(text);
+    return Buffer.concat([u32(bytes.length), bytes]);
+  };
+  return Buffer.concat([sized(name), u32(queries.length), ...queries.map(sized)]);
+}
+
 export interface OptionReply {
   option: number;
   type: number;
@@ -64,6 +73,50 @@ export function request(fields: RequestFields): Buffer {
     u32(fields.length ?? data?.length ?? 0),
     data ?? Buffer.alloc(0),
   ]);
+}
+/** With extended headers; PAYLOAD_LEN is not set unless asked for in `flags`. */
+export function wideRequest(fields: Omit<RequestFields, "length"> & { length?: bigint }): Buffer {
+  const { type, flags = 0, cookie = 1n, offset = 0n, data } = fields;
+  return Buffer.concat([
+    u32(0x21e41c71),
+    u16(flags),
+    u16(type),
+    u64(cookie),
+    u64(offset),
+    u64(fields.length ?? BigInt(data?.length ?? 0)),
+    data ?? Buffer.alloc(0),
+  ]);
+}
+
+export interface Chunk {
+  last: boolean;
+  type: number;
+  cookie: bigint;
+  /** Of an extended header only. */
+  offset: bigint | undefined;
+  payload: Buffer;
+}
+/** Chunks and nothing else, of either header. */
+export function parseChunks(bytes: Buffer): Chunk[] {
+  const chunks: Chunk[] = [];
+  for (let at = 0; at < bytes.length;) {
+    const magic = bytes.readUInt32BE(at);
+    if (magic !== 0x668e33ef && magic !== 0x6e8a278c) throw new Error(`no chunk at ${at}`);
+    const wide = magic === 0x6e8a278c;
+    const head = wide ? 32 : 20;
+    const length = wide ? Number(bytes.readBigUInt64BE(at + 24)) : bytes.readUInt32BE(at + 16);
+    const payload = bytes.subarray(at + head, at + head + length);
+    if (payload.length !== length) throw new Error(`chunk at ${at} is cut off`);
+    chunks.push({
+      last: bytes.readUInt16BE(at + 4) === 1,
+      type: bytes.readUInt16BE(at + 6),
+      cookie: bytes.readBigUInt64BE(at + 8),
+      offset: wide ? bytes.readBigUInt64BE(at + 16) : undefined,
+      payload,
+    });
+    at += head + length;
+  }
+  return chunks;
 }
 /** A simple reply's head: 16 bytes. */
 export function parseReply(bytes: Buffer): { error: number; cookie: bigint } {

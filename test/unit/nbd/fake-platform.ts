@@ -6,6 +6,7 @@ import type {
   Listener,
   Network,
   Timer,
+  TlsIdentity,
 } from "../../../cluster/platform/ports.js";
 
 export class FakeClock implements Clock {
@@ -95,6 +96,11 @@ export class FakeLink implements Connection {
   resume(): void {
     this.paused = false;
     while (!this.paused && this.queue.length > 0) this.data(this.queue.shift()!);
+  }
+  /** Settled by the test; undefined until the server encrypts. */
+  tls: { identity: TlsIdentity; agree: () => void; refuse: (error: Error) => void } | undefined;
+  startTls(identity: TlsIdentity): Promise<void> {
+    return new Promise((agree, refuse) => (this.tls = { identity, agree, refuse }));
   }
   end(): void {
     this.ended = true;

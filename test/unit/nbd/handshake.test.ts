@@ -1,7 +1,7 @@
 /** Negotiation: every option, cut at every byte, with what is wrong about it. */
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
-import type { ExportFacts } from "../../../nbd/abi.js";
+import type { ExportFacts, Session } from "../../../nbd/abi.js";
 import {
   BACKLOG_BYTES_MAX,
   Handshake,
@@ -9,19 +9,32 @@ import {
   OPTION_SKIP_BYTES_MAX,
   OPTIONS_MAX,
   type HandshakeEffect,
+  type TlsPolicy,
 } from "../../../nbd/handshake.js";
-import { FLAGS, infoData, option, parseOptionReplies, u16, u32, u64 } from "./client-bytes.js";
+import {
+  contextData,
+  FLAGS,
+  infoData,
+  option,
+  parseOptionReplies,
+  u16,
+  u32,
+  u64,
+} from "./client-bytes.js";
 
 const ACK = 1;
 const SERVER = 2;
 const INFO = 3;
+const META = 4;
 const UNSUP = 0x80000001;
 const POLICY = 0x80000002;
 const INVALID = 0x80000003;
 const PLATFORM = 0x80000004;
+const TLS_REQD = 0x80000005;
 const UNKNOWN = 0x80000006;
 const SHUTDOWN = 0x80000007;
 const TOO_BIG = 0x80000009;
+const EXT_REQD = 0x8000000a;
 
 const FACTS: ExportFacts = {
   name: "disk",
@@ -30,12 +43,16 @@ const FACTS: ExportFacts = {
   readOnly: false,
   blockSize: { minimum: 512, preferred: 4096, maximum: 1 << 25 },
 };
-const READ_WRITE = 0x16d; // has-flags, flush, fua, trim, write-zeroes, multi-conn
-const READ_ONLY = 0x10f; // has-flags, read-only, flush, fua, multi-conn
+// has-flags, flush, fua, trim, write-zeroes, multi-conn, cache, fast-zero
+const READ_WRITE = 0xd6d;
+const READ_ONLY = 0x50f; // has-flags, read-only, flush, fua, multi-conn, cache
+const DF = 0x80;
+const STATUS_PAYLOAD = 0x1000;
 
 /** Runs a handshake against a directory with one export (and the default ""), recording. */
 class Run {
-  readonly handshake = new Handshake();
+  readonly handshake: Handshake;
+  session: Session | undefined;
   sent = Buffer.alloc(0);
   readonly asked: string[] = [];
   entered: Buffer | undefined;
@@ -44,7 +61,9 @@ class Run {
   constructor(
     readonly facts: ExportFacts = FACTS,
     readonly refusal?: DssError,
+    tls: TlsPolicy = "off",
   ) {
+    this.handshake = new Handshake(tls);
     this.run(this.handshake.start());
   }
   push(...bytes: Buffer[]): this {
@@ -55,8 +74,10 @@ class Run {
     for (const effect of effects) {
       if (this.closed !== undefined) throw new Error(`${effect.do} after close`);
       if (effect.do === "send") this.sent = Buffer.concat([this.sent, effect.bytes]);
-      else if (effect.do === "enter") this.entered = Buffer.concat(effect.rest);
-      else if (effect.do === "close") this.closed = effect.fault ?? "";
+      else if (effect.do === "enter") {
+        this.entered = Buffer.concat(effect.rest);
+        this.session = effect.session;
+      } else if (effect.do === "close") this.closed = effect.fault ?? "";
       else if (effect.do === "list") {
         this.asked.push("list");
         const entries = [
@@ -65,6 +86,8 @@ class Run {
         ];
         if (this.refusal) this.run(this.handshake.onRefused(this.refusal));
         else this.run(this.handshake.onListed(entries));
+      } else if (effect.do === "secure") {
+        this.asked.push("secure");
       } else {
         this.asked.push(`open ${effect.name}`);
         if (this.refusal) this.run(this.handshake.onRefused(this.refusal));
@@ -205,7 +228,7 @@ t.test("ABORT is acknowledged, whatever its data, and ends the connection", (t) 
 });
 
 t.test("other options are unsupported and their data is skipped", (t) => {
-  for (const number of [0, 4, 5, 8, 9, 10, 11, 99, 0xffffffff]) {
+  for (const number of [0, 4, 12, 99, 0xffffffff]) {
     const run = new Run().push(FLAGS, option(number, Buffer.alloc(33, 7)), option(3));
     t.same(run.types, [UNSUP, SERVER, SERVER, ACK], `option ${number}`);
     t.equal(run.replies[0]!.option, number);
@@ -215,9 +238,9 @@ t.test("other options are unsupported and their data is skipped", (t) => {
 
 t.test("too much option data is read past up to a limit", (t) => {
   const big = Buffer.alloc(OPTION_BYTES_MAX + 1);
-  const run = new Run().push(FLAGS, option(9, big), option(3));
+  const run = new Run().push(FLAGS, option(99, big), option(3));
   t.same(run.types, [TOO_BIG, SERVER, SERVER, ACK]);
-  t.same(new Run().push(FLAGS, option(9, big.subarray(1))).types, [UNSUP], "the limit itself");
+  t.same(new Run().push(FLAGS, option(99, big.subarray(1))).types, [UNSUP], "the limit itself");
   const flood = new Run().push(FLAGS, Buffer.from("IHAVEOPT"), u32(9));
   flood.push(u32(OPTION_SKIP_BYTES_MAX + 1));
   t.match(flood.closed, /bytes of data/);
@@ -297,5 +320,147 @@ t.test("the answers do not depend on how the bytes are split", (t) => {
   for (let at = 0; at < options.length - 1; at++) single.push(options.subarray(at, at + 1));
   single.push(bytes.subarray(options.length - 1));
   check(single, "into bytes");
+  t.end();
+});
+
+const context = (id: number) => Buffer.concat([u32(id), Buffer.from("base:allocation")]);
+const STRUCTURED = option(8);
+const EXTENDED = option(11);
+/** The flags that an INFO of the export tells. */
+function flagsOf(run: Run): number {
+  const info = run.replies.filter((reply) => reply.type === INFO).at(-1)!;
+  return info.data.readUInt16BE(10);
+}
+
+t.test("structured replies and extended headers change what the export offers", (t) => {
+  const go = option(7, infoData("disk"));
+  const plain = new Run().push(FLAGS, go);
+  t.equal(flagsOf(plain), READ_WRITE);
+  t.same(plain.session, { structured: false, extended: false, allocation: false });
+  const chunks = new Run().push(FLAGS, STRUCTURED, go);
+  t.equal(flagsOf(chunks), READ_WRITE | DF);
+  t.same(chunks.session, { structured: true, extended: false, allocation: false });
+  const wide = new Run().push(FLAGS, EXTENDED, go);
+  t.equal(flagsOf(wide), READ_WRITE | DF);
+  t.same(wide.session, { structured: true, extended: true, allocation: false });
+  const selected = option(10, contextData("disk", ["base:allocation"]));
+  const all = new Run().push(FLAGS, EXTENDED, selected, go);
+  t.equal(flagsOf(all), READ_WRITE | DF | STATUS_PAYLOAD);
+  t.same(all.session, { structured: true, extended: true, allocation: true });
+  t.end();
+});
+
+t.test("what extended headers exclude", (t) => {
+  const run = new Run().push(FLAGS, STRUCTURED, EXTENDED, STRUCTURED);
+  t.same(run.types, [ACK, ACK, EXT_REQD], "but structured replies may come first");
+  run.push(option(1, Buffer.from("disk")));
+  t.match(run.closed, /extended/);
+  t.same(new Run().push(FLAGS, option(8, u32(1)), option(11, u32(1))).types, [INVALID, INVALID]);
+  t.end();
+});
+
+t.test("metadata contexts are listed and selected", (t) => {
+  const run = new Run().push(FLAGS, STRUCTURED);
+  const ask = (number: number, queries: string[]) => {
+    const before = run.replies.length;
+    run.push(option(number, contextData("disk", queries)));
+    return run.replies.slice(before).map(({ type, data }) => (type === META ? data : type));
+  };
+  t.same(ask(9, []), [context(0), ACK], "all of them");
+  t.same(ask(9, ["base:"]), [context(0), ACK]);
+  t.same(ask(9, ["base:allocation", "base:"]), [context(0), ACK], "once");
+  t.same(ask(9, ["x-mine:", "base:other", "qemu:dirty-bitmap:a"]), [ACK]);
+  t.same(ask(10, ["x-mine:y", "base:allocation"]), [context(1), ACK]);
+  t.same(ask(10, []), [ACK], "none");
+  t.same(ask(10, ["base:"]), [ACK], "no wildcards when setting");
+  t.same(ask(10, ["allocation"]), [INVALID], "a query has a namespace");
+  run.push(option(7, infoData("disk")));
+  t.equal(run.session?.allocation, false, "the last one counts");
+  t.end();
+});
+
+t.test("contexts count for the export that they were selected for", (t) => {
+  const set = (name: string) => option(10, contextData(name, ["base:allocation"]));
+  const go = option(7, infoData(""));
+  t.equal(new Run().push(FLAGS, STRUCTURED, set(""), go).session?.allocation, true);
+  const spelled = new Run().push(FLAGS, STRUCTURED, set("disk"), go);
+  t.equal(spelled.session?.allocation, true, "by its canonical name");
+  const failed = new Run().push(FLAGS, STRUCTURED, set("disk"), option(10, u32(9)), go);
+  t.equal(failed.session?.allocation, false, "a selection that fails selects nothing");
+  const early = new Run().push(FLAGS, set("disk"), STRUCTURED, go);
+  t.same(early.types, [INVALID, ACK, INFO, ACK]);
+  t.equal(early.session?.allocation, false);
+  const unknown = new Run(FACTS, new DssError("NotFound", "no")).push(FLAGS, STRUCTURED, set("x"));
+  t.same(unknown.types, [ACK, UNKNOWN]);
+  t.end();
+});
+
+t.test("malformed context queries", (t) => {
+  const name = Buffer.concat([u32(4), Buffer.from("disk")]);
+  for (const [data, type] of [
+    [Buffer.alloc(0), INVALID],
+    [Buffer.concat([u32(5), Buffer.from("disk"), u32(0)]), INVALID],
+    [Buffer.concat([u32(0xffffffff), Buffer.from("disk"), u32(0)]), INVALID],
+    [Buffer.concat([name, u32(1)]), INVALID],
+    [Buffer.concat([name, u32(1), u32(5), Buffer.from("a:b")]), INVALID],
+    [Buffer.concat([name, u32(1), u32(0xffffffff), Buffer.from("a:b")]), INVALID],
+    [Buffer.concat([name, u32(0), u32(0)]), INVALID],
+    [Buffer.concat([name, u32(1), u32(3), Buffer.from([0x61, 0x3a, 0xff])]), INVALID],
+    [Buffer.concat([name, u32(0xffffffff)]), TOO_BIG],
+    [contextData("disk", Array.from({ length: 65 }, () => "a:b")), TOO_BIG],
+  ] as [Buffer, number][]) {
+    t.same(new Run().push(FLAGS, STRUCTURED, option(9, data)).types, [ACK, type]);
+  }
+  t.end();
+});
+
+t.test("without a certificate STARTTLS is refused, and nothing else is", (t) => {
+  const run = new Run().push(FLAGS, option(5), option(7, infoData("disk")));
+  t.same(run.types, [POLICY, INFO, ACK]);
+  t.end();
+});
+
+t.test("encryption starts after its ACK and forgets what was negotiated before", (t) => {
+  const run = new Run(FACTS, undefined, "allow");
+  run.push(FLAGS, STRUCTURED, option(10, contextData("disk", ["base:allocation"])), option(5));
+  t.equal(run.types.at(-1), ACK);
+  t.same(run.asked, ["open disk", "secure"]);
+  t.ok(run.handshake.busy);
+  run.run(run.handshake.onSecured());
+  run.push(option(5));
+  t.equal(run.types.at(-1), INVALID, "once");
+  run.push(option(7, infoData("disk")));
+  t.same(run.session, { structured: false, extended: false, allocation: false });
+  t.end();
+});
+
+t.test("what was put behind STARTTLS in the clear ends the connection", (t) => {
+  const run = new Run(FACTS, undefined, "allow");
+  run.push(FLAGS, Buffer.concat([option(5), option(3)]));
+  t.match(run.closed, /clear/);
+  t.same(run.asked, []);
+  t.same(new Run(FACTS, undefined, "allow").push(FLAGS, option(5, u32(1))).types, [INVALID]);
+  t.end();
+});
+
+t.test("a server that requires encryption tells nothing before it", (t) => {
+  const run = new Run(FACTS, undefined, "require");
+  const go = option(7, infoData("disk"));
+  run.push(FLAGS, option(3), option(6, infoData("disk")), go, STRUCTURED, option(99));
+  run.push(option(99, Buffer.alloc(OPTION_BYTES_MAX + 1)));
+  t.same(run.types, Array.from({ length: 6 }, () => TLS_REQD));
+  t.same(run.asked, []);
+  run.push(option(5));
+  run.run(run.handshake.onSecured());
+  run.push(STRUCTURED, go);
+  t.same(run.types.slice(6), [ACK, ACK, INFO, ACK]);
+  t.ok(run.entered);
+
+  t.equal(new Run(FACTS, undefined, "require").push(FLAGS, option(2)).types.at(-1), ACK);
+  const old = new Run(FACTS, undefined, "require").push(FLAGS, option(1, Buffer.from("disk")));
+  t.match(old.closed, /encryption/);
+  t.match(new Run(FACTS, undefined, "require").push(u32(0)).closed, /encrypt/);
+  const simple = new Run(FACTS, undefined, "allow").push(u32(0), option(5));
+  t.same(simple.types, [POLICY], "TLS is for clients that know the fixed newstyle");
   t.end();
 });

@@ -239,3 +239,99 @@ t.test("range order forgets what has ended", async (t) => {
   await settle();
   t.equal(order.size, 0);
 });
+
+for (const [name, layout] of Object.entries(LAYOUTS)) {
+  t.test(`${name}: block status covers every range, and holes read as zeros`, async (t) => {
+    const random = new Prng(5);
+    const { image } = imageOf(layout);
+    for (let i = 0; i < 12; i++) {
+      const length = random.int(1, 30 * KIB);
+      await image.write(random.int(0, SIZE - length), Buffer.alloc(length, 1));
+    }
+    const model = Buffer.concat(await image.read(0, SIZE));
+    for (let round = 0; round < 20; round++) {
+      const length = random.int(1, SIZE);
+      const offset = random.int(0, SIZE - length);
+      const extents = await image.status(offset, length, 1000);
+      let at = offset;
+      let before: boolean | undefined;
+      for (const { length: bytes, hole, zero } of extents) {
+        t.ok(bytes > 0 && hole === zero && hole !== before);
+        const data = model.subarray(at, at + bytes);
+        if (zero && data.some((byte) => byte !== 0)) t.fail(`data in a hole at ${at}`);
+        if (!zero && !data.some((byte) => byte !== 0)) t.fail(`a hole taken for data at ${at}`);
+        before = hole;
+        at += bytes;
+      }
+      t.equal(at, offset + length, "to its end");
+      const few = await image.status(offset, length, 2);
+      t.same(few, extents.slice(0, 2), "or as far as asked");
+    }
+  });
+}
+
+t.test("block status of a huge volume looks at a bounded number of objects", async (t) => {
+  const { access, image } = imageOf(plain, 2 ** 50);
+  await image.write(100 * KIB, Buffer.alloc(4096, 1));
+  access.calls.length = 0;
+  const extents = await image.status(64 * KIB, 2 ** 49, 1000);
+  t.equal(access.calls.length, 1024);
+  t.ok(access.runningMax <= 16);
+  t.match(extents, [
+    { length: 36 * KIB, hole: true },
+    { length: 4 * KIB, hole: false },
+    { hole: true, zero: true },
+  ]);
+  const { access: thin, image: striped } = imageOf(
+    { objectSize: 4096 * KIB, stripeUnit: 4 * KIB, stripeCount: 2 },
+    2 ** 50,
+  );
+  const [hole] = await striped.status(0, 2 ** 40, 1000);
+  t.equal(hole!.length, 65_536 * 4 * KIB, "nor at more pieces than fit into memory");
+  t.ok(thin.calls.length <= 1024);
+});
+
+t.test("objects that cannot be read spoil their own parts only", async (t) => {
+  const { access, image } = imageOf(plain);
+  await image.write(0, Buffer.alloc(192 * KIB, 3));
+  const fail = (error: Error, which: RegExp) => {
+    access.gate = (call) => (which.test(call) ? Promise.reject(error) : Promise.resolve());
+  };
+  const corrupt = new DssError("Corrupt", "no good copy");
+  fail(corrupt, /read v5\.0*1 /);
+  const parts = await image.readParts(1000, 150 * KIB);
+  t.match(parts, [
+    { length: 64 * KIB - 1000 },
+    { length: 64 * KIB, failure: corrupt },
+    { length: 22 * KIB + 1000 },
+  ]);
+  t.ok("pieces" in parts[0]! && "pieces" in parts[2]!);
+  await t.rejects(image.read(1000, 150 * KIB), { code: "Corrupt" }, "a plain read fails");
+  fail(corrupt, /read/);
+  await t.rejects(image.readParts(0, 128 * KIB), { code: "Corrupt" }, "nothing is to be had");
+  fail(new DssError("Fenced", "another owner"), /read v5\.0*1 /);
+  await t.rejects(image.readParts(0, 128 * KIB), { code: "Fenced" }, "nothing is to be believed");
+});
+
+t.test("zeros are fast where whole blocks become holes, and else refused at once", async (t) => {
+  const { access, image } = imageOf(plain);
+  await image.zero(4096, 8192, { mayTrim: true, fast: true });
+  await image.zero(SIZE - 4096, 4096, { mayTrim: true, fast: true });
+  access.calls.length = 0;
+  const slow = { code: "NotSupported" };
+  await t.rejects(image.zero(1, 8192, { mayTrim: true, fast: true }), slow);
+  await t.rejects(image.zero(0, 100, { mayTrim: true, fast: true }), slow);
+  await t.rejects(image.zero(0, 4096, { mayTrim: false, fast: true }), slow);
+  t.same(access.calls, [], "nothing has been changed");
+});
+
+t.test("cache reads a bounded part, piece by piece", async (t) => {
+  const large = { objectSize: 4096 * KIB, stripeUnit: 4096 * KIB, stripeCount: 1 };
+  const { access, image } = imageOf(large, 2 ** 40);
+  await image.write(0, Buffer.alloc(4096 * KIB, 1));
+  access.calls.length = 0;
+  access.runningMax = 0;
+  await image.cache(0, 2 ** 39);
+  t.equal(access.calls.length, 4 + 7, "a missing object takes one question");
+  t.equal(access.runningMax, 1);
+});

@@ -1,7 +1,16 @@
 /** An image and a directory in memory for tests of the NBD server, with faults on request. */
 import { assert } from "../../../cluster/base/assert.js";
 import { DssError } from "../../../cluster/base/errors.js";
-import type { BlockImage, ExportDirectory, ExportEntry } from "../../../nbd/block-image.js";
+import type {
+  BlockImage,
+  ExportDirectory,
+  ExportEntry,
+  ImageExtent,
+  ImagePart,
+} from "../../../nbd/block-image.js";
+
+const BLOCK = 65_536;
+const ZEROS = Buffer.alloc(BLOCK);
 
 export interface MemoryImageOptions {
   name: string;
@@ -24,6 +33,8 @@ export class MemoryImage implements BlockImage {
   recording = false;
   /** Fails every operation while set. */
   fault: Error | undefined;
+  /** Reads in parts fail for this block of 64 KiB only. */
+  badBlock: number | undefined;
   /** When set, operations wait for the promise it returns. */
   gate: ((call: string) => Promise<void>) | undefined;
 
@@ -47,6 +58,20 @@ export class MemoryImage implements BlockImage {
     if (length < 1024 * 1024) return [copy];
     return [copy.subarray(0, 4096), copy.subarray(4096)];
   }
+  /** In blocks of 64 KiB. */
+  async readParts(offset: number, length: number): Promise<ImagePart[]> {
+    await this.enter(`read ${offset}+${length}`, offset, length);
+    const parts: ImagePart[] = [];
+    for (let at = offset; at < offset + length;) {
+      const block = Math.floor(at / BLOCK);
+      const end = Math.min((block + 1) * BLOCK, offset + length);
+      const bad = block === this.badBlock;
+      if (bad) parts.push({ length: end - at, failure: new DssError("Corrupt", "a bad block") });
+      else parts.push({ length: end - at, pieces: [Buffer.from(this.bytes.subarray(at, end))] });
+      at = end;
+    }
+    return parts;
+  }
   async write(offset: number, data: Buffer, options: { fua: boolean }): Promise<void> {
     await this.enter(`write ${offset}+${data.length}${mark(options)}`, offset, data.length);
     data.copy(this.bytes, offset);
@@ -54,10 +79,12 @@ export class MemoryImage implements BlockImage {
   async zero(
     offset: number,
     length: number,
-    options: { fua: boolean; mayTrim: boolean },
+    options: { fua: boolean; mayTrim: boolean; fast: boolean },
   ): Promise<void> {
     const hole = options.mayTrim ? "" : " no-hole";
-    await this.enter(`zero ${offset}+${length}${mark(options)}${hole}`, offset, length);
+    const fast = options.fast ? " fast" : "";
+    await this.enter(`zero ${offset}+${length}${mark(options)}${hole}${fast}`, offset, length);
+    if (options.fast && offset % 4096 !== 0) throw new DssError("NotSupported", "not fast");
     this.bytes.fill(0, offset, offset + length);
   }
   async trim(offset: number, length: number, options: { fua: boolean }): Promise<void> {
@@ -66,6 +93,24 @@ export class MemoryImage implements BlockImage {
   }
   async flush(): Promise<void> {
     await this.enter("flush", 0, 0);
+  }
+  async cache(offset: number, length: number): Promise<void> {
+    await this.enter(`cache ${offset}+${length}`, offset, length);
+  }
+  /** Blocks of 64 KiB that are all zeros are holes. */
+  async status(offset: number, length: number, extentsMax: number): Promise<ImageExtent[]> {
+    await this.enter(`status ${offset}+${length} ${extentsMax}`, offset, length);
+    const extents: { length: number; hole: boolean; zero: boolean }[] = [];
+    for (let at = offset; at < offset + length;) {
+      const end = Math.min((Math.floor(at / BLOCK) + 1) * BLOCK, offset + length);
+      const hole = this.bytes.subarray(at, end).equals(ZEROS.subarray(0, end - at));
+      const last = extents.at(-1);
+      if (last?.hole === hole) last.length += end - at;
+      else if (extents.length === extentsMax) break;
+      else extents.push({ length: end - at, hole, zero: hole });
+      at = end;
+    }
+    return extents;
   }
 
   private enter(call: string, offset: number, length: number): Promise<void> | undefined {

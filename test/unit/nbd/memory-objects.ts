@@ -53,7 +53,17 @@ export class MemoryObjects implements ObjectAccess {
       const bytes = this.objects.get(this.key(address));
       const size = bytes?.length ?? 0;
       const end = Math.min(size, offset + length);
-      const extents = end > offset ? [{ offset, length: end - offset }] : [];
+      const extents: { offset: number; length: number }[] = [];
+      // Blocks of zeros are holes.
+      for (let at = offset; at < end;) {
+        const next = Math.min(end, (Math.floor(at / 4096) + 1) * 4096);
+        const last = extents.at(-1);
+        if (bytes!.subarray(at, next).some((byte) => byte !== 0)) {
+          if (last && last.offset + last.length === at) last.length += next - at;
+          else extents.push({ offset: at, length: next - at });
+        }
+        at = next;
+      }
       return { exists: bytes !== undefined, size, extents };
     });
   }

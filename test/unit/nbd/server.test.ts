@@ -2,8 +2,19 @@
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
 import type { Logger } from "../../../cluster/base/log.js";
+import type { ServerTls } from "../../../nbd/connection.js";
 import { NbdServer, type NbdLimits } from "../../../nbd/server.js";
-import { FLAGS, infoData, option, parseReply, request } from "./client-bytes.js";
+import {
+  contextData,
+  FLAGS,
+  infoData,
+  option,
+  parseChunks,
+  parseOptionReplies,
+  parseReply,
+  request,
+  u32,
+} from "./client-bytes.js";
 import { FakeClock, FakeNetwork, type FakeLink } from "./fake-platform.js";
 import { MemoryDirectory, MemoryImage } from "./memory-image.js";
 
@@ -21,7 +32,11 @@ interface Setting {
   attach(): Promise<FakeLink>;
 }
 
-async function setting(limits: Partial<NbdLimits> = {}, size = 40 * MIB): Promise<Setting> {
+async function setting(
+  limits: Partial<NbdLimits> = {},
+  size = 40 * MIB,
+  tls?: ServerTls,
+): Promise<Setting> {
   const clock = new FakeClock();
   const network = new FakeNetwork();
   const disk = new MemoryImage({ name: "disk", size });
@@ -35,7 +50,11 @@ async function setting(limits: Partial<NbdLimits> = {}, size = 40 * MIB): Promis
     error: (fields, message) => lines.push(`error ${message} ${JSON.stringify(fields)}`),
     child: () => log,
   };
-  const server = new NbdServer({ network, clock, log, directory, limits, defaultExport: "disk" });
+  const server = new NbdServer({
+    ...{ network, clock, log, directory, limits },
+    defaultExport: "disk",
+    ...(tls && { tls }),
+  });
   await server.listen({ host: "127.0.0.1", port: 0 });
   const attach = async (): Promise<FakeLink> => {
     const link = network.client();
@@ -413,7 +432,10 @@ t.test("stop lets requests in flight finish, flushes and closes", async (t) => {
   t.ok(s.network.client().destroyed, "no new clients");
   slow.open();
   await s.clock.settle();
-  t.same(replies(link), [{ error: 0, cookie: 5n }]);
+  t.same(replies(link), [
+    { error: 108, cookie: 1n },
+    { error: 0, cookie: 5n },
+  ]);
   t.ok(link.ended);
   negotiating.hangUp();
   link.hangUp();
@@ -446,4 +468,119 @@ t.test("stop reports a flush that failed", async (t) => {
   await s.clock.settle();
   await t.rejects(s.server.stop(), { code: "Unreachable" });
   t.equal(s.directory.closes, 1, "the image is closed all the same");
+});
+
+const [CACHE, STATUS, BLOCK] = [5, 7, 65_536];
+/** A client past GO with chunks and the allocation context. */
+async function attachWithChunks(s: Awaited<ReturnType<typeof setting>>): Promise<FakeLink> {
+  const link = s.network.client();
+  const select = option(10, contextData("disk", ["base:allocation"]));
+  link.push(FLAGS, option(8), select, option(7, infoData("disk")));
+  await s.clock.settle();
+  link.take();
+  return link;
+}
+
+t.test("a read that fails halfway tells where, and gives the rest", async (t) => {
+  const s = await setting();
+  const link = await attachWithChunks(s);
+  s.disk.bytes.fill(7);
+  s.disk.badBlock = 1;
+  const length = 3 * BLOCK;
+  link.push(request({ type: READ, length, cookie: 4n }));
+  await s.clock.settle();
+  const chunks = parseChunks(link.take());
+  t.same(
+    chunks.map(({ type, last, cookie }) => [type, last, cookie]),
+    [
+      [1, false, 4n],
+      [0x8002, false, 4n],
+      [1, true, 4n],
+    ],
+  );
+  const [before, error, after] = chunks.map(({ payload }) => payload);
+  t.equal(before!.length, 8 + BLOCK);
+  t.equal(error!.readUInt32BE(0), 5);
+  t.equal(error!.readBigUInt64BE(error!.length - 8), BigInt(BLOCK));
+  t.equal(after!.readBigUInt64BE(0), BigInt(2 * BLOCK));
+  const DF = 4;
+  link.push(request({ type: READ, length, flags: DF }));
+  await s.clock.settle();
+  t.same(
+    parseChunks(link.take()).map(({ type }) => type),
+    [0x8002],
+    "no content when it must be in one piece",
+  );
+  t.match(s.lines.join("\n"), /request failed/);
+  t.equal(s.server.figures.requests, 0);
+  link.hangUp();
+  await s.clock.settle();
+  t.equal(s.server.figures.bytes, 0, "every byte is given back");
+});
+
+t.test("block status and cache reach the image", async (t) => {
+  const s = await setting();
+  const link = await attachWithChunks(s);
+  s.disk.bytes.fill(1, BLOCK, 2 * BLOCK);
+  const [FAST, REQ_ONE, ZERO] = [16, 8, 6];
+  link.push(request({ type: STATUS, length: 3 * BLOCK }));
+  link.push(request({ type: STATUS, length: 3 * BLOCK, flags: REQ_ONE }));
+  await s.clock.settle();
+  const [all, one] = parseChunks(link.take()).map(({ payload }) => payload);
+  const extent = (length: number, flags: number) => Buffer.concat([u32(length), u32(flags)]);
+  t.same(all, Buffer.concat([u32(1), extent(BLOCK, 3), extent(BLOCK, 0), extent(BLOCK, 3)]));
+  t.same(one, Buffer.concat([u32(1), extent(BLOCK, 3)]));
+  link.push(request({ type: CACHE, offset: 512n, length: 1024 }));
+  link.push(request({ type: ZERO, length: 4096, flags: FAST }));
+  await s.clock.settle();
+  t.same(replies(link), [
+    { error: 0, cookie: 1n },
+    { error: 0, cookie: 1n },
+  ]);
+  link.take();
+  link.push(request({ type: ZERO, offset: 1n, length: 4096, flags: FAST }));
+  await s.clock.settle();
+  const [slow] = parseChunks(link.take());
+  t.equal(slow!.payload.readUInt32BE(0), 95);
+  t.same(s.disk.calls.slice(-3), ["cache 512+1024", "zero 0+4096 fast", "zero 1+4096 fast"]);
+  t.same(s.lines.filter((line) => /failed/.test(line)), [], "a slow zero is no failure");
+  link.hangUp();
+  await s.clock.settle();
+  t.equal(s.server.figures.bytes, 0);
+});
+
+const IDENTITY = { certificate: "a certificate", key: "a key" };
+
+t.test("the link is encrypted after the ACK", async (t) => {
+  const s = await setting({}, MIB, { identity: IDENTITY, policy: "require" });
+  const link = s.network.client();
+  link.push(FLAGS, option(5));
+  await s.clock.settle();
+  t.equal(parseOptionReplies(link.take().subarray(18))[0]!.type, 1);
+  t.equal(link.tls?.identity, IDENTITY);
+  link.tls!.agree();
+  await s.clock.settle();
+  link.push(option(7, infoData("disk")));
+  await s.clock.settle();
+  t.equal(parseOptionReplies(link.take()).at(-1)!.type, 1);
+  link.hangUp();
+  await s.clock.settle();
+  t.same(s.server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
+});
+
+t.test("a client that does not agree on encryption is dropped", async (t) => {
+  const s = await setting({ handshakeMs: 500 }, MIB, { identity: IDENTITY, policy: "allow" });
+  const refusing = s.network.client();
+  const silent = s.network.client();
+  for (const link of [refusing, silent]) link.push(FLAGS, option(5));
+  await s.clock.settle();
+  refusing.tls!.refuse(new DssError("NotPermitted", "bad certificate"));
+  await s.clock.settle();
+  t.ok(refusing.destroyed);
+  t.match(s.lines.join("\n"), /bad certificate/);
+  await s.clock.advance(600);
+  t.ok(silent.destroyed, "encryption counts as the client's time");
+  silent.tls!.refuse(new DssError("NotPermitted", "closed"));
+  await s.clock.settle();
+  t.equal(s.server.figures.connections, 0);
 });

@@ -100,6 +100,15 @@ t.test("what others know", (t) => {
   const waits = healthOf(map, { tooFull: new Map([[2, 7]]) }).checks;
   t.match(waits, [{ code: "OSD_BACKFILL_FULL", detail: ["osd.2: copies of 7 PGs wait"] }]);
   t.equal(waits.length, 1);
+  const objects = [{ pg: 65_537, object: "1.0", blocks: 2, waitsFor: [] }];
+  const quiet = { osd: 1, objects: [], seenMs: undefined, found: 2, repaired: 0 };
+  t.same(codes(map, { damage: [quiet] }), ["HEALTH_OK"], "what is long ago");
+  const damage = [{ ...quiet, seenMs: 5_000 }];
+  t.same(codes(map, { damage }), ["HEALTH_WARN", "OSD_DAMAGE_FOUND"]);
+  const lost = codes(map, { damage: [{ ...quiet, objects }] });
+  t.same(lost, ["HEALTH_ERR", "PG_INCONSISTENT"]);
+  const waiting = [{ ...objects[0]!, waitsFor: [2] }];
+  t.same(codes(map, { damage: [{ ...quiet, objects: waiting }] }), ["HEALTH_WARN", "PG_DAMAGED"]);
   const found = { code: "PURGE_SLOW", severity: "HEALTH_WARN" as const, summary: "x", detail: [] };
   t.same(codes(map, { checks: [found] }), ["HEALTH_WARN", "PURGE_SLOW"]);
   t.end();
