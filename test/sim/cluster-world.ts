@@ -88,8 +88,8 @@ export class ClusterWorld {
   readonly fatal: Error[] = [];
   /** For scenarios that strike when the map changes. */
   onMap: (before: ClusterMap, after: ClusterMap) => void = () => undefined;
-  /** Greatest difference in speed of two clocks, and of two wall clocks, from now on. */
-  skew = { rate: 0, wallMs: 0 };
+  /** How far the wall clocks of hosts that start from now on differ at most. */
+  readonly skew = { wallMs: 0 };
   private readonly logger: Logger;
   private readonly disks = new Map<OsdId, StoreOnDisk>();
   /** Every host that lives, by name, started or not. */
@@ -164,8 +164,7 @@ export class ClusterWorld {
   }
   private platformOf(host: SimHost): Platform {
     const { random } = this;
-    const spread = (width: number): number => (random.float() - 0.5) * width;
-    const skew: Skew = { rate: 1 + spread(this.skew.rate), wallMs: spread(this.skew.wallMs) };
+    const skew: Skew = { rate: 1, wallMs: (random.float() - 0.5) * this.skew.wallMs };
     const clock = this.clock.forNode(
       () => host.alive,
       (work) => host.run(work),
