@@ -34,6 +34,30 @@ export function generationOf(data: Buffer, file: number, block: number): number 
   return good ? data.readUInt32LE(12) : GARBAGE;
 }
 
+const SECTOR = 512;
+
+/** What a block of garbage is made of: which generation each of its sectors is of. */
+export function describeGarbage(
+  data: Buffer,
+  about: { file: number; block: number; generationMax: number },
+): string {
+  const { file, block, generationMax } = about;
+  const sectors = Array.from({ length: Math.ceil(data.length / SECTOR) }, (_, i) =>
+    data.subarray(i * SECTOR, (i + 1) * SECTOR),
+  );
+  const found: string[] = sectors.map((sector) => (sector.every((byte) => byte === 0) ? "zeros" : "?"));
+  for (let generation = 1; generation <= generationMax; generation++) {
+    const whole = stamp(file, block, generation);
+    sectors.forEach((sector, i) => {
+      if (sector.equals(whole.subarray(i * SECTOR, i * SECTOR + sector.length))) {
+        found[i] = String(generation);
+      }
+    });
+  }
+  const header = data.length >= 16 ? data.subarray(0, 16).toString("hex") : "";
+  return `${data.length} bytes, header ${header}, sectors of generations ${found.join(" ")}`;
+}
+
 interface BlockHistory {
   /** The newest generation that was acknowledged or read after a crash; older must not return. */
   acknowledged: number;

@@ -15,7 +15,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { Prng } from "../../cluster/base/prng.js";
 import { NbdClient } from "./nbd-client.js";
-import { BLOCK, generationOf, stamp } from "./stamped-blocks.js";
+import { BLOCK, describeGarbage, GARBAGE, generationOf, stamp } from "./stamped-blocks.js";
 
 export interface WriterRequest {
   do: "write" | "verify";
@@ -33,6 +33,8 @@ export interface Found {
   /** Names that are there whole, and that are there damaged. */
   names: number[];
   damaged: number[];
+  /** The first blocks that are neither old nor new, for people. */
+  garbage: string[];
 }
 
 /** How a file is written; its number is its place. */
@@ -125,14 +127,24 @@ async function writeFolder(folder: string): Promise<void> {
   ]);
 }
 
+const GARBAGE_MAX = 4;
+
+function note(found: Found, data: Buffer, file: number, block: number): void {
+  const generation = generationOf(data, file, block);
+  found.blocks.push([file, block, generation]);
+  if (generation !== GARBAGE || found.garbage.length >= GARBAGE_MAX) return;
+  const what = describeGarbage(data, { file, block, generationMax: request.from });
+  found.garbage.push(`file ${file} block ${block}: ${what}`);
+}
+
 function verifyFolder(folder: string): Found {
-  const found: Found = { blocks: [], names: [], damaged: [] };
+  const found: Found = { blocks: [], names: [], damaged: [], garbage: [] };
   for (let file = 0; file < FILE_KINDS.length; file++) {
     const path = join(folder, `blocks-${file}`);
     const bytes = fs.existsSync(path) ? fs.readFileSync(path) : Buffer.alloc(0);
     for (let block = 0; block < request.blocks; block++) {
       const data = bytes.subarray(block * BLOCK, (block + 1) * BLOCK);
-      found.blocks.push([file, block, generationOf(data, file, block)]);
+      note(found, data, file, block);
     }
   }
   for (const entry of fs.readdirSync(folder)) {
@@ -181,15 +193,14 @@ async function writeVolume(socket: string, volume: string): Promise<void> {
 
 async function verifyVolume(socket: string, volume: string): Promise<Found> {
   const client = await NbdClient.connect(socket, volume);
-  const found: Found = { blocks: [], names: [], damaged: [] };
+  const found: Found = { blocks: [], names: [], damaged: [], garbage: [] };
   const step = 64;
   for (let first = 0; first < request.blocks; first += step) {
     const count = Math.min(step, request.blocks - first);
     const data = await client.read(first * BLOCK, count * BLOCK);
     for (let i = 0; i < count; i++) {
       const block = data.subarray(i * BLOCK, (i + 1) * BLOCK);
-      const generation = generationOf(block, VOLUME_FILE, first + i);
-      found.blocks.push([VOLUME_FILE, first + i, generation]);
+      note(found, block, VOLUME_FILE, first + i);
     }
   }
   client.close();
