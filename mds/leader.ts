@@ -8,6 +8,7 @@
  * answer leaves only while the store has confirmed the term lately.
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import { faults } from "../cluster/base/faults.js";
 import type { ClientId, Epoch, Ino } from "../cluster/base/ids.js";
 import { inParallel } from "../cluster/base/parallel.js";
 import type { Logger } from "../cluster/base/log.js";
@@ -138,6 +139,7 @@ interface LiveSession {
   evicting: Promise<void> | undefined;
 }
 
+const KEEPS = "it keeps what was recalled";
 const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
 const SETTLE_MS = 300;
@@ -412,7 +414,7 @@ export class MdsLeader {
         return;
       }
       if (now - since > this.parts.options.recallTimeoutMs) {
-        void this.evict(session, "it keeps what was recalled");
+        void this.evict(session, KEEPS);
         return;
       }
       // A recall or its answer may have been lost with a connection; to be asked twice is harmless.
@@ -613,7 +615,8 @@ export class MdsLeader {
 
   keepAlive(message: KeepAlive, link: Link): KeptAlive {
     const session = this.byLink.get(link);
-    if (session === undefined || session.id !== message.client) {
+    const isEvicted = session?.evicting !== undefined;
+    if (session === undefined || session.id !== message.client || isEvicted) {
       throw new DssError("NoSession", `session ${message.client} is not open on this link`);
     }
     session.lastSeen = this.now();
@@ -647,7 +650,9 @@ export class MdsLeader {
     try {
       for (;;) {
         try {
-          const epoch = await cluster.fence(session.id);
+          const epoch = faults.grantBeforeFence
+            ? cluster.epoch()
+            : await cluster.fence(session.id);
           this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
           // It will not come back. What it holds is found out below, and conflicts wait for that.
           this.awaited.delete(session.id);
@@ -658,11 +663,22 @@ export class MdsLeader {
           await this.pause();
         }
       }
+      await this.leaseOver(session, reason);
       await this.end(session, this.fenceEpoch);
       logger.warn({ client: session.id, epoch: this.fenceEpoch }, "session evicted and fenced");
     } catch (error) {
       if (this.phase !== "stopped") this.fail(error);
     }
+  }
+  /**
+   * The fence stops its writes, but what it has cached it reads until it hears of its end or its
+   * lease is over: nobody may change that before. Nothing that it sends prolongs the lease now. For
+   * any other reason it is over already, or people ask for it.
+   */
+  private async leaseOver(session: LiveSession, reason: string): Promise<void> {
+    const left = session.lastSeen + this.parts.options.leaseMs - this.now();
+    if (left <= 0 || reason !== KEEPS) return;
+    await new Promise<void>((resolve) => void this.parts.clock.setTimer(left, resolve));
   }
   private pause(): Promise<void> {
     return new Promise((resolve) => void this.parts.clock.setTimer(PROBE_RETRY_MS, resolve));

@@ -104,9 +104,6 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
       mapSeen = true;
       messenger.setEpoch(map.epoch);
     });
-    const address = await messenger.listen(options.listen);
-    if (!("port" in address)) throw new DssError("InvalidArgument", "an MDS listens on TCP");
-
     const client = await new ClientIds(coordination).take();
     // OSDs take a client's requests only from a connection under that client's id.
     const clientMessenger = new RpcMessenger({
@@ -132,6 +129,10 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
       messenger,
       map: () => (mapSeen ? maps.current() : undefined),
     });
+    // Last, and nothing is waited for until the daemon answers: whoever connects in between would
+    // be told that this is no metadata server.
+    const address = await messenger.listen(options.listen);
+    if (!("port" in address)) throw new DssError("InvalidArgument", "an MDS listens on TCP");
     const incarnation = newIncarnation(random);
     daemon = new MdsDaemon(
       {

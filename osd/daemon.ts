@@ -31,7 +31,7 @@ import {
 import type { Incoming, Messenger, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, RandomSource } from "../cluster/platform/ports.js";
 import { upSet } from "../cluster/map/placement.js";
-import { faults } from "./core/faults.js";
+import { faults } from "../cluster/base/faults.js";
 import { GrantBook } from "./core/leases.js";
 import { PROFILES } from "./core/work-shares.js";
 import { Fullness } from "./fullness.js";

@@ -9,7 +9,7 @@ import { inParallel } from "../cluster/base/parallel.js";
 import { Backoff } from "../cluster/messenger/backoff.js";
 import type { RandomSource } from "../cluster/platform/ports.js";
 import type { Call } from "../cluster/wire/registry.js";
-import { faults } from "./core/faults.js";
+import { faults } from "../cluster/base/faults.js";
 import { NOBODY_KNOWN } from "./core/leases.js";
 import { planPeering, type MemberInfo, type PeeringPlan } from "./core/peering.js";
 import { compareVersions, VERSION_ZERO, type Version } from "./core/version.js";

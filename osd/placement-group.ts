@@ -17,7 +17,7 @@ import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
 import type { Membership } from "./membership.js";
 import { blockCeil, blockFloor } from "./core/blocks.js";
-import { faults } from "./core/faults.js";
+import { faults } from "../cluster/base/faults.js";
 import { ReadLease } from "./core/leases.js";
 import { legalWithinInterval, type PgActivity } from "./core/peering.js";
 import { RangeLocks, WHOLE, type RangeLock } from "./core/range-locks.js";

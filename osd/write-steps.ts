@@ -7,7 +7,7 @@ import { DssError } from "../cluster/base/errors.js";
 import type { PgId } from "../cluster/base/ids.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import { blockCeil, blockFloor, edgesToRead, mergeBlocks, zeroedBlock } from "./core/blocks.js";
-import { faults } from "./core/faults.js";
+import { faults } from "../cluster/base/faults.js";
 import { WHOLE } from "./core/range-locks.js";
 import {
   OBJECT_SIZE_MAX,

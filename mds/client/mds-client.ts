@@ -248,7 +248,9 @@ export class MdsClient {
   }
   /** What is cached under capabilities may be believed. */
   get trusted(): boolean {
-    return this.sessionId !== 0 && !this.hasLapsed;
+    // By the clock, not by a timer: a program that slept for long reads before its timers run.
+    const isLeased = this.clock.now() < this.lastContactMs + this.leaseMs;
+    return this.sessionId !== 0 && !this.hasLapsed && isLeased;
   }
   get active(): boolean {
     return this.state === "active";

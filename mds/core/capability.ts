@@ -6,6 +6,7 @@
  * Fairness: `pending` names the oldest waiting operation that recalls an inode; while there is one,
  * nobody else is granted anything on that inode.
  */
+import { faults } from "../../cluster/base/faults.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { CapabilityMode } from "../proto.js";
 
@@ -146,6 +147,7 @@ export class UnsafeChanges {
   private readonly order: { key: number; seq: number }[] = [];
 
   mark(key: number, session: ClientId, seq: number): void {
+    if (faults.showUnsafe) return;
     this.marks.set(key, { session, seq });
     this.order.push({ key, seq });
   }

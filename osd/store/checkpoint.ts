@@ -12,6 +12,7 @@
  * Owner of: what is dirty.
  */
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { faults } from "../../cluster/base/faults.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, OrderedStore, Timer } from "../../cluster/platform/ports.js";
 import { ByteWriter } from "./bytes.js";
@@ -276,8 +277,9 @@ export class Checkpointer {
     this.deletes = [];
     const objects = this.freezeObjects();
     const pgs = this.freezePgs(batch);
+    if (faults.recycleEarly) this.wal.release(this.wal.pointOf(last));
     try {
-      await this.wal.declare(last.order);
+      if (!faults.overwriteEarly) await this.wal.declare(last.order);
       await this.flush(entries);
       for (const group of unlogged) {
         await Promise.all(group.directs);

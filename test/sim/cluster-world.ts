@@ -38,6 +38,8 @@ export interface StoreOnDisk {
   open(clock: Clock): Promise<ChunkStore>;
   /** Power is cut: unsynced writes are lost or torn. */
   crash(): void;
+  /** Flips a bit of some object's bytes; false when nothing is stored. */
+  rot?(): boolean;
 }
 export type DiskFactory = (osd: OsdId, random: Prng, clock: SimClock) => StoreOnDisk;
 
@@ -66,7 +68,7 @@ interface RunningMdsHost {
 export interface SimClient extends ClusterSession {
   host: SimHost;
   clock: Clock;
-  platform: Platform;
+  logger: Logger;
   objects: SessionObjects;
 }
 
@@ -86,8 +88,8 @@ export class ClusterWorld {
   readonly fatal: Error[] = [];
   /** For scenarios that strike when the map changes. */
   onMap: (before: ClusterMap, after: ClusterMap) => void = () => undefined;
-  /** Greatest difference in speed of two clocks, and of two wall clocks, from now on. */
-  skew = { rate: 0, wallMs: 0 };
+  /** How far the wall clocks of hosts that start from now on differ at most. */
+  readonly skew = { wallMs: 0 };
   private readonly logger: Logger;
   private readonly disks = new Map<OsdId, StoreOnDisk>();
   /** Every host that lives, by name, started or not. */
@@ -162,8 +164,7 @@ export class ClusterWorld {
   }
   private platformOf(host: SimHost): Platform {
     const { random } = this;
-    const spread = (width: number): number => (random.float() - 0.5) * width;
-    const skew: Skew = { rate: 1 + spread(this.skew.rate), wallMs: spread(this.skew.wallMs) };
+    const skew: Skew = { rate: 1, wallMs: (random.float() - 0.5) * this.skew.wallMs };
     const clock = this.clock.forNode(
       () => host.alive,
       (work) => host.run(work),
@@ -342,7 +343,7 @@ export class ClusterWorld {
           }),
       );
       mds.onSession((id) => objects.onSession(id));
-      const client = { ...session, host, clock, platform, objects };
+      const client = { ...session, host, clock, logger, objects };
       this.clients.add(client);
       return client;
     }

@@ -3,7 +3,7 @@
  * fewer than is allowed here (docs/simulator.md has the figures).
  */
 import t from "tap";
-import { NO_FAULTS, type Faults } from "../../osd/core/faults.js";
+import { NO_FAULTS, type Faults } from "../../cluster/base/faults.js";
 import { FOUND_BY, seedsToFind } from "./deliberate.js";
 
 const SEEDS_MAX = 60;

@@ -1,7 +1,7 @@
-/** The deliberate faults (osd/core/faults.ts), and the scenario that finds each. */
+/** The deliberate faults (cluster/base/faults.ts), and the scenario that finds each. */
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import type { Faults } from "../../osd/core/faults.js";
+import type { Faults } from "../../cluster/base/faults.js";
 import type { Scenario } from "./scenarios.js";
 
 /**
@@ -17,6 +17,12 @@ export const FOUND_BY: Record<keyof Faults, Scenario> = {
   dropLearnerWrites: "learner",
   joinWithoutSync: "thin",
   ignoreTruncation: "writer",
+  overwriteEarly: "power",
+  recycleEarly: "power",
+  skipChecksum: "rot",
+  skipTermCheck: "sleep",
+  showUnsafe: "loss",
+  grantBeforeFence: "handover",
 };
 
 /**

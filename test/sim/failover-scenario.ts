@@ -22,9 +22,9 @@ import { CLEAN_WITHIN_MS, ScenarioBase, WORK_WITHIN_MS } from "./scenario-base.j
  * each where one promise is at stake, on one PG of three OSDs. power: power cuts of all of them.
  * lease: primaries that are deposed while a client still believes in them. deposed: the same while
  * they sleep. retry: connections that break under requests. learner: members that come back while
- * writes go on.
+ * writes go on. rot: bits of one OSD's stored blocks flip.
  */
-export type Trouble = "mixed" | "power" | "lease" | "deposed" | "retry" | "learner";
+export type Trouble = "mixed" | "power" | "lease" | "deposed" | "retry" | "learner" | "rot";
 
 export interface FailoverOptions {
   seed: number;
@@ -64,6 +64,7 @@ class FailoverScenario extends ScenarioBase {
   private readonly rounds: number;
   private readonly osds: OsdId[];
   private readonly objects: number;
+  private readonly blocks: number = BLOCKS;
   /** Longest pause of a client after half of its operations. */
   private paceMs = 500;
   private isOver = false;
@@ -75,6 +76,7 @@ class FailoverScenario extends ScenarioBase {
   private readonly counts: Record<string, number> = {};
   /** Some seeds leave time to recover, others hardly any. */
   private readonly faultGapMs: number;
+  private victim: OsdId | undefined;
   private nextValue = 1;
   private done = 0;
   private working = 0;
@@ -103,10 +105,12 @@ class FailoverScenario extends ScenarioBase {
     this.trouble = trouble;
     this.rounds = rounds;
     this.osds = Array.from({ length: osds }, (_, id) => id);
-    this.objects = trouble === "mixed" ? 8 : 2;
+    this.objects = { mixed: 8, power: 6 }[trouble as string] ?? 2;
+    // Enough at once to fill a log and an overlay between two power cuts.
+    this.blocks = trouble === "power" ? 12 : BLOCKS;
     this.operations = options.operations;
     if (trouble === "mixed") this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
-    else this.paceMs = 40;
+    else this.paceMs = trouble === "power" ? 4 : 40;
     this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
   }
 
@@ -123,13 +127,17 @@ class FailoverScenario extends ScenarioBase {
       stallMs: 3_000,
       mdsLoss: this.random.pick([0, 0.005, 0.02]),
     };
-    for (const client of this.clients) this.work(client);
+    const loops = this.trouble === "power" ? 6 : 1;
+    for (const client of this.clients) for (let i = 0; i < loops; i++) this.work(client);
     if (this.trouble === "mixed") this.scheduleFault();
     else this.guard(this.strikeInRounds(this.trouble));
     await this.until(() => this.isOver, WORK_WITHIN_MS, "the work never ended");
     await this.heal();
     await this.readAll();
     this.checkReplicas();
+    if (this.trouble !== "rot") {
+      await this.settled(this.checkBlocks(), CLEAN_WITHIN_MS, "the blocks could not be checked");
+    }
     await this.loseOneDisk();
     this.checkHistories();
     return {
@@ -220,10 +228,18 @@ class FailoverScenario extends ScenarioBase {
     const { random, world } = this;
     for (let round = 0; round < this.rounds; round++) {
       await this.pause(300 + random.float() * 1_000);
+      if (trouble !== "rot") this.checkUndamaged();
       await this.strike(trouble);
       for (let i = 0; i < 300 && !world.allClean(); i++) await this.pause(100);
     }
     this.isOver = true;
+  }
+  /** Nothing rots here: a block that failed its checksum was torn by us. */
+  private checkUndamaged(): void {
+    for (const { id, daemon } of this.world.running.values()) {
+      const bad = daemon.status().counters["corruptBlocks"] ?? 0;
+      if (bad > 0) this.fail(`osd.${id} has met ${bad} damaged blocks`);
+    }
   }
   private async strike(trouble: Exclude<Trouble, "mixed">): Promise<void> {
     const { random, world, primary } = this;
@@ -247,6 +263,14 @@ class FailoverScenario extends ScenarioBase {
         }
         if (random.chance(0.5)) this.crash("crash", [this.primary], 100);
         return this.pause(200);
+      }
+      case "rot": {
+        // Always of the first primary: the others keep good copies.
+        for (let i = 0; i < 60; i++) {
+          if (world.diskOf((this.victim ??= primary))?.rot?.() === true) this.note("rotten bit");
+          await this.pause(random.float() * 60);
+        }
+        return;
       }
       case "learner": {
         const [member] = this.othersOf(primary);
@@ -381,7 +405,8 @@ class FailoverScenario extends ScenarioBase {
     this.guard(loop(() => this.write(other, this.random.pick(registers))));
   }
   private pick(): { object: number; block: number } {
-    return { object: this.random.int(0, this.objects - 1), block: this.random.int(0, BLOCKS - 1) };
+    const object = this.random.int(0, this.objects - 1);
+    return { object, block: this.random.int(0, this.blocks - 1) };
   }
   private history({ object, block }: { object: number; block: number }): Operation[] {
     const key = `${object}/${block}`;
@@ -453,9 +478,9 @@ class FailoverScenario extends ScenarioBase {
   }
 
   private async readAll(): Promise<void> {
-    let left = this.objects * BLOCKS;
+    let left = this.objects * this.blocks;
     for (let object = 0; object < this.objects; object++) {
-      for (let block = 0; block < BLOCKS; block++) {
+      for (let block = 0; block < this.blocks; block++) {
         this.guard(this.read(this.clients[0]!, { object, block }).then(() => void left--));
       }
     }

@@ -1,12 +1,13 @@
 /**
- * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--fault NAME]
- * [--log]`: runs seeds of the simulator one after the other, until COUNT are done or the time is
- * over. A failing seed is printed with the command that repeats it. With a deliberate fault
- * (osd/core/faults.ts) the run is meant to fail, and tells how many seeds it took.
+ * `npm run test:sim -- --seed N --seeds COUNT --minutes M [--scenario NAME] [--rotate]
+ * [--fault NAME] [--log]`: runs seeds of the simulator one after the other, until COUNT are done or
+ * the time is over: each in all scenarios, or with --rotate in one of them, in turn. A failing seed
+ * is printed with the command that repeats it. With a deliberate fault (cluster/base/faults.ts) the
+ * run is meant to fail, and tells how many seeds it took.
  */
 import { parseArgs } from "node:util";
 import { createLogger } from "../../cluster/platform/pino-log.js";
-import { injectFault, NO_FAULTS, type Faults } from "../../osd/core/faults.js";
+import { injectFault, NO_FAULTS, type Faults } from "../../cluster/base/faults.js";
 import { explain } from "./scenario-base.js";
 import { runScenario, SCENARIOS } from "./scenarios.js";
 
@@ -24,6 +25,7 @@ async function main(): Promise<number> {
       seeds: { type: "string", default: "20" },
       minutes: { type: "string", default: "60" },
       scenario: { type: "string" },
+      rotate: { type: "boolean", default: false },
       fault: { type: "string" },
       log: { type: "boolean", default: false },
     },
@@ -44,7 +46,8 @@ async function main(): Promise<number> {
   const end = Date.now() + minutes! * 60_000;
   const sum = { seeds: 0, operations: 0, simulatedMs: 0, faults: 0 };
   for (let seed = first!; seed < first! + count! && Date.now() < end; seed++) {
-    for (const scenario of scenarios) {
+    const turn = scenarios[seed % scenarios.length]!;
+    for (const scenario of values.rotate ? [turn] : scenarios) {
       const again = (error: unknown): void => report({ scenario, seed, fault, error });
       onBug = again;
       try {

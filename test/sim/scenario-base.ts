@@ -7,6 +7,8 @@ import type { ClusterWorld } from "./cluster-world.js";
 
 /** A healed cluster has this long to become whole. */
 export const CLEAN_WITHIN_MS = 900_000;
+/** More than any object of a scenario. */
+const OBJECT_BYTES = 2 ** 20;
 export const WORK_WITHIN_MS = 3_600_000;
 
 export abstract class ScenarioBase {
@@ -47,6 +49,8 @@ export abstract class ScenarioBase {
   }
 
   protected async begin(): Promise<void> {
+    // Nobody decides anything by the time of day; other programs' may be anything.
+    this.world.skew.wallMs = this.random.pick([0, 20_000]);
     this.world.start();
     await this.until(() => this.world.allClean(), 120_000, "the PGs never became active");
   }
@@ -62,6 +66,18 @@ export abstract class ScenarioBase {
         return JSON.stringify({ last: store.pgInfo(pg)!.last, objects });
       });
       for (const copy of copies) assert.equal(copy, copies[0], `replicas of pg ${pg} differ`);
+    }
+  }
+  /** Every block of every copy has the bytes that its checksum says: nothing is torn. */
+  protected async checkBlocks(): Promise<void> {
+    for (const { id, store } of this.world.running.values()) {
+      for (const { pg } of allPgs(this.world.map)) {
+        for (const { object } of store.pgInfo(pg) === undefined ? [] : store.list(pg, "", 1_000)) {
+          const found = await store.check(pg, object, 0, OBJECT_BYTES);
+          const bad = (found?.bad ?? []).map(({ offset }) => offset).join();
+          assert.equal(bad, "", `osd.${id} object ${object}: damaged blocks at ${bad}`);
+        }
+      }
     }
   }
 }

@@ -2,6 +2,7 @@
  * The scenarios by name, as tests and campaigns run them: everything else follows from the seed.
  */
 import type { Logger } from "../../cluster/base/log.js";
+import { runFilesScenario } from "./files-scenario.js";
 import { runFailoverScenario, type Trouble } from "./failover-scenario.js";
 import { runOsdScenario } from "./osd-scenario.js";
 import { memoryDisk, simulatedDisk } from "./stores.js";
@@ -20,8 +21,16 @@ export const SCENARIOS = [
   "deposed",
   "retry",
   "learner",
+  "rot",
+  "files",
+  "sleep",
+  "loss",
+  "handover",
 ] as const;
 export type Scenario = (typeof SCENARIOS)[number];
+
+/** What is at stake is the disk. */
+const NEEDS_DISK: ReadonlySet<Scenario> = new Set<Scenario>(["power", "rot"]);
 
 export interface Outcome {
   simulatedMs: number;
@@ -36,15 +45,26 @@ export async function runScenario(
 ): Promise<Outcome> {
   const log = logger === undefined ? {} : { logger };
   // Every fourth seed on stores that forget nothing: faults of the protocol alone.
-  const disk = seed % 4 === 0 && scenario !== "power" ? memoryDisk : simulatedDisk;
+  const disk = seed % 4 === 0 && !NEEDS_DISK.has(scenario) ? memoryDisk : simulatedDisk;
   if (scenario === "writer") {
     const result = await runOsdScenario({ seed, disk, operations: 400, ...log });
     return { ...result, faults: result.osdCrashes + result.clientCrashes };
+  }
+  if (scenario === "files" || isFilesTrouble(scenario)) {
+    const trouble = scenario === "files" ? "mixed" : scenario;
+    const files = await runFilesScenario({ seed, disk, operations: 500, trouble, ...log });
+    return { ...files, faults: sum(files.faults) };
   }
   const minimum = scenario === "thin" ? 1 : 2;
   const trouble: Trouble = scenario === "failover" || scenario === "thin" ? "mixed" : scenario;
   const options = { seed, disk, operations: 1_600, minimum, trouble, ...log };
   const result = await runFailoverScenario(options);
-  const faults = Object.values(result.faults).reduce((sum, count) => sum + count, 0);
-  return { ...result, faults };
+  return { ...result, faults: sum(result.faults) };
+}
+
+function isFilesTrouble(scenario: Scenario): scenario is "sleep" | "loss" | "handover" {
+  return scenario === "sleep" || scenario === "loss" || scenario === "handover";
+}
+function sum(counts: Record<string, number>): number {
+  return Object.values(counts).reduce((total, count) => total + count, 0);
 }

@@ -113,6 +113,8 @@ export interface SimDiskOptions {
   schedule?: (ms: number, run: () => void) => void;
   /** The longest that one call takes. */
   delayMs?: number;
+  /** The longest that a commit of an index takes; as any other call when left out. */
+  commitMs?: number;
   capacityBytes?: number;
 }
 
@@ -216,6 +218,18 @@ export class SimDisk {
       pages.write(byte, position);
     }
   }
+  /** Rot: flips a bit somewhere in what is stored below a path; false when nothing is. */
+  rot(prefix: string, random: Prng): boolean {
+    const found: { path: string; page: number }[] = [];
+    for (const [path, inode] of this.names) {
+      if (!path.startsWith(prefix)) continue;
+      for (const page of inode.cache.map.keys()) found.push({ path, page });
+    }
+    if (found.length === 0) return false;
+    const { path, page } = random.pick(found);
+    this.flipBit(path, page * PAGE + random.int(0, PAGE - 1), random.int(0, 7));
+    return true;
+  }
   /** Rot in the index: flips a bit of the value under the `nth` key that starts with `prefix`. */
   flipIndexBit(path: string, prefix: Buffer, nth = 0): void {
     const index = this.indexes.get(path)!;
@@ -244,9 +258,13 @@ export class SimDisk {
 
   // ── For the attached disk ──────────────────────────────────────────────────────────────────
 
+  get commitMs(): number | undefined {
+    return this.options.commitMs;
+  }
   /** Completes `run` after a seeded time, unless the power is cut before. */
-  later<T>(alive: () => boolean, run: () => T): Promise<T> {
-    const { schedule, random, delayMs = 1 } = this.options;
+  later<T>(alive: () => boolean, run: () => T, limitMs = this.options.delayMs): Promise<T> {
+    const { schedule, random } = this.options;
+    const delayMs = limitMs ?? 1;
     return new Promise((resolve, reject) => {
       const complete = (): void => {
         if (!alive()) return;
@@ -440,11 +458,12 @@ class AttachedStore implements OrderedStore {
     this.disk.counts.commits++;
     const index = this.disk.index(this.path);
     index.committing.push(batch);
-    return this.disk.later(this.alive, () => {
+    const commit = (): void => {
       index.committing.splice(index.committing.indexOf(batch), 1);
       this.disk.check("commit", this.path);
       index.run(batch);
-    });
+    };
+    return this.disk.later(this.alive, commit, this.disk.commitMs);
   }
   close(): Promise<void> {
     return this.disk.later(this.alive, () => undefined);

@@ -28,6 +28,9 @@ export const memoryDisk: DiskFactory = (osd, _random, clock) => {
   };
 };
 
+/** Where data-files.ts keeps the bytes of objects. */
+const DATA_PREFIX = "data/";
+
 /** Small enough that segments are recycled and checkpoints happen all the time. */
 function smallStore(random: Prng): Partial<StoreOptions> {
   return {
@@ -54,6 +57,8 @@ export const simulatedDisk: DiskFactory = (osd, random, clock) => {
     random: random.fork(),
     schedule: (ms, run) => void clock.schedule(ms, run),
     delayMs: random.pick([0.1, 0.5, 3]),
+    // A slow index holds the log's segments back, until writers wait for it.
+    ...(random.chance(0.5) ? { commitMs: 400 } : {}),
   });
   const options = smallStore(random);
   return {
@@ -68,5 +73,6 @@ export const simulatedDisk: DiskFactory = (osd, random, clock) => {
       });
     },
     crash: () => disk.crash(),
+    rot: () => disk.rot(DATA_PREFIX, random),
   };
 };

@@ -76,8 +76,10 @@ t.test("a dead writer is fenced, its objects say how much it wrote", async (t) =
   await settle();
   t.equal(size, -1, "waits");
   await cluster.clock.advance(1_500);
-  await reading;
   t.same(cluster.fenced, [a.id]);
+  // It may read what it has cached until its lease is over.
+  await cluster.clock.advance(10_000);
+  await reading;
   t.equal(size, 8 * 2 ** 20 + 10);
   const grant = (await b.send({ op: "acquire", ino, mode: "exclusive" })).grants[0]!;
   t.ok(grant.minEpoch >= 6, "later grants carry the epoch of the fence");
@@ -107,6 +109,7 @@ t.test("while the store is gone no lease is extended and nobody is evicted", asy
   t.equal(a.keepAlive().confirmed, true);
   t.same(cluster.fenced, [], "it may have been unable to do what it was asked");
   await cluster.clock.advance(1_000);
+  await cluster.clock.advance(2_000); // The rest of its lease.
   await reading;
   t.same(cluster.fenced, [a.id], "now it has had its time");
   t.equal(size, 0);

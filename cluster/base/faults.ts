@@ -19,6 +19,18 @@ export interface Faults {
   readonly joinWithoutSync: boolean;
   /** Take operations that are older than the object's truncation. */
   readonly ignoreTruncation: boolean;
+  /** Flush small writes to their blocks although their WAL group is not durable. */
+  readonly overwriteEarly: boolean;
+  /** Give WAL segments back before the checkpoint that replaces them is in the index. */
+  readonly recycleEarly: boolean;
+  /** Believe blocks that fail their checksum. */
+  readonly skipChecksum: boolean;
+  /** Write journal and pages as a leader whose term may be over. */
+  readonly skipTermCheck: boolean;
+  /** Let other sessions see what is not in the journal yet. */
+  readonly showUnsafe: boolean;
+  /** Free the capabilities of an evicted session without its fence. */
+  readonly grantBeforeFence: boolean;
 }
 
 export const NO_FAULTS: Faults = Object.freeze({
@@ -30,6 +42,12 @@ export const NO_FAULTS: Faults = Object.freeze({
   dropLearnerWrites: false,
   joinWithoutSync: false,
   ignoreTruncation: false,
+  overwriteEarly: false,
+  recycleEarly: false,
+  skipChecksum: false,
+  skipTermCheck: false,
+  showUnsafe: false,
+  grantBeforeFence: false,
 });
 
 export let faults: Faults = NO_FAULTS;

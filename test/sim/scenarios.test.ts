@@ -3,7 +3,7 @@ import t from "tap";
 import { explain } from "./scenario-base.js";
 import { runScenario, SCENARIOS } from "./scenarios.js";
 
-const SEEDS = 3;
+const SEEDS = 2;
 
 // The writer has a file of its own.
 for (const scenario of SCENARIOS.filter((name) => name !== "writer")) {
