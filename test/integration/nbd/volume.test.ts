@@ -16,7 +16,7 @@ import { tempFolder, type Teardown } from "../../support/temp.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
-const URI = /(nbd(?:\+unix)?:\/\/\S+)/;
+const URI = /(nbds?(?:\+unix)?:\/\/\S+)/;
 
 t.setTimeout(400_000);
 let cluster: Cluster;
