@@ -26,6 +26,7 @@ import { note, printJson, printLine, printTable } from "./output.js";
 import { parsePort } from "./osd.js";
 import { formatSize, parseSize, VOLUME_BYTES_MAX, VOLUME_SIZE } from "./sizes.js";
 import { version } from "./version.js";
+import { tlsOf, withTls, type TlsFlags } from "./volume-tls.js";
 
 const LIST_LIMIT = 10_000;
 const NBD_PORT = 10_809;
@@ -375,6 +376,7 @@ interface ServeFlags {
   unix?: string;
   readOnly?: boolean;
 }
+type AllServeFlags = ServeFlags & TlsFlags;
 
 function parseListen(text: string): { host: string; port: number } {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))?:(\d{1,5})$/.exec(text);
@@ -395,9 +397,12 @@ function registerServe(parent: Command): void {
       .option("--unix <path>", "unix socket")
       .option("--read-only", "refuse writes"),
   );
-  withSettings(serve, ["cluster", "client"]);
-  serve.action(async (names: string[], flags: ServeFlags) => {
+  withTls(serve);
+  withSettings(serve, ["cluster", "client", "nbd"]);
+  serve.action(async (names: string[], flags: AllServeFlags) => {
     const config = settingsOf(serve);
+    const tls = tlsOf(flags);
+    const scheme = tls?.policy === "require" ? "nbds" : "nbd";
     const listen: Address[] = [];
     if (flags.unix !== undefined) listen.push({ path: resolve(flags.unix) });
     if (flags.listen !== undefined) listen.push(parseListen(flags.listen));
@@ -412,11 +417,14 @@ function registerServe(parent: Command): void {
       runNbd({
         ...{ names, listen, zookeeper, config, logger },
         readOnly: flags.readOnly === true,
+        ...(tls !== undefined && { tls }),
         host: hostname(),
         version: version(),
         onReady: (addresses) => {
           for (const address of addresses) {
-            for (const name of names.length === 0 ? [""] : names) printLine(uriOf(address, name));
+            for (const name of names.length === 0 ? [""] : names) {
+              printLine(uriOf(address, name, scheme));
+            }
           }
         },
       }),
@@ -426,15 +434,20 @@ function registerServe(parent: Command): void {
     serve,
     "dss volume serve mydevice --unix /run/mydevice.sock",
     "dss volume serve --listen 127.0.0.1:10809",
+    "dss volume serve --listen 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem",
   );
 }
 
 /** As the NBD URI specification says. */
-export function uriOf(address: Address, name: string): string {
+export function uriOf(
+  address: Address,
+  name: string,
+  scheme: "nbd" | "nbds" = "nbd",
+): string {
   const path = name.split("/").map(encodeURIComponent).join("/");
-  if ("path" in address) return `nbd+unix:///${path}?socket=${encodeURI(address.path)}`;
+  if ("path" in address) return `${scheme}+unix:///${path}?socket=${encodeURI(address.path)}`;
   const host = address.host.includes(":") ? `[${address.host}]` : address.host;
-  return `nbd://${host}:${address.port}/${path}`;
+  return `${scheme}://${host}:${address.port}/${path}`;
 }
 
 function registerAttach(parent: Command): void {

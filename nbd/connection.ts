@@ -14,7 +14,7 @@ import { describeError, DssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Clock, Connection as Link, Timer, TlsIdentity } from "../cluster/platform/ports.js";
 import { COMMAND_FLAG, NBD_ERROR, STATE, type Session } from "./abi.js";
-import type { BlockImage, ExportEntry, ImageExtent, ImagePart } from "./block-image.js";
+import type { ExportEntry, ImageExtent, ImagePart } from "./block-image.js";
 import type { Budget, BudgetWaiter } from "./budget.js";
 import type { ExportShare } from "./export-table.js";
 import { Handshake, type HandshakeEffect, type TlsPolicy } from "./handshake.js";
@@ -430,25 +430,69 @@ export class NbdConnection {
       if (this.prepaid === 0) this.charge(request.charge);
       this.prepaid = 0;
     }
-    const partial = this.transmission!.partial;
-    perform(this.share!.image, request, partial).then(
-      (outcome) => this.onDone(request, outcome ?? undefined),
-      (error: unknown) => this.onFailed(request, error),
-    );
+    const image = this.share!.image;
+    const { offset, length, flags } = request;
+    const durability = (flags & COMMAND_FLAG.FUA) !== 0 ? DURABLE : BUFFERED;
+    const onDone = (): void => this.onDone(request);
+    const onFailed = (error: unknown): void => this.onFailed(request, error);
+    switch (request.command) {
+      case "read":
+        if (this.transmission!.partial) {
+          image
+            .readParts(offset, length)
+            .then((parts) => this.onRead(request, parts), onFailed);
+        } else {
+          image
+            .read(offset, length)
+            .then((pieces) => this.onRead(request, [{ length, pieces }]), onFailed);
+        }
+        break;
+      case "write":
+        image.write(offset, request.data, durability).then(onDone, onFailed);
+        break;
+      case "zero": {
+        const mayTrim = (flags & COMMAND_FLAG.NO_HOLE) === 0;
+        const fast = (flags & COMMAND_FLAG.FAST_ZERO) !== 0;
+        image.zero(offset, length, { ...durability, mayTrim, fast }).then(onDone, onFailed);
+        break;
+      }
+      case "trim":
+        image.trim(offset, length, durability).then(onDone, onFailed);
+        break;
+      case "cache":
+        image.cache(offset, length).then(onDone, onFailed);
+        break;
+      case "flush":
+        image.flush().then(onDone, onFailed);
+        break;
+      case "status": {
+        const one = (flags & COMMAND_FLAG.REQ_ONE) !== 0;
+        image
+          .status(offset, length, one ? 1 : STATUS_EXTENTS_MAX)
+          .then((extents) => this.onStatus(request, extents), onFailed);
+        break;
+      }
+    }
   }
 
-  private onDone(request: StartRequest, outcome: Outcome | undefined): void {
-    if (this.phase !== "closed") {
-      const transmission = this.transmission!;
-      if (outcome === undefined) transmission.finish(request, this.out);
-      else if ("parts" in outcome) {
-        const bad = outcome.parts.find((part) => "error" in part);
-        if (bad && "error" in bad) this.logFailure(request, "partial", bad.message);
-        transmission.finishRead(request, outcome.parts, this.out);
-      } else transmission.finishStatus(request, outcome.extents, this.out);
+  private onDone(request: StartRequest): void {
+    if (this.phase !== "closed") this.transmission!.finish(request, this.out);
+    this.settle(request, false);
+  }
+
+  private onRead(request: StartRequest, found: readonly ImagePart[]): void {
+    const parts = checkedParts(found, request.length);
+    for (const part of parts) {
+      if ("error" in part) this.logFailure(request, "partial", part.message);
     }
-    // Bytes of a reply stay charged until the link has sent them.
-    this.settle(request, outcome !== undefined);
+    if (this.phase !== "closed") this.transmission!.finishRead(request, parts, this.out);
+    this.settle(request, true); // Its bytes stay charged until the link has sent them.
+  }
+
+  private onStatus(request: StartRequest, found: readonly ImageExtent[]): void {
+    const extents = found.map(stateOf);
+    if (this.phase !== "closed") this.transmission!.finishStatus(request, extents, this.out);
+    this.settle(request, true);
   }
 
   private onFailed(request: StartRequest, error: unknown): void {
@@ -546,61 +590,26 @@ export class NbdConnection {
   }
 }
 
-type Outcome =
-  | { readonly parts: readonly ReadPart[] }
-  | { readonly extents: readonly { length: number; flags: number }[] };
-
-/** Runs a request on the image; nothing for one whose success is all there is to tell. */
-async function perform(
-  image: BlockImage,
-  request: StartRequest,
-  partial: boolean,
-): Promise<Outcome | void> {
-  const { offset, length, flags } = request;
-  const durability = (flags & COMMAND_FLAG.FUA) !== 0 ? DURABLE : BUFFERED;
-  switch (request.command) {
-    case "read": {
-      if (partial) return { parts: checkedParts(await image.readParts(offset, length), length) };
-      const pieces = await image.read(offset, length);
-      return { parts: checkedParts([{ length, pieces }], length) };
-    }
-    case "write":
-      return await image.write(offset, request.data, durability);
-    case "zero": {
-      const mayTrim = (flags & COMMAND_FLAG.NO_HOLE) === 0;
-      const fast = (flags & COMMAND_FLAG.FAST_ZERO) !== 0;
-      return await image.zero(offset, length, { ...durability, mayTrim, fast });
-    }
-    case "trim":
-      return await image.trim(offset, length, durability);
-    case "cache":
-      return await image.cache(offset, length);
-    case "flush":
-      return await image.flush();
-    case "status": {
-      const one = (flags & COMMAND_FLAG.REQ_ONE) !== 0;
-      const found = await image.status(offset, length, one ? 1 : STATUS_EXTENTS_MAX);
-      return { extents: found.map(stateOf) };
-    }
-  }
-}
-
 function stateOf({ length, hole, zero }: ImageExtent): { length: number; flags: number } {
   return { length, flags: (hole ? STATE.HOLE : 0) | (zero ? STATE.ZERO : 0) };
 }
 
 /** A reply of another length than promised would shift everything behind it. */
-function checkedParts(parts: readonly ImagePart[], length: number): ReadPart[] {
+function checkedParts(found: readonly ImagePart[], length: number): ReadPart[] {
   let total = 0;
-  const checked = parts.map((part): ReadPart => {
-    let bytes = part.length;
-    if ("pieces" in part) bytes = part.pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const parts: ReadPart[] = [];
+  for (const part of found) {
+    total += part.length;
+    if ("failure" in part) {
+      const { nbd, message } = part.failure;
+      parts.push({ length: part.length, error: nbd, message });
+      continue;
+    }
+    let bytes = 0;
+    for (const piece of part.pieces) bytes += piece.length;
     assert(bytes === part.length, `part of ${part.length} bytes has ${bytes}`);
-    total += bytes;
-    if ("pieces" in part) return part;
-    const { nbd, message } = part.failure;
-    return { length: bytes, error: nbd, message };
-  });
+    parts.push(part);
+  }
   assert(total === length, `read of ${length} bytes gave ${total}`);
-  return checked;
+  return parts;
 }

@@ -10,11 +10,13 @@ import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { nodePlatform } from "../cluster/platform/node.js";
+import { checkTlsIdentity } from "../cluster/platform/node-tls.js";
 import { formatAddress, type Address } from "../cluster/platform/ports.js";
 import { connectCluster, type ClusterSession } from "../mds/client/cluster-session.js";
 import type { SessionType } from "../mds/proto.js";
 import { Objecter } from "../osd/client/objecter.js";
 import type { BlockImage } from "./block-image.js";
+import type { ServerTls } from "./connection.js";
 import { NbdServer } from "./server.js";
 import { VolumeDirectory } from "./volume-directory.js";
 
@@ -37,6 +39,8 @@ export interface NbdProcessOptions extends ClusterAccess {
   /** At least one; port 0 picks a free one. */
   listen: readonly Address[];
   readOnly: boolean;
+  /** Without it nothing is encrypted. */
+  tls?: ServerTls;
   version: string;
   /** Called when clients can be served, with the addresses in the order of `listen`. */
   onReady?: (addresses: readonly Address[]) => void;
@@ -49,11 +53,13 @@ export interface RunningNbd {
 }
 
 /**
- * Errors: Busy (an address is in use; a volume has another owner, who is named), NotFound (no such
- * volume), Unreachable or TimedOut (no ZooKeeper, no cluster, no leader).
+ * Errors: Configuration (the certificate cannot be used), Busy (an address is in use; a volume has
+ * another owner, who is named), NotFound (no such volume), Unreachable or TimedOut (no ZooKeeper,
+ * no cluster, no leader).
  */
 export async function runNbd(options: NbdProcessOptions): Promise<RunningNbd> {
-  const { names, listen, logger } = options;
+  const { names, listen, logger, tls } = options;
+  if (tls !== undefined) checkTlsIdentity(tls.identity);
   const serving = names.length === 0 ? "all volumes" : names.join(", ");
   const cluster = await connectCluster({
     ...options,
@@ -73,6 +79,8 @@ export async function runNbd(options: NbdProcessOptions): Promise<RunningNbd> {
     clock: nodePlatform.clock,
     log: logger,
     directory,
+    limits: options.config.nbd,
+    ...(tls !== undefined && { tls }),
     ...(names.length === 1 && { defaultExport: names[0]! }),
   });
   let stopping: Promise<void> | undefined;

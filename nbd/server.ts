@@ -4,12 +4,13 @@
  * table of open exports.
  *
  * Invariants: whatever one client sends, only its own connection suffers; memory for data in
- * flight never exceeds `bytesMax`; after `stop` no socket is open, every image has been flushed
- * and closed, or `stop` has said which not.
+ * flight never exceeds `inFlightBytesMax`; after `stop` no socket is open, every image has been
+ * flushed and closed, or `stop` has said which not.
  */
 import { assert } from "../cluster/base/assert.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
+import { OPTIONS } from "../cluster/config/options.js";
 import {
   formatAddress,
   type Address,
@@ -30,29 +31,23 @@ import {
 import { ExportTable } from "./export-table.js";
 import { WRITE_BYTES_MAX } from "./transmission.js";
 
+/** The settings of the section `nbd`. */
 export interface NbdLimits extends ConnectionLimits {
   readonly connectionsMax: number;
   /** Requests in flight on all connections. */
   readonly requestsMax: number;
   /** Bytes of reads and writes in flight on all connections, unsent replies included. */
-  readonly bytesMax: number;
+  readonly inFlightBytesMax: number;
   /** A client that holds memory others wait for is dropped after so long without progress. */
   readonly stallMs: number;
   /** How long `stop` waits for requests in flight, and then for flushes. */
   readonly stopMs: number;
 }
 
-const MIB = 1024 * 1024;
-export const NBD_LIMITS: NbdLimits = {
-  connectionsMax: 256,
-  connectionRequestsMax: 256,
-  connectionBytesMax: 64 * MIB,
-  requestsMax: 4096,
-  bytesMax: 256 * MIB,
-  handshakeMs: 30_000,
-  stallMs: 30_000,
-  stopMs: 10_000,
-};
+/** The defaults of the option table. */
+const NBD_LIMITS = Object.fromEntries(
+  Object.entries(OPTIONS.nbd).map(([name, option]) => [name, option.default]),
+) as unknown as NbdLimits;
 const STALL_CHECK_MS = 1_000;
 
 export interface NbdServerOptions {
@@ -88,12 +83,12 @@ export class NbdServer {
     }
     // Otherwise a request that the protocol allows could never start.
     assert(this.limits.connectionBytesMax >= WRITE_BYTES_MAX, "NBD limit connectionBytesMax");
-    assert(this.limits.bytesMax >= WRITE_BYTES_MAX, "NBD limit bytesMax");
+    assert(this.limits.inFlightBytesMax >= WRITE_BYTES_MAX, "NBD limit inFlightBytesMax");
     this.clock = options.clock;
     this.log = options.log;
     this.exports = new ExportTable(options.directory, options.log);
-    const { requestsMax, bytesMax } = this.limits;
-    this.budget = new Budget({ requests: requestsMax, bytes: bytesMax }, () => this.watchStalls());
+    const { requestsMax: requests, inFlightBytesMax: bytes } = this.limits;
+    this.budget = new Budget({ requests, bytes }, () => this.watchStalls());
     this.host = {
       clock: options.clock,
       budget: this.budget,

@@ -23,6 +23,8 @@ export const PACKAGES = [
 
   { name: "fio", present: "fio", purpose: "test", why: "load with verification" },
   { name: "libnbd-bin", present: "nbdcopy", purpose: "test", why: "an independent NBD client" },
+  { name: "nbdkit", present: "nbdkit", purpose: "test", why: "an independent NBD client" },
+  { name: "openssl", present: "openssl", purpose: "test", why: "certificates for encryption" },
   { name: "qemu-utils", present: "qemu-io", purpose: "test", why: "an independent NBD client" },
   { name: "strace", present: "strace", purpose: "test", why: "proves a sync before each answer" },
   { name: "sqlite3", present: "sqlite3", purpose: "test", why: "a database on the mount" },

@@ -276,6 +276,41 @@ export const OPTIONS = {
       "size of the objects into which files and volumes are cut",
     ),
   },
+  /** An NBD server; the longest request that every client may send is 32M. */
+  nbd: {
+    connectionsMax: count(
+      { default: 256, min: 1, max: 65_536 },
+      "connections before further ones are refused",
+    ),
+    connectionRequestsMax: count(
+      { default: 256, min: 1, max: 65_536 },
+      "requests in flight on one connection before it is read no further",
+    ),
+    connectionBytesMax: bytes(
+      { default: 64 * MiB, min: 32 * MiB, max: 16 * GiB },
+      "bytes in flight on one connection, unsent answers included, before it is read no further",
+    ),
+    requestsMax: count(
+      { default: 4_096, min: 1, max: 2 ** 20 },
+      "requests in flight on all connections before they are read no further",
+    ),
+    inFlightBytesMax: bytes(
+      { default: 256 * MiB, min: 32 * MiB, max: 256 * GiB },
+      "bytes in flight on all connections before they are read no further",
+    ),
+    handshakeMs: ms(
+      { default: 30 * SECOND, min: 100, max: 10 * MINUTE },
+      "a client that has not chosen a volume by then is dropped",
+    ),
+    stallMs: ms(
+      { default: 30 * SECOND, min: 100, max: 10 * MINUTE },
+      "a client that holds memory others wait for and moves nothing for so long is dropped",
+    ),
+    stopMs: ms(
+      { default: 10 * SECOND, min: 100, max: 10 * MINUTE },
+      "how long a server that stops waits for requests in flight, and then for flushes",
+    ),
+  },
 } as const satisfies Record<string, Record<string, Option>>;
 
 /** Largest size that any option or command accepts where nothing narrower is stated. */

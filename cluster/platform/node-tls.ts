@@ -43,6 +43,11 @@ export function acceptTls(socket: Socket, identity: TlsIdentity): Promise<TLSSoc
       reject(new DssError("NotPermitted", "the peer did not agree on encryption", { cause }));
     };
     const gone = (): void => refuse(new Error("the connection was closed"));
+    // One that is gone already would never say so again.
+    if (socket.destroyed) {
+      gone();
+      return;
+    }
     socket.once("close", gone);
     const server = createServer(optionsOf(identity), (secure) => {
       socket.off("close", gone);

@@ -45,11 +45,16 @@ const FACTS: ExportFacts = {
 
 v8.setFlagsFromString("--expose-gc");
 const collect = runInNewContext("gc") as () => void;
-/** Bytes that are still in use. */
-function memory(): number {
-  collect();
-  const { heapUsed, arrayBuffers } = process.memoryUsage();
-  return heapUsed + arrayBuffers;
+/** Bytes that are still in use. Buffers are given back by another thread, some time after. */
+async function memory(): Promise<number> {
+  let least = Infinity;
+  for (let round = 0; round < 5; round++) {
+    collect();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const { heapUsed, arrayBuffers } = process.memoryUsage();
+    least = Math.min(least, heapUsed + arrayBuffers);
+  }
+  return least;
 }
 const GROWTH_MAX = 8 * 2 ** 20;
 
@@ -132,12 +137,12 @@ function someWideRequest(
   return wideRequest({ ...head, length });
 }
 
-t.test("negotiation", (t) => {
+t.test("negotiation", async (t) => {
   const random = new Prng(seed);
   let fed = 0;
   let entered = 0;
   let closed = 0;
-  const before = memory();
+  const before = await memory();
   while (fed < frames) {
     const handshake = new Handshake(random.pick(["off", "off", "allow", "require"]));
     let over = false;
@@ -163,10 +168,9 @@ t.test("negotiation", (t) => {
     }
     fed++;
   }
-  t.ok(memory() - before < GROWTH_MAX, "memory is flat");
+  t.ok((await memory()) - before < GROWTH_MAX, "memory is flat");
   t.ok(entered > frames / 500, `${entered} got through`);
   t.ok(closed > frames / 500, `${closed} were closed`);
-  t.end();
 });
 
 const SESSIONS: readonly Session[] = [
@@ -194,12 +198,12 @@ function answer(random: Prng, machine: Transmission, request: StartRequest): Buf
   return out;
 }
 
-t.test("transmission", (t) => {
+t.test("transmission", async (t) => {
   const random = new Prng(seed + 1);
   let fed = 0;
   let started = 0;
   let closed = 0;
-  const before = memory();
+  const before = await memory();
   while (fed < frames) {
     const session = random.pick(SESSIONS);
     const transmission = new Transmission(FACTS, session);
@@ -232,10 +236,9 @@ t.test("transmission", (t) => {
       }
     }
   }
-  t.ok(memory() - before < GROWTH_MAX, "memory is flat");
+  t.ok((await memory()) - before < GROWTH_MAX, "memory is flat");
   t.ok(started > frames / 10, `${started} requests got through`);
   t.ok(closed > frames / 500, `${closed} connections were closed`);
-  t.end();
 });
 
 t.test("the server survives, gives everything back and serves the next client", async (t) => {
@@ -246,7 +249,7 @@ t.test("the server survives, gives everything back and serves the next client", 
   const directory = new MemoryDirectory([image]);
   const server = new NbdServer({ network, clock, log: silentLogger, directory });
   await server.listen({ path: "/fuzz" });
-  const before = memory();
+  const before = await memory();
   for (let round = 0; round < rounds; round++) {
     const link = network.client();
     const choose = option(7, infoData(random.chance(0.9) ? "disk" : "nope"));
@@ -263,7 +266,7 @@ t.test("the server survives, gives everything back and serves the next client", 
     link.hangUp();
   }
   await clock.settle();
-  t.ok(memory() - before < GROWTH_MAX, "memory is flat");
+  t.ok((await memory()) - before < GROWTH_MAX, "memory is flat");
   t.same(server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
   t.equal(directory.opens, directory.closes);
   t.ok(directory.opens > rounds / 3, `${directory.opens} times attached`);

@@ -1,6 +1,6 @@
 /**
  * The NBD server on real sockets with the clients people use: libnbd's tools, qemu and fio,
- * against an image in memory. Needs libnbd-bin, qemu-utils, fio and openssl.
+ * against an image in memory. Needs libnbd-bin, qemu-utils, nbdkit, fio and openssl.
  */
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -142,6 +142,23 @@ t.test("holes are seen by nbdinfo --map and qemu-img map", async (t) => {
   disk.bytes[2 * MIB] = 0;
   const compare = run("qemu-img", ["compare", "-f", "raw", "-F", "raw", sparse, UNIX]);
   t.match(await compare.catch((e: unknown) => e), { stdout: /mismatch at offset 2097152/ });
+});
+
+t.test("nbdkit passes everything on as a client", async (t) => {
+  const export_ = [`socket=${socket}`, "export=disk", "shared=true"];
+  disk.bytes.fill(0);
+  disk.bytes.fill(5, MIB, 2 * MIB);
+  const kit = (script: string) => run("nbdkit", ["-U", "-", "nbd", ...export_, "--run", script]);
+  const [info] = parse((await kit('nbdinfo --json "$uri"')).stdout).exports;
+  t.match(info, { can_zero: true, can_fast_zero: true, can_cache: true, can_multi_conn: true });
+  t.match(JSON.parse((await kit('nbdinfo --map --json "$uri"')).stdout), [
+    { offset: 0, length: MIB, type: 3 },
+    { offset: MIB, length: MIB, type: 0 },
+    { offset: 2 * MIB, length: SIZE - 2 * MIB, type: 3 },
+  ]);
+  const target = join(folder, "passed-on");
+  await kit(`nbdcopy "$uri" ${target}`);
+  t.ok((await readFile(target)).equals(disk.bytes));
 });
 
 t.test("an unknown export is refused by name", async (t) => {

@@ -9,13 +9,14 @@ import { join } from "node:path";
 import t from "tap";
 import { Prng } from "../../../cluster/base/prng.js";
 import { startCluster, type Cluster } from "../../support/cluster.js";
+import { makeCertificates } from "../../support/certificates.js";
 import { ext4InGuest } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
 import { tempFolder, type Teardown } from "../../support/temp.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
-const URI = /(nbd(?:\+unix)?:\/\/\S+)/;
+const URI = /(nbds?(?:\+unix)?:\/\/\S+)/;
 
 t.setTimeout(400_000);
 let cluster: Cluster;
@@ -67,6 +68,11 @@ t.test("nbdinfo sees the volume", async (t) => {
       can_trim: true,
       can_zero: true,
       can_multi_conn: true,
+      can_df: true,
+      can_cache: true,
+      can_fast_zero: true,
+      contexts: ["base:allocation"],
+      block_size_preferred: 4096,
       block_size_maximum: 32 * MIB,
     },
   ]);
@@ -74,6 +80,16 @@ t.test("nbdinfo sees the volume", async (t) => {
   const frozen = await serve("info", "--read-only");
   t.match(await nbdinfo(t, "--json", frozen.uri), [{ is_read_only: true, can_trim: false }]);
   await frozen.server.stop();
+  const { folder: keys } = await makeCertificates(folder);
+  const files = ["--tls-cert", "server.pem", "--tls-key", "server-key.pem"];
+  const paths = files.map((each) => (each.startsWith("--") ? each : join(folder, each)));
+  const secret = await serve("info", ...paths);
+  t.match(secret.uri, /^nbds\+unix:/);
+  const uriOf = `${secret.uri}&tls-certificates=${keys}&tls-hostname=localhost`;
+  t.match(await nbdinfo(t, "--json", uriOf), [{ "export-name": "info" }]);
+  const clear = await run(t, "nbdinfo", [secret.uri.replace("nbds", "nbd")]);
+  t.not(clear.code, 0, "encryption is required");
+  await secret.server.stop();
 });
 
 t.test("nbdcopy both ways, and what is zero takes no space", async (t) => {
@@ -91,6 +107,19 @@ t.test("nbdcopy both ways, and what is zero takes no space", async (t) => {
   const target = join(folder, "target");
   await succeed(t, "nbdcopy", ["--connections=4", second.uri, target]);
   t.equal(sha(await readFile(target)), sha(bytes), "the bytes that were written");
+  const map = JSON.parse(await succeed(t, "nbdinfo", ["--map", "--json", second.uri])) as object[];
+  t.match(
+    map,
+    [
+      { offset: 0, length: 8 * MIB, type: 0 },
+      { offset: 8 * MIB, length: 32 * MIB, type: 3 },
+      { offset: 40 * MIB, length: 24 * MIB, type: 0 },
+    ],
+    "what was never written is a hole",
+  );
+  t.match(await succeed(t, "nbddump", ["--length=4096", second.uri]), /^0000000000: /);
+  const identical = ["compare", "-f", "raw", "-F", "raw", source, second.uri];
+  t.match(await succeed(t, "qemu-img", identical), /identical/);
   await second.server.stop();
   const objects = await objectsOf("copy");
   const withData = [0, 1, ...Array.from({ length: 6 }, (_, i) => 10 + i)];

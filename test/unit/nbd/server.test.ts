@@ -14,6 +14,8 @@ import {
   parseReply,
   request,
   u32,
+  u64,
+  wideRequest,
 } from "./client-bytes.js";
 import { FakeClock, FakeNetwork, type FakeLink } from "./fake-platform.js";
 import { MemoryDirectory, MemoryImage } from "./memory-image.js";
@@ -314,7 +316,7 @@ t.test("requests in flight are limited over all connections", async (t) => {
 });
 
 t.test("bytes in flight are limited over all connections, first come first served", async (t) => {
-  const s = await setting({ bytesMax: 32 * MIB });
+  const s = await setting({ inFlightBytesMax: 32 * MIB });
   const [a, b, c] = [await s.attach(), await s.attach(), await s.attach()];
   const slow = latch();
   s.disk.gate = () => slow.wait;
@@ -332,7 +334,7 @@ t.test("bytes in flight are limited over all connections, first come first serve
 });
 
 t.test("a waiter that goes away does not block those behind it", async (t) => {
-  const s = await setting({ bytesMax: 32 * MIB });
+  const s = await setting({ inFlightBytesMax: 32 * MIB });
   const [a, b, c] = [await s.attach(), await s.attach(), await s.attach()];
   const slow = latch();
   s.disk.gate = () => slow.wait;
@@ -384,7 +386,7 @@ t.test("nor can it make answers without data pile up", async (t) => {
 });
 
 t.test("who holds memory and does not move is dropped when others need it", async (t) => {
-  const s = await setting({ bytesMax: 32 * MIB, stallMs: 5000 });
+  const s = await setting({ inFlightBytesMax: 32 * MIB, stallMs: 5000 });
   const [holder, needy] = [await s.attach(), await s.attach()];
   holder.push(request({ type: WRITE, length: 30 * MIB }));
   await s.clock.advance(60_000);
@@ -401,7 +403,7 @@ t.test("who holds memory and does not move is dropped when others need it", asyn
 });
 
 t.test("no more clients are dropped than the memory needed takes", async (t) => {
-  const s = await setting({ bytesMax: 40 * MIB, stallMs: 5000 });
+  const s = await setting({ inFlightBytesMax: 40 * MIB, stallMs: 5000 });
   const holders = [await s.attach(), await s.attach()];
   for (const holder of holders) holder.push(request({ type: WRITE, length: 20 * MIB }));
   const needy = await s.attach();
@@ -547,6 +549,36 @@ t.test("block status and cache reach the image", async (t) => {
   link.hangUp();
   await s.clock.settle();
   t.equal(s.server.figures.bytes, 0);
+});
+
+t.test("a client with extended headers writes, trims, reads and asks for the status", async (t) => {
+  const s = await setting();
+  const link = s.network.client();
+  const select = option(10, contextData("disk", ["base:allocation"]));
+  link.push(FLAGS, option(11), select, option(7, infoData("disk")));
+  await s.clock.settle();
+  const info = parseOptionReplies(link.take().subarray(18)).find(({ type }) => type === 3);
+  t.ok(info!.data.readUInt16BE(10) & 0x1000, "block status may name its contexts");
+  const [PAYLOAD, TRIM] = [32, 4];
+  const size = BigInt(s.disk.size);
+  const data = Buffer.alloc(BLOCK, 1);
+  link.push(wideRequest({ type: TRIM, length: size, cookie: 1n }));
+  link.push(wideRequest({ type: WRITE, offset: 4096n, flags: PAYLOAD, data, cookie: 2n }));
+  await s.clock.settle();
+  link.push(wideRequest({ type: READ, length: 8192n, cookie: 3n }));
+  const selection = Buffer.concat([u64(size), u32(1)]);
+  link.push(wideRequest({ type: STATUS, flags: PAYLOAD, data: selection, cookie: 4n }));
+  await s.clock.settle();
+  t.match(parseChunks(link.take()), [
+    { type: 0, cookie: 1n, offset: 0n, last: true },
+    { type: 0, cookie: 2n, offset: 4096n, last: true },
+    { type: 2, cookie: 3n, offset: 0n, last: false },
+    { type: 1, cookie: 3n, offset: 0n, last: true },
+    { type: 6, cookie: 4n, offset: 0n, last: true },
+  ]);
+  link.hangUp();
+  await s.clock.settle();
+  t.same(s.server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
 });
 
 const IDENTITY = { certificate: "a certificate", key: "a key" };
