@@ -45,7 +45,9 @@ export function describeGarbage(
   const sectors = Array.from({ length: Math.ceil(data.length / SECTOR) }, (_, i) =>
     data.subarray(i * SECTOR, (i + 1) * SECTOR),
   );
-  const found: string[] = sectors.map((sector) => (sector.every((byte) => byte === 0) ? "zeros" : "?"));
+  const found = sectors.map((sector): string =>
+    sector.every((byte) => byte === 0) ? "zeros" : "?",
+  );
   for (let generation = 1; generation <= generationMax; generation++) {
     const whole = stamp(file, block, generation);
     sectors.forEach((sector, i) => {
