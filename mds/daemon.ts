@@ -251,7 +251,8 @@ export class MdsDaemon {
       },
     );
     const replaying = replayMetadata(store, { cacheBytes: options.cacheBytes, tail, logger });
-    // Without its metadata this leader never begins, and its coordinator must not go on alone.
+    // Without its metadata this leader never begins, and its coordinator must not go on alone. Who
+    // cannot even begin to coordinate says so below, where both are awaited.
     replaying.catch(() => hosting.then((host) => host.stop()).catch(() => undefined));
     const [host, replayed] = await Promise.all([hosting, replaying]);
     if (this.leading !== leading) {

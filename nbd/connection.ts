@@ -283,7 +283,7 @@ export class NbdConnection {
 
   /** Nothing is read while the server works or the client does not read its answers. */
   private throttleHandshake(): void {
-    if (this.securing) return; // The link is the platform's for now.
+    if (this.securing) return; // Until TLS is agreed the platform reads from the link.
     if (this.asking || this.link.bufferedBytes > REPLY_BACKLOG_MAX) this.pause();
     else this.resume();
   }

@@ -59,7 +59,7 @@ import {
   verifyPlacement,
   type IndexDamage,
 } from "./recovery.js";
-import { Replayer, type ReplayTarget } from "./replay.js";
+import { Replayer, type ReplayTarget, type Settled } from "./replay.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { Reclaimer } from "./reclaim.js";
 import { SpaceGauge } from "./space.js";
@@ -664,10 +664,7 @@ export class FileStore implements ChunkStore {
   /** What an operation does besides its data, which ends at block `dataEnd`. */
   private settle(
     object: ObjectState,
-    t: Pick<
-      Transaction,
-      "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq"
-    >,
+    t: Settled,
     dataEnd: number,
     order: number,
   ): void {

@@ -12,6 +12,11 @@ import type { BlockPlacer } from "./placement.js";
 import { RecordType, type Placement, type WalRecord } from "./records.js";
 import type { ReplayGroup } from "./wal-recovery.js";
 
+/** What of a change remains to be done once its data have their place. */
+export type Settled = Pick<
+  Transaction,
+  "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq"
+>;
 /** What the store does with a change besides logging it; orders are those of WAL groups. */
 export interface ReplayTarget {
   readonly pgs: ReadonlyMap<PgId, PgState>;
@@ -22,10 +27,7 @@ export interface ReplayTarget {
   erase(object: ObjectState, order: number): void;
   settle(
     object: ObjectState,
-    t: Pick<
-      Transaction,
-      "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq"
-    >,
+    t: Settled,
     dataEnd: number,
     order: number,
   ): void;
