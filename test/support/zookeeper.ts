@@ -168,9 +168,19 @@ function sessionPassword(session: bigint): Buffer {
 
 /**
  * Ends a session of somebody else's, as its expiry would: its ephemeral nodes vanish, and its owner
- * is told when it next connects. Joins the session by its number, and closes it.
+ * is told when it next connects. Joins the session by its number, and closes it: joining takes the
+ * session's connection away from its owner, who may take it back before the close has arrived, so
+ * it is done again until the server says that the session is over.
  */
 export async function expireSession(port: number, session: bigint): Promise<void> {
+  if (!(await closeSession(port, session))) {
+    throw new Error(`ZooKeeper knows no session ${session.toString(16)}`);
+  }
+  while (await closeSession(port, session));
+}
+
+/** False when the session was over before. */
+async function closeSession(port: number, session: bigint): Promise<boolean> {
   const connectRequest = Buffer.alloc(4 + 44);
   connectRequest.writeInt32BE(44, 0);
   connectRequest.writeInt32BE(10_000, 4 + 12); // After protocol version and last transaction seen.
@@ -183,20 +193,19 @@ export async function expireSession(port: number, session: bigint): Promise<void
   closeRequest.writeInt32BE(-11, 8);
   const socket = connect({ host: "127.0.0.1", port });
   try {
-    await new Promise<void>((done, fail) => {
+    return await new Promise<boolean>((done, fail) => {
       let received = Buffer.alloc(0);
       let joined = false;
       socket.setTimeout(5_000, () => fail(new Error("ZooKeeper does not answer")));
-      socket.on("error", fail);
-      socket.on("close", () => {
-        if (joined) done(); // The server closes the connection with the session.
-        else fail(new Error(`ZooKeeper knows no session ${session.toString(16)}`));
-      });
+      // With the session; or because its owner took it back.
+      const ended = (error: Error) => (joined ? done(true) : fail(error));
+      socket.on("error", ended);
+      socket.on("close", () => ended(new Error("ZooKeeper closed the connection")));
       socket.on("data", (chunk) => {
         received = Buffer.concat([received, chunk]);
         if (joined || received.length < 4 + 16) return;
         const timeout = received.readInt32BE(8);
-        if (timeout <= 0) return fail(new Error(`session ${session.toString(16)} is over`));
+        if (timeout <= 0) return done(false);
         joined = true;
         socket.write(closeRequest);
       });
