@@ -3,8 +3,9 @@
  * ls -l, tar, rm -r) soon needs all of them, and a listing brings a thousand names with attributes
  * and capabilities for the price of a few look-ups.
  *
- * A directory is listed when the look-ups that had to be asked are a fair share of its entries, so
- * that listings cost a bounded part of what was asked for anyway. Owns: the count of look-ups per
+ * A directory is listed when the look-ups that had to be asked are a fair share of its entries, and
+ * again only after as many as it has entries (what others hold is not in a listing), so that
+ * listings cost a bounded part of what was asked for anyway. Owns: the count of look-ups per
  * directory, and which listings are under way.
  */
 import { describeError, isDssError } from "../../cluster/base/errors.js";
@@ -31,7 +32,7 @@ interface Listing {
 }
 
 export class ListingAhead {
-  private readonly misses = new Map<Node, number>();
+  private readonly counts = new Map<Node, { misses: number; wanted: number }>();
   private readonly listings = new Map<Node, Listing>();
 
   constructor(
@@ -48,14 +49,20 @@ export class ListingAhead {
     const running = this.listings.get(directory);
     if (running !== undefined) return running.entries <= WAIT_ENTRIES ? running.done : undefined;
     if (!this.table.lasting(directory)) return undefined; // Its attributes come with this look-up.
-    const misses = (this.misses.get(directory) ?? 0) + 1;
     const entries = directory.size;
-    if (misses < MISSES_MIN || misses * ENTRIES_PER_MISS < entries || entries > ENTRIES_MAX) {
-      if (this.misses.size >= COUNTED_MAX) this.misses.clear();
-      this.misses.set(directory, misses);
+    let count = this.counts.get(directory);
+    if (count === undefined) {
+      if (this.counts.size >= COUNTED_MAX) this.counts.clear();
+      count = { misses: 0, wanted: MISSES_MIN };
+      this.counts.set(directory, count);
+    }
+    count.misses++;
+    const { misses, wanted } = count;
+    if (misses < wanted || misses * ENTRIES_PER_MISS < entries || entries > ENTRIES_MAX) {
       return undefined;
     }
-    this.misses.delete(directory);
+    count.misses = 0;
+    count.wanted = Math.max(entries, MISSES_MIN);
     const done = this.list(directory).finally(() => this.listings.delete(directory));
     this.listings.set(directory, { done, entries });
     return entries <= WAIT_ENTRIES ? done : undefined;
