@@ -1,0 +1,68 @@
+/**
+ * `differential.js --seed N [--seeds COUNT --length L] [--folder A --second B]`: random sequences of
+ * operations through two mounts of a cluster of its own (or through A and B, one folder by two
+ * mounts) and on a local file system, compared; the first difference is shrunk and printed. Exit
+ * code 0: there is none.
+ */
+import { mkdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { mkdtempSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import {
+  compare,
+  describeDifference,
+  operationsOf,
+  shrink,
+  type Places,
+} from "../posix/differential/run.js";
+import { startCluster } from "../support/cluster.js";
+import type { Teardown } from "../support/temp.js";
+
+const actions: (() => unknown)[] = [];
+const scope: Teardown = { teardown: (action) => void actions.push(action) };
+async function end(): Promise<void> {
+  for (let action = actions.pop(); action; action = actions.pop()) await action();
+}
+
+async function clusterWays(): Promise<[string, string]> {
+  const cluster = await startCluster(scope);
+  const second = await cluster.mountAgain("second");
+  const ways: [string, string] = [join(cluster.mount, "d"), join(second, "d")];
+  mkdirSync(ways[0]);
+  return ways;
+}
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: "string", default: "1" },
+    seeds: { type: "string", default: "1" },
+    length: { type: "string", default: "500" },
+    folder: { type: "string" },
+    second: { type: "string" },
+  },
+});
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.once(signal, () => void end().finally(() => process.exit(130)));
+}
+try {
+  const { folder, second = folder } = values;
+  const ways: [string, string] = folder ? [folder, second!] : await clusterWays();
+  const places: Places = { ways, local: mkdtempSync(join(tmpdir(), "differential-")) };
+  const [first, seeds, length] = [values.seed, values.seeds, values.length].map(Number);
+  let operations = 0;
+  for (let seed = first!; seed < first! + seeds!; seed++) {
+    const sequence = operationsOf(seed, length!);
+    const difference = await compare(scope, places, sequence);
+    operations += difference?.at ?? sequence.length;
+    if (difference === undefined) continue;
+    console.log(`${operations} operations before the first difference; shrinking`);
+    const small = await shrink(scope, places, sequence, difference);
+    console.log(describeDifference(seed, small));
+    process.exitCode = 1;
+    break;
+  }
+  console.log(`${operations} operations compared, seeds from ${first}`);
+} finally {
+  await end();
+}
