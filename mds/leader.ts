@@ -139,6 +139,7 @@ interface LiveSession {
   evicting: Promise<void> | undefined;
 }
 
+const LAPSED = "its lease is over while others wait";
 const KEEPS = "it keeps what was recalled";
 const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
@@ -240,6 +241,8 @@ export class MdsLeader {
       layoutOf: (pool) => cluster.layoutOf(pool),
       minEpoch: () => this.fenceEpoch,
       lapsed: (id) => this.isLapsed(id),
+      nowNs: () => parts.clock.wallNs(),
+      dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
     this.purger = new Purger({
       metadata,
@@ -410,7 +413,7 @@ export class MdsLeader {
     for (const [ino, recalled] of session.recalls) {
       const since = Math.max(recalled.since, this.resumedAt);
       if (silent > this.parts.options.leaseMs) {
-        void this.evict(session, "its lease is over while others wait");
+        void this.evict(session, LAPSED);
         return;
       }
       if (now - since > this.parts.options.recallTimeoutMs) {
@@ -650,9 +653,7 @@ export class MdsLeader {
     try {
       for (;;) {
         try {
-          const epoch = faults.grantBeforeFence
-            ? cluster.epoch()
-            : await cluster.fence(session.id);
+          const epoch = faults.grantBeforeFence ? cluster.epoch() : await cluster.fence(session.id);
           this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
           // It will not come back. What it holds is found out below, and conflicts wait for that.
           this.awaited.delete(session.id);
@@ -769,7 +770,7 @@ export class MdsLeader {
     if (session === undefined) return;
     const silent = this.now() - session.lastSeen > this.parts.options.leaseMs;
     if (silent || ino < 0) {
-      void this.evict(session, "its lease is over while others wait");
+      void this.evict(session, silent ? LAPSED : "its volume is taken over by force");
       return;
     }
     const known = session.recalls.get(ino);

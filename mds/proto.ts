@@ -217,9 +217,18 @@ export type Request =
   | { op: "volumeRemove"; name: string }
   /**
    * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
-   * with the owner's name.
+   * with the owner's name. `force`: that owner is fenced and evicted first. `holder` names a
+   * line of succession (an attachment whose servers follow each other); with `continues` the lock
+   * is given only if nobody outside that line has had it since: StaleHandle otherwise.
    */
-  | { op: "volumeOpen"; name: string; write: boolean }
+  | {
+      op: "volumeOpen";
+      name: string;
+      write: boolean;
+      force?: boolean;
+      holder?: string;
+      continues?: boolean;
+    }
   | { op: "volumeClose"; id: number }
   /** Waits until everything this session did before is safe. */
   | { op: "sync" };
@@ -253,6 +262,18 @@ export interface Volume {
   /** Who has the exclusive lock: a description for people, or empty. */
   owner: string;
   ownerClient: ClientId;
+  /** When it took the lock; 0n without an owner. */
+  ownerSinceNs: bigint;
+  /** Who has had the exclusive lock last, whether or not it has it still. */
+  writer: VolumeWriter;
+}
+
+export interface VolumeWriter {
+  /** 0: nobody yet. */
+  client: ClientId;
+  sinceNs: bigint;
+  /** Its line of succession (`volumeOpen`); may be empty. */
+  holder: string;
 }
 
 export interface FileSystemUsage {

@@ -67,7 +67,13 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeList: {},
   volumeInfo: { name: "text" },
   volumeRemove: { name: "text" },
-  volumeOpen: { name: "text", write: "bool" },
+  volumeOpen: {
+    name: "text",
+    write: "bool",
+    "force?": "bool",
+    "holder?": "text",
+    "continues?": "bool",
+  },
   volumeClose: { id: "int" },
   sync: {},
 };

@@ -25,6 +25,7 @@ export const SCENARIOS = [
   "retry",
   "learner",
   "rot",
+  "members",
   "files",
   "sleep",
   "loss",
