@@ -414,7 +414,10 @@ export class PlacementGroup {
     }
   }
 
-  /** Writes of the object and its clones wait until `unlock`; undefined when the interval ended first. */
+  /**
+   * Writes of the object and its clones wait until `unlock`; undefined when the interval ended
+   * first.
+   */
   lockObject(object: string): Promise<(() => void) | undefined> {
     return new Promise((resolve) => {
       this.lock(object, 0, WHOLE, true, { fail: () => resolve(undefined) }, resolve);
