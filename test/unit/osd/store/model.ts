@@ -190,7 +190,7 @@ export class Model {
     return { name: `apply kind ${t.kind} ${object}`, run: (s, done) => s.apply(t, done) };
   }
 
-  /** A snapshot (the clone takes the blocks of its head) or a return to one, if there is a source. */
+  /** A snapshot (the clone takes the blocks of its head) or a return to one. */
   private chooseCopy(pg: PgModel): Operation | undefined {
     const { random } = this;
     const family = random.pick(FAMILIES);
