@@ -9,7 +9,7 @@ import type { Layout, Request, Volume } from "../proto.js";
 import type { Access } from "./capability.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
-import { emptyPlan, type Plan } from "./namespace.js";
+import { emptyPlan, type Plan } from "./plan.js";
 import { NO_WRITER, volumePageKey, type SessionBody, type VolumeRecord } from "./page.js";
 
 export const VOLUME_SIZE_MAX = 2 ** 52;
