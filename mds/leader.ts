@@ -19,7 +19,9 @@ import { Checkpointer } from "./checkpointer.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
-import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
+import { Namespace } from "./core/namespace.js";
+import { emptyPlan, type Plan } from "./core/plan.js";
+import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
@@ -141,8 +143,8 @@ interface LiveSession {
   evicting: Promise<void> | undefined;
 }
 
+const LAPSED = "its lease is over while others wait";
 const KEEPS = "it keeps what was recalled";
-const LEASE_OVER = "its lease is over while others wait";
 const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
 const SETTLE_MS = 300;
@@ -244,6 +246,8 @@ export class MdsLeader {
       layoutOf: (pool) => cluster.layoutOf(pool),
       minEpoch: () => this.fenceEpoch,
       lapsed: (id) => this.isLapsed(id),
+      nowNs: () => parts.clock.wallNs(),
+      dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
     this.locks = new LockService({
       send: (id, message) => {
@@ -254,7 +258,7 @@ export class MdsLeader {
       lapsed: (id) => this.mayAnswer() && this.isLapsed(id),
       evict: (id) => {
         const session = this.sessions.get(id);
-        if (session !== undefined) void this.evict(session, LEASE_OVER);
+        if (session !== undefined) void this.evict(session, LAPSED);
       },
     });
     this.purger = new Purger({
@@ -427,7 +431,7 @@ export class MdsLeader {
     for (const [ino, recalled] of session.recalls) {
       const since = Math.max(recalled.since, this.resumedAt);
       if (silent > this.parts.options.leaseMs) {
-        void this.evict(session, LEASE_OVER);
+        void this.evict(session, LAPSED);
         return;
       }
       if (now - since > this.parts.options.recallTimeoutMs) {
@@ -670,9 +674,7 @@ export class MdsLeader {
     try {
       for (;;) {
         try {
-          const epoch = faults.grantBeforeFence
-            ? cluster.epoch()
-            : await cluster.fence(session.id);
+          const epoch = faults.grantBeforeFence ? cluster.epoch() : await cluster.fence(session.id);
           this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
           // It will not come back. What it holds is found out below, and conflicts wait for that.
           this.awaited.delete(session.id);
@@ -790,7 +792,7 @@ export class MdsLeader {
     if (session === undefined) return;
     const silent = this.now() - session.lastSeen > this.parts.options.leaseMs;
     if (silent || ino < 0) {
-      void this.evict(session, LEASE_OVER);
+      void this.evict(session, silent ? LAPSED : "its volume is taken over by force");
       return;
     }
     const known = session.recalls.get(ino);
@@ -1015,6 +1017,8 @@ export class MdsLeader {
         return namespace.readdir(access, request);
       case "create":
         return namespace.create(access, request);
+      case "tmpfile":
+        return namespace.tmpfile(access, request);
       case "link":
         return namespace.link(access, request);
       case "unlink":
@@ -1032,11 +1036,11 @@ export class MdsLeader {
       case "orphanRelease":
         return namespace.orphanRelease(access, request);
       case "getxattrs":
-        return namespace.getxattrs(access, request);
+        return getXattrs(this.metadata, access, request);
       case "setxattr":
-        return namespace.setxattr(access, request);
+        return setXattr(this.metadata, access, request);
       case "removexattr":
-        return namespace.removexattr(access, request);
+        return removeXattr(this.metadata, access, request);
       case "statfs":
         return namespace.statfs();
       case "inoRange":

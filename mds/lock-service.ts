@@ -10,14 +10,11 @@ import { unreachable } from "../cluster/base/assert.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { ClientId } from "../cluster/base/ids.js";
 import { LockTable, type LockRequest, type Woken } from "./core/lock-table.js";
-import { emptyPlan, type Plan } from "./core/namespace.js";
+import { emptyPlan, type Plan } from "./core/plan.js";
 import { LOCK_END, type Answer, type LockOutcomeMessage, type Request } from "./proto.js";
 import type { SessionOpen } from "./proto.js";
 
-export type LockOperation = Extract<
-  Request,
-  { op: "lock" | "unlock" | "lockTest" | "lockCancel" }
->;
+export type LockOperation = Extract<Request, { op: "lock" | "unlock" | "lockTest" | "lockCancel" }>;
 
 export class LockService {
   readonly table = new LockTable();

@@ -15,6 +15,9 @@ export const NAME_MAX = 255;
 export const SYMLINK_MAX = 4095;
 export const XATTR_NAME_MAX = 255;
 export const XATTR_VALUE_MAX = 65_536;
+/** Extended attributes that are POSIX access control lists (mds/core/acl.ts). */
+export const ACL_ACCESS = "system.posix_acl_access";
+export const ACL_DEFAULT = "system.posix_acl_default";
 /** All extended attributes of one inode together. */
 export const XATTR_TOTAL_MAX = 131_072;
 export const LINK_MAX = 65_000;
@@ -151,9 +154,16 @@ export type Request =
       mode: number;
       rdev: number;
       target?: Buffer;
+      /** Permission bits before the umask: where a default access control list starts from. */
+      unmasked?: number;
       exclusive: boolean;
       actor: Actor;
     }
+  /**
+   * A regular file without a name (O_TMPFILE), open in this session: `link` gives it one,
+   * `orphanRelease` ends it. Group and access control list come from `parent`.
+   */
+  | { op: "tmpfile"; parent: Ino; ino: Ino; mode: number; unmasked?: number; actor: Actor }
   | { op: "link"; ino: Ino; parent: Ino; name: Buffer; actor: Actor }
   /**
    * `stillOpen`: this session keeps the file if its last name goes (tell `orphanRelease` at the
@@ -205,6 +215,8 @@ export type Request =
       value: Buffer;
       create: boolean;
       replace: boolean;
+      /** An access control list by someone who may not set the set-group-id bit: it goes. */
+      clearSgid?: boolean;
       actor: Actor;
     }
   | { op: "removexattr"; ino: Ino; name: Buffer; actor: Actor }
@@ -219,9 +231,18 @@ export type Request =
   | { op: "volumeRemove"; name: string }
   /**
    * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
-   * with the owner's name.
+   * with the owner's name. `force`: that owner is fenced and evicted first. `holder` names a
+   * line of succession (an attachment whose servers follow each other); with `continues` the lock
+   * is given only if nobody outside that line has had it since: StaleHandle otherwise.
    */
-  | { op: "volumeOpen"; name: string; write: boolean }
+  | {
+      op: "volumeOpen";
+      name: string;
+      write: boolean;
+      force?: boolean;
+      holder?: string;
+      continues?: boolean;
+    }
   | { op: "volumeClose"; id: number }
   /**
    * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
@@ -285,6 +306,18 @@ export interface Volume {
   /** Who has the exclusive lock: a description for people, or empty. */
   owner: string;
   ownerClient: ClientId;
+  /** When it took the lock; 0n without an owner. */
+  ownerSinceNs: bigint;
+  /** Who has had the exclusive lock last, whether or not it has it still. */
+  writer: VolumeWriter;
+}
+
+export interface VolumeWriter {
+  /** 0: nobody yet. */
+  client: ClientId;
+  sinceNs: bigint;
+  /** Its line of succession (`volumeOpen`); may be empty. */
+  holder: string;
 }
 
 export interface FileSystemUsage {

@@ -422,6 +422,7 @@ export class OsdDaemon implements PgHost {
           size: info.size,
           versionInterval: info.version.interval,
           versionSeq: info.version.seq,
+          snapSeq: info.snapSeq,
           allocated: info.allocated,
         })),
       });

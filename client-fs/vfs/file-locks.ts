@@ -253,7 +253,7 @@ export class FileLocks implements SessionLocks {
     if (!(error instanceof DssError)) throw error;
     entry.settle(error);
   }
-  /** The lock may be granted before the leader hears of it: then it is held, and the call says so. */
+  /** It may be granted before the leader hears of it: then it is held, and the call says so. */
   private interrupt(entry: Waiting): void {
     if (entry.interrupted) return;
     entry.interrupted = true;

@@ -12,7 +12,7 @@
  * later, because somebody else was served first. flock looks for no circles.
  *
  * Owns: every lock and every waiter. Nothing here is journaled: after a change of leader the
- * sessions say what they hold (`claim`), see docs/decisions/0007.
+ * sessions say what they hold (`claim`), see docs/decisions/0008.
  */
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import { firstReaching, setRange, type LockedRange } from "../../cluster/base/lock-ranges.js";
@@ -233,12 +233,7 @@ export class LockTable {
   }
 
   /** Sets [start, end] of the owner to `mode` (undefined: unlocked), then serves who waited. */
-  private take(
-    file: File,
-    request: LockRequest,
-    mode: LockMode | undefined,
-    woken: Woken[],
-  ): void {
+  private take(file: File, request: LockRequest, mode: LockMode | undefined, woken: Woken[]): void {
     if (this.replace(file, request, mode)) this.serve(file, woken);
     else this.drop(file);
   }

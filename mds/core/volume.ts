@@ -9,8 +9,8 @@ import type { Layout, Request, Volume } from "../proto.js";
 import type { Access } from "./capability.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
-import { emptyPlan, type Plan } from "./namespace.js";
-import { volumePageKey, type SessionBody, type VolumeRecord } from "./page.js";
+import { emptyPlan, type Plan } from "./plan.js";
+import { NO_WRITER, volumePageKey, type SessionBody, type VolumeRecord } from "./page.js";
 
 export const VOLUME_SIZE_MAX = 2 ** 52;
 /** Sizes are rounded up to this many bytes. */
@@ -36,6 +36,9 @@ export class Volumes {
       minEpoch(): Epoch;
       /** The session's lease is over: it can be evicted for its lock. */
       lapsed(session: ClientId): boolean;
+      nowNs(): bigint;
+      /** For people. */
+      dateOf(ns: bigint): string;
     },
   ) {}
 
@@ -70,6 +73,7 @@ export class Volumes {
       createdNs: actor.timeNs,
       objectPrefix: `v${id.toString(16)}`,
       features: [],
+      writer: NO_WRITER,
     };
     draft.add({ d: "volumePut", volume });
     this.metadata.cache.get(volumePageKey(id));
@@ -120,28 +124,27 @@ export class Volumes {
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY], durable: true };
   }
 
-  open(access: Access, { name, write }: Of<"volumeOpen">): Plan {
+  open(access: Access, request: Of<"volumeOpen">): Plan {
+    const { name, write, holder = "" } = request;
     access.see(VOLUMES_KEY);
-    const volume = this.named(name);
+    let volume = this.named(name);
     const mine = this.metadata.session(access.session)?.volumes.get(volume.id);
     const draft = new Draft(this.metadata);
-    if (write) {
-      const owner = this.users(volume.id).find(
-        (user) => user.id !== access.session && user.volumes.get(volume.id) === true,
-      );
-      if (owner !== undefined && !this.lapsed(owner)) {
-        throw new DssError("Busy", `volume ${name} is in use by ${describeSession(owner)}`);
-      }
-      if (owner !== undefined) evict(access, volume.id, [owner]);
-    }
+    if (write) this.clearWay(access, volume, request);
     if (mine === undefined || (write && !mine)) {
       draft.add({ d: "volumeUse", id: access.session, volume: volume.id, write });
+      if (write) {
+        const writer = { client: access.session, sinceNs: this.options.nowNs(), holder };
+        volume = { ...volume, writer };
+        draft.add({ d: "volumePut", volume });
+      }
     }
     const described = this.describe(volume);
     const self = this.metadata.session(access.session);
     if (write && self !== undefined) {
       described.owner = describeSession(self);
       described.ownerClient = self.id;
+      described.ownerSinceNs = volume.writer.sinceNs;
     }
     return {
       ...emptyPlan(),
@@ -150,6 +153,32 @@ export class Volumes {
       hides: [VOLUMES_KEY],
       durable: true,
     };
+  }
+
+  /**
+   * The lock can be had when this returns and `evict` has been waited for. Errors: Busy (somebody
+   * has it), StaleHandle (somebody else has had it, so that what the holder knows may be old).
+   */
+  private clearWay(access: Access, volume: VolumeRecord, request: Of<"volumeOpen">): void {
+    const { name, force = false, holder = "", continues = false } = request;
+    const { writer } = volume;
+    const owner = this.users(volume.id).find(
+      (user) => user.id !== access.session && user.volumes.get(volume.id) === true,
+    );
+    if (continues && (holder === "" || writer.holder !== holder)) {
+      const who = owner === undefined ? `client.${writer.client}` : describeSession(owner);
+      const when = this.options.dateOf(writer.sinceNs);
+      throw new DssError("StaleHandle", `volume ${name} was taken over by ${who} at ${when}`);
+    }
+    if (owner === undefined) return;
+    if (!force && !this.lapsed(owner)) {
+      const since = this.options.dateOf(writer.sinceNs);
+      throw new DssError(
+        "Busy",
+        `volume ${name} is in use by ${describeSession(owner)} since ${since}`,
+      );
+    }
+    evict(access, volume.id, [owner]);
   }
 
   close(access: Access, { id }: Of<"volumeClose">): Plan {
@@ -180,6 +209,7 @@ export class Volumes {
       ...volume,
       owner: owner === undefined ? "" : describeSession(owner),
       ownerClient: owner?.id ?? 0,
+      ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
     };
   }
 }

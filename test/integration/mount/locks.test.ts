@@ -47,24 +47,28 @@ say("held"); time.sleep(600)
 const TRY = `
 fd = os.open(sys.argv[1], os.O_RDWR)
 say(refused(lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)),
-    refused(lambda: lock(fd, fcntl.LOCK_SH, 109, 1)), refused(lambda: lock(fd, fcntl.LOCK_EX, 110, 1)))
+    refused(lambda: lock(fd, fcntl.LOCK_SH, 109, 1)),
+    refused(lambda: lock(fd, fcntl.LOCK_EX, 110, 1)))
 `;
 const WAIT = `
 fd = os.open(sys.argv[1], os.O_RDWR)
 say("waiting"); lock(fd, fcntl.LOCK_EX, 100, 1, True); fcntl.flock(fd, fcntl.LOCK_EX); say("got it")
 `;
 
-await t.test("held on one mount, refused on the other, freed by the end of the program", async (t) => {
-  const holder = python(HOLD, join(a, "held"));
-  await holder.output(/held/);
-  t.equal(await ran(python(TRY, join(b, "held"))), "EAGAIN EAGAIN granted\n");
-  t.equal(await ran(python(TRY, join(a, "held"))), "EAGAIN EAGAIN granted\n");
-  const waiter = python(WAIT, join(b, "held"));
-  await waiter.output(/waiting/);
-  await holder.kill();
-  await waiter.output(/got it/);
-  t.pass("and the waiter has it");
-});
+await t.test(
+  "held on one mount, refused on the other, freed by the end of the program",
+  async (t) => {
+    const holder = python(HOLD, join(a, "held"));
+    await holder.output(/held/);
+    t.equal(await ran(python(TRY, join(b, "held"))), "EAGAIN EAGAIN granted\n");
+    t.equal(await ran(python(TRY, join(a, "held"))), "EAGAIN EAGAIN granted\n");
+    const waiter = python(WAIT, join(b, "held"));
+    await waiter.output(/waiting/);
+    await holder.kill();
+    await waiter.output(/got it/);
+    t.pass("and the waiter has it");
+  },
+);
 
 await t.test("circles are refused, waits are interrupted, F_GETLK tells the holder", async (t) => {
   const circle = `

@@ -4,11 +4,7 @@
  */
 import t from "tap";
 import { Prng } from "../../../cluster/base/prng.js";
-import {
-  LockTable,
-  type LockRequest,
-  type Woken,
-} from "../../../mds/core/lock-table.js";
+import { LockTable, type LockRequest, type Woken } from "../../../mds/core/lock-table.js";
 import { LOCK_END, type LockKind, type LockMode } from "../../../mds/proto.js";
 
 const A = 1;
@@ -223,7 +219,7 @@ t.test("a session has so many locks and no more", (t) => {
   t.end();
 });
 
-// ---- Against a model that knows nothing but bytes ------------------------------------------------
+// ---- Against a model that knows nothing but bytes ---------------------------------------------
 
 const BYTES = 24;
 interface Wait {

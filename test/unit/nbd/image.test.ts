@@ -30,6 +30,8 @@ function volumeOf(layout: StripeLayout, size = SIZE): Volume {
     features: [],
     owner: "",
     ownerClient: 0,
+    ownerSinceNs: 0n,
+    writer: { client: 0, sinceNs: 0n, holder: "" },
   };
 }
 function imageOf(layout: StripeLayout, size = SIZE) {

@@ -176,7 +176,11 @@ t.test("an evicted mount knows that its locks are lost", async (t) => {
   await t.rejects(a.mount.write(a, 0, "x"), { code: "Disk" });
   t.equal(await attempt(world, a, lockOf(1, "shared")), "Disk");
   t.equal(await attempt(world, a, lockOf(1, "unlocked")), "granted");
-  t.same(await a.mount.read({ ...a, handle: other }, 0, 4), Buffer.from("hise"), "it locked nothing");
+  t.same(
+    await a.mount.read({ ...a, handle: other }, 0, 4),
+    Buffer.from("hise"),
+    "it locked nothing",
+  );
   await world.run(a.mount.vfs.release(a.ino, a.handle));
   await world.run(b.mount.vfs.flush(b.ino, b.handle, 1n));
   const again = { ...a, handle: await a.mount.open(a.ino) };

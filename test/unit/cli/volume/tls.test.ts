@@ -2,8 +2,8 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { checkTlsIdentity } from "../../../cluster/platform/node-tls.js";
-import { tlsOf } from "../../../cli/volume-tls.js";
+import { checkTlsIdentity } from "../../../../cluster/platform/node-tls.js";
+import { tlsOf } from "../../../../cli/volume/tls.js";
 
 t.test("encryption is there with a certificate and its key, and then required", (t) => {
   const folder = t.testdir({

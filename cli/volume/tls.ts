@@ -1,8 +1,8 @@
 /** The flags by which `dss volume serve` encrypts its connections, and the files they name. */
 import { Option, type Command } from "commander";
 import { readFileSync } from "node:fs";
-import type { ServerTls } from "../nbd/connection.js";
-import { UsageError } from "./failure.js";
+import type { ServerTls } from "../../nbd/connection.js";
+import { UsageError } from "../failure.js";
 
 export interface TlsFlags {
   tlsCert?: string;

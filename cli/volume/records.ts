@@ -1,0 +1,123 @@
+/** `dss volume create`, `ls`, `info`, `rm`: the records of volumes. */
+import type { Command } from "commander";
+import { DssError } from "../../cluster/base/errors.js";
+import { examples, withCluster, withJson } from "../options.js";
+import { printJson, printLine, printTable } from "../output.js";
+import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
+import { objectsOf } from "./objects.js";
+import { infoOf, inSession, viewOf } from "./session.js";
+
+const DEFAULT_POOL = "data";
+
+export function registerCreate(parent: Command): void {
+  const create = withJson(
+    parent
+      .command("create")
+      .description("create a volume; it takes space only for what is written")
+      .argument("<name>", "name of the volume")
+      .argument("<size>", "such as 512M, 10G or 1T; a bare number is GiB")
+      .option("--pool <pool>", "pool that keeps its objects", DEFAULT_POOL),
+  );
+  create.action(async (name: string, text: string, options: { pool: string; json?: boolean }) => {
+    const size = parseSize(text, VOLUME_SIZE);
+    const volume = await inSession(create, async (mds, client) => {
+      const pools = client.needMap().pools.map((pool) => pool.name);
+      // The default name is a convention: in a cluster with one pool there is no choice to make.
+      const only = pools.length === 1 && options.pool === DEFAULT_POOL ? pools[0]! : options.pool;
+      if (!pools.includes(only)) {
+        throw new DssError("NotFound", `there is no pool "${only}"`, {
+          hint: `the cluster has: ${pools.join(", ")}`,
+        });
+      }
+      const actor = {
+        uid: process.getuid?.() ?? 0,
+        gid: process.getgid?.() ?? 0,
+        timeNs: BigInt(Date.now()) * 1_000_000n,
+      };
+      const request = { op: "volumeCreate", name, size, pool: only, actor } as const;
+      const { answer } = await mds.call(request, { wait: "safe" });
+      return answer.volume ?? (await infoOf(mds, name));
+    });
+    if (options.json === true) printJson(viewOf(volume));
+    else printLine(`created volume ${volume.name} of ${formatSize(volume.size)}`);
+  });
+  examples(create, "dss volume create mydevice 10", "dss volume create small 512M");
+}
+
+export function registerList(parent: Command): void {
+  const list = withJson(parent.command("ls").alias("list").description("list the volumes"));
+  list.action(async (options: { json?: boolean }) => {
+    const volumes = await inSession(list, async (mds) => {
+      const { answer } = await mds.call({ op: "volumeList" });
+      return [...(answer.volumes ?? [])].sort((a, b) => a.name.localeCompare(b.name));
+    });
+    if (options.json === true) {
+      printJson(volumes.map(viewOf));
+      return;
+    }
+    const rows = volumes.map((volume) => [
+      volume.name,
+      formatSize(volume.size),
+      volume.id,
+      volume.owner || "-",
+    ]);
+    printTable(["VOLUME", "SIZE", "ID", "IN USE BY"], rows);
+  });
+  examples(list, "dss volume ls", "dss device list --json");
+}
+
+export function registerInfo(parent: Command): void {
+  const info = withJson(
+    parent
+      .command("info")
+      .description("show a volume, and with --objects where its bytes are")
+      .argument("<name>", "name of the volume")
+      .option("--objects", "list the objects that exist and the OSDs that hold them"),
+  );
+  info.action(async (name: string, options: { objects?: boolean; json?: boolean }) => {
+    const { volume, objects } = await inSession(info, async (mds, client) => {
+      const found = await infoOf(mds, name);
+      return {
+        volume: found,
+        objects: options.objects === true ? await objectsOf(client, found) : undefined,
+      };
+    });
+    if (options.json === true) {
+      printJson({ ...viewOf(volume), ...(objects !== undefined && { objects }) });
+      return;
+    }
+    for (const [key, value] of Object.entries(viewOf(volume))) {
+      const shown = Array.isArray(value) ? value.join(", ") : String(value);
+      printLine(`${key.padEnd(13)} ${shown || "-"}`);
+    }
+    if (objects === undefined) return;
+    const rows = objects.map((each) => [
+      each.object,
+      formatSize(each.offset),
+      each.pg,
+      formatSize(each.allocated),
+      each.osds.join(", "),
+    ]);
+    printTable(["OBJECT", "OFFSET", "PG", "ALLOCATED", "OSDS"], rows);
+  });
+  examples(info, "dss volume info mydevice", "dss volume info mydevice --objects --json");
+}
+
+export function registerRemove(parent: Command): void {
+  const remove = withCluster(
+    parent
+      .command("rm")
+      .alias("remove")
+      .description("remove a volume and everything on it")
+      .argument("<name>", "name of the volume"),
+  );
+  remove.action(async (name: string) => {
+    await inSession(remove, async (mds) => {
+      const { notFound } = await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
+      if (!notFound) return;
+      throw new DssError("NotFound", `there is no volume ${name}`);
+    });
+    printLine(`removed volume ${name}`);
+  });
+  examples(remove, "dss volume rm mydevice");
+}

@@ -1,0 +1,58 @@
+/** What the commands of `dss volume` share: a session with the leader, a volume's record. */
+import type { Command } from "commander";
+import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
+import type { Volume } from "../../mds/proto.js";
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import type { ClusterClient } from "../context.js";
+import { useCluster } from "../options.js";
+
+/** Runs the action in a short session with the metadata leader. */
+export async function inSession<T>(
+  command: Command,
+  action: (mds: MdsClient, client: ClusterClient) => Promise<T>,
+): Promise<T> {
+  return await useCluster(command, async (client) => {
+    client.needMap();
+    try {
+      return await client.withSession("dss volume", (mds) => action(mds, client));
+    } catch (error) {
+      throw withAdvice(error);
+    }
+  });
+}
+
+const ADVICE: Partial<Record<ErrorCode, string>> = {
+  NotFound: "see dss volume ls",
+  Exists: "choose another name, or remove it first: dss volume rm",
+  Busy: "stop it there, open the volume --read-only, or take it away: --force fences the owner",
+};
+
+/** The leader's refusals come without advice. */
+export function withAdvice(error: unknown): unknown {
+  if (!isDssError(error) || error.hint !== undefined) return error;
+  const hint = ADVICE[error.code];
+  return hint === undefined ? error : new DssError(error.code, error.message, { hint });
+}
+
+export async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
+  const { answer, notFound } = await mds.call({ op: "volumeInfo", name });
+  if (!notFound && answer.volume !== undefined) return answer.volume;
+  throw new DssError("NotFound", `there is no volume ${name}`);
+}
+
+const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
+
+export const viewOf = (volume: Volume): object => ({
+  id: volume.id,
+  name: volume.name,
+  size: volume.size,
+  pool: volume.layout.pool,
+  objectSize: volume.layout.objectSize,
+  stripeUnit: volume.layout.stripeUnit,
+  stripeCount: volume.layout.stripeCount,
+  objectPrefix: volume.objectPrefix,
+  features: volume.features,
+  created: dateOf(volume.createdNs),
+  owner: volume.owner,
+  ownerSince: volume.owner === "" ? "" : dateOf(volume.ownerSinceNs),
+});
