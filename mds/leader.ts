@@ -141,6 +141,7 @@ interface LiveSession {
   evicting: Promise<void> | undefined;
 }
 
+const LAPSED = "its lease is over while others wait";
 const KEEPS = "it keeps what was recalled";
 const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
@@ -244,6 +245,8 @@ export class MdsLeader {
       minEpoch: () => this.fenceEpoch,
       lapsed: (id) => this.isLapsed(id),
       progress: (entry) => this.purger.progress(entry),
+      nowNs: () => parts.clock.wallNs(),
+      dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
     this.purger = new Purger({
       metadata,
@@ -417,7 +420,7 @@ export class MdsLeader {
     for (const [ino, recalled] of session.recalls) {
       const since = Math.max(recalled.since, this.resumedAt);
       if (silent > this.parts.options.leaseMs) {
-        void this.evict(session, "its lease is over while others wait");
+        void this.evict(session, LAPSED);
         return;
       }
       if (now - since > this.parts.options.recallTimeoutMs) {
@@ -774,7 +777,7 @@ export class MdsLeader {
     if (session === undefined) return;
     const silent = this.now() - session.lastSeen > this.parts.options.leaseMs;
     if (silent || ino < 0) {
-      void this.evict(session, "its lease is over while others wait");
+      void this.evict(session, silent ? LAPSED : "its volume is taken over by force");
       return;
     }
     const known = session.recalls.get(ino);

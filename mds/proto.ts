@@ -225,19 +225,29 @@ export type Request =
   /** Refused (Busy) while a session has it open. Its objects go to the purge queue. */
   | { op: "volumeRemove"; name: string }
   /**
-   * Growth is at once, also of a volume in use. Shrinking needs `shrink` and nobody who has it open;
-   * it is under way (`shrinkTo`) until what is beyond the new end is gone, and then the size changes.
+   * Growth is at once, also of a volume in use. Shrinking needs `shrink` and nobody who has it
+   * open; it is under way (`shrinkTo`) until what is beyond the new end is gone, and then the size
+   * changes.
    */
   | { op: "volumeResize"; name: string; size: number; shrink: boolean }
   /** Also of a volume in use: whoever has it open goes on. */
   | { op: "volumeRename"; name: string; newName: string }
-  /** Of each export; 0 is no limit, a member left out stays as it is. `bandwidth`: bytes a second. */
+  /** Of each export; 0: no limit, a member left out stays as it is. `bandwidth`: bytes a second. */
   | { op: "volumeLimit"; name: string; iops?: number; bandwidth?: number }
   /**
    * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
-   * with the owner's name.
+   * with the owner's name. `force`: that owner is fenced and evicted first. `holder` names a
+   * line of succession (an attachment whose servers follow each other); with `continues` the lock
+   * is given only if nobody outside that line has had it since: StaleHandle otherwise.
    */
-  | { op: "volumeOpen"; name: string; write: boolean }
+  | {
+      op: "volumeOpen";
+      name: string;
+      write: boolean;
+      force?: boolean;
+      holder?: string;
+      continues?: boolean;
+    }
   | { op: "volumeClose"; id: number }
   /** Waits until everything this session did before is safe. */
   | { op: "sync" };
@@ -278,6 +288,18 @@ export interface Volume {
   /** Who has the exclusive lock: a description for people, or empty. */
   owner: string;
   ownerClient: ClientId;
+  /** When it took the lock; 0n without an owner. */
+  ownerSinceNs: bigint;
+  /** Who has had the exclusive lock last, whether or not it has it still. */
+  writer: VolumeWriter;
+}
+
+export interface VolumeWriter {
+  /** 0: nobody yet. */
+  client: ClientId;
+  sinceNs: bigint;
+  /** Its line of succession (`volumeOpen`); may be empty. */
+  holder: string;
 }
 
 /** Deletes of a volume in the background. `done` of `total` are objects or placement groups. */

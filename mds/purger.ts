@@ -1,8 +1,8 @@
 /**
  * Works off the purge queue in the background: objects of deleted files and volumes, ends of
- * truncated files and shrinking volumes, pages of removed directories. The queue is journaled and an
- * entry goes only when its work is done, so nothing is forgotten; doing a part twice is harmless.
- * Bounded parallelism leaves the OSDs to clients.
+ * truncated files and shrinking volumes, pages of removed directories. The queue is journaled and
+ * an entry goes only when its work is done, so nothing is forgotten; doing a part twice is
+ * harmless. Bounded parallelism leaves the OSDs to clients.
  *
  * Where there may be many more objects than placement groups, which are mostly holes then, the
  * groups are asked which objects there are, instead of trying every one.

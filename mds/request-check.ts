@@ -78,7 +78,13 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeResize: { name: "text", size: "size", shrink: "bool" },
   volumeRename: { name: "text", newName: "text" },
   volumeLimit: { name: "text", "iops?": "int", "bandwidth?": "int" },
-  volumeOpen: { name: "text", write: "bool" },
+  volumeOpen: {
+    name: "text",
+    write: "bool",
+    "force?": "bool",
+    "holder?": "text",
+    "continues?": "bool",
+  },
   volumeClose: { id: "int" },
   sync: {},
 };

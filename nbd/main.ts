@@ -18,7 +18,7 @@ import { Objecter } from "../osd/client/objecter.js";
 import type { BlockImage } from "./block-image.js";
 import type { ServerTls } from "./connection.js";
 import { NbdServer } from "./server.js";
-import { VolumeDirectory } from "./volume-directory.js";
+import { VolumeDirectory, type VolumeLocking } from "./volume-directory.js";
 
 /** How long a start waits for a metadata leader. */
 const OPEN_MS = 20_000;
@@ -39,6 +39,7 @@ export interface NbdProcessOptions extends ClusterAccess {
   /** At least one; port 0 picks a free one. */
   listen: readonly Address[];
   readOnly: boolean;
+  lock?: VolumeLocking;
   /** Without it nothing is encrypted. */
   tls?: ServerTls;
   version: string;
@@ -146,13 +147,18 @@ export async function openVolume(
 
 function directoryOf(
   cluster: ClusterSession,
-  options: ClusterAccess & { names: readonly string[]; readOnly: boolean },
+  options: ClusterAccess & {
+    names: readonly string[];
+    readOnly: boolean;
+    lock?: VolumeLocking;
+  },
   onLost: (error: DssError) => void,
 ): VolumeDirectory {
   const { clock, random } = nodePlatform;
   const { messenger, maps, mds } = cluster;
-  const { logger, names, readOnly, config } = options;
+  const { logger, names, readOnly, config, lock } = options;
   return new VolumeDirectory({
+    ...(lock !== undefined && { lock }),
     mds,
     clock,
     names,

@@ -29,6 +29,15 @@ export interface SessionAccess extends ObjectAccess {
   close(): void;
 }
 
+export interface VolumeLocking {
+  /** Takes the lock away from its owner, who is fenced first. */
+  readonly force?: boolean;
+  /** Line of succession of this server. */
+  readonly holder?: string;
+  /** An earlier server of the line had the volume, and its clients go on. */
+  readonly continues?: boolean;
+}
+
 export interface VolumeDirectoryOptions {
   readonly mds: VolumeSession;
   readonly clock: Clock;
@@ -37,6 +46,8 @@ export interface VolumeDirectoryOptions {
   /** The only volumes that clients may use; empty: all. */
   readonly names: readonly string[];
   readonly readOnly: boolean;
+  /** How locks are asked for; see `volumeOpen`. */
+  readonly lock?: VolumeLocking;
   /** The session was ended by the leader while these volumes were open: they are lost. */
   readonly onLost: (error: DssError) => void;
 }
@@ -82,8 +93,9 @@ export class VolumeDirectory implements ExportDirectory {
     }
   }
   private async openNew(name: string): Promise<VolumeImage> {
-    const { mds, clock, readOnly } = this.options;
-    const answer = await this.ask({ op: "volumeOpen", name, write: !readOnly });
+    const { mds, clock, readOnly, lock } = this.options;
+    const locking = readOnly ? {} : lock;
+    const answer = await this.ask({ op: "volumeOpen", name, write: !readOnly, ...locking });
     const { volume, minEpoch = 0 } = answer;
     if (volume === undefined) {
       throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });

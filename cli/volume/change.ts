@@ -1,4 +1,4 @@
-/** `dss volume resize`, `rename`, `limit`: changes of a volume's record, also while it is in use. */
+/** `dss volume resize`, `rename`, `limit`: changes of a volume's record. */
 import type { Command } from "commander";
 import { DssError } from "../../cluster/base/errors.js";
 import type { Request, Volume } from "../../mds/proto.js";

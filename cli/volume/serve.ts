@@ -8,6 +8,7 @@ import { examples, settingsOf, withCluster, withSettings, zookeeperOf } from "..
 import { parsePort } from "../osd.js";
 import { printLine } from "../output.js";
 import { version } from "../version.js";
+import { withAdvice } from "./session.js";
 import { tlsOf, withTls, type TlsFlags } from "./tls.js";
 
 const NBD_PORT = 10_809;
@@ -16,6 +17,7 @@ interface ServeFlags {
   listen?: string;
   unix?: string;
   readOnly?: boolean;
+  force?: boolean;
 }
 type AllServeFlags = ServeFlags & TlsFlags;
 
@@ -36,7 +38,8 @@ export function registerServe(parent: Command): void {
       .argument("[names...]", "volumes (every volume of the cluster)")
       .option("--listen <host:port>", `TCP address (127.0.0.1:${NBD_PORT} without --unix)`)
       .option("--unix <path>", "unix socket")
-      .option("--read-only", "refuse writes"),
+      .option("--read-only", "refuse writes; takes no lock, so there may be any number")
+      .option("--force", "take the volumes from their owners, who are fenced first"),
   );
   withTls(serve);
   withSettings(serve, ["cluster", "client", "nbd"]);
@@ -58,6 +61,7 @@ export function registerServe(parent: Command): void {
       runNbd({
         ...{ names, listen, zookeeper, config, logger },
         readOnly: flags.readOnly === true,
+        lock: { force: flags.force === true },
         ...(tls !== undefined && { tls }),
         host: hostname(),
         version: version(),
@@ -69,7 +73,9 @@ export function registerServe(parent: Command): void {
           }
         },
       }),
-    );
+    ).catch((error: unknown) => {
+      throw withAdvice(error);
+    });
   });
   examples(
     serve,

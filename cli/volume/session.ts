@@ -24,7 +24,7 @@ export async function inSession<T>(
 const ADVICE: Partial<Record<ErrorCode, string>> = {
   NotFound: "see dss volume ls",
   Exists: "choose another name, or remove it first: dss volume rm",
-  Busy: "see dss volume ls for who uses it",
+  Busy: "stop it there, open the volume --read-only, or take it away: --force fences the owner",
 };
 
 /** The leader's refusals come without advice. */
@@ -40,6 +40,8 @@ export async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
   throw new DssError("NotFound", `there is no volume ${name}`);
 }
 
+const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
+
 export const viewOf = (volume: Volume): object => ({
   id: volume.id,
   name: volume.name,
@@ -53,8 +55,9 @@ export const viewOf = (volume: Volume): object => ({
   shrinkingTo: volume.shrinkTo === 0 ? null : volume.shrinkTo,
   iops: volume.iopsLimit,
   bandwidth: volume.bandwidthLimit,
-  created: new Date(Number(volume.createdNs / 1_000_000n)).toISOString(),
+  created: dateOf(volume.createdNs),
   owner: volume.owner,
+  ownerSince: volume.owner === "" ? "" : dateOf(volume.ownerSinceNs),
 });
 
 /** Who does it, and when. */

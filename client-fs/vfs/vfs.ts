@@ -39,6 +39,7 @@ import type {
 import { ExtentCache } from "./extent-cache.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
+import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
 import { NodeTable, nameKey } from "./node-table.js";
 import { WriteBudget } from "./writer.js";
@@ -80,6 +81,7 @@ const DONE: Promise<void> = Promise.resolve();
 export class Vfs implements FileSystem {
   readonly table: NodeTable;
   private readonly files: FileOperations;
+  private readonly listingAhead: ListingAhead;
   private readonly mds: MdsClient;
   private readonly clock: Clock;
   private readonly budget: WriteBudget;
@@ -105,6 +107,7 @@ export class Vfs implements FileSystem {
       ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
     });
     this.files = new FileOperations({ mds, table: this.table, budget: this.budget, clock, logger });
+    this.listingAhead = new ListingAhead(mds, this.table, logger);
     mds.setCache(this.table);
     this.watchAge();
   }
@@ -202,9 +205,20 @@ export class Vfs implements FileSystem {
     }
     const ino = this.table.nameOf(directory, name);
     if (ino === 0) return Promise.reject(NOT_FOUND);
-    if (ino !== undefined) {
-      const node = this.table.get(ino);
-      if (this.table.valid(node)) return Promise.resolve(this.lookedUp(ino, directory));
+    if (ino !== undefined && this.table.valid(this.table.get(ino))) {
+      return Promise.resolve(this.lookedUp(ino, directory));
+    }
+    const listed = this.listingAhead.missed(directory);
+    return listed === undefined
+      ? this.lookupAsk(directory, name)
+      : this.lookupListed(listed, directory, name);
+  }
+  private async lookupListed(listed: Promise<void>, directory: Node, name: Buffer): Promise<Entry> {
+    await listed;
+    const ino = this.table.nameOf(directory, name);
+    if (ino === 0) throw NOT_FOUND;
+    if (ino !== undefined && this.table.valid(this.table.get(ino))) {
+      return this.lookedUp(ino, directory);
     }
     return this.lookupAsk(directory, name);
   }

@@ -6,7 +6,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import { Reader, Writer, unseal } from "./binary.js";
 import { readDelta, writeDelta, type Delta } from "./delta.js";
 
-const JOURNAL_FORMAT = 1;
+const JOURNAL_FORMAT = 2;
 /** A batch is sealed when it holds this many bytes. */
 export const BATCH_BYTES = 256 * 1024;
 

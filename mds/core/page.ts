@@ -10,12 +10,12 @@
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import type { Layout, SessionType, Volume } from "../proto.js";
+import type { Layout, SessionType, Volume, VolumeWriter } from "../proto.js";
 import { Reader, Writer, unseal } from "./binary.js";
 import { nameKey, readDentry, writeDentry, type Dentry } from "./dentry.js";
 import { readInode, readLayout, writeInode, writeLayout, type InodeRecord } from "./inode.js";
 
-const PAGE_FORMAT = 1;
+const PAGE_FORMAT = 2;
 export const INODES_PER_PAGE = 128;
 export const VOLUMES_PER_PAGE = 128;
 export const PURGES_PER_PAGE = 256;
@@ -68,7 +68,7 @@ export interface SessionBody {
   /** Open volumes; true: with the exclusive lock. */
   volumes: Map<number, boolean>;
 }
-export type VolumeRecord = Omit<Volume, "owner" | "ownerClient">;
+export type VolumeRecord = Omit<Volume, "owner" | "ownerClient" | "ownerSinceNs">;
 export interface VolumesBody {
   kind: "v";
   volumes: Map<number, VolumeRecord>;
@@ -432,6 +432,8 @@ function readSession(from: Reader, session: SessionBody): void {
   }
 }
 
+export const NO_WRITER: VolumeWriter = { client: 0, sinceNs: 0n, holder: "" };
+
 export function writeVolume(out: Writer, volume: VolumeRecord): void {
   out.uint(volume.id);
   out.text(volume.name);
@@ -445,6 +447,9 @@ export function writeVolume(out: Writer, volume: VolumeRecord): void {
   out.size(volume.shrinkTo);
   out.uint(volume.iopsLimit);
   out.uint(volume.bandwidthLimit);
+  out.uint(volume.writer.client);
+  out.time(volume.writer.sinceNs);
+  out.text(volume.writer.holder);
 }
 export function readVolume(from: Reader): VolumeRecord {
   const volume: VolumeRecord = {
@@ -456,12 +461,14 @@ export function readVolume(from: Reader): VolumeRecord {
     objectPrefix: from.text(),
     features: [],
     ...{ revision: 0, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
+    writer: NO_WRITER,
   };
   for (let left = from.uint(); left > 0; left--) volume.features.push(from.text());
   volume.revision = from.uint();
   volume.shrinkTo = from.size();
   volume.iopsLimit = from.uint();
   volume.bandwidthLimit = from.uint();
+  volume.writer = { client: from.uint(), sinceNs: from.time(), holder: from.text() };
   return volume;
 }
 

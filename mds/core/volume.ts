@@ -11,7 +11,13 @@ import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
 import { emptyPlan, type Plan } from "./namespace.js";
-import { volumePageKey, type PurgeEntry, type SessionBody, type VolumeRecord } from "./page.js";
+import {
+  NO_WRITER,
+  volumePageKey,
+  type PurgeEntry,
+  type SessionBody,
+  type VolumeRecord,
+} from "./page.js";
 
 /**
  * The end of the address space of 64 bits, less a unit. Above 2^53 bytes sizes and offsets are
@@ -46,6 +52,9 @@ export class Volumes {
       lapsed(session: ClientId): boolean;
       /** How far the work of a purge entry is. */
       progress(purge: PurgeEntry): { done: number; total: number };
+      nowNs(): bigint;
+      /** For people. */
+      dateOf(ns: bigint): string;
     },
   ) {}
 
@@ -72,6 +81,7 @@ export class Volumes {
       objectPrefix: `v${id.toString(16)}`,
       features: [],
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
+      writer: NO_WRITER,
     };
     draft.add({ d: "volumePut", volume });
     this.metadata.cache.get(volumePageKey(id));
@@ -160,29 +170,28 @@ export class Volumes {
     return [{ d: "volumePut", volume: { ...volume, size: entry.from, shrinkTo: 0, revision } }];
   }
 
-  open(access: Access, { name, write }: Of<"volumeOpen">): Plan {
+  open(access: Access, request: Of<"volumeOpen">): Plan {
+    const { name, write, holder = "" } = request;
     access.see(VOLUMES_KEY);
-    const volume = this.named(name);
+    let volume = this.named(name);
     this.refuseShrinking(volume);
     const mine = this.metadata.session(access.session)?.volumes.get(volume.id);
     const draft = new Draft(this.metadata);
-    if (write) {
-      const owner = this.users(volume.id).find(
-        (user) => user.id !== access.session && user.volumes.get(volume.id) === true,
-      );
-      if (owner !== undefined && !this.lapsed(owner)) {
-        throw new DssError("Busy", `volume ${name} is in use by ${describeSession(owner)}`);
-      }
-      if (owner !== undefined) evict(access, volume.id, [owner]);
-    }
+    if (write) this.clearWay(access, volume, request);
     if (mine === undefined || (write && !mine)) {
       draft.add({ d: "volumeUse", id: access.session, volume: volume.id, write });
+      if (write) {
+        const writer = { client: access.session, sinceNs: this.options.nowNs(), holder };
+        volume = { ...volume, writer };
+        draft.add({ d: "volumePut", volume });
+      }
     }
     const described = this.describe(volume);
     const self = this.metadata.session(access.session);
     if (write && self !== undefined) {
       described.owner = describeSession(self);
       described.ownerClient = self.id;
+      described.ownerSinceNs = volume.writer.sinceNs;
     }
     return {
       ...emptyPlan(),
@@ -191,6 +200,32 @@ export class Volumes {
       hides: [VOLUMES_KEY],
       durable: true,
     };
+  }
+
+  /**
+   * The lock can be had when this returns and `evict` has been waited for. Errors: Busy (somebody
+   * has it), StaleHandle (somebody else has had it, so that what the holder knows may be old).
+   */
+  private clearWay(access: Access, volume: VolumeRecord, request: Of<"volumeOpen">): void {
+    const { name, force = false, holder = "", continues = false } = request;
+    const { writer } = volume;
+    const owner = this.users(volume.id).find(
+      (user) => user.id !== access.session && user.volumes.get(volume.id) === true,
+    );
+    if (continues && (holder === "" || writer.holder !== holder)) {
+      const who = owner === undefined ? `client.${writer.client}` : describeSession(owner);
+      const when = this.options.dateOf(writer.sinceNs);
+      throw new DssError("StaleHandle", `volume ${name} was taken over by ${who} at ${when}`);
+    }
+    if (owner === undefined) return;
+    if (!force && !this.lapsed(owner)) {
+      const since = this.options.dateOf(writer.sinceNs);
+      throw new DssError(
+        "Busy",
+        `volume ${name} is in use by ${describeSession(owner)} since ${since}`,
+      );
+    }
+    evict(access, volume.id, [owner]);
   }
 
   close(access: Access, { id }: Of<"volumeClose">): Plan {
@@ -258,6 +293,7 @@ export class Volumes {
       ...volume,
       owner: owner === undefined ? "" : describeSession(owner),
       ownerClient: owner?.id ?? 0,
+      ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
     };
   }
 }

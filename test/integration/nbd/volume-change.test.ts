@@ -68,14 +68,10 @@ t.test("what a volume lost by shrinking stays lost when it grows again", async (
   t.match(await volume("resize", "tide", "10M", "--allow-shrink"), /tide has 10 MiB/);
   t.match(await used("tide"), { objects: 3, used: 2 * 4096 }, "the third was cut");
   await volume("resize", "tide", "40M");
-  const bytes = await volume("read", "tide", "0", "40M");
-  t.same(
-    [...bytes.matchAll(/[^\0]+/g)].map((found) => [found.index, found[0]]),
-    [
-      [0, "data"],
-      [4 * MIB, "data"],
-    ],
-  );
+  for (const at of ["11M", "20M"]) {
+    t.equal(await volume("read", "tide", at, "4"), "\0\0\0\0", at);
+  }
+  t.equal(await volume("read", "tide", "4M", "4"), "data");
   await volume("rm", "tide", "--wait");
 });
 
@@ -83,9 +79,6 @@ t.test("a volume of 16 EiB, finely striped: used at its end, gone at once", asyn
   const layout = ["--object-size", "1M", "--stripe-unit", "64K", "--stripe-count", "4"];
   await volume("create", "huge", "16E", ...layout);
   t.match(await info("huge"), { objectSize: MIB, stripeUnit: 65_536, stripeCount: 4 });
-  const { server, socket } = await serve("huge");
-  t.equal(await sizeOf(socket, "huge"), String(2n ** 64n - 4096n));
-  await server.stop();
   const last = String(2n ** 64n - 8192n);
   await volume("write", "huge", last, "x".repeat(4096));
   t.equal(await volume("read", "huge", last, "4096"), "x".repeat(4096));

@@ -207,6 +207,47 @@ t.test("one writer of a volume at a time", async (t) => {
   }
 });
 
+t.test("a volume is taken away by force from an owner that is fenced first", async (t) => {
+  const { cluster, a, b } = await begin();
+  await a.send({ op: "volumeCreate", name: "disk", size: 4096, pool: "", actor: a.actor() });
+  const first = { op: "volumeOpen", name: "disk", write: true, holder: "line 1" } as const;
+  await a.send(first);
+  const refused = b.send({ op: "volumeOpen", name: "disk", write: true });
+  await t.rejects(refused, { code: "Busy", message: /client\.\d+, pid \d+.* since 1970-01-01T/ });
+  const reading = await b.send({ op: "volumeOpen", name: "disk", write: false });
+  t.equal(reading.answer.volume!.ownerClient, a.id, "a reader takes nothing");
+  t.same(cluster.fenced, []);
+  const taken = await b.send({ op: "volumeOpen", name: "disk", write: true, force: true });
+  t.equal(taken.answer.volume!.ownerClient, b.id);
+  t.same(cluster.fenced, [a.id], "the owner is fenced");
+  t.ok(taken.answer.minEpoch! > 0, "and OSDs learn of it before they serve the next one");
+  const { answer } = await b.send({ op: "volumeInfo", name: "disk" });
+  t.match(answer.volume, { ownerClient: b.id, writer: { client: b.id, holder: "" } });
+  await t.rejects(a.send({ op: "volumeInfo", name: "disk" }));
+});
+
+t.test("a line of succession ends when somebody else has had the volume", async (t) => {
+  const { cluster, a, b } = await begin();
+  await a.send({ op: "volumeCreate", name: "disk", size: 4096, pool: "", actor: a.actor() });
+  const line = { op: "volumeOpen", name: "disk", write: true, holder: "line 1" } as const;
+  const id = (await a.send(line)).answer.volume!.id;
+  await a.send({ op: "volumeClose", id });
+  await b.send({ ...line, continues: true });
+  t.pass("nobody has had it meanwhile");
+  await b.send({ op: "volumeClose", id });
+  await a.send({ ...line, holder: "line 2" });
+  await a.send({ op: "volumeClose", id });
+  const late = { ...line, continues: true };
+  await t.rejects(b.send(late), {
+    code: "StaleHandle",
+    message: /taken over by client\.\d+ at 1970/,
+  });
+  await t.rejects(b.send({ ...late, holder: "" }), { code: "StaleHandle" });
+  await t.rejects(b.send({ ...late, force: true }), { code: "StaleHandle" }, "nor by force");
+  t.same(cluster.fenced, []);
+  await b.send({ ...line, holder: "line 3" });
+});
+
 t.test("a missing or damaged batch is refused", async (t) => {
   const { cluster, a } = await begin();
   for (const name of ["1", "2", "3"]) {

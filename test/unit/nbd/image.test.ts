@@ -34,6 +34,8 @@ function volumeOf(layout: StripeLayout, size = SIZE): Volume {
     shrinkTo: 0,
     iopsLimit: 0,
     bandwidthLimit: 0,
+    ownerSinceNs: 0n,
+    writer: { client: 0, sinceNs: 0n, holder: "" },
   };
 }
 function imageOf(layout: StripeLayout, size = SIZE) {

@@ -15,7 +15,13 @@ function volume(id: number, name: string): Volume {
   return {
     ...{ id, name, size: 10 * OBJECT, createdNs: 0n, objectPrefix: `v${id}`, features: [] },
     layout: { pool: 1, objectSize: OBJECT, stripeUnit: OBJECT, stripeCount: 1 },
-    ...{ owner: "", ownerClient: 0, revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
+    ...{
+      owner: "",
+      ownerClient: 0,
+      ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
+      ownerSinceNs: 0n,
+      writer: { client: 0, sinceNs: 0n, holder: "" },
+    },
   };
 }
 

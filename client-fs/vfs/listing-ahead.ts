@@ -1,0 +1,90 @@
+/**
+ * Whole directories asked for at once: who looks up one name after the other in a directory (stat,
+ * ls -l, tar, rm -r) soon needs all of them, and a listing brings a thousand names with attributes
+ * and capabilities for the price of a few look-ups.
+ *
+ * A directory is listed when the look-ups that had to be asked are a fair share of its entries, and
+ * again only after as many as it has entries (what others hold is not in a listing), so that
+ * listings cost a bounded part of what was asked for anyway. Owns: the count of look-ups per
+ * directory, and which listings are under way.
+ */
+import { describeError, isDssError } from "../../cluster/base/errors.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import type { Node } from "./node.js";
+import type { NodeTable } from "./node-table.js";
+
+/** Entries that a listing asks for at a time. */
+const PAGE = 1_024;
+/** From the second look-up on, one in so many entries asked for one by one is worth a listing. */
+const MISSES_MIN = 2;
+const ENTRIES_PER_MISS = 128;
+/** A listing this short is waited for; look-ups beside a longer one are asked one by one. */
+const WAIT_ENTRIES = 2 * PAGE;
+/** Larger directories would push everything else out of the table. */
+const ENTRIES_MAX = 32_768;
+/** Directories whose look-ups are counted. */
+const COUNTED_MAX = 4_096;
+
+interface Listing {
+  readonly done: Promise<void>;
+  readonly entries: number;
+}
+
+export class ListingAhead {
+  private readonly counts = new Map<Node, { misses: number; wanted: number }>();
+  private readonly listings = new Map<Node, Listing>();
+
+  constructor(
+    private readonly mds: MdsClient,
+    private readonly table: NodeTable,
+    private readonly logger: Logger,
+  ) {}
+
+  /**
+   * A name of the directory has to be asked for. The promise, if any, settles when a listing that
+   * may bring it is over, and never fails.
+   */
+  missed(directory: Node): Promise<void> | undefined {
+    const running = this.listings.get(directory);
+    if (running !== undefined) return running.entries <= WAIT_ENTRIES ? running.done : undefined;
+    if (!this.table.lasting(directory)) return undefined; // Its attributes come with this look-up.
+    const entries = directory.size;
+    let count = this.counts.get(directory);
+    if (count === undefined) {
+      if (this.counts.size >= COUNTED_MAX) this.counts.clear();
+      count = { misses: 0, wanted: MISSES_MIN };
+      this.counts.set(directory, count);
+    }
+    count.misses++;
+    const { misses, wanted } = count;
+    if (misses < wanted || misses * ENTRIES_PER_MISS < entries || entries > ENTRIES_MAX) {
+      return undefined;
+    }
+    count.misses = 0;
+    count.wanted = Math.max(entries, MISSES_MIN);
+    const done = this.list(directory).finally(() => this.listings.delete(directory));
+    this.listings.set(directory, { done, entries });
+    return entries <= WAIT_ENTRIES ? done : undefined;
+  }
+
+  private async list(directory: Node): Promise<void> {
+    const { ino, namesEpoch } = directory;
+    try {
+      for (let cookie = 0; ; ) {
+        const request = { op: "readdir", ino, cookie, limit: PAGE, plus: true } as const;
+        const { answer } = await this.mds.call(request);
+        // Somebody else changes it: what is left of the listing would not be kept.
+        if (directory.namesEpoch !== namesEpoch || !this.table.lasting(directory)) return;
+        const entries = answer.entries ?? [];
+        if (answer.end === true || entries.length === 0) break;
+        cookie = entries[entries.length - 1]!.cookie;
+      }
+      this.table.noteComplete(directory);
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      // Whoever waits asks for its own name now, and reports what is wrong with that.
+      this.logger.debug({ ino, error: describeError(error) }, "a directory was not listed ahead");
+    }
+  }
+}
