@@ -7,6 +7,7 @@
  */
 import { DssError } from "../cluster/base/errors.js";
 import type { OsdId } from "../cluster/base/ids.js";
+import { heldFor } from "../cluster/base/lease.js";
 import { pgOf, type MapSource } from "../cluster/map/cluster-map.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { Timer } from "../cluster/platform/ports.js";
@@ -89,7 +90,7 @@ export class LeaseKeeper {
       shared.push({ pg, interval: pg.entry.interval });
     }
     const { leaseMs } = this.options;
-    const until = this.host.clock.now() + leaseMs;
+    const until = this.host.clock.now() + heldFor(leaseMs);
     const request = { pgs: shared.map(({ pg, interval }) => ({ pg: pg.id, interval })) };
     peer.call(GrantLease, request, { deadlineMs: leaseMs }).then(
       ({ message, epoch }) => {

@@ -90,6 +90,8 @@ export class LinkSession implements Link {
   private readonly parser: FrameParser;
   private readonly pending = new Map<number, Pending>();
   private nextSequence = 1;
+  /** Of the other side's requests and posts, which come in ascending order. */
+  private lastSequence = 0;
   private ticker: Timer | undefined;
   private lastReceived: number;
   private inFlight = 0;
@@ -146,8 +148,7 @@ export class LinkSession implements Link {
       }
       // Before anything is noted: what cannot be encoded is the caller's error alone.
       const body = call.request.encode(message);
-      const sequence = this.nextSequence;
-      this.nextSequence = (this.nextSequence + 1) >>> 0;
+      const sequence = this.takeSequence();
       this.pending.set(sequence, {
         call,
         deadline: this.host.clock.now() + options.deadlineMs,
@@ -160,7 +161,14 @@ export class LinkSession implements Link {
   }
 
   post<Message>(post: Post<Message>, message: Message): void {
-    if (!this.closed) this.send(post.number, 0, post.message.encode(message));
+    if (this.closed) return;
+    const body = post.message.encode(message);
+    this.send(post.number, this.takeSequence(), body);
+  }
+  private takeSequence(): number {
+    const sequence = this.nextSequence;
+    this.nextSequence = (sequence + 1) >>> 0;
+    return sequence;
   }
 
   onClose(callback: () => void): void {
@@ -203,8 +211,18 @@ export class LinkSession implements Link {
   private onFrame(frame: Frame): void {
     if (this.closed) return;
     if (frame.type % 2 === 1) this.onReply(frame);
+    else if (this.isRepeated(frame.sequence)) return;
     else if (this.accepted && this.entity < 0) this.onHello(frame);
     else this.onRequest(frame);
+  }
+
+  /** Nothing is executed twice, whatever lies between the two sides. */
+  private isRepeated(sequence: number): boolean {
+    // Numbers wrap: what is less than half the circle ahead is newer.
+    const ahead = (sequence - this.lastSequence) >>> 0;
+    if (ahead === 0 || ahead >= 2 ** 31) return true;
+    this.lastSequence = sequence;
+    return false;
   }
 
   private onHello(frame: Frame): void {

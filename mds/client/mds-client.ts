@@ -14,6 +14,7 @@
 import { assert } from "../../cluster/base/assert.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch, Ino } from "../../cluster/base/ids.js";
+import { heldFor } from "../../cluster/base/lease.js";
 import type { Logger } from "../../cluster/base/log.js";
 import { Backoff } from "../../cluster/messenger/backoff.js";
 import type { Link, Messenger, Peer } from "../../cluster/messenger/messenger.js";
@@ -698,7 +699,7 @@ export class MdsClient {
     const sameTerm = opened.term === this.term;
     const isNew = opened.client !== this.sessionId;
     this.term = opened.term;
-    this.leaseMs = opened.leaseMs;
+    this.leaseMs = heldFor(opened.leaseMs);
     this.epochSeen = Math.max(this.epochSeen, opened.epoch);
     this.sessionId = opened.client;
     this.link = link;
@@ -779,7 +780,7 @@ export class MdsClient {
           this.lose(link);
           return;
         }
-        this.leaseMs = kept.leaseMs;
+        this.leaseMs = heldFor(kept.leaseMs);
         if (kept.confirmed) this.extendLease(sentMs);
         this.onSafe(kept.safe);
         this.keepAliveSoon();

@@ -4,7 +4,8 @@
  *
  * A primary serves reads while every other member has granted it; it counts from when it *sent* the
  * request, a grantor from when it *received* it, so the grantor's promise always outlasts the
- * primary's belief. A new primary waits until no member remembers a promise to anyone else.
+ * primary's belief (cluster/base/lease.ts). A new primary waits until no member remembers a promise
+ * to anyone else.
  */
 import type { OsdId, PgId } from "../../cluster/base/ids.js";
 

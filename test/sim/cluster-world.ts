@@ -38,8 +38,8 @@ export interface StoreOnDisk {
   open(clock: Clock): Promise<ChunkStore>;
   /** Power is cut: unsynced writes are lost or torn. */
   crash(): void;
-  /** Flips a bit of some object's bytes; false when nothing is stored. */
-  rot?(): boolean;
+  /** Flips a bit somewhere; false when nothing is stored there. */
+  rot?(where: "data" | "log" | "index"): boolean;
 }
 export type DiskFactory = (osd: OsdId, random: Prng, clock: SimClock) => StoreOnDisk;
 
@@ -88,8 +88,11 @@ export class ClusterWorld {
   readonly fatal: Error[] = [];
   /** For scenarios that strike when the map changes. */
   onMap: (before: ClusterMap, after: ClusterMap) => void = () => undefined;
-  /** How far the wall clocks of hosts that start from now on differ at most. */
-  readonly skew = { wallMs: 0 };
+  /**
+   * How the clocks of hosts that start from now on differ at most: in what they show, and in how
+   * fast they run (0.004: four milliseconds a second faster or slower).
+   */
+  readonly skew = { wallMs: 0, rate: 0 };
   private readonly logger: Logger;
   private readonly disks = new Map<OsdId, StoreOnDisk>();
   /** Every host that lives, by name, started or not. */
@@ -164,7 +167,10 @@ export class ClusterWorld {
   }
   private platformOf(host: SimHost): Platform {
     const { random } = this;
-    const skew: Skew = { rate: 1, wallMs: (random.float() - 0.5) * this.skew.wallMs };
+    const skew: Skew = {
+      rate: 1 + (random.float() - 0.5) * 2 * this.skew.rate,
+      wallMs: (random.float() - 0.5) * this.skew.wallMs,
+    };
     const clock = this.clock.forNode(
       () => host.alive,
       (work) => host.run(work),

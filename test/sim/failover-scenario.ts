@@ -22,9 +22,11 @@ import { CLEAN_WITHIN_MS, ScenarioBase, WORK_WITHIN_MS } from "./scenario-base.j
  * each where one promise is at stake, on one PG of three OSDs. power: power cuts of all of them.
  * lease: primaries that are deposed while a client still believes in them. deposed: the same while
  * they sleep. retry: connections that break under requests. learner: members that come back while
- * writes go on. rot: bits of one OSD's stored blocks flip.
+ * writes go on. rot: bits of one OSD's stored blocks flip. members: OSDs join, are emptied and
+ * removed, go out and in and change their weight, on several PGs.
  */
-export type Trouble = "mixed" | "power" | "lease" | "deposed" | "retry" | "learner" | "rot";
+export type Trouble =
+  "mixed" | "power" | "lease" | "deposed" | "retry" | "learner" | "rot" | "members";
 
 export interface FailoverOptions {
   seed: number;
@@ -48,6 +50,7 @@ export interface FailoverResult {
 const BLOCKS = 2;
 const CLIENTS = 3;
 const POOL = 1;
+const REPLICAS = 3;
 
 export async function runFailoverScenario(options: FailoverOptions): Promise<FailoverResult> {
   const scenario = new FailoverScenario(options);
@@ -62,7 +65,7 @@ export async function runFailoverScenario(options: FailoverOptions): Promise<Fai
 class FailoverScenario extends ScenarioBase {
   private readonly trouble: Trouble;
   private readonly rounds: number;
-  private readonly osds: OsdId[];
+  private osds: OsdId[];
   private readonly objects: number;
   private readonly blocks: number = BLOCKS;
   /** Longest pause of a client after half of its operations. */
@@ -81,6 +84,8 @@ class FailoverScenario extends ScenarioBase {
   private done = 0;
   private working = 0;
   private faultsOn = true;
+  /** Trouble "members": nobody fails in this round. */
+  private isQuiet = false;
 
   constructor(options: FailoverOptions) {
     const { trouble = "mixed", rounds = 4 } = options;
@@ -98,6 +103,7 @@ class FailoverScenario extends ScenarioBase {
           readLeaseMs: [1_000, 400, 200][draw]!,
           downOutMs: [60_000, 8_000, 20_000][draw]!,
           ...(trouble === "mixed" ? {} : DIRECTED),
+          ...(trouble === "members" ? { "pool.pgs": 8, downOutMs: 60_000 } : {}),
         },
         ...(options.logger === undefined ? {} : { logger: options.logger }),
       }),
@@ -105,10 +111,11 @@ class FailoverScenario extends ScenarioBase {
     this.trouble = trouble;
     this.rounds = rounds;
     this.osds = Array.from({ length: osds }, (_, id) => id);
-    this.objects = { mixed: 8, power: 6 }[trouble as string] ?? 2;
+    this.objects = { mixed: 8, power: 6, members: 12 }[trouble as string] ?? 2;
     // Enough at once to fill a log and an overlay between two power cuts.
     this.blocks = trouble === "power" ? 12 : BLOCKS;
     this.operations = options.operations;
+    if (trouble === "members") this.world.onMap = (before, after) => this.checkSizes(before, after);
     if (trouble === "mixed") this.world.onMap = (before, after) => this.strikeAtJoin(before, after);
     else this.paceMs = trouble === "power" ? 4 : 40;
     this.faultGapMs = this.random.pick([2_500, 6_000, 15_000]);
@@ -120,12 +127,16 @@ class FailoverScenario extends ScenarioBase {
     for (let i = 0; i < CLIENTS; i++) {
       this.clients.push(await this.settled(world.startClient(), 60_000, "no session"));
     }
+    // Only where no message is late or lost can a planned change promise anything (checkSizes).
+    const isReliable = this.trouble === "members" && this.random.chance(0.5);
+    const often = (...chances: number[]): number => (isReliable ? 0 : this.random.pick(chances));
     world.network.faults = {
       delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
-      loss: this.random.pick([0, 0.0005, 0.002]),
-      stall: this.random.pick([0, 0.001, 0.003]),
+      loss: often(0, 0.0005, 0.002),
+      stall: often(0, 0.001, 0.003),
       stallMs: 3_000,
-      mdsLoss: this.random.pick([0, 0.005, 0.02]),
+      duplicate: this.random.pick([0, 0.005, 0.05]),
+      mdsLoss: often(0, 0.005, 0.02),
     };
     const loops = this.trouble === "power" ? 6 : 1;
     for (const client of this.clients) for (let i = 0; i < loops; i++) this.work(client);
@@ -267,17 +278,95 @@ class FailoverScenario extends ScenarioBase {
       case "rot": {
         // Always of the first primary: the others keep good copies.
         for (let i = 0; i < 60; i++) {
-          if (world.diskOf((this.victim ??= primary))?.rot?.() === true) this.note("rotten bit");
+          if (world.diskOf((this.victim ??= primary))?.rot?.("data") === true) {
+            this.note("rotten bit");
+          }
           await this.pause(random.float() * 60);
         }
+        if (random.chance(0.5)) await this.rotWhileDown(this.victim!);
         return;
       }
+      case "members":
+        return this.changeMembers();
       case "learner": {
         const [member] = this.othersOf(primary);
         const ms = 100 + random.float() * 1_500;
         this.crash("crash", [random.chance(0.7) ? member! : primary], ms);
         return this.pause(ms);
       }
+    }
+  }
+
+  /** What holds the objects together rots; it is met when the OSD starts. */
+  private async rotWhileDown(victim: OsdId): Promise<void> {
+    const { random, world } = this;
+    world.crashOsd(victim);
+    for (let i = random.int(1, 3); i > 0; i--) {
+      const where = random.pick(["log", "index"] as const);
+      if (world.diskOf(victim)?.rot?.(where) === true) this.note(`rotten bit in the ${where}`);
+    }
+    await this.pause(random.float() * 1_000);
+    world.startOsd(victim);
+    await this.pause(200);
+  }
+  /** By command; in half of the rounds somebody crashes meanwhile. */
+  private async changeMembers(): Promise<void> {
+    const { random, world } = this;
+    const id = random.pick(this.osds);
+    this.isQuiet = random.chance(0.5);
+    if (!this.isQuiet) {
+      const victim = random.pick(this.osds);
+      world.clock.schedule(random.float() * 1_500, () => {
+        this.crash("crash", [victim], 50 + random.float() * 1_500);
+      });
+    }
+    const roll = random.float();
+    if (this.osds.length <= REPLICAS || (roll < 0.3 && this.osds.length < 6)) {
+      this.note("an OSD joins");
+      const added = Math.max(...this.osds, ...this.destroyed) + 1;
+      world.addDisk(added);
+      world.startOsd(added);
+      this.osds.push(added);
+      await this.pause(random.float() * 2_000);
+    } else if (roll < 0.6) await this.drain(id);
+    else if (roll < 0.8) {
+      this.note("an OSD is reweighted");
+      await world.order({ op: "osdReweight", id, weight: random.pick([0.25, 0.5, 1, 2]) });
+      await this.pause(random.float() * 2_000);
+    } else {
+      this.note("an OSD goes out and in");
+      await world.order({ op: "osdOut", id });
+      await this.pause(random.float() * 2_000);
+      await world.order({ op: "osdIn", id });
+    }
+    if (!this.isQuiet) await this.pause(2_000); // Whoever is to crash has crashed.
+    for (let i = 0; i < 600 && !world.allClean(); i++) await this.pause(100);
+    this.isQuiet = false;
+  }
+  /** As `dss osd drain` and `dss osd rm` do it: when no set names it any more, it goes for good. */
+  private async drain(id: OsdId): Promise<void> {
+    const { world } = this;
+    this.note("an OSD is drained");
+    await world.order({ op: "osdOut", id });
+    const isNamed = (): boolean => {
+      return [...allPgs(world.map)].some(({ entry }) => entry.inSync.includes(id));
+    };
+    for (let i = 0; i < 3_000 && isNamed(); i++) await this.pause(100);
+    if (isNamed()) return this.fail(`osd.${id} was not drained`);
+    this.destroyed.add(id);
+    this.osds = this.othersOf(id);
+    world.destroyOsd(id);
+    while (world.map.osds.some((osd) => osd.id === id && osd.up)) await this.pause(100);
+    await world.order({ op: "osdRemove", id });
+  }
+  /** Where nobody fails, a planned change costs no PG a copy at any moment. */
+  private checkSizes(before: ClusterMap, after: ClusterMap): void {
+    const { loss, stall = 0, mdsLoss = 0 } = this.world.network.faults;
+    if (!this.isQuiet || loss > 0 || stall > 0 || mdsLoss > 0) return;
+    for (const { pg, entry } of allPgs(after)) {
+      const had = pgOf(before, pg)?.inSync.length ?? 0;
+      if (entry.inSync.length >= Math.min(had, REPLICAS)) continue;
+      this.fail(`pg ${pg} went from ${had} to ${entry.inSync.length} copies without a failure`);
     }
   }
 
@@ -473,7 +562,8 @@ class FailoverScenario extends ScenarioBase {
     await this.clean("the PGs did not become clean after healing");
   }
   private async clean(what: string): Promise<void> {
-    const alive = (): boolean => this.world.running.size === this.osds.length - this.destroyed.size;
+    const left = this.osds.filter((id) => !this.destroyed.has(id));
+    const alive = (): boolean => left.every((id) => this.world.running.has(id));
     await this.until(() => alive() && this.world.allClean(), CLEAN_WITHIN_MS, what);
   }
 

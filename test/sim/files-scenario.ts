@@ -132,6 +132,7 @@ class FilesScenario extends ScenarioBase {
     world.network.faults = {
       delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
       loss: this.random.pick([0, 0.0005, 0.003]),
+      duplicate: this.random.pick([0, 0.005, 0.05]),
     };
     for (const mount of this.mounts) this.work(mount);
     this.guard(this.options.trouble === "mixed" ? this.strikeAtRandom() : this.strikeInRounds());

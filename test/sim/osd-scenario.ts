@@ -84,6 +84,7 @@ class Scenario extends ScenarioBase {
     world.network.faults = {
       delayMs: { min: 0.05, max: this.random.pick([0.2, 1, 5]) },
       loss: this.random.pick([0, 0.0005, 0.002]),
+      duplicate: this.random.pick([0, 0.005, 0.05]),
     };
     for (const object of this.objects) this.work(object);
     this.scheduleFault();

@@ -51,6 +51,8 @@ export abstract class ScenarioBase {
   protected async begin(): Promise<void> {
     // Nobody decides anything by the time of day; other programs' may be anything.
     this.world.skew.wallMs = this.random.pick([0, 20_000]);
+    // Leases are made for two clocks that differ by twice this.
+    this.world.skew.rate = this.random.pick([0, 0.004]);
     this.world.start();
     await this.until(() => this.world.allClean(), 120_000, "the PGs never became active");
   }

@@ -22,6 +22,7 @@ export const SCENARIOS = [
   "retry",
   "learner",
   "rot",
+  "members",
   "files",
   "sleep",
   "loss",

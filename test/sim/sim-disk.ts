@@ -237,6 +237,14 @@ export class SimDisk {
     const value = index.entries.get(keys[nth]!)!;
     value[value.length >> 1]! ^= 4;
   }
+  /** Rot in an index: flips a bit of some value; false when there is none. */
+  rotIndex(random: Prng): boolean {
+    const values = [...this.indexes.values()].flatMap(({ entries }) => [...entries.values()]);
+    const value = values.length === 0 ? undefined : random.pick(values);
+    if (value === undefined || value.length === 0) return false;
+    value[random.int(0, value.length - 1)]! ^= 1 << random.int(0, 7);
+    return true;
+  }
   /** A store that is put aside, durable at once. */
   moveIndex(source: string, target: string): boolean {
     const index = this.indexes.get(source);

@@ -22,6 +22,8 @@ export interface NetworkFaults {
   /** Probability that a message is held up for long, up to `stallMs`. */
   stall?: number;
   stallMs?: number;
+  /** Probability that a message comes twice, the second time after what was sent later. */
+  duplicate?: number;
   /** Loss of messages from and to metadata servers, whose answers matter one by one. */
   mdsLoss?: number;
 }
@@ -43,6 +45,7 @@ export class SimNetwork {
   bytes = 0;
   messages = 0;
   broken = 0;
+  duplicated = 0;
 
   constructor(
     readonly clock: SimClock,
@@ -271,9 +274,17 @@ class SimEnd implements Connection {
     if (target.closed) return this.break(); // It was closed behind a partition.
     const arrival = Math.max(network.clock.now + network.delay(), this.lastArrival);
     this.lastArrival = arrival;
-    network.clock.schedule(arrival - network.clock.now, () => {
-      target.host.run(() => target.receive(message));
-    });
+    const arrive = (at: number, bytes: Buffer): void => {
+      network.clock.schedule(at - network.clock.now, () => {
+        target.host.run(() => target.receive(bytes));
+      });
+    };
+    const { duplicate = 0 } = network.faults;
+    if (duplicate > 0 && network.random.chance(duplicate)) {
+      network.duplicated++;
+      arrive(arrival + network.delay() * 10, Buffer.from(message));
+    }
+    arrive(arrival, message);
   }
   joins(one: string, other: string): boolean {
     const names = [this.host.name, this.other.host.name];

@@ -1,6 +1,7 @@
 /** The disks under simulated OSDs. */
 import { silentLogger } from "../../cluster/base/log.js";
 import type { Prng } from "../../cluster/base/prng.js";
+import { UNKNOWN_META } from "../../osd/pg-record.js";
 import { FileStore } from "../../osd/store/file-store.js";
 import { MemoryStore } from "../../osd/store/memory-store.js";
 import type { StoreOptions } from "../../osd/store/options.js";
@@ -28,8 +29,8 @@ export const memoryDisk: DiskFactory = (osd, _random, clock) => {
   };
 };
 
-/** Where data-files.ts keeps the bytes of objects. */
-const DATA_PREFIX = "data/";
+/** Where data-files.ts keeps the bytes of objects, and wal.ts its segments. */
+const PREFIXES = { data: "data/", log: "wal/" };
 
 /** Small enough that segments are recycled and checkpoints happen all the time. */
 function smallStore(random: Prng): Partial<StoreOptions> {
@@ -68,11 +69,14 @@ export const simulatedDisk: DiskFactory = (osd, random, clock) => {
         osdId: osd,
         options,
         logger: silentLogger,
+        damagedMeta: UNKNOWN_META, // As osd/main.ts opens it.
         clock: nodeClock,
         random: { u32: () => source.u32(), bytes: (length) => source.bytes(length) },
       });
     },
     crash: () => disk.crash(),
-    rot: () => disk.rot(DATA_PREFIX, random),
+    rot: (where) => {
+      return where === "index" ? disk.rotIndex(random) : disk.rot(PREFIXES[where], random);
+    },
   };
 };

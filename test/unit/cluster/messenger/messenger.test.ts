@@ -40,19 +40,26 @@ function messengerOn(
   });
   return { host, messenger };
 }
-function serve(network: SimNetwork): { host: SimHost; messenger: RpcMessenger; notes: string[] } {
+function serve(network: SimNetwork): {
+  host: SimHost;
+  messenger: RpcMessenger;
+  executed: string[];
+  notes: string[];
+} {
   const { host, messenger } = messengerOn(network, "server", 1);
   const notes: string[] = [];
+  const executed: string[] = [];
   const clock = network.clock.forNode(() => host.alive);
   messenger.handle(Echo, (request) => {
     const { text, waitMs = 0, fail = false } = request.message;
+    executed.push(text);
     if (fail) throw new DssError("NoSpace", "full", { epoch: 9 });
     const answer = (): void => request.reply({ text }, [request.data], request.sums);
     clock.setTimer(waitMs, answer);
   });
   messenger.handlePost(Note, ({ text }) => notes.push(text));
   void messenger.listen(SERVER);
-  return { host, messenger, notes };
+  return { host, messenger, executed, notes };
 }
 /** Runs the simulation until the promise settles. */
 async function settled<T>(clock: SimClock, work: Promise<T>, withinMs = 60_000): Promise<T> {
@@ -147,6 +154,26 @@ t.test("another cluster is refused; posts arrive", async (t) => {
   await settled(clock, peer.call(Echo, { text: "" }, { deadlineMs: 1_000 }));
   peer.post(Note, { text: "hello" });
   t.ok(await clock.runUntil(() => server.notes.length > 0, 1_000));
+});
+
+t.test("messages that come twice, and late, are executed once", async (t) => {
+  const { clock, network } = world();
+  const server = serve(network);
+  network.faults = { delayMs: { min: 0.02, max: 0.2 }, loss: 0, duplicate: 1 };
+  const { messenger } = messengerOn(network, "client", 70_000);
+  const peer = messenger.peer(SERVER);
+  const texts = Array.from({ length: 20 }, (_, i) => String(i));
+  const answers = texts.map((text) => peer.call(Echo, { text }, { deadlineMs: 1_000 }));
+  const got = await settled(clock, Promise.all(answers));
+  t.same(
+    got.map(({ message }) => message.text),
+    texts,
+  );
+  t.same([...server.executed].sort(), [...texts].sort());
+  t.ok(network.duplicated > texts.length);
+  for (const text of texts) peer.post(Note, { text });
+  await clock.advance(1_000);
+  t.same(server.notes, texts);
 });
 
 t.test("garbage closes its connection and nothing else", async (t) => {
