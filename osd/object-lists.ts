@@ -24,6 +24,7 @@ export function listed(
     size: info.size,
     versionInterval: info.version.interval,
     versionSeq: info.version.seq,
+    snapSeq: info.snapSeq,
     allocated: info.allocated,
   }));
   return { objects };

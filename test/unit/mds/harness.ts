@@ -117,6 +117,7 @@ export class FakeObjects {
       mtimeNs: found?.mtimeNs ?? 0n,
       truncateSeq: 0,
       allocated: found?.size ?? 0,
+      ...{ clones: [], snapSeq: 0 },
     };
   }
   async trim(

@@ -105,6 +105,7 @@ export class MemoryObjects {
           mtimeNs: object?.mtimeNs ?? 0n,
           truncateSeq: object?.truncateSeq ?? 0,
           allocated: object?.size ?? 0,
+          ...{ clones: [], snapSeq: 0 },
         };
       },
       extents: async (address, offset, length, options) => {
