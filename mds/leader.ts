@@ -19,7 +19,9 @@ import { Checkpointer } from "./checkpointer.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
-import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
+import { Namespace } from "./core/namespace.js";
+import { emptyPlan, type Plan } from "./core/plan.js";
+import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
@@ -1012,6 +1014,8 @@ export class MdsLeader {
         return namespace.readdir(access, request);
       case "create":
         return namespace.create(access, request);
+      case "tmpfile":
+        return namespace.tmpfile(access, request);
       case "link":
         return namespace.link(access, request);
       case "unlink":
@@ -1029,11 +1033,11 @@ export class MdsLeader {
       case "orphanRelease":
         return namespace.orphanRelease(access, request);
       case "getxattrs":
-        return namespace.getxattrs(access, request);
+        return getXattrs(this.metadata, access, request);
       case "setxattr":
-        return namespace.setxattr(access, request);
+        return setXattr(this.metadata, access, request);
       case "removexattr":
-        return namespace.removexattr(access, request);
+        return removeXattr(this.metadata, access, request);
       case "statfs":
         return namespace.statfs();
       case "inoRange":

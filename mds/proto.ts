@@ -15,6 +15,9 @@ export const NAME_MAX = 255;
 export const SYMLINK_MAX = 4095;
 export const XATTR_NAME_MAX = 255;
 export const XATTR_VALUE_MAX = 65_536;
+/** Extended attributes that are POSIX access control lists (mds/core/acl.ts). */
+export const ACL_ACCESS = "system.posix_acl_access";
+export const ACL_DEFAULT = "system.posix_acl_default";
 /** All extended attributes of one inode together. */
 export const XATTR_TOTAL_MAX = 131_072;
 export const LINK_MAX = 65_000;
@@ -149,9 +152,16 @@ export type Request =
       mode: number;
       rdev: number;
       target?: Buffer;
+      /** Permission bits before the umask: where a default access control list starts from. */
+      unmasked?: number;
       exclusive: boolean;
       actor: Actor;
     }
+  /**
+   * A regular file without a name (O_TMPFILE), open in this session: `link` gives it one,
+   * `orphanRelease` ends it. Group and access control list come from `parent`.
+   */
+  | { op: "tmpfile"; parent: Ino; ino: Ino; mode: number; unmasked?: number; actor: Actor }
   | { op: "link"; ino: Ino; parent: Ino; name: Buffer; actor: Actor }
   /**
    * `stillOpen`: this session keeps the file if its last name goes (tell `orphanRelease` at the
@@ -203,6 +213,8 @@ export type Request =
       value: Buffer;
       create: boolean;
       replace: boolean;
+      /** An access control list by someone who may not set the set-group-id bit: it goes. */
+      clearSgid?: boolean;
       actor: Actor;
     }
   | { op: "removexattr"; ino: Ino; name: Buffer; actor: Actor }
