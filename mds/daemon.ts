@@ -57,6 +57,8 @@ export interface MdsDaemonOptions {
   graceMs: number;
   /** How often OSDs repeat what they report. */
   osdHeartbeatMs: number;
+  /** How often leftovers of deleted files are looked for; 0: never. */
+  leftoversIntervalMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -282,8 +284,19 @@ export class MdsDaemon {
       onFailure,
     });
     await leader.start();
-    if (this.leading !== leading) leader.stop();
-    else leading.leader = leader;
+    if (this.leading !== leading) {
+      leader.stop();
+      return;
+    }
+    leading.leader = leader;
+    if (options.leftoversIntervalMs > 0) this.sweepLater(leading);
+  }
+  private sweepLater(leading: Leading): void {
+    this.parts.clock.setTimer(this.options.leftoversIntervalMs, () => {
+      if (this.leading !== leading || leading.leader === undefined) return;
+      this.fsck(leading.leader).sweep();
+      this.sweepLater(leading);
+    });
   }
   private onFailure(leading: Leading, error: unknown): void {
     const { logger, onFatal } = this.parts;
