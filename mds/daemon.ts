@@ -6,7 +6,7 @@
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import { MDS_ENTITY_BASE, type Epoch, type MdsId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
-import { poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
+import { isFenced, poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
@@ -275,6 +275,7 @@ export class MdsDaemon {
         clusterId: options.clusterId,
         epoch: () => host.map.epoch,
         fence: (client) => host.fence(client),
+        isFenced: (client) => isFenced(host.map, client),
         allocateClient: () => this.clientIds.take(),
         layoutOf: (name) => layoutOf(host, name),
         usage: () => parts.usage(),
