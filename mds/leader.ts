@@ -115,6 +115,8 @@ export interface ClusterPort {
    * Refuses the client at the OSDs; resolves with the epoch of the fence, once it is in the map.
    */
   fence(client: ClientId): Promise<Epoch>;
+  /** By the newest map. */
+  isFenced(client: ClientId): boolean;
   allocateClient(): Promise<ClientId>;
   /** Layout of the pool with this name ("" or undefined: the file system's). */
   layoutOf(pool: string | undefined): Layout | undefined;
@@ -147,6 +149,7 @@ interface LiveSession {
 
 const LAPSED = "its lease is over while others wait";
 const KEEPS = "it keeps what was recalled";
+const FENCED = "it is fenced";
 const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
 const SETTLE_MS = 300;
@@ -303,6 +306,10 @@ export class MdsLeader {
       { term: this.parts.term, sessions: this.awaited.size, journal: this.journal.last },
       "leading the metadata",
     );
+    for (const session of this.sessions.values()) {
+      // Our predecessor died on the way: no OSD takes its data, so it must not go on here.
+      if (this.parts.cluster.isFenced(session.id)) void this.evict(session, FENCED);
+    }
     this.onTick();
     this.purger.wake();
   }
@@ -701,12 +708,13 @@ export class MdsLeader {
   }
   /**
    * The fence stops its writes, but what it has cached it reads until it hears of its end or its
-   * lease is over: nobody may change that before. Nothing that it sends prolongs the lease now. For
-   * any other reason it is over already, or people ask for it.
+   * lease is over: nobody may change that before. Nothing that it sends prolongs the lease now; an
+   * earlier leader may have until we began. For any other reason it is over already, or people ask
+   * for it.
    */
   private async leaseOver(session: LiveSession, reason: string): Promise<void> {
     const left = session.lastSeen + this.parts.options.leaseMs - this.now();
-    if (left <= 0 || reason !== KEEPS) return;
+    if (left <= 0 || (reason !== KEEPS && reason !== FENCED)) return;
     await new Promise<void>((resolve) => void this.parts.clock.setTimer(left, resolve));
   }
   private pause(): Promise<void> {

@@ -12,7 +12,7 @@ import type { MdsClient } from "../../mds/client/mds-client.js";
 import { FILE_SIZE_MAX, type Actor } from "../../mds/proto.js";
 import type { OpenReply } from "../file-system.js";
 import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
-import { type Node, S_ISGID, S_ISUID, S_IXGRP } from "./node.js";
+import { type Node, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { WriteBudget } from "./writer.js";
 
@@ -574,7 +574,3 @@ function checkAlive(node: Node, handle: FileHandle): void {
   }
 }
 /** A full cluster stays "no space" for the caller; everything else is an I/O error. */
-function writeBackError(cause: DssError | undefined): DssError {
-  const code = cause?.code === "NoSpace" ? "NoSpace" : "Disk";
-  return new DssError(code, "an earlier write to this file failed", { cause });
-}

@@ -44,7 +44,7 @@ import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
-import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
+import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { NodeTable, nameKey } from "./node-table.js";
 import { WriteBudget } from "./writer.js";
 
@@ -569,6 +569,8 @@ export class Vfs implements FileSystem {
   async syncfs(): Promise<void> {
     await this.table.flushAll();
     await this.mds.waitSafe();
+    const failure = this.table.takeFailure();
+    if (failure !== undefined) throw writeBackError(failure);
   }
 
   // ---- Directories -----------------------------------------------------------------------------

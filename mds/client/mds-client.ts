@@ -185,6 +185,11 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "volumeInfo",
 ]);
 
+function evictedError(cause?: DssError): DssError {
+  const message = "this client was evicted by the metadata server";
+  return new DssError("NoSession", message, cause === undefined ? {} : { cause });
+}
+
 interface Outstanding {
   id: number;
   readonly request: Request;
@@ -247,6 +252,8 @@ export class MdsClient {
   private lostChange: DssError | undefined;
 
   private ranges: { next: Ino; left: number; count: number }[] = [];
+  /** The lowest number that was given to the present session; those of earlier ones are lower. */
+  private firstIno = Infinity;
   private fetchingRange: Promise<void> | undefined;
 
   private lastContactMs = 0;
@@ -462,7 +469,15 @@ export class MdsClient {
     return this.call(request, { wait });
   }
 
+  /** It cannot be asked again in the session that follows the one for which it was made. */
+  private isOutlived(request: Request, wasSent: boolean): boolean {
+    if (request.op === "create") return request.ino < this.firstIno;
+    return wasSent && !REPEATABLE.has(request.op);
+  }
+
   private issue(request: Request, wait: "unsafe" | "safe"): Promise<MdsReply> {
+    // It had waited while the session ended.
+    if (this.isOutlived(request, false)) return Promise.reject(evictedError());
     return new Promise((resolve, reject) => {
       const now = this.clock.now();
       const entry: Outstanding = {
@@ -616,6 +631,7 @@ export class MdsClient {
           throw new DssError("Malformed", "the metadata server gave no inode numbers");
         }
         this.ranges.push({ next: range.first, left: range.count, count: range.count });
+        this.firstIno = Math.min(this.firstIno, range.first);
       })
       .finally(() => {
         this.fetchingRange = undefined;
@@ -870,11 +886,10 @@ export class MdsClient {
       { client: this.sessionId, error: describeError(reason) },
       "the metadata session was ended by the leader",
     );
-    const error = new DssError("NoSession", "this client was evicted by the metadata server", {
-      cause: reason,
-    });
+    const error = evictedError(reason);
     this.sessionId = 0;
     this.ranges = [];
+    this.firstIno = Infinity;
     const entries = [...this.outstanding.values()];
     this.outstanding.clear();
     this.changes.clear();
@@ -882,7 +897,7 @@ export class MdsClient {
     for (const entry of entries) {
       if (entry.answered) {
         lost ||= CHANGES.has(entry.request.op);
-      } else if (!entry.sent || REPEATABLE.has(entry.request.op)) {
+      } else if (!this.isOutlived(entry.request, entry.sent)) {
         entry.id = this.nextId++;
         entry.sent = false;
         this.enter(entry);

@@ -170,6 +170,8 @@ t.test("a write-back that fails for good is reported once, by each handle", asyn
   t.equal(await world.fails(mount.vfs.fsync(file.ino, file.handle)), undefined);
   t.equal(await world.fails(mount.vfs.flush(file.ino, second, 0n)), "NoSpace");
   t.equal(await world.fails(mount.vfs.flush(file.ino, second, 0n)), undefined);
+  t.equal(await world.fails(mount.vfs.syncfs()), "NoSpace");
+  t.equal(await world.fails(mount.vfs.syncfs()), undefined);
 });
 
 t.test("a write-back that fails for now is repeated until the data are there", async (t) => {
