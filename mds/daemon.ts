@@ -6,7 +6,7 @@
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import { MDS_ENTITY_BASE, type Epoch, type MdsId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
-import { poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
+import { isFenced, poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
@@ -17,6 +17,7 @@ import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
 import { Fsck, type ObjectLister } from "./fsck.js";
+import type { PurgeLister } from "./purger.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -57,6 +58,8 @@ export interface MdsDaemonOptions {
   graceMs: number;
   /** How often OSDs repeat what they report. */
   osdHeartbeatMs: number;
+  /** How often leftovers of deleted files are looked for; 0: never. */
+  leftoversIntervalMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -64,7 +67,7 @@ export interface MdsDaemonParts {
   coordination: Coordination;
   messenger: Messenger;
   /** Stat and removal of objects. */
-  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
   reader: MetadataReader;
   /** Writes under the term. */
   store(term: Term): MetadataStore;
@@ -73,7 +76,7 @@ export interface MdsDaemonParts {
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
   /** Absent: fsck looks at metadata only. */
-  lister?: ObjectLister;
+  lister: ObjectLister & PurgeLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -273,17 +276,30 @@ export class MdsDaemon {
         clusterId: options.clusterId,
         epoch: () => host.map.epoch,
         fence: (client) => host.fence(client),
+        isFenced: (client) => isFenced(host.map, client),
         allocateClient: () => this.clientIds.take(),
         layoutOf: (name) => layoutOf(host, name),
         usage: () => parts.usage(),
       },
       objects: parts.objects,
+      lister: parts.lister,
       options: options.leader,
       onFailure,
     });
     await leader.start();
-    if (this.leading !== leading) leader.stop();
-    else leading.leader = leader;
+    if (this.leading !== leading) {
+      leader.stop();
+      return;
+    }
+    leading.leader = leader;
+    if (options.leftoversIntervalMs > 0) this.sweepLater(leading);
+  }
+  private sweepLater(leading: Leading): void {
+    this.parts.clock.setTimer(this.options.leftoversIntervalMs, () => {
+      if (this.leading !== leading || leading.leader === undefined) return;
+      this.fsck(leading.leader).sweep();
+      this.sweepLater(leading);
+    });
   }
   private onFailure(leading: Leading, error: unknown): void {
     const { logger, onFatal } = this.parts;

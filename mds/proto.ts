@@ -101,6 +101,8 @@ export interface SessionOpen {
   orphans: Ino[];
   /** Going on: files that it has open without holding a capability (released with `open`). */
   open?: Ino[];
+  /** Going on: the locks that its programs hold; a new leader knows of none. */
+  locks?: LockClaim[];
   /** The oldest request id whose answer is missing or unsafe. */
   floor: number;
 }
@@ -221,12 +223,31 @@ export type Request =
   | { op: "statfs" }
   /** A fresh range of inode numbers for `create`, journaled before it is answered. */
   | { op: "inoRange" }
-  /** `size` in bytes. Exists when the name is taken. */
-  | { op: "volumeCreate"; name: string; size: number; pool: string; actor: Actor }
+  /** `size` in bytes; a layout member left out is the pool's. Exists when the name is taken. */
+  | {
+      op: "volumeCreate";
+      name: string;
+      size: number;
+      pool: string;
+      objectSize?: number;
+      stripeUnit?: number;
+      stripeCount?: number;
+      actor: Actor;
+    }
   | { op: "volumeList" }
   | { op: "volumeInfo"; name: string }
   /** Refused (Busy) while a session has it open. Its objects go to the purge queue. */
   | { op: "volumeRemove"; name: string }
+  /**
+   * Growth is at once, also of a volume in use. Shrinking needs `shrink` and nobody who has it
+   * open; it is under way (`shrinkTo`) until what is beyond the new end is gone, and then the size
+   * changes.
+   */
+  | { op: "volumeResize"; name: string; size: number; shrink: boolean }
+  /** Also of a volume in use: whoever has it open goes on. */
+  | { op: "volumeRename"; name: string; newName: string }
+  /** Of each export; 0: no limit, a member left out stays as it is. `bandwidth`: bytes a second. */
+  | { op: "volumeLimit"; name: string; iops?: number; bandwidth?: number }
   /**
    * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
    * with the owner's name. `force`: that owner is fenced and evicted first. `holder` names a
@@ -242,10 +263,40 @@ export type Request =
       continues?: boolean;
     }
   | { op: "volumeClose"; id: number }
+  /**
+   * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
+   * it waits under that number (the session's own, above 0), and `MdsLockOutcome` tells the end of
+   * it. Asked again under the same number it goes on waiting.
+   */
+  | ({ op: "lock"; waiter: number } & LockClaim)
+  | { op: "unlock"; kind: LockKind; ino: Ino; owner: string; start: bigint; end: bigint }
+  /** What stands in the way of such a lock (F_GETLK). */
+  | ({ op: "lockTest" } & LockClaim)
+  /** Ends a wait; `unknown`: there is none (any more), its outcome has been told. */
+  | { op: "lockCancel"; waiter: number }
   /** Waits until everything this session did before is safe. */
   | { op: "sync" };
 
 export type Operation = Request["op"];
+
+/** flock(2) or fcntl(2): the two know nothing of each other. */
+export type LockKind = "flock" | "posix";
+export type LockMode = "shared" | "exclusive";
+/** Last byte that a lock can cover: to the end of the file, however long it becomes. */
+export const LOCK_END = 2n ** 63n - 1n;
+/** A lock that one of a session's programs holds or wants. */
+export interface LockClaim {
+  kind: LockKind;
+  ino: Ino;
+  /** The session's name for who holds it: up to 16 hex digits. */
+  owner: string;
+  mode: LockMode;
+  /** First and last byte; flock covers all. */
+  start: bigint;
+  end: bigint;
+  /** For people and F_GETLK. */
+  pid: number;
+}
 
 export interface DirectoryEntry {
   name: Buffer;
@@ -271,6 +322,13 @@ export interface Volume {
   /** Object names are `<prefix>.<index hex>`. */
   objectPrefix: string;
   features: string[];
+  /** Rises with every change of the record. */
+  revision: number;
+  /** It becomes this small when what is beyond is gone; 0: no shrinking is under way. */
+  shrinkTo: number;
+  /** Operations and bytes a second of each export; 0: no limit. */
+  iopsLimit: number;
+  bandwidthLimit: number;
   /** Who has the exclusive lock: a description for people, or empty. */
   owner: string;
   ownerClient: ClientId;
@@ -286,6 +344,16 @@ export interface VolumeWriter {
   sinceNs: bigint;
   /** Its line of succession (`volumeOpen`); may be empty. */
   holder: string;
+}
+
+/** Deletes of a volume in the background. `done` of `total` are objects or placement groups. */
+export interface VolumePurge {
+  volume: number;
+  name: string;
+  /** The volume stays, smaller. */
+  shrinking: boolean;
+  done: number;
+  total: number;
 }
 
 export interface FileSystemUsage {
@@ -318,6 +386,13 @@ export interface Answer {
   inoRange?: { first: Ino; count: number };
   volume?: Volume;
   volumes?: Volume[];
+  /** lock, lockTest (`conflict` with its `holder`, or `granted`), lockCancel. */
+  lock?: {
+    outcome: "granted" | "queued" | "conflict" | "deadlock" | "full" | "cancelled" | "unknown";
+    holder?: { client: ClientId; mode: LockMode; start: bigint; end: bigint; pid: number };
+  };
+  /** volumeList: removed and shrinking volumes whose space is not all free yet. */
+  volumePurges?: VolumePurge[];
   /**
    * volumeOpen: object operations under the lock carry at least this epoch, so that fences are
    * seen.
@@ -379,6 +454,12 @@ export interface Released {
    * goes.
    */
   open: boolean;
+}
+
+/** Leader to client: the end of a lock's wait. */
+export interface LockOutcomeMessage {
+  waiter: number;
+  outcome: "granted" | "deadlock";
 }
 
 /** Client to leader, every third of the lease. Also how a leader learns that a session lives. */
@@ -581,4 +662,7 @@ export const MdsPing = defineCall(316, "MdsPing", {
 });
 export const MdsSafe = definePost(310, "MdsSafe", msgpack<Safe>());
 export const MdsRecall = definePost(312, "MdsRecall", msgpack<Recall>());
+/** To everybody who has the volume open: its size or its limits have changed. */
+export const MdsVolumeChanged = definePost(318, "MdsVolumeChanged", msgpack<Volume>());
 export const MdsReleased = definePost(314, "MdsReleased", msgpack<Released>());
+export const MdsLockOutcome = definePost(330, "MdsLockOutcome", msgpack<LockOutcomeMessage>());

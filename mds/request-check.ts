@@ -3,10 +3,31 @@
  * say.
  */
 import { DssError } from "../cluster/base/errors.js";
-import type { MdsCall, Request, SessionOpen } from "./proto.js";
+import { LOCK_END, type MdsCall, type Request, type SessionOpen } from "./proto.js";
 
-type Kind = "int" | "bytes" | "text" | "bool" | "actor" | "mode" | "time" | "capability";
+type Kind =
+  | "int"
+  | "size"
+  | "bytes"
+  | "text"
+  | "bool"
+  | "actor"
+  | "mode"
+  | "time"
+  | "capability"
+  | "lockKind"
+  | "lockMode"
+  | "lockOwner"
+  | "lockByte";
 const OPTIONAL = "?";
+const LOCK_RANGE: Record<string, Kind> = {
+  kind: "lockKind",
+  ino: "int",
+  owner: "lockOwner",
+  start: "lockByte",
+  end: "lockByte",
+};
+const LOCK: Record<string, Kind> = { ...LOCK_RANGE, mode: "lockMode", pid: "mode" };
 
 /** Members of each operation; a trailing ? marks those that may be absent. */
 const SHAPES: Record<Request["op"], Record<string, Kind>> = {
@@ -66,10 +87,21 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   removexattr: { ino: "int", name: "bytes", actor: "actor" },
   statfs: {},
   inoRange: {},
-  volumeCreate: { name: "text", size: "int", pool: "text", actor: "actor" },
+  volumeCreate: {
+    name: "text",
+    size: "size",
+    pool: "text",
+    "objectSize?": "int",
+    "stripeUnit?": "int",
+    "stripeCount?": "int",
+    actor: "actor",
+  },
   volumeList: {},
   volumeInfo: { name: "text" },
   volumeRemove: { name: "text" },
+  volumeResize: { name: "text", size: "size", shrink: "bool" },
+  volumeRename: { name: "text", newName: "text" },
+  volumeLimit: { name: "text", "iops?": "int", "bandwidth?": "int" },
   volumeOpen: {
     name: "text",
     write: "bool",
@@ -78,16 +110,24 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "continues?": "bool",
   },
   volumeClose: { id: "int" },
+  lock: { ...LOCK, waiter: "int" },
+  unlock: LOCK_RANGE,
+  lockTest: LOCK,
+  lockCancel: { waiter: "int" },
   sync: {},
 };
 
 const TEXT_MAX = 1024;
 const INT64_LIMIT = 2n ** 63n;
+const LOCK_OWNER = /^[0-9a-f]{1,16}$/;
 
 function isOf(kind: Kind, value: unknown): boolean {
   switch (kind) {
     case "int":
       return Number.isSafeInteger(value) && (value as number) >= 0;
+    // Of a volume: exact above 2^53 too, where it is a multiple of 4,096.
+    case "size":
+      return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 64;
     case "mode":
       return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32;
     case "bytes":
@@ -99,7 +139,14 @@ function isOf(kind: Kind, value: unknown): boolean {
     case "time":
       return typeof value === "bigint" && value < INT64_LIMIT && value >= -INT64_LIMIT;
     case "capability":
+    case "lockMode":
       return value === "shared" || value === "exclusive";
+    case "lockKind":
+      return value === "flock" || value === "posix";
+    case "lockOwner":
+      return typeof value === "string" && LOCK_OWNER.test(value);
+    case "lockByte":
+      return typeof value === "bigint" && value >= 0n && value <= LOCK_END;
     case "actor": {
       const actor = value as Record<string, unknown> | null;
       if (typeof actor !== "object" || actor === null) return false;
@@ -149,5 +196,12 @@ export function checkOpen(open: SessionOpen): void {
   }
   if (!Array.isArray(open.held) || !Array.isArray(open.orphans)) {
     throw new DssError("Malformed", "session: lists of what it holds");
+  }
+  for (const claim of open.locks ?? []) {
+    for (const [member, kind] of Object.entries(LOCK)) {
+      if (!isOf(kind, (claim as unknown as Record<string, unknown> | null)?.[member])) {
+        throw new DssError("Malformed", `session: a lock's ${member}`);
+      }
+    }
   }
 }

@@ -178,7 +178,7 @@ function directoryOf(
 }
 
 /** Errors: Busy when something answers at the address. Other obstacles show when it is bound. */
-async function refuseTaken(address: Address): Promise<void> {
+export async function refuseTaken(address: Address): Promise<void> {
   if ("port" in address && address.port === 0) return;
   let found;
   try {
@@ -202,7 +202,7 @@ function instanceOf(host: string, listen: readonly Address[]): string {
 }
 
 /** Every step runs, whatever became of those before; fails with the first failure. */
-async function inOrder(steps: readonly (() => Promise<void> | void)[]): Promise<void> {
+export async function inOrder(steps: readonly (() => Promise<void> | void)[]): Promise<void> {
   let failure: { error: unknown } | undefined;
   for (const step of steps) {
     try {

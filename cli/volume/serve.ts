@@ -18,6 +18,8 @@ interface ServeFlags {
   unix?: string;
   readOnly?: boolean;
   force?: boolean;
+  supervise?: boolean;
+  file?: string;
 }
 type AllServeFlags = ServeFlags & TlsFlags;
 
@@ -39,8 +41,10 @@ export function registerServe(parent: Command): void {
       .option("--listen <host:port>", `TCP address (127.0.0.1:${NBD_PORT} without --unix)`)
       .option("--unix <path>", "unix socket")
       .option("--read-only", "refuse writes; takes no lock, so there may be any number")
-      .option("--force", "take the volumes from their owners, who are fenced first"),
+      .option("--force", "take the volumes from their owners, who are fenced first")
+      .option("--supervise", "serve one volume by a child process that may die: clients go on"),
   );
+  serve.option("--file <folder>", "offer one volume as FOLDER/NAME by FUSE; supervised too");
   withTls(serve);
   withSettings(serve, ["cluster", "client", "nbd"]);
   serve.action(async (names: string[], flags: AllServeFlags) => {
@@ -51,29 +55,37 @@ export function registerServe(parent: Command): void {
     if (flags.unix !== undefined) listen.push({ path: resolve(flags.unix) });
     if (flags.listen !== undefined) listen.push(parseListen(flags.listen));
     if (listen.length === 0) listen.push({ host: "127.0.0.1", port: NBD_PORT });
+    if (flags.supervise === true || flags.file !== undefined) onlyOne(names);
     const zookeeper = zookeeperOf(serve);
-    const [{ runNbd }, { daemonLogger, runToEnd }] = await Promise.all([
-      import("../../nbd/main.js"),
-      import("../daemon.js"),
-    ]);
+    const { daemonLogger, runToEnd } = await import("../daemon.js");
     const logger = daemonLogger("nbd", config);
-    await runToEnd(logger, () =>
-      runNbd({
-        ...{ names, listen, zookeeper, config, logger },
-        readOnly: flags.readOnly === true,
-        lock: { force: flags.force === true },
-        ...(tls !== undefined && { tls }),
-        host: hostname(),
-        version: version(),
-        onReady: (addresses) => {
-          for (const address of addresses) {
-            for (const name of names.length === 0 ? [""] : names) {
-              printLine(uriOf(address, name, scheme));
-            }
-          }
-        },
-      }),
-    ).catch((error: unknown) => {
+    const onReady = (addresses: readonly Address[]): void => {
+      for (const address of addresses) {
+        for (const name of names.length === 0 ? [""] : names) {
+          printLine(uriOf(address, name, scheme));
+        }
+      }
+    };
+    const readOnly = flags.readOnly === true;
+    const force = flags.force === true;
+    const common = {
+      ...{ listen, zookeeper, config, logger, readOnly, onReady },
+      ...(tls !== undefined && { tls }),
+    };
+    await runToEnd(logger, async () => {
+      if (flags.file !== undefined) {
+        const { runVolumeFile } = await import("../local/supervise.js");
+        const about = { zookeeper, config, logger, readOnly, force, volume: onlyOne(names) };
+        return await runVolumeFile({ ...about, folder: resolve(flags.file), onReady: printLine });
+      }
+      if (flags.supervise === true) {
+        const { runSupervised } = await import("../local/supervise.js");
+        return await runSupervised({ ...common, volume: onlyOne(names), force });
+      }
+      const { runNbd } = await import("../../nbd/main.js");
+      const about = { host: hostname(), version: version() };
+      return await runNbd({ ...common, ...about, names, lock: { force } });
+    }).catch((error: unknown) => {
       throw withAdvice(error);
     });
   });
@@ -83,6 +95,12 @@ export function registerServe(parent: Command): void {
     "dss volume serve --listen 127.0.0.1:10809",
     "dss volume serve --listen 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem",
   );
+}
+
+function onlyOne(names: readonly string[]): string {
+  const [name] = names;
+  if (name !== undefined && names.length === 1) return name;
+  throw new UsageError("--supervise and --file serve one volume", "name exactly one");
 }
 
 /** As the NBD URI specification says. */

@@ -1,6 +1,6 @@
 /** What operations hand back (see namespace.ts) and how most of them are put together. Pure. */
 import type { Ino } from "../../cluster/base/ids.js";
-import type { Answer } from "../proto.js";
+import type { Answer, Volume } from "../proto.js";
 import type { Delta } from "./delta.js";
 import type { Draft } from "./draft.js";
 
@@ -23,6 +23,8 @@ export interface Plan {
   durable: boolean;
   /** Inodes that are gone. */
   removed: Ino[];
+  /** Those who have it open are told when the change is safe. */
+  volumeChanged?: Volume;
 }
 
 export function emptyPlan(): Plan {
