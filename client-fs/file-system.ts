@@ -237,7 +237,14 @@ export interface FileSystem {
   listxattr(ino: Ino, caller: Caller): Promise<Buffer>;
   removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
 
-  fallocate?(ino: Ino, handle: number, offset: number, length: number, mode: number): Promise<void>;
+  fallocate?(
+    ino: Ino,
+    handle: number,
+    offset: number,
+    length: number,
+    mode: number,
+    caller: Caller,
+  ): Promise<void>;
   /** The first lock in the way of `lock`, or one whose mode is "unlocked". */
   getlk?(ino: Ino, handle: number, lock: FileLock): Promise<FileLock>;
   /**

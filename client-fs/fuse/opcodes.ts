@@ -617,7 +617,7 @@ served<void>(43, "FALLOCATE", {
   call: (r, fs) =>
     fs.fallocate === undefined
       ? missing("fallocate")
-      : fs.fallocate(r.ino, r.u53(0), r.position(8), r.position(16), r.u32(24)),
+      : fs.fallocate(r.ino, r.u53(0), r.position(8), r.position(16), r.u32(24), r.caller),
   encode: nothing,
 });
 listing(44, "READDIRPLUS", true);

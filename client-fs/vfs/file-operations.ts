@@ -496,10 +496,9 @@ export class FileOperations {
   async fallocate(
     ino: Ino,
     id: number,
-    offset: number,
-    length: number,
-    mode: number,
+    how: { offset: number; length: number; mode: number; killPrivileges: boolean },
   ): Promise<void> {
+    const { offset, length, mode } = how;
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
     checkAlive(node, handle);
@@ -511,6 +510,7 @@ export class FileOperations {
     }
     if (length === 0) throw new DssError("InvalidArgument", "fallocate of nothing");
     if (end > FILE_SIZE_MAX) throw new DssError("FileTooLarge", `fallocate up to byte ${end}`);
+    if (how.killPrivileges && hasSetId(node)) await this.clearSetId(node);
     if (zeroes) await this.zero(node, offset, end);
     // Space is never reserved: holes cost nothing, and a write may find the cluster full.
     if (!keepSize) {

@@ -559,8 +559,17 @@ export class Vfs implements FileSystem {
   fsync(ino: Ino, handle: number): Promise<void> {
     return this.files.fsync(ino, handle);
   }
-  fallocate(ino: Ino, handle: number, offset: number, length: number, mode: number): Promise<void> {
-    return this.files.fallocate(ino, handle, offset, length, mode);
+  fallocate(
+    ino: Ino,
+    handle: number,
+    offset: number,
+    length: number,
+    mode: number,
+    caller: Caller,
+  ): Promise<void> {
+    // The request does not say, as a write's does, whether set-id bits have to go.
+    const killPrivileges = caller.uid !== 0;
+    return this.files.fallocate(ino, handle, { offset, length, mode, killPrivileges });
   }
   lseek(ino: Ino, handle: number, offset: number, whence: number): Promise<number> {
     return this.files.lseek(ino, handle, offset, whence);
@@ -791,6 +800,14 @@ function timeOf<Key extends "atimeNs" | "mtimeNs">(
   return { [key]: value === "now" ? actor.timeNs : value } as { [K in Key]?: bigint };
 }
 
+/**
+ * 512-byte units, whole blocks of the chunk store. Holes are not subtracted: that would take a
+ * question to every OSD. Only regular files have bytes of their own.
+ */
+function blocksOf(inode: Inode): number {
+  const isRegular = (inode.mode & S_IFMT) === S_IFREG;
+  return isRegular ? Math.ceil(inode.size / BLOCK) * (BLOCK / 512) : 0;
+}
 function attributesOf(inode: Inode): Attributes {
   return {
     ino: inode.ino,
@@ -800,8 +817,7 @@ function attributesOf(inode: Inode): Attributes {
     gid: inode.gid,
     rdev: inode.rdev,
     size: inode.size,
-    // Holes are not subtracted: that would take a question to every OSD.
-    blocks: Math.ceil(inode.size / 512),
+    blocks: blocksOf(inode),
     blksize: BLKSIZE,
     atimeNs: inode.atimeNs,
     mtimeNs: inode.mtimeNs,

@@ -5,8 +5,6 @@
  * code 0: there is none.
  */
 import { mkdirSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import {
@@ -17,7 +15,7 @@ import {
   type Places,
 } from "../posix/differential/run.js";
 import { startCluster } from "../support/cluster.js";
-import type { Teardown } from "../support/temp.js";
+import { tempFolder, type Teardown } from "../support/temp.js";
 
 const actions: (() => unknown)[] = [];
 const scope: Teardown = { teardown: (action) => void actions.push(action) };
@@ -48,7 +46,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 try {
   const { folder, second = folder } = values;
   const ways: [string, string] = folder ? [folder, second!] : await clusterWays();
-  const places: Places = { ways, local: mkdtempSync(join(tmpdir(), "differential-")) };
+  const places: Places = { ways, local: tempFolder(scope, "local") };
   const [first, seeds, length] = [values.seed, values.seeds, values.length].map(Number);
   let operations = 0;
   for (let seed = first!; seed < first! + seeds!; seed++) {
@@ -57,6 +55,7 @@ try {
     operations += difference?.at ?? sequence.length;
     if (difference === undefined) continue;
     console.log(`${operations} operations before the first difference; shrinking`);
+    console.log(JSON.stringify(difference));
     const small = await shrink(scope, places, sequence, difference);
     console.log(describeDifference(seed, small));
     process.exitCode = 1;

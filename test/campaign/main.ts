@@ -110,6 +110,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     summary: posixSummary,
   },
   {
+    name: "differential",
+    about: "100,000 random operations through two mounts beside a local file system",
+    steps: 20,
+    stepSeconds: 240,
+    step: (number) => ({
+      program: "test/campaign/differential.js",
+      args: ["--seed", String(1_000 + number * 100), "--seeds", "10", "--length", "500"],
+    }),
+  },
+  {
     name: "random-operations",
     about: "random operations on the mount beside a local file, with cold reads between",
     steps: 20,

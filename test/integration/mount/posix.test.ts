@@ -7,6 +7,7 @@ import { join } from "node:path";
 import t from "tap";
 import { startCluster } from "../../support/cluster.js";
 import { tempFolder } from "../../support/temp.js";
+import { differentialSuite } from "../../posix/differential-suite.js";
 import { posixSuite, randomSuite } from "../../posix/posix-suite.js";
 import { programsSuite } from "../../posix/programs-suite.js";
 import { twoMountsSuite } from "../../posix/two-mounts-suite.js";
@@ -33,6 +34,11 @@ await t.test("two mounts", async (t) => {
   const second = await cluster.mountAgain("second");
   mkdirSync(join(cluster.mount, "two"));
   await twoMountsSuite(t, { a: join(cluster.mount, "two"), b: join(second, "two") });
+  const ways = [join(cluster.mount, "two"), join(second, "two")] as const;
+  const places = { ways, local: join(local, "posix") };
+  await t.test("beside a local file system", (t) =>
+    differentialSuite(t, places, { seeds: [1, 2, 3, 4], length: 500 }),
+  );
   await cluster.ok(["umount", second]);
 });
 await t.test("every copy of every placement group is in place afterwards", async (t) => {

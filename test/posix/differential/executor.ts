@@ -10,6 +10,7 @@ import ctypes, errno, hashlib, json, mmap, os, stat, sys
 libc = ctypes.CDLL(None, use_errno=True)
 roots, operations = sys.argv[1:3], json.load(open(sys.argv[3]))
 slots = {}
+ways = {}
 PATTERN = bytes((i * 7 + i // 251) % 256 for i in range(1 << 16)) * 4
 os.umask(0o022)
 os.setgroups([])
@@ -52,9 +53,6 @@ def copy(o):
         if n == 0: break
         left -= n
     return str(o['length'] - left)
-def aligned(o):
-    b = mmap.mmap(-1, o['length'])
-    return b
 def direct(o, path, write):
     fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_DIRECT | os.O_NONBLOCK)
     try:
@@ -77,7 +75,9 @@ def flags_rename(a, b, flags):
     check(libc.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), flags))
 def xattr(o, path):
     name = o['name']
-    if o['op'] == 'setxattr': return os.setxattr(path, name, bytes.fromhex(o['value']), o['flags'], follow_symlinks=False)
+    if o['op'] == 'setxattr':
+        value = bytes.fromhex(o['value'])
+        return os.setxattr(path, name, value, o['flags'], follow_symlinks=False)
     if o['op'] == 'getxattr': return os.getxattr(path, name, follow_symlinks=False).hex()
     if o['op'] == 'removexattr': return os.removexattr(path, name, follow_symlinks=False)
     return ' '.join(sorted(os.listxattr(path, follow_symlinks=False)))
@@ -88,9 +88,12 @@ def opened(o, fd):
     old = slots.pop(o['slot'], None)
     if old is not None: os.close(old)
     slots[o['slot']] = fd
+    ways[o['slot']] = o['via']
 
 def run(o):
     op, root = o['op'], roots[o['via']]
+    # A link from one mount to another is none.
+    if op == 'linkfd': root = roots[ways.get(o['slot'], 0)]
     path = root + '/' + o['path'] if 'path' in o else None
     second = root + '/' + o['to'] if op in ('rename', 'link') else None
     if 'slot' in o and op not in ('open', 'tmpfile'):
@@ -99,7 +102,8 @@ def run(o):
     if op == 'open': return opened(o, os.open(path, o['flags'] | os.O_NONBLOCK, o['mode']))
     if op == 'tmpfile': return opened(o, os.open(path, os.O_TMPFILE | o['flags'], o['mode']))
     if op == 'linkfd':
-        return check(libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, os.fsencode(path), 0x400))
+        source = os.fsencode(f"/proc/self/fd/{fd}")
+        return check(libc.linkat(-100, source, -100, os.fsencode(path), 0x400))
     if op == 'close': return os.close(slots.pop(o['slot']))
     if op == 'pread': return digest(os.pread(fd, o['length'], o['at']))
     if op == 'pwrite': return os.pwrite(fd, data(o), o['at'])
@@ -131,8 +135,11 @@ def run(o):
     if op == 'readlink': return os.readlink(path)
     if op == 'chmod': return os.chmod(path, o['mode'])
     if op == 'chown': return os.chown(path, o['uid'], o['gid'], follow_symlinks=False)
-    if op == 'utime': return os.utime(path, ns=(o['atime'] * 10**9 + 5, o['mtime'] * 10**9 + 7), follow_symlinks=False)
-    if op == 'mknod': return os.mknod(path, o['mode'], os.makedev(1, 3) if stat.S_ISCHR(o['mode']) else 0)
+    if op == 'utime':
+        times = (o['atime'] * 10**9 + 5, o['mtime'] * 10**9 + 7)
+        return os.utime(path, ns=times, follow_symlinks=False)
+    if op == 'mknod':
+        return os.mknod(path, o['mode'], os.makedev(1, 3) if stat.S_ISCHR(o['mode']) else 0)
     if op == 'readdir': return listing(path)
     if op == 'access': return os.access(path, o['mode'], effective_ids=True)
     if op.endswith('xattr'): return xattr(o, path)

@@ -21,10 +21,11 @@ const SLOTS = 6;
 const USERS = [0, 0, 0, 1000, 1001];
 const FOLDERS = ["", "d/", "e/", "d/s/"];
 const NAMES = ["a", "b", "c", "d", "e", "s", "x".repeat(255)];
-const MODES = [0o644, 0o600, 0o666, 0o755, 0o777, 0o4755, 0o2775, 0o2666, 0o1777, 0o6777, 0, 0o070];
+const MODES = [0o644, 0o600, 0o666, 0o755, 0o777, 0o4755, 0o2775, 0o1777, 0o6777, 0, 0o070];
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
-const FALLOCATE = [0, 1, 3, 16, 17, 2, 8];
+/** As uapi/linux/falloc.h: allocate, keep size, punch a hole, zero a range; the last is refused. */
+const FALLOCATE = [0, 1, 3, 16, 17, 2];
 /** version 2; owner rwx, a user, owning group, mask, others. */
 const acl = (permissions: readonly number[]): string => {
   const tags = [1, 2, 4, 16, 32];
@@ -95,7 +96,12 @@ export class Generator {
       () => ({ op: "rewind", slot, at: this.place() }),
       () => ({ op: "seek", slot, at: this.place(), whence: random.pick([SEEK_DATA, SEEK_HOLE]) }),
       () => ({ op: "copy", slot, target: this.slot(), ...this.range(), to: this.place() }),
-      () => ({ op: random.pick(["mapread", "mapwrite"]), slot, ...this.range(), fill: this.fill() }),
+      () => ({
+        op: random.pick(["mapread", "mapwrite"]),
+        slot,
+        ...this.range(),
+        fill: this.fill(),
+      }),
       () => ({ op: "ftruncate", slot, size: random.chance(0.2) ? 0 : this.place() }),
       () => ({ op: "fallocate", slot, ...this.range(), how: random.pick(FALLOCATE) }),
       () => ({ op: random.pick(["fsync", "fdatasync"]), slot }),

@@ -84,7 +84,7 @@ export async function compare(
   return difference;
 }
 
-/** As short as a few dozen runs make it: ever smaller pieces are left out while it still differs. */
+/** As short as a few dozen runs make it: ever smaller pieces go while it still differs. */
 export async function shrink(
   t: Teardown,
   places: Places,
@@ -95,7 +95,7 @@ export async function shrink(
   let difference = first;
   let budget = SHRINK_RUNS;
   for (let piece = Math.ceil(left.length / 2); piece >= 1; piece = Math.floor(piece / 2)) {
-    for (let at = Math.max(0, left.length - 1 - piece); at >= 0 && budget > 0; ) {
+    for (let at = Math.max(0, left.length - 1 - piece); at >= 0 && budget > 0;) {
       const without = [...left.slice(0, at), ...left.slice(at + piece)];
       budget--;
       const still = await compare(t, places, without);

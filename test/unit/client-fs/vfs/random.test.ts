@@ -252,7 +252,7 @@ class Scenario {
     const { offset, length } = this.range();
     const { file, mount } = open;
     this.log.push(`punch ${file.ino} ${offset}+${length} on ${mount.host.name}`);
-    await mount.run(mount.vfs.fallocate(file.ino, open.handle, offset, length, 3));
+    await mount.run(mount.vfs.fallocate(file.ino, open.handle, offset, length, 3, CALLER));
     file.data.fill(0, offset, Math.min(offset + length, file.data.length));
   }
   /** Several writes at once that do not overlap, by all who have the file open. */

@@ -372,14 +372,14 @@ t.test("holes: punched, found, and sizes kept or grown", async (t) => {
   const mount = await world.mount();
   const file = await mount.create(1, "a");
   await mount.write(file, 0, Buffer.alloc(2 * OBJECT_SIZE, 1));
-  await mount.run(mount.vfs.fallocate(file.ino, file.handle, 4096, OBJECT_SIZE, 3));
+  await mount.run(mount.vfs.fallocate(file.ino, file.handle, 4096, OBJECT_SIZE, 3, CALLER));
   const expected = Buffer.alloc(2 * OBJECT_SIZE, 1).fill(0, 4096, 4096 + OBJECT_SIZE);
   t.same(await mount.read(file, 0, 3 * OBJECT_SIZE), expected);
   t.equal(await mount.run(mount.vfs.lseek(file.ino, file.handle, 0, 4)), 4096);
   t.equal(await mount.run(mount.vfs.lseek(file.ino, file.handle, 4096, 3)), 4096 + OBJECT_SIZE);
   const end = 2 * OBJECT_SIZE;
   t.equal(await mount.run(mount.vfs.lseek(file.ino, file.handle, end - 1, 4)), end);
-  await mount.run(mount.vfs.fallocate(file.ino, file.handle, 0, 3 * OBJECT_SIZE, 0));
+  await mount.run(mount.vfs.fallocate(file.ino, file.handle, 0, 3 * OBJECT_SIZE, 0, CALLER));
   t.equal(await mount.size(file.ino), 3 * OBJECT_SIZE);
 });
 
