@@ -9,14 +9,16 @@ import type { Teardown } from "./temp.js";
 export const GUEST_FILE_BYTES = 24 * 1024 * 1024;
 
 const script = (port: number, name: string): string => `
-nbd-client ${GUEST_HOST} ${port} -N ${name} /dev/nbd0 -persist -connections 2
+nbd-client ${GUEST_HOST} ${port} -N ${name} /dev/nbd0 -connections 4
 echo "RESULT size $(cat /sys/block/nbd0/size)"
 echo "RESULT discard $(cat /sys/block/nbd0/queue/discard_max_bytes)"
 mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0
 mount -t ext4 /dev/nbd0 /mnt
+echo "STEP writing"
 dd if=/dev/urandom of=/mnt/large bs=64k count=${GUEST_FILE_BYTES / 65_536} 2>/dev/null
 mkdir -p /mnt/folder/deeper
 for i in $(seq 1 200); do echo "file $i" > /mnt/folder/deeper/$i; done
+echo "STEP copying"
 cp -a /bin/busybox /mnt/folder/
 ln /mnt/large /mnt/hard; ln -s ../large /mnt/folder/soft
 sync
@@ -27,6 +29,7 @@ echo 3 > /proc/sys/vm/drop_caches
 nbd-client -d /dev/nbd0
 nbd-client ${GUEST_HOST} ${port} -N ${name} /dev/nbd0
 mount -t ext4 /dev/nbd0 /mnt
+echo "STEP reading"
 [ "$sum" = "$(sha256sum < /mnt/large)" ] && echo "RESULT large same"
 cmp /bin/busybox /mnt/folder/busybox && echo "RESULT busybox same"
 echo "RESULT files $(cat /mnt/folder/deeper/* | sha256sum | cut -c 1-64)"
@@ -40,7 +43,16 @@ dmesg | grep -i "I/O error\\|EXT4-fs error" && exit 9
 echo "RESULT done yes"
 `;
 
-/** Runs the whole story against the export on the host's loopback port; about 15 s. */
-export function ext4InGuest(t: Teardown, port: number, name: string): Promise<GuestResult> {
-  return runGuest(t, { script: script(port, name), withinMs: 180_000 });
+/**
+ * Runs the whole story against the export on the host's loopback port; about 15 s. `onStep` is
+ * called when the guest begins "writing", "copying" and "reading".
+ */
+export function ext4InGuest(
+  t: Teardown,
+  port: number,
+  name: string,
+  onStep?: (name: string) => Promise<void>,
+): Promise<GuestResult> {
+  const steps = onStep === undefined ? {} : { onStep };
+  return runGuest(t, { script: script(port, name), withinMs: 180_000, ...steps });
 }
