@@ -12,7 +12,10 @@ export interface Caller {
   uid: number;
   gid: number;
   pid: number;
-  /** Supplementary groups are read by the driver on demand only. */
+  /**
+   * Not yet taken from the modes of new files: a default access control list of the directory
+   * counts instead of it.
+   */
   umask: number;
   /** Set while the request runs when the caller was interrupted by a signal; may be ignored. */
   interrupted?: boolean;
@@ -34,6 +37,8 @@ export interface Attributes {
   atimeNs: bigint;
   mtimeNs: bigint;
   ctimeNs: bigint;
+  /** When it was made. */
+  btimeNs: bigint;
 }
 
 export interface Entry {
@@ -161,6 +166,13 @@ export interface FileSystem {
     caller: Caller,
     options?: { killPrivileges: boolean },
   ): Promise<Entry & OpenReply>;
+  /** O_TMPFILE: a regular file without a name, open; `link` may give it one. */
+  tmpfile?(
+    parent: Ino,
+    mode: number,
+    flags: OpenFlags,
+    caller: Caller,
+  ): Promise<Entry & OpenReply>;
   /**
    * Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
    * They stay as they are until `readDone`. */
@@ -203,7 +215,8 @@ export interface FileSystem {
     ino: Ino,
     name: Buffer,
     value: Buffer,
-    flags: { create: boolean; replace: boolean },
+    /** `clearSgid`: an access list set by someone who may not keep the set-group-id bit. */
+    flags: { create: boolean; replace: boolean; clearSgid?: boolean },
     caller: Caller,
   ): Promise<void>;
   /** NUL-terminated names, one after the other. */

@@ -35,7 +35,7 @@ import {
 } from "./core/fsck.js";
 import { S_IFDIR, isDirectory, type InodeRecord } from "./core/inode.js";
 import { decodeBatch } from "./core/journal.js";
-import { emptyPlan } from "./core/namespace.js";
+import { emptyPlan } from "./core/plan.js";
 import { INODES_PER_PAGE, directoryPageKey, encodePage, inodePageKey } from "./core/page.js";
 import { badObjects, type BadObject, type ListedObject } from "./fsck-objects.js";
 import type { LeaderInside } from "./leader.js";

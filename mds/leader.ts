@@ -19,7 +19,9 @@ import { Checkpointer } from "./checkpointer.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
-import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
+import { Namespace } from "./core/namespace.js";
+import { emptyPlan, type Plan } from "./core/plan.js";
+import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
@@ -29,6 +31,7 @@ import type { PageLoader } from "./page-loader.js";
 import {
   MdsRecall,
   MdsSafe,
+  MdsVolumeChanged,
   ROOT_INO,
   type CapabilityMode,
   type Grant,
@@ -42,8 +45,9 @@ import {
   type SessionClose,
   type SessionOpen,
   type SessionOpened,
+  type Volume,
 } from "./proto.js";
-import { Purger } from "./purger.js";
+import { Purger, type PurgeLister } from "./purger.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
 import { checkCall, checkOpen } from "./request-check.js";
@@ -187,7 +191,8 @@ export class MdsLeader {
       term: number;
       id: number;
       cluster: ClusterPort;
-      objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+      objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+      lister: PurgeLister;
       options: LeaderOptions;
       /** It cannot go on: superseded, or the store failed. */
       onFailure: (error: unknown) => void;
@@ -241,6 +246,7 @@ export class MdsLeader {
       layoutOf: (pool) => cluster.layoutOf(pool),
       minEpoch: () => this.fenceEpoch,
       lapsed: (id) => this.isLapsed(id),
+      progress: (entry) => this.purger.progress(entry),
       nowNs: () => parts.clock.wallNs(),
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
@@ -249,9 +255,12 @@ export class MdsLeader {
       objects: parts.objects,
       clock,
       logger,
-      change: async (work) => {
-        await this.operations.change(work);
+      change: async (work, hides) => {
+        await this.operations.change(work, 0, hides);
       },
+      lister: parts.lister,
+      minEpoch: () => this.fenceEpoch,
+      shrunk: (entry) => this.volumes.shrunk(entry),
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
@@ -960,6 +969,10 @@ export class MdsLeader {
     }
     const send = (): void => this.send(session, call, reply, pending?.incoming);
     // A repeated or second request may find a change of an earlier one that is not safe yet.
+    const { volumeChanged } = plan;
+    if (volumeChanged !== undefined) {
+      this.journal.whenSafe(seq, () => this.tellUsers(volumeChanged));
+    }
     const unchanged = plan.durable && seq === 0 ? this.journal.last : seq;
     const needed = call.request.op === "sync" ? session.lastJournal : unchanged;
     if (plan.durable || call.wait === "safe" || call.request.op === "sync") {
@@ -969,6 +982,12 @@ export class MdsLeader {
         send();
       });
     } else send();
+  }
+  private tellUsers(volume: Volume): void {
+    for (const { id, link } of this.sessions.values()) {
+      const isUser = this.metadata.session(id)?.volumes.has(volume.id) === true;
+      if (isUser) link?.post(MdsVolumeChanged, volume);
+    }
   }
   private send(
     session: LiveSession,
@@ -995,6 +1014,8 @@ export class MdsLeader {
         return namespace.readdir(access, request);
       case "create":
         return namespace.create(access, request);
+      case "tmpfile":
+        return namespace.tmpfile(access, request);
       case "link":
         return namespace.link(access, request);
       case "unlink":
@@ -1012,11 +1033,11 @@ export class MdsLeader {
       case "orphanRelease":
         return namespace.orphanRelease(access, request);
       case "getxattrs":
-        return namespace.getxattrs(access, request);
+        return getXattrs(this.metadata, access, request);
       case "setxattr":
-        return namespace.setxattr(access, request);
+        return setXattr(this.metadata, access, request);
       case "removexattr":
-        return namespace.removexattr(access, request);
+        return removeXattr(this.metadata, access, request);
       case "statfs":
         return namespace.statfs();
       case "inoRange":
@@ -1029,6 +1050,12 @@ export class MdsLeader {
         return volumes.info(access, request);
       case "volumeRemove":
         return volumes.remove(access, request);
+      case "volumeResize":
+        return volumes.resize(access, request);
+      case "volumeRename":
+        return volumes.rename(access, request);
+      case "volumeLimit":
+        return volumes.limit(access, request);
       case "volumeOpen":
         return volumes.open(access, request);
       case "volumeClose":

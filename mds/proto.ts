@@ -15,6 +15,9 @@ export const NAME_MAX = 255;
 export const SYMLINK_MAX = 4095;
 export const XATTR_NAME_MAX = 255;
 export const XATTR_VALUE_MAX = 65_536;
+/** Extended attributes that are POSIX access control lists (mds/core/acl.ts). */
+export const ACL_ACCESS = "system.posix_acl_access";
+export const ACL_DEFAULT = "system.posix_acl_default";
 /** All extended attributes of one inode together. */
 export const XATTR_TOTAL_MAX = 131_072;
 export const LINK_MAX = 65_000;
@@ -149,9 +152,16 @@ export type Request =
       mode: number;
       rdev: number;
       target?: Buffer;
+      /** Permission bits before the umask: where a default access control list starts from. */
+      unmasked?: number;
       exclusive: boolean;
       actor: Actor;
     }
+  /**
+   * A regular file without a name (O_TMPFILE), open in this session: `link` gives it one,
+   * `orphanRelease` ends it. Group and access control list come from `parent`.
+   */
+  | { op: "tmpfile"; parent: Ino; ino: Ino; mode: number; unmasked?: number; actor: Actor }
   | { op: "link"; ino: Ino; parent: Ino; name: Buffer; actor: Actor }
   /**
    * `stillOpen`: this session keeps the file if its last name goes (tell `orphanRelease` at the
@@ -203,18 +213,39 @@ export type Request =
       value: Buffer;
       create: boolean;
       replace: boolean;
+      /** An access control list by someone who may not set the set-group-id bit: it goes. */
+      clearSgid?: boolean;
       actor: Actor;
     }
   | { op: "removexattr"; ino: Ino; name: Buffer; actor: Actor }
   | { op: "statfs" }
   /** A fresh range of inode numbers for `create`, journaled before it is answered. */
   | { op: "inoRange" }
-  /** `size` in bytes. Exists when the name is taken. */
-  | { op: "volumeCreate"; name: string; size: number; pool: string; actor: Actor }
+  /** `size` in bytes; a layout member left out is the pool's. Exists when the name is taken. */
+  | {
+      op: "volumeCreate";
+      name: string;
+      size: number;
+      pool: string;
+      objectSize?: number;
+      stripeUnit?: number;
+      stripeCount?: number;
+      actor: Actor;
+    }
   | { op: "volumeList" }
   | { op: "volumeInfo"; name: string }
   /** Refused (Busy) while a session has it open. Its objects go to the purge queue. */
   | { op: "volumeRemove"; name: string }
+  /**
+   * Growth is at once, also of a volume in use. Shrinking needs `shrink` and nobody who has it
+   * open; it is under way (`shrinkTo`) until what is beyond the new end is gone, and then the size
+   * changes.
+   */
+  | { op: "volumeResize"; name: string; size: number; shrink: boolean }
+  /** Also of a volume in use: whoever has it open goes on. */
+  | { op: "volumeRename"; name: string; newName: string }
+  /** Of each export; 0: no limit, a member left out stays as it is. `bandwidth`: bytes a second. */
+  | { op: "volumeLimit"; name: string; iops?: number; bandwidth?: number }
   /**
    * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
    * with the owner's name. `force`: that owner is fenced and evicted first. `holder` names a
@@ -259,6 +290,13 @@ export interface Volume {
   /** Object names are `<prefix>.<index hex>`. */
   objectPrefix: string;
   features: string[];
+  /** Rises with every change of the record. */
+  revision: number;
+  /** It becomes this small when what is beyond is gone; 0: no shrinking is under way. */
+  shrinkTo: number;
+  /** Operations and bytes a second of each export; 0: no limit. */
+  iopsLimit: number;
+  bandwidthLimit: number;
   /** Who has the exclusive lock: a description for people, or empty. */
   owner: string;
   ownerClient: ClientId;
@@ -274,6 +312,16 @@ export interface VolumeWriter {
   sinceNs: bigint;
   /** Its line of succession (`volumeOpen`); may be empty. */
   holder: string;
+}
+
+/** Deletes of a volume in the background. `done` of `total` are objects or placement groups. */
+export interface VolumePurge {
+  volume: number;
+  name: string;
+  /** The volume stays, smaller. */
+  shrinking: boolean;
+  done: number;
+  total: number;
 }
 
 export interface FileSystemUsage {
@@ -306,6 +354,8 @@ export interface Answer {
   inoRange?: { first: Ino; count: number };
   volume?: Volume;
   volumes?: Volume[];
+  /** volumeList: removed and shrinking volumes whose space is not all free yet. */
+  volumePurges?: VolumePurge[];
   /**
    * volumeOpen: object operations under the lock carry at least this epoch, so that fences are
    * seen.
@@ -569,4 +619,6 @@ export const MdsPing = defineCall(316, "MdsPing", {
 });
 export const MdsSafe = definePost(310, "MdsSafe", msgpack<Safe>());
 export const MdsRecall = definePost(312, "MdsRecall", msgpack<Recall>());
+/** To everybody who has the volume open: its size or its limits have changed. */
+export const MdsVolumeChanged = definePost(318, "MdsVolumeChanged", msgpack<Volume>());
 export const MdsReleased = definePost(314, "MdsReleased", msgpack<Released>());

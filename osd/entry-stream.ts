@@ -18,6 +18,8 @@ export class EntryStream implements LearnerStream {
   private started = false;
   private readonly pending = new Map<number, { entry: Replicating; bytes: number }>();
   private pendingBytes = 0;
+  /** What was made of an object, by its name: not there when the object was not. */
+  private readonly copies = new Map<string, string[]>();
   private waiters: { resolve: () => void; reject: (error: DssError) => void }[] = [];
 
   constructor(
@@ -30,9 +32,18 @@ export class EntryStream implements LearnerStream {
     const bytes = entry.data.reduce((sum, piece) => sum + piece.length, 0);
     this.pending.set(entry.seq, { entry, bytes });
     this.pendingBytes += bytes;
+    const { source, object } = entry.message;
+    if (source !== "") this.copies.set(source, [...(this.copies.get(source) ?? []), object]);
     if (this.pending.size > PENDING_MAX || this.pendingBytes > PENDING_BYTES_MAX) {
       this.fail(new DssError("Overloaded", `osd.${this.osd} is too slow to catch up`));
     } else if (this.started) this.send(entry);
+  }
+
+  /** The objects that were made of this one since the stream began; each is told once. */
+  takeCopies(source: string): readonly string[] {
+    const found = this.copies.get(source) ?? [];
+    this.copies.delete(source);
+    return found;
   }
 
   /** The learner has the log up to where the stream begins. */

@@ -390,28 +390,15 @@ export class LearnerDriver {
     const unlock = await pg.lockObject(object);
     if (unlock === undefined) throw new Superseded();
     try {
-      this.check(attempt);
-      const asOf = pg.lastSeq;
-      const image = await this.host.repairer.image(pg, object);
-      // What follows is the network's and the other side's work.
-      endTurn();
-      this.check(attempt);
-      const peer = this.host.peer(osd);
-      if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
-      const { interval } = pg.entry;
-      const header = { pg: pg.id, interval, attempt: attempt.number, asOf, object };
-      const patch = image && (await this.patchOf(attempt, image, object));
-      const { message, data, sums } = imageToWire(header, image, patch);
-      const answer = await peer.call(PushObject, message, {
-        deadlineMs: CALL_DEADLINE_MS,
-        data,
-        sums,
-      });
-      this.host.fullness.report(osd, answer.message);
-      const bytes = image?.info.allocated ?? 0;
+      // What was made from the object while it was not there is not there either.
+      const names = new Set([object]);
+      for (const name of names) {
+        await this.pushLocked(attempt, name, endTurn);
+        for (const copy of attempt.stream?.takeCopies(name) ?? []) names.add(copy);
+      }
+      const bytes = this.bytesOf(learner, object);
       learner.missing--;
       learner.missingBytes = Math.max(0, learner.missingBytes - bytes);
-      this.host.copied(data.reduce((sum, piece) => sum + piece.length, 0));
     } catch (error) {
       // Before the lock goes: a write that the learner gets from now on could meet the image on its
       // way.
@@ -422,6 +409,26 @@ export class LearnerDriver {
     } finally {
       unlock();
     }
+  }
+
+  private async pushLocked(attempt: Attempt, object: string, endTurn: () => void): Promise<void> {
+    const { pg, osd } = attempt.learner;
+    this.check(attempt);
+    const asOf = pg.lastSeq;
+    const image = await this.host.repairer.image(pg, object);
+    // What follows is the network's and the other side's work.
+    endTurn();
+    this.check(attempt);
+    const peer = this.host.peer(osd);
+    if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
+    const { interval } = pg.entry;
+    const header = { pg: pg.id, interval, attempt: attempt.number, asOf, object };
+    const patch = image && (await this.patchOf(attempt, image, object));
+    const { message, data, sums } = imageToWire(header, image, patch);
+    const deadlineMs = CALL_DEADLINE_MS;
+    const answer = await peer.call(PushObject, message, { deadlineMs, data, sums });
+    this.host.fullness.report(osd, answer.message);
+    this.host.copied(data.reduce((sum, piece) => sum + piece.length, 0));
   }
 
   /** What the learner's old copy of the object lacks; undefined: send all of it. */

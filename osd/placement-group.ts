@@ -11,6 +11,7 @@ import { assert } from "../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
+import { headOf } from "../cluster/base/object-name.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { PgEntry } from "../cluster/map/cluster-map.js";
 import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
@@ -23,6 +24,7 @@ import { legalWithinInterval, type PgActivity } from "./core/peering.js";
 import { RangeLocks, WHOLE, type RangeLock } from "./core/range-locks.js";
 import {
   RepOp,
+  WRITE_IF_ABSENT,
   WriteKind,
   type OsdExtentsReply,
   type OsdFillLevel,
@@ -36,6 +38,7 @@ import {
 import type { Version } from "./core/version.js";
 import type { Fullness } from "./fullness.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
+import { effectiveSize, nameAt, statReply } from "./object-snapshots.js";
 import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
 import type { WorkQueue } from "./work-queue.js";
@@ -263,7 +266,8 @@ export class PlacementGroup {
       epoch: this.host.epoch(),
     });
   }
-  private refuseUnlessActive(): void {
+  /** Errors: NotActive, NotPrimary. */
+  refuseUnlessActive(): void {
     if (this.activity === "active") {
       if (this.record.whole) return;
       const text = `pg ${formatPg(this.id)} has lost part of its index on osd.${this.host.id}`;
@@ -284,12 +288,14 @@ export class PlacementGroup {
     const start = blockFloor(message.offset);
     const end = blockCeil(message.offset + Math.max(message.length, 1));
     this.withSharedLock(request, message.object, start, end, async () => {
-      const { object, offset, length } = message;
+      const { offset, length } = message;
+      const object = nameAt(this.host.store, this.id, message);
       let read;
       try {
-        read = await this.host.store.read(this.id, object, offset, length);
+        if (object) read = await this.host.store.read(this.id, object, offset, length);
       } catch (error) {
-        read = await this.host.repairer.readAfter(error, this, { object, offset, length });
+        const range = { object: object!, offset, length };
+        read = await this.host.repairer.readAfter(error, this, range);
       }
       if (read === undefined) {
         return { reply: { exists: false, size: 0, dataOffset: 0, mtimeNs: 0n } };
@@ -308,34 +314,23 @@ export class PlacementGroup {
 
   stat(request: ReadRequest<OsdStatReply>): void {
     const { message } = request;
-    this.withSharedLock(request, message.object, 0, WHOLE, () => {
-      const info = this.host.store.stat(this.id, message.object);
-      const reply: OsdStatReply =
-        info === undefined
-          ? { exists: false, size: 0, mtimeNs: 0n, truncateSeq: 0, allocated: 0 }
-          : {
-              exists: true,
-              size: effectiveSize(info, message),
-              mtimeNs: info.mtimeNs,
-              truncateSeq: info.truncateSeq,
-              allocated: info.allocated,
-            };
-      return Promise.resolve({ reply });
+    this.withSharedLock(request, message.object, 0, WHOLE, async () => {
+      return { reply: statReply(this.host.store, this.id, message) };
     });
   }
 
   extents(request: ReadRequest<OsdExtentsReply>): void {
     const { message } = request;
     const end = message.offset + message.length;
-    this.withSharedLock(request, message.object, message.offset, end, () => {
-      const { object, offset, length } = message;
-      const info = this.host.store.stat(this.id, object);
-      if (info === undefined) {
-        return Promise.resolve({ reply: { exists: false, size: 0, extents: [] } });
+    this.withSharedLock(request, message.object, message.offset, end, async () => {
+      const { offset, length } = message;
+      const object = nameAt(this.host.store, this.id, message);
+      const info = object === undefined ? undefined : this.host.store.stat(this.id, object);
+      if (object === undefined || info === undefined) {
+        return { reply: { exists: false, size: 0, extents: [] } };
       }
       const extents = this.host.store.extents(this.id, object, offset, length);
-      const size = effectiveSize(info, message);
-      return Promise.resolve({ reply: { exists: true, size, extents } });
+      return { reply: { exists: true, size: effectiveSize(info, message), extents } };
     });
   }
 
@@ -391,17 +386,18 @@ export class PlacementGroup {
     waiter: { fail(error: unknown): void } | undefined,
     run: (unlock: () => void) => void,
   ): void {
-    let locks = this.locks.get(object);
+    const family = headOf(object);
+    let locks = this.locks.get(family);
     if (locks === undefined) {
       locks = new RangeLocks();
-      this.locks.set(object, locks);
+      this.locks.set(family, locks);
     }
     const { generation } = this;
     const held = locks;
     const unlock = (): void => {
       if (generation !== this.generation) return; // The interval's locks are gone with it.
       held.release(lock);
-      if (held.idle) this.locks.delete(object);
+      if (held.idle) this.locks.delete(family);
     };
     let entered = false;
     const enter = (): void => {
@@ -419,7 +415,10 @@ export class PlacementGroup {
     }
   }
 
-  /** Writes of the object wait until `unlock`; undefined when the interval ended first. */
+  /**
+   * Writes of the object and its clones wait until `unlock`; undefined when the interval ended
+   * first.
+   */
   lockObject(object: string): Promise<(() => void) | undefined> {
     return new Promise((resolve) => {
       this.lock(object, 0, WHOLE, true, { fail: () => resolve(undefined) }, resolve);
@@ -482,7 +481,9 @@ export class PlacementGroup {
       throw passing(error);
     }
     const trims = info !== undefined && message.truncateSeq > info.truncateSeq;
-    if (trims || message.kind === WriteKind.truncate || message.kind === WriteKind.remove) {
+    const clones = info !== undefined && message.snapNewest > info.snapSeq;
+    const isPart = message.kind === WriteKind.write || message.kind === WriteKind.zero;
+    if (trims || clones || !isPart || (message.flags & WRITE_IF_ABSENT) !== 0) {
       return { start: 0, end: WHOLE };
     }
     const end = blockCeil(message.offset + Math.max(message.length, 1));
@@ -525,7 +526,8 @@ export class PlacementGroup {
     last: boolean,
     done: () => void,
   ): { seq: number; size: number } {
-    const info = this.host.store.stat(this.id, message.object);
+    const object = work.copy?.object ?? message.object;
+    const info = work.copy === undefined ? this.host.store.stat(this.id, object) : undefined;
     const seq = this.nextSeq++;
     // Another part of the object may have grown it since this step was prepared; what shrinks it is
     // alone.
@@ -547,9 +549,12 @@ export class PlacementGroup {
       length: work.length,
       size,
       truncateSeq,
+      snapSeq: Math.max(info?.snapSeq ?? 0, work.keepsContext ? 0 : message.snapSeq),
       mtimeNs:
         info !== undefined && info.mtimeNs > message.mtimeNs ? info.mtimeNs : message.mtimeNs,
-      object: message.object,
+      object,
+      source: "",
+      ...work.copy,
     };
     const entry: Replicating = {
       seq,
@@ -667,6 +672,7 @@ export class PlacementGroup {
       const text = `pg ${formatPg(this.id)}: entry ${message.seq} came, ${expected} is next`;
       throw new DssError("NotActive", text);
     }
+    const { object, source } = message;
     const reply = (): void => request.reply(this.host.fullness.own());
     if (message.seq < expected) {
       this.whenSynced(reply);
@@ -674,9 +680,11 @@ export class PlacementGroup {
     }
     const version = { interval: message.interval, seq: message.seq };
     this.trim(version);
-    if (this.lacksFor(message.object)) {
+    const isSourceLacking = source !== "" && this.lacksFor(source);
+    if (isSourceLacking && !this.lacksFor(object)) this.lack(object, info.last);
+    if (isSourceLacking || this.lacksFor(object)) {
       // Its bytes come with recovery, as of this entry or later.
-      const { kind, object, client, sequence, size } = message;
+      const { kind, client, sequence, size } = message;
       const entry = { version, kind: kind as OpKind, object, client, sequence, size };
       this.rewriteLog(info.last, [entry], reply);
       return;
@@ -686,6 +694,14 @@ export class PlacementGroup {
       if (error !== undefined) return this.host.fatal(error);
       this.completedOne();
       reply();
+    });
+  }
+  /** What was made from something that is not here: ahead of the log that names it. */
+  private lack(object: string, base: Version): void {
+    this.issued++;
+    this.record.note([object], base, (error) => {
+      if (error !== undefined) this.host.fatal(error);
+      else this.completedOne();
     });
   }
   private lacksFor(object: string): boolean {
@@ -760,12 +776,7 @@ function transactionOf(rep: OsdRepOp, data: readonly Buffer[], sums: Uint32Array
     sums,
     mtimeNs: rep.mtimeNs,
     truncateSeq: rep.truncateSeq,
+    snapSeq: rep.snapSeq,
+    source: rep.source,
   };
-}
-
-/** A reader that knows of a newer truncation does not see what it cut off. */
-function effectiveSize(info: ObjectInfo, message: OsdRead): number {
-  return message.truncateSeq > info.truncateSeq
-    ? Math.min(info.size, message.truncateSize)
-    : info.size;
 }

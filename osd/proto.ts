@@ -19,8 +19,11 @@ import { defineCall, msgpack } from "../cluster/wire/registry.js";
 export const OBJECT_SIZE_MAX = 4 * 1024 * 1024;
 export const OBJECT_NAME_MAX = 200;
 
-/** Operations that change an object; the numbers are `OpKind` of the chunk store. */
-export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4 } as const;
+/**
+ * Operations that change an object; the numbers are `OpKind` of the chunk store. rollback: the
+ * object becomes what it was at snapshot `snap`.
+ */
+export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4, rollback: 7 } as const;
 export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
 /**
  * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a
@@ -28,12 +31,21 @@ export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
  * then cuts at truncateSize.
  */
 export const WRITE_UNCONDITIONAL = 1;
+/** write: nothing happens when the object exists. */
+export const WRITE_IF_ABSENT = 2;
+/**
+ * remove: an empty object stays, which says that nothing is there: it keeps the snapshot context,
+ * and hides what a parent has.
+ */
+export const WRITE_WHITEOUT = 4;
 
 /**
  * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length).
  * truncate: to size `offset`. (client, sequence) makes a repetition harmless; `floor` is the
  * client's lowest unanswered sequence. truncateSeq and truncateSize (within this object) are the
- * inode's (design §5 Truncation).
+ * inode's (design §5 Truncation). snapSeq is the volume's newest snapshot id, existing or not: an
+ * object that has seen a newer one refuses the change (StaleSnapshots). snapNewest is the newest
+ * that exists (0: none): an object that has not seen it is preserved as a clone first.
  */
 export const OsdWrite = struct("OsdWrite", {
   pg: u32,
@@ -48,6 +60,9 @@ export const OsdWrite = struct("OsdWrite", {
   length: u32,
   truncateSeq: u32,
   truncateSize: u32,
+  snapSeq: u32,
+  snapNewest: u32,
+  snap: u32,
   mtimeNs: i64,
   object: ascii,
 });
@@ -61,6 +76,7 @@ export const WriteObject = defineCall(100, "WriteObject", {
   sums: "request",
 });
 
+/** `snap`: the object as it was at that snapshot; 0: as it is. */
 export const OsdRead = struct("OsdRead", {
   pg: u32,
   interval: u32,
@@ -70,6 +86,7 @@ export const OsdRead = struct("OsdRead", {
   length: u32,
   truncateSeq: u32,
   truncateSize: u32,
+  snap: u32,
   object: ascii,
 });
 export type OsdRead = Infer<typeof OsdRead>;
@@ -87,12 +104,18 @@ export const OsdReadReply = struct("OsdReadReply", {
 export type OsdReadReply = Infer<typeof OsdReadReply>;
 export const ReadObject = defineCall(102, "ReadObject", { request: OsdRead, reply: OsdReadReply });
 
+/** More snapshots of one volume are refused. */
+export const SNAPSHOTS_MAX = 1_000;
+/** What the object was at the snapshots in (from, id]. */
+const ObjectClone = struct("ObjectClone", { id: u32, from: u32 });
 export const OsdStatReply = struct("OsdStatReply", {
   exists: bool,
   size: u32,
   mtimeNs: i64,
   truncateSeq: u32,
+  snapSeq: u32,
   allocated: u32,
+  clones: list(ObjectClone, 2 * SNAPSHOTS_MAX),
 });
 export type OsdStatReply = Infer<typeof OsdStatReply>;
 /** offset and length of the request are ignored. */
@@ -124,8 +147,11 @@ export const OsdRepOp = struct("OsdRepOp", {
   length: u32,
   size: u32,
   truncateSeq: u32,
+  snapSeq: u32,
   mtimeNs: i64,
   object: ascii,
+  /** Of a copy (OpKind), every member from its own; "" otherwise. */
+  source: ascii,
 });
 export type OsdRepOp = Infer<typeof OsdRepOp>;
 const Empty = struct("Empty", {});
@@ -275,6 +301,7 @@ export const OsdPush = struct("OsdPush", {
   versionSeq: u53,
   mtimeNs: i64,
   truncateSeq: u32,
+  snapSeq: u32,
   extents: list(ImageExtent, 2048),
   /**
    * Blocks whose right bytes nobody has: the data has filler for them, the copy records these
@@ -349,9 +376,32 @@ const ListedObject = struct("ListedObject", {
   size: u32,
   versionInterval: u32,
   versionSeq: u53,
+  snapSeq: u32,
   allocated: u32,
 });
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
+/**
+ * The same as the primary has them in this interval; NotActive and NotPrimary as for a read.
+ */
+export const OsdActiveList = struct("OsdActiveList", {
+  pg: u32,
+  interval: u32,
+  minEpoch: u32,
+  after: ascii,
+  limit: u32,
+});
+export const ListActive = defineCall(172, "ListActive", {
+  request: OsdActiveList,
+  reply: OsdListReply,
+});
+/** What the objects whose names begin with `prefix` take, of one copy: as the primary has them. */
+export const OsdMeasure = struct("OsdMeasure", { pg: u32, interval: u32, prefix: ascii });
+export const OsdMeasured = struct("OsdMeasured", { objects: u53, bytes: u53, allocated: u53 });
+export type OsdMeasured = Infer<typeof OsdMeasured>;
+export const MeasureObjects = defineCall(174, "MeasureObjects", {
+  request: OsdMeasure,
+  reply: OsdMeasured,
+});
 export const ListObjects = defineCall(142, "ListObjects", {
   request: OsdList,
   reply: OsdListReply,
@@ -423,6 +473,7 @@ export interface ScrubRow {
   size: number;
   version: WireVersion;
   truncateSeq: number;
+  snapSeq: number;
   digest: number;
 }
 export interface ScrubListRequest {

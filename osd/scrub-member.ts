@@ -118,8 +118,9 @@ export class ScrubMember {
     const { store } = this.host;
     const info = store.stat(pg.id, object);
     if (info === undefined) return undefined;
-    const { size, version, truncateSeq } = info;
-    return { object, size, version, truncateSeq, digest: store.digest(pg.id, object)! };
+    const { size, version, truncateSeq, snapSeq } = info;
+    const digest = store.digest(pg.id, object)!;
+    return { object, size, version, truncateSeq, snapSeq, digest };
   }
 
   /** What is missing here is recovery's to bring, and no finding of scrub. */

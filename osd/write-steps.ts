@@ -5,19 +5,29 @@
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { PgId } from "../cluster/base/ids.js";
+import { cloneIdOf } from "../cluster/base/object-name.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import { blockCeil, blockFloor, edgesToRead, mergeBlocks, zeroedBlock } from "./core/blocks.js";
 import { faults } from "../cluster/base/faults.js";
 import { WHOLE } from "./core/range-locks.js";
+import { cloneToMake, nameAt } from "./object-snapshots.js";
 import {
   OBJECT_SIZE_MAX,
+  WRITE_IF_ABSENT,
   WRITE_UNCONDITIONAL,
+  WRITE_WHITEOUT,
   WriteKind,
   type OsdRead,
   type OsdWrite,
   type OsdWriteReply,
 } from "./proto.js";
-import { OpKind, type ChunkStore, type ObjectRead, type Transaction } from "./store/chunk-store.js";
+import {
+  OpKind,
+  type ChunkStore,
+  type ObjectInfo,
+  type ObjectRead,
+  type Transaction,
+} from "./store/chunk-store.js";
 
 type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
 
@@ -25,7 +35,18 @@ type WriteRequest = Incoming<OsdWrite, OsdWriteReply>;
  * What a change does to the log: entries in order, of which the last one carries the client's
  * request number.
  */
-export type Step = Pick<Transaction, "kind" | "offset" | "length" | "data" | "sums" | "size">;
+export interface Step extends Pick<
+  Transaction,
+  "kind" | "offset" | "length" | "data" | "sums" | "size"
+> {
+  /** Nothing changes: what snapshots need of the object is not preserved. */
+  keepsContext?: boolean;
+  /** What is made from what; a clone takes all of this from its head. */
+  copy?: { object: string; source: string } & Pick<
+    Transaction,
+    "truncateSeq" | "snapSeq" | "mtimeNs"
+  >;
+}
 
 const NO_SUMS = new Uint32Array(0);
 
@@ -37,10 +58,33 @@ export class StepPlanner {
     private readonly readBlock: (object: string, offset: number) => Promise<ObjectRead | undefined>,
   ) {}
 
-  /** The log entries for a change: whole blocks, merged with what is there. */
+  /**
+   * The log entries for a change: whole blocks, merged with what is there. What snapshots need of
+   * the object comes first, as a clone.
+   */
   prepare(request: WriteRequest): Step[] | Promise<Step[]> {
     const { message } = request;
-    const info = this.store.stat(this.pg, message.object);
+    const { object } = message;
+    const info = this.store.stat(this.pg, object);
+    if (info !== undefined && (message.flags & WRITE_IF_ABSENT) !== 0) {
+      return [{ ...touch(info.size), keepsContext: true }];
+    }
+    const clone = cloneToMake(this.store, this.pg, message, info);
+    const steps = this.prepareHead(request, info);
+    if (clone === undefined || info === undefined) return steps;
+    const first = copyStep({ object: clone, source: object }, info, info.snapSeq);
+    return steps instanceof Promise ? steps.then((rest) => [first, ...rest]) : [first, ...steps];
+  }
+
+  private prepareHead(
+    request: WriteRequest,
+    info: ObjectInfo | undefined,
+  ): Step[] | Promise<Step[]> {
+    const { message } = request;
+    if (message.kind === WriteKind.rollback) return [this.rollbackStep(message, info)];
+    if (message.kind === WriteKind.remove && (message.flags & WRITE_WHITEOUT) !== 0) {
+      return [info === undefined ? touch(0) : step(OpKind.truncate, 0, 0, 0)];
+    }
     if (info === undefined && message.kind !== WriteKind.write) {
       return [step(OpKind.remove, 0, 0, 0)]; // Nothing to change, but the answer is remembered.
     }
@@ -63,6 +107,16 @@ export class StepPlanner {
       ...steps,
       ...(await this.prepareChange(request, message.truncateSize, message.truncateSize)),
     ]);
+  }
+
+  /** The object as it was at the snapshot; what it is now was preserved before. */
+  private rollbackStep(message: OsdWrite, info: ObjectInfo | undefined): Step {
+    const { object } = message;
+    const source = nameAt(this.store, this.pg, message);
+    if (source === undefined) return step(OpKind.remove, 0, 0, 0);
+    if (source === object) return touch(info?.size ?? 0);
+    const then = this.store.stat(this.pg, source)!;
+    return copyStep({ object, source }, then, message.snapSeq);
   }
 
   /**
@@ -161,6 +215,13 @@ const noEdge = (): undefined => undefined;
 function step(kind: OpKind, offset: number, length: number, size: number): Step {
   return { kind, offset, length, data: [], sums: NO_SUMS, size };
 }
+function copyStep(
+  names: { object: string; source: string },
+  { size, truncateSeq, mtimeNs }: ObjectInfo,
+  snapSeq: number,
+): Step {
+  return { ...step(OpKind.copy, 0, 0, size), copy: { ...names, truncateSeq, mtimeNs, snapSeq } };
+}
 function touch(size: number): Step {
   return step(OpKind.touch, 0, 0, size);
 }
@@ -180,6 +241,7 @@ export function validateWrite(message: OsdWrite, dataLength: number): void {
     (kind !== WriteKind.write && dataLength !== 0) ||
     offset > OBJECT_SIZE_MAX ||
     offset + length > OBJECT_SIZE_MAX ||
+    (cloneIdOf(message.object) !== undefined && kind !== WriteKind.remove) ||
     message.object.length === 0;
   if (bad) {
     const what = `kind ${kind}, offset ${offset}, length ${length}, data ${dataLength}`;

@@ -180,7 +180,7 @@ export class VolumeFileSystem implements FileSystem {
       mode: isFile ? S_IFREG | (readOnly ? 0o400 : 0o600) : S_IFDIR | 0o500,
       size: isFile ? size : 0,
       blocks: isFile ? Math.ceil(size / 512) : 0,
-      ...{ atimeNs: at, mtimeNs: at, ctimeNs: at },
+      ...{ atimeNs: at, mtimeNs: at, ctimeNs: at, btimeNs: at },
     };
     return { attributes, generation: 0, entryValidMs: VALID_MS, attributesValidMs: VALID_MS };
   }

@@ -101,6 +101,10 @@ const WANTED_FLAGS =
   I.CACHE_SYMLINKS |
   I.EXPORT_SUPPORT |
   I.HANDLE_KILLPRIV_V2 |
+  I.POSIX_ACL |
+  // The file system masks modes itself: a default access control list counts instead of the umask.
+  I.DONT_MASK |
+  I.SETXATTR_EXT |
   I.ABORT_ERROR |
   I.INIT_EXT;
 const WANTED_FLAGS2 = abi.INIT_FLAG2.DIRECT_IO_ALLOW_MMAP | abi.INIT_FLAG2.HAS_RESEND;
@@ -185,6 +189,7 @@ export class Connection {
     let answer: Promise<unknown>;
     try {
       request.ino = abi.u53(request.message, abi.IN_NODE_ID, "StaleHandle");
+      request.extendedXattrs = (this.negotiated!.flags & I.SETXATTR_EXT) !== 0;
       answer = row.call(request, this.fs);
     } catch (error) {
       lease.release();

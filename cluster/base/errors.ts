@@ -74,6 +74,7 @@ const TABLE = {
   NoSession: row(48, EIO, EIO, "never"),
   TooLarge: row(49, errno.EMSGSIZE, EINVAL, "never"),
   Overloaded: row(50, errno.EAGAIN, EIO, "same"),
+  StaleSnapshots: row(51, EIO, EIO, "never"),
   // The path between two programs, and this process's surroundings.
   Unreachable: row(60, EIO, EIO, "same"),
   ConnectionLost: row(61, EIO, EIO, "same"),

@@ -1,5 +1,6 @@
 /** What clients do with objects; `objecter.ts` implements it over the network. */
 import type { Epoch, PoolId } from "../../cluster/base/ids.js";
+import { ANY_SNAP_CONTEXT } from "../../cluster/base/object-name.js";
 
 export interface ObjectAddress {
   pool: PoolId;
@@ -17,13 +18,34 @@ export interface AccessOptions {
   truncation: Truncation;
   /** From the capability or lock under which the operation is done: makes OSDs see fences first. */
   minEpoch: Epoch;
+  /** Changes of a volume's objects: its snapshots. Absent: there are none. */
+  snapshots?: SnapContext;
+  /** Reads: the object as it was at this snapshot. */
+  snap?: number;
 }
+/**
+ * Under which snapshots an object is changed. One that has seen newer ones refuses it with
+ * StaleSnapshots.
+ */
+export interface SnapContext {
+  /** The newest id there has been. */
+  readonly seq: number;
+  /** The newest that exists; 0: none. What an object was before it is preserved. */
+  readonly newest: number;
+}
+/** For removing what belongs to nobody any more. */
+export const ANY_SNAPSHOTS: SnapContext = Object.freeze({ seq: ANY_SNAP_CONTEXT, newest: 0 });
+
 export interface ObjectStat {
   exists: boolean;
   size: number;
   mtimeNs: bigint;
   truncateSeq: number;
   allocated: number;
+  /** Ascending: what the object was at the snapshots in (from, id]. Also if it does not exist. */
+  clones: readonly { id: number; from: number }[];
+  /** What it was at snapshots up to this one is in `clones`, or it was not there. */
+  snapSeq: number;
 }
 export interface ObjectContent {
   exists: boolean;
@@ -69,7 +91,11 @@ export interface ObjectAccess {
     address: ObjectAddress,
     offset: number,
     data: readonly Buffer[],
-    options: AccessOptions & { mtimeNs: bigint },
+    options: AccessOptions & {
+      mtimeNs: bigint;
+      /** Nothing happens when the object exists. */
+      ifAbsent?: boolean;
+    },
   ): Promise<number>;
   /**
    * [offset, offset + length) reads as zeros; whole blocks become holes. Does not extend the
@@ -95,10 +121,20 @@ export interface ObjectAccess {
   ): Promise<void>;
   /**
    * No error when it does not exist. Unless `unconditional`, keeps an object whose truncation is as
-   * new as `truncation.seq`.
+   * new as `truncation.seq`. `whiteout`: an empty object stays, or is made.
    */
   remove(
     address: ObjectAddress,
-    options: AccessOptions & { unconditional: boolean },
+    options: AccessOptions & { unconditional: boolean; whiteout?: boolean },
+  ): Promise<void>;
+}
+
+/** What those who look after volumes do besides. */
+export interface VolumeObjects extends ObjectAccess {
+  /** The object becomes what it was at the snapshot, which may be nothing. */
+  rollback(
+    address: ObjectAddress,
+    snap: number,
+    options: AccessOptions & { mtimeNs: bigint },
   ): Promise<void>;
 }

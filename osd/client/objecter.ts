@@ -26,17 +26,19 @@ import {
   ObjectExtents,
   ReadObject,
   StatObject,
+  WRITE_IF_ABSENT,
   WRITE_UNCONDITIONAL,
+  WRITE_WHITEOUT,
   WriteKind,
   WriteObject,
   type OsdRead,
 } from "../proto.js";
 import type {
   AccessOptions,
-  ObjectAccess,
   ObjectAddress,
   ObjectContent,
   ObjectStat,
+  VolumeObjects,
 } from "./object-access.js";
 
 export interface ObjecterOptions {
@@ -70,9 +72,10 @@ type Change = {
   length: number;
   data: readonly Buffer[];
   mtimeNs: bigint;
+  snap?: number;
 };
 
-export class Objecter implements ObjectAccess {
+export class Objecter implements VolumeObjects {
   private nextSequence = 1;
   /** Unanswered sequences in ascending order (a Set keeps insertion order). */
   private readonly unanswered = new Set<number>();
@@ -151,14 +154,14 @@ export class Objecter implements ObjectAccess {
     address: ObjectAddress,
     offset: number,
     data: readonly Buffer[],
-    options: AccessOptions & { mtimeNs: bigint },
+    options: AccessOptions & { mtimeNs: bigint; ifAbsent?: boolean },
   ): Promise<number> {
     let length = 0;
     for (const piece of data) length += piece.length;
     const { mtimeNs } = options;
     return this.change(address, options, {
       kind: WriteKind.write,
-      flags: 0,
+      flags: options.ifAbsent === true ? WRITE_IF_ABSENT : 0,
       offset,
       length,
       data,
@@ -193,10 +196,22 @@ export class Objecter implements ObjectAccess {
   }
   async remove(
     address: ObjectAddress,
-    options: AccessOptions & { unconditional: boolean },
+    options: AccessOptions & { unconditional: boolean; whiteout?: boolean },
   ): Promise<void> {
-    const flags = options.unconditional ? WRITE_UNCONDITIONAL : 0;
+    const flags =
+      (options.unconditional ? WRITE_UNCONDITIONAL : 0) |
+      (options.whiteout === true ? WRITE_WHITEOUT : 0);
     const change = { kind: WriteKind.remove, flags, offset: 0, length: 0, data: [], mtimeNs: 0n };
+    await this.change(address, options, change);
+  }
+  async rollback(
+    address: ObjectAddress,
+    snap: number,
+    options: AccessOptions & { mtimeNs: bigint },
+  ): Promise<void> {
+    const { mtimeNs } = options;
+    const kind = WriteKind.rollback;
+    const change = { kind, flags: 0, offset: 0, length: 0, data: [], mtimeNs, snap };
     await this.change(address, options, change);
   }
 
@@ -232,6 +247,9 @@ export class Objecter implements ObjectAccess {
           length: change.length,
           truncateSeq: options.truncation.seq,
           truncateSize: options.truncation.size,
+          snapSeq: options.snapshots?.seq ?? 0,
+          snapNewest: options.snapshots?.newest ?? 0,
+          snap: change.snap ?? 0,
           mtimeNs: change.mtimeNs,
           object: address.object,
         }),
@@ -260,6 +278,7 @@ export class Objecter implements ObjectAccess {
       length,
       truncateSeq: options.truncation.seq,
       truncateSize: options.truncation.size,
+      snap: options.snap ?? 0,
       object: address.object,
     }));
   }

@@ -12,6 +12,7 @@ export interface CopyRow {
   size: number;
   version: Version;
   truncateSeq: number;
+  snapSeq: number;
   /** Over the checksums of all blocks. */
   digest: number;
 }
@@ -33,6 +34,7 @@ export function equalRows(a: CopyRow | undefined, b: CopyRow | undefined): boole
   return (
     a.size === b.size &&
     a.truncateSeq === b.truncateSeq &&
+    a.snapSeq === b.snapSeq &&
     a.digest === b.digest &&
     compareVersions(a.version, b.version) === 0
   );

@@ -24,9 +24,10 @@ export { compareVersions, VERSION_ZERO, type Version } from "../core/version.js"
  * truncate: `data` (none, or the one merged tail block) goes to `offset` and every block after it
  * is dropped.
  * remove: the object ceases to exist. touch: creates an empty object or only changes size, mtime
- * and truncation.
+ * and truncation. copy: the object has the blocks of `source`, which is of the same family (an
+ * object and its snapshot clones), instead of its own.
  */
-export const OpKind = { write: 1, zero: 2, truncate: 3, remove: 4, touch: 5 } as const;
+export const OpKind = { write: 1, zero: 2, truncate: 3, remove: 4, touch: 5, copy: 6 } as const;
 export type OpKind = (typeof OpKind)[keyof typeof OpKind];
 
 /** One log entry of a PG: who asked for what, and the version it got. */
@@ -58,6 +59,10 @@ export interface Transaction extends LogEntry {
   sums: Uint32Array;
   mtimeNs: bigint;
   truncateSeq: number;
+  /** See ObjectInfo. */
+  snapSeq: number;
+  /** copy only: an object that exists. */
+  source?: string;
 }
 
 export interface ObjectInfo {
@@ -66,6 +71,11 @@ export interface ObjectInfo {
   version: Version;
   mtimeNs: bigint;
   truncateSeq: number;
+  /**
+   * The newest snapshot id that a change of the object knew of: what it was at any snapshot up to
+   * that is in a clone, or nothing. Of a clone: what its head had when it was made.
+   */
+  snapSeq: number;
   /** Bytes of blocks that are not holes. */
   allocated: number;
 }
@@ -128,6 +138,12 @@ export interface IndexCheck {
 /** A run of blocks that belongs to an object: whole blocks with their checksums. */
 export type BlockRun = ObjectImage["extents"][number];
 
+/** What an object was at the snapshots in (from, id]. */
+export interface SnapClone {
+  id: number;
+  from: number;
+}
+
 /** What reading a copy through has found. */
 export interface CopyCheck {
   info: ObjectInfo;
@@ -151,7 +167,7 @@ export interface PgInfo {
 }
 
 export interface StoreUsage {
-  /** Bytes allocated to objects. */
+  /** Bytes allocated to objects; what several share counts once. */
   used: number;
   /** Bytes that objects may use in all: `used` plus what the disk still has, less the reserve. */
   total: number;
@@ -202,6 +218,8 @@ export interface ChunkStore {
     offset: number,
     length: number,
   ): { offset: number; length: number }[];
+  /** The object's snapshot clones, ascending. */
+  clones(pg: PgId, object: string): SnapClone[];
   /** Objects in name order after `after` ("" from the start), at most `limit`. */
   list(pg: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[];
 

@@ -36,6 +36,7 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SnapClone,
   type StoreUsage,
   type Transaction,
   type Version,
@@ -62,6 +63,7 @@ import {
 import { Replayer, type ReplayTarget, type Settled } from "./replay.js";
 import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { Reclaimer } from "./reclaim.js";
+import { SharedBlocks } from "./sharing.js";
 import { SpaceGauge } from "./space.js";
 import {
   checkOwner,
@@ -91,10 +93,14 @@ export interface FileStoreConfig {
   onFail?: (error: Error) => void;
 }
 
-type LoadedIndex = ReturnType<typeof loadIndex> & { allocator: BlockAllocator };
+type LoadedIndex = ReturnType<typeof loadIndex> & {
+  allocator: BlockAllocator;
+  shared: SharedBlocks;
+};
 interface StoreParts {
   index: OrderedStore;
   allocator: BlockAllocator;
+  shared: SharedBlocks;
   files: DataFiles;
   space: SpaceGauge;
   lock: { release(): Promise<void> };
@@ -140,7 +146,7 @@ export class FileStore implements ChunkStore {
     private readonly config: FileStoreConfig,
     parts: StoreParts,
   ) {
-    const { index, allocator, files, space, lock } = parts;
+    const { index, allocator, shared, files, space, lock } = parts;
     this.index = index;
     this.allocator = allocator;
     this.quarantine = new Quarantine(allocator);
@@ -157,7 +163,8 @@ export class FileStore implements ChunkStore {
         if (reason === "evict") object.pg.objects.delete(object.name);
       },
     });
-    this.placer = new BlockPlacer(this.overlay, this.allocator, this.quarantine, files, space);
+    const { overlay, quarantine } = this;
+    this.placer = new BlockPlacer(overlay, allocator, quarantine, files, space, shared);
     this.reader = new ObjectReader(files, this.quarantine, options.syncReadBytes, () =>
       this.releaseBlocks(),
     );
@@ -199,7 +206,7 @@ export class FileStore implements ChunkStore {
       touchPg: (pg) => this.touchPg(pg),
       recount: (pg, objects, blocks) => {
         this.objectTotal += objects - pg.objectCount;
-        this.placer.used += blocks - pg.blocks;
+        this.placer.recount(blocks - pg.blocks);
         pg.objectCount = objects;
         pg.blocks = blocks;
       },
@@ -258,7 +265,9 @@ export class FileStore implements ChunkStore {
         try {
           index = new WatchedIndex(await disk.openStore("index"));
           const allocator = new BlockAllocator();
-          loaded = { allocator, ...loadIndex(index, allocator, config.damagedMeta !== undefined) };
+          const shared = new SharedBlocks();
+          const tolerated = config.damagedMeta !== undefined;
+          loaded = { allocator, shared, ...loadIndex(index, allocator, shared, tolerated) };
         } catch (error) {
           if (!isDssError(error, "Corrupt") || !config.damagedMeta || attempt > 1) throw error;
           config.logger.error({ error: describeError(error) }, "the index cannot be read");
@@ -273,7 +282,8 @@ export class FileStore implements ChunkStore {
       const dataBytes = (): Promise<number> => files.allocated();
       const space = await SpaceGauge.open({ disk, clock, logger, options, dataBytes });
       const watched = index!;
-      const parts = { index: watched, allocator: loaded.allocator, files, space, lock };
+      const { allocator, shared } = loaded;
+      const parts = { index: watched, allocator, shared, files, space, lock };
       const store = new FileStore(disk, superblock, options, config, parts);
       watched.onBroken = (error) => store.fail(error);
       await store.recover(loaded);
@@ -302,7 +312,7 @@ export class FileStore implements ChunkStore {
     for (const pg of loaded.pgs) {
       this.pgs.set(pg.id, pg);
       this.watchLog(pg);
-      this.placer.used += pg.blocks;
+      this.placer.recount(pg.blocks);
       this.objectTotal += pg.objectCount;
     }
     const geometry = {
@@ -598,6 +608,7 @@ export class FileStore implements ChunkStore {
     if (object.exists) return;
     object.exists = true;
     object.pg.names.add(PgState.hashOf(object.name));
+    object.pg.clones.add(object.name);
     object.size = 0;
     object.pg.objectCount++;
     this.objectTotal++;
@@ -631,6 +642,9 @@ export class FileStore implements ChunkStore {
     const pg = this.pg(t.pg);
     const { version, kind, object, client, sequence, size } = t;
     this.load(pg, object); // Damage is met before anything has changed.
+    const { source = "" } = t;
+    const copied = kind === OpKind.copy ? this.load(pg, source) : undefined;
+    assert(kind !== OpKind.copy || copied?.exists, `${object} would be a copy of no ${source}`);
     const entry: LogEntry = { version, kind, object, client, sequence, size };
     const group = this.wal.gather();
     this.applies++;
@@ -643,15 +657,13 @@ export class FileStore implements ChunkStore {
         const direct = t.sums.length * BLOCK_SIZE >= this.options.directWriteBytes;
         placement = this.placer.place(state, t.offset, t.data, t.sums, group, direct);
       }
+      if (copied) this.placer.copy(copied, state, group.order);
       this.settle(state, t, t.offset / BLOCK_SIZE + t.sums.length, group.order);
     }
-    const { floor, offset, length, mtimeNs, truncateSeq } = t;
-    const type = RecordType.apply;
-    this.append(
-      group,
-      { type, pg: t.pg, entry, floor, offset, length, mtimeNs, truncateSeq, placement },
-      done,
-    );
+    const { floor, offset, length, mtimeNs, truncateSeq, snapSeq } = t;
+    const what = { pg: t.pg, entry, floor, offset, length, source };
+    const state = { mtimeNs, truncateSeq, snapSeq };
+    this.append(group, { type: RecordType.apply, ...what, ...state, placement }, done);
   }
 
   private logEntry(pg: PgState, entry: LogEntry, floor: number): void {
@@ -677,6 +689,7 @@ export class FileStore implements ChunkStore {
     object.version = t.version;
     object.mtimeNs = t.mtimeNs;
     object.truncateSeq = t.truncateSeq;
+    object.snapSeq = t.snapSeq;
     assert(
       object.extent <= Math.ceil(t.size / BLOCK_SIZE),
       `object ${object.name} would have ${object.extent} blocks in ${t.size} bytes`,
@@ -689,6 +702,7 @@ export class FileStore implements ChunkStore {
     object.exists = false;
     object.size = 0;
     object.pg.names.delete(PgState.hashOf(object.name));
+    object.pg.clones.delete(object.name);
     object.pg.objectCount--;
     this.objectTotal--;
   }
@@ -709,8 +723,8 @@ export class FileStore implements ChunkStore {
       );
       return this.placer.place(object, offset, [data], sums, group, direct);
     });
-    const { size, version, mtimeNs, truncateSeq } = image.info;
-    const fields = { size, version, mtimeNs, truncateSeq };
+    const { size, version, mtimeNs, truncateSeq, snapSeq } = image.info;
+    const fields = { size, version, mtimeNs, truncateSeq, snapSeq };
     Object.assign(object, fields);
     const spoiled = image.spoiled ?? [];
     object.setSpoiled(spoiled);
@@ -889,6 +903,9 @@ export class FileStore implements ChunkStore {
     length: number,
   ): { offset: number; length: number }[] {
     return this.views.extents(id, name, offset, length);
+  }
+  clones(id: PgId, name: string): SnapClone[] {
+    return this.views.clones(id, name);
   }
   list(id: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[] {
     return this.views.list(id, after, limit);

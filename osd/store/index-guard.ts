@@ -4,6 +4,7 @@
  * the PG damaged, so that every object is compared with the other copies.
  */
 import type { OrderedStore } from "../../cluster/platform/ports.js";
+import { cloneIdOf } from "../../cluster/base/object-name.js";
 import { isDssError } from "../../cluster/base/errors.js";
 import { formatPg } from "../../cluster/base/ids.js";
 import type { Checkpointer } from "./checkpoint.js";
@@ -24,6 +25,7 @@ interface Tally extends IndexCheck {
   objects: number;
   blocks: number;
   names: Set<number>;
+  clones: string[];
 }
 
 export class IndexGuard {
@@ -35,7 +37,8 @@ export class IndexGuard {
 
   verify(pg: PgState): IndexCheck {
     const names = new Set<number>();
-    const tally: Tally = { entries: 0, damaged: 0, lost: false, objects: 0, blocks: 0, names };
+    const counts = { entries: 0, damaged: 0, objects: 0, blocks: 0 };
+    const tally: Tally = { ...counts, lost: false, names, clones: [] };
     if (!pg.removed && !pg.fresh) {
       this.verifyObjects(pg, tally);
       if (tally.objects !== pg.objectCount || !isSubset(pg.names, names)) {
@@ -44,6 +47,8 @@ export class IndexGuard {
       }
       pg.names.clear();
       for (const hash of names) pg.names.add(hash);
+      pg.clones.clear();
+      for (const name of tally.clones) pg.clones.add(name);
       this.host.recount(pg, tally.objects, tally.blocks);
       this.verifyRest(pg, tally);
     }
@@ -56,6 +61,7 @@ export class IndexGuard {
       tally.objects++;
       tally.blocks += object.allocated;
       tally.names.add(PgState.hashOf(object.name));
+      if (cloneIdOf(object.name) !== undefined) tally.clones.push(object.name);
     };
     const seen = new Set<string>();
     for (const { key, value } of this.index.range(objectsOf(pg.id))) {

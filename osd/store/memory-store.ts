@@ -6,6 +6,7 @@
 import { assert } from "../../cluster/base/assert.js";
 import { BLOCK_SIZE, crc32, ZERO_BLOCK_CRC } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
+import { cloneIdOf, headOf } from "../../cluster/base/object-name.js";
 import { formatPg, type PgId } from "../../cluster/base/ids.js";
 import type { Clock } from "../../cluster/platform/ports.js";
 import {
@@ -23,6 +24,7 @@ import {
   type ObjectRead,
   type PgInfo,
   type RetryRecord,
+  type SnapClone,
   type SpoiledBlock,
   type StoreUsage,
   type Transaction,
@@ -42,6 +44,7 @@ interface MemoryObject {
   version: Version;
   mtimeNs: bigint;
   truncateSeq: number;
+  snapSeq: number;
   blocks: Map<number, Block>;
 }
 interface MemoryPg {
@@ -146,8 +149,14 @@ export class MemoryStore implements ChunkStore {
   private change(pg: MemoryPg, t: Transaction): void {
     let object = pg.objects.get(t.object);
     if (!object) {
-      object = { size: 0, version: VERSION_ZERO, mtimeNs: 0n, truncateSeq: 0, blocks: new Map() };
+      const fresh = { size: 0, version: VERSION_ZERO, mtimeNs: 0n, truncateSeq: 0, snapSeq: 0 };
+      object = { ...fresh, blocks: new Map() };
       pg.objects.set(t.object, object);
+    }
+    if (t.kind === OpKind.copy) {
+      const source = pg.objects.get(t.source ?? "");
+      assert(source, `${t.object} would be a copy of no ${t.source}`);
+      object.blocks = new Map([...source.blocks].map(([at, block]) => [at, { ...block }]));
     }
     const first = t.offset / BLOCK_SIZE;
     const bytes = Buffer.concat(t.data);
@@ -166,6 +175,7 @@ export class MemoryStore implements ChunkStore {
     object.version = t.version;
     object.mtimeNs = t.mtimeNs;
     object.truncateSeq = t.truncateSeq;
+    object.snapSeq = t.snapSeq;
     for (const at of object.blocks.keys()) {
       assert(
         at * BLOCK_SIZE < t.size,
@@ -175,8 +185,9 @@ export class MemoryStore implements ChunkStore {
   }
 
   private info(object: MemoryObject): ObjectInfo {
-    const { size, version, mtimeNs, truncateSeq, blocks } = object;
-    return { size, version, mtimeNs, truncateSeq, allocated: blocks.size * BLOCK_SIZE };
+    const { size, version, mtimeNs, truncateSeq, snapSeq, blocks } = object;
+    const allocated = blocks.size * BLOCK_SIZE;
+    return { size, version, mtimeNs, truncateSeq, snapSeq, allocated };
   }
   stat(id: PgId, name: string): ObjectInfo | undefined {
     const object = this.pgs.get(id)?.objects.get(name);
@@ -232,6 +243,14 @@ export class MemoryStore implements ChunkStore {
     return out;
   }
 
+  clones(id: PgId, head: string): SnapClone[] {
+    const out: SnapClone[] = [];
+    for (const [name, { snapSeq }] of this.pgs.get(id)?.objects ?? []) {
+      const clone = headOf(name) === head ? cloneIdOf(name) : undefined;
+      if (clone !== undefined) out.push({ id: clone, from: snapSeq });
+    }
+    return out.sort((a, b) => a.id - b.id);
+  }
   list(id: PgId, after: string, limit: number): { object: string; info: ObjectInfo }[] {
     const pg = this.pgs.get(id);
     if (!pg) return [];
@@ -344,7 +363,7 @@ export class MemoryStore implements ChunkStore {
     block.bytes[7]! ^= 4;
   }
   install(id: PgId, name: string, image: ObjectImage, done: Durable): void {
-    const { size, version, mtimeNs, truncateSeq } = image.info;
+    const { size, version, mtimeNs, truncateSeq, snapSeq } = image.info;
     const blocks = new Map<number, Block>();
     for (const { offset, data, sums } of image.extents) {
       assert(
@@ -357,7 +376,7 @@ export class MemoryStore implements ChunkStore {
       });
     }
     for (const { offset, sum } of image.spoiled ?? []) blocks.get(offset / BLOCK_SIZE)!.sum = sum;
-    this.pg(id).objects.set(name, { size, version, mtimeNs, truncateSeq, blocks });
+    this.pg(id).objects.set(name, { size, version, mtimeNs, truncateSeq, snapSeq, blocks });
     this.durable(done);
   }
   discard(id: PgId, name: string, done: Durable): void {

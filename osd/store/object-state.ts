@@ -14,7 +14,7 @@ import type { PgState } from "./pg-state.js";
 export const OBJECT_BLOCKS_MAX = (256 * 1024 * 1024) / BLOCK_SIZE;
 
 const NONE = new Uint32Array(0);
-const FORMAT = 1;
+const FORMAT = 2;
 
 /** A write of the object's blocks [first, end); `done` never fails. */
 export interface DirectWrite {
@@ -29,6 +29,7 @@ export class ObjectState {
   version: Version = VERSION_ZERO;
   mtimeNs = 0n;
   truncateSeq = 0;
+  snapSeq = 0;
   /** Per block of the object its disk block + 1, or 0 for a hole. */
   blocks: Uint32Array = NONE;
   sums: Uint32Array = NONE;
@@ -80,6 +81,7 @@ export class ObjectState {
       version: this.version,
       mtimeNs: this.mtimeNs,
       truncateSeq: this.truncateSeq,
+      snapSeq: this.snapSeq,
       allocated: this.allocated * BLOCK_SIZE,
     };
   }
@@ -92,6 +94,7 @@ export class ObjectState {
     out.u53(this.version.seq);
     out.i64(this.mtimeNs);
     out.u53(this.truncateSeq);
+    out.u53(this.snapSeq);
     const runsAt = out.at;
     let runs = 0;
     out.u32(0);
@@ -126,6 +129,7 @@ export class ObjectState {
     this.version = { interval: from.u53(), seq: from.u53() };
     this.mtimeNs = from.i64();
     this.truncateSeq = from.u53();
+    this.snapSeq = from.u53();
     const runs = from.u32();
     for (let r = 0; r < runs; r++) {
       const first = from.u32();

@@ -4,6 +4,7 @@
  */
 import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { cloneName } from "../../cluster/base/object-name.js";
 import type { PgId } from "../../cluster/base/ids.js";
 import type { OrderedStore } from "../../cluster/platform/ports.js";
 import { digestOf, spoil } from "./block-runs.js";
@@ -12,6 +13,7 @@ import type {
   ObjectImage,
   ObjectInfo,
   ObjectRead,
+  SnapClone,
   SpoiledBlock,
 } from "./chunk-store.js";
 import { nameOfKey, objectKey, objectsOf } from "./index-format.js";
@@ -137,6 +139,15 @@ export class ObjectViews {
       const last = out.at(-1);
       if (last && last.offset + last.length === at * BLOCK_SIZE) last.length += BLOCK_SIZE;
       else out.push({ offset: at * BLOCK_SIZE, length: BLOCK_SIZE });
+    }
+    return out;
+  }
+
+  clones(id: PgId, head: string): SnapClone[] {
+    const out: SnapClone[] = [];
+    for (const each of this.host.pgs.get(id)?.clones.of(head) ?? []) {
+      const clone = this.host.find(id, cloneName(head, each));
+      if (clone) out.push({ id: each, from: clone.snapSeq });
     }
     return out;
   }

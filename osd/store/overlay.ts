@@ -13,8 +13,9 @@ const SLOTS_PER_SLAB = 256;
 
 /** One block of a small write. */
 export interface OverlayEntry {
-  /** Where it belongs: a block of an object. */
-  object: ObjectState;
+  /** Whose block it is: several have it after a snapshot. */
+  owners: ObjectState[];
+  /** Number of the block in the objects. */
   at: number;
   slot: number;
   bytes: Buffer;
@@ -22,7 +23,7 @@ export interface OverlayEntry {
   order: number;
   /** The block on disk that it belongs to. */
   block: number;
-  /** Who keeps the slot: the object, the WAL group, a flush. */
+  /** Who keeps the slot: the objects (as one), the WAL group, a flush. */
   holders: number;
   /** It is the newest content of its block. */
   current: boolean;
@@ -50,17 +51,27 @@ export class Overlay {
     if (this.free.length === 0) this.grow();
     const slot = this.free.pop()!;
     const bytes = this.slots[slot]!;
-    const entry = { object, at, slot, bytes, order, block, holders: 2, current: true };
+    const entry = { owners: [object], at, slot, bytes, order, block, holders: 2, current: true };
     (object.overlay ??= new Map()).set(at, entry);
     this.entries.push(entry);
     this.bytes += BLOCK_SIZE;
     return entry;
   }
 
-  /** The object's block has other content now, or its content is in the data file. */
+  /** The object's block has other content now. */
+  forget(object: ObjectState, entry: OverlayEntry): void {
+    object.overlay!.delete(entry.at);
+    if (entry.owners.length > 1) {
+      entry.owners = entry.owners.filter((owner) => owner !== object);
+      return;
+    }
+    entry.current = false;
+    this.drop(entry);
+  }
+  /** Its content is in the data file. */
   retire(entry: OverlayEntry): void {
     entry.current = false;
-    entry.object.overlay!.delete(entry.at);
+    for (const owner of entry.owners) owner.overlay!.delete(entry.at);
     this.drop(entry);
   }
 

@@ -22,6 +22,7 @@ import {
 } from "./index-format.js";
 import type { ObjectState } from "./object-state.js";
 import { RetryMemory } from "./retry-memory.js";
+import { CloneTable } from "./sharing.js";
 
 const after = (version: Version): Version => ({ interval: version.interval, seq: version.seq + 1 });
 
@@ -53,6 +54,7 @@ export class PgState {
    * name that hashes like another one is taken for lost, too, and found out by comparing copies.
    */
   readonly names = new Set<number>();
+  readonly clones = new CloneTable();
   /** Names whose entries in the index are damaged, do not count, and go with a checkpoint. */
   readonly voided = new Set<string>();
   /** Part of the log in the index could not be read and was given up. */

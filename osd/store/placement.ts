@@ -9,14 +9,15 @@ import type { BlockAllocator, Quarantine, Run } from "./extent-map.js";
 import type { ObjectState } from "./object-state.js";
 import type { Overlay, OverlayEntry } from "./overlay.js";
 import type { Placement } from "./records.js";
+import { shareBlocks, type SharedBlocks } from "./sharing.js";
 import type { SpaceGauge } from "./space.js";
 import type { WalGroup } from "./wal.js";
 
 const noop = (): void => undefined;
 
 export class BlockPlacer {
-  /** Blocks that objects use. */
-  used = 0;
+  /** Blocks that objects use; a shared one counts for each of them. */
+  private total = 0;
   readonly counters = { smallBlocks: 0, directBlocks: 0 };
 
   constructor(
@@ -25,11 +26,35 @@ export class BlockPlacer {
     private readonly quarantine: Quarantine,
     private readonly files: DataFiles,
     private readonly space: SpaceGauge,
+    private readonly shared: SharedBlocks,
   ) {}
+
+  /** Blocks that objects use. */
+  get used(): number {
+    return this.total - this.shared.saved;
+  }
+  /** More (or fewer) blocks of objects than were known: what opening or verifying has counted. */
+  recount(difference: number): void {
+    this.total += difference;
+  }
 
   private forgetOverlay(object: ObjectState, at: number): void {
     const entry = object.overlay?.get(at);
-    if (entry) this.overlay.retire(entry);
+    if (entry) this.overlay.forget(object, entry);
+  }
+
+  /** An object does not have the block any more. `order`: of the group that says so. */
+  private leave(block: number, order: number): void {
+    if (!this.shared.leave(block)) this.quarantine.add(block, order);
+  }
+
+  /** The object has the blocks of `source` instead of its own. */
+  copy(source: ObjectState, object: ObjectState, order: number): void {
+    this.drop(object, 0, Infinity, order);
+    object.overlay = undefined;
+    object.writing = undefined;
+    shareBlocks(source, object, this.shared);
+    this.total += source.allocated;
   }
 
   /** The blocks [first, end) become holes. `order`: of the group that says so. */
@@ -43,8 +68,8 @@ export class BlockPlacer {
       object.sums[at] = 0;
       object.allocated--;
       object.pg.blocks--;
-      this.used--;
-      this.quarantine.add(block - 1, order);
+      this.total--;
+      this.leave(block - 1, order);
     }
     if (end >= object.extent && first < object.extent) object.extent = first;
   }
@@ -53,18 +78,18 @@ export class BlockPlacer {
     const old = object.blocks[at]!;
     if (old === block + 1) return;
     if (old !== 0) {
-      this.quarantine.add(old - 1, order);
+      this.leave(old - 1, order);
     } else {
       object.allocated++;
       object.pg.blocks++;
-      this.used++;
+      this.total++;
     }
     object.blocks[at] = block + 1;
   }
 
   /**
-   * Chooses disk blocks for a write: fresh ones for a direct write and for holes, the same
-   * otherwise.
+   * Chooses disk blocks for a write: fresh ones for a direct write, for holes and for what others
+   * have too, the same otherwise.
    */
   private chooseBlocks(object: ObjectState, first: number, count: number, direct: boolean): Run[] {
     const before = first > 0 && first - 1 < object.extent ? object.blocks[first - 1]! - 1 : -1;
@@ -72,15 +97,13 @@ export class BlockPlacer {
     const runs: Run[] = [];
     for (let i = 0; i < count;) {
       const at = first + i;
-      const old = at < object.extent ? object.blocks[at]! : 0;
-      if (old !== 0) {
-        appendRun(runs, old - 1, 1);
+      if (this.isOwn(object, at)) {
+        appendRun(runs, object.blocks[at]! - 1, 1);
         i++;
         continue;
       }
       let holes = 1;
-      while (i + holes < count && !(at + holes < object.extent && object.blocks[at + holes] !== 0))
-        holes++;
+      while (i + holes < count && !this.isOwn(object, at + holes)) holes++;
       const near = runs.at(-1);
       for (const run of this.allocator.allocate(
         holes,
@@ -91,6 +114,11 @@ export class BlockPlacer {
       i += holes;
     }
     return runs;
+  }
+
+  private isOwn(object: ObjectState, at: number): boolean {
+    const block = at < object.extent ? object.blocks[at]! : 0;
+    return block !== 0 && !this.shared.has(block - 1);
   }
 
   /**
@@ -136,8 +164,12 @@ export class BlockPlacer {
   /** Gives an overlay entry a fresh block to be flushed to. */
   relocate(entry: OverlayEntry): void {
     const [run] = this.allocator.allocate(1, -1);
-    this.setBlock(entry.object, entry.at, run!.start, entry.order);
-    entry.block = run!.start;
+    const block = run!.start;
+    entry.owners.forEach((owner, i) => {
+      this.setBlock(owner, entry.at, block, entry.order);
+      if (i > 0) this.shared.add(block);
+    });
+    entry.block = block;
   }
 
   /** Writes `data` to the object's blocks from `offset`, for a record that goes into `group`. */

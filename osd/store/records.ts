@@ -40,6 +40,7 @@ export interface ObjectFields {
   version: Version;
   mtimeNs: bigint;
   truncateSeq: number;
+  snapSeq: number;
 }
 
 export type WalRecord =
@@ -52,6 +53,9 @@ export type WalRecord =
       length: number;
       mtimeNs: bigint;
       truncateSeq: number;
+      snapSeq: number;
+      /** Of a copy; "" otherwise. */
+      source: string;
       placement: Placement;
     }
   | {
@@ -167,6 +171,9 @@ export function putRecord(out: ByteWriter, record: WalRecord): void {
       out.u53(record.length);
       out.i64(record.mtimeNs);
       out.u53(record.truncateSeq);
+      out.u53(record.snapSeq);
+      out.ensure(2 + record.source.length * 3);
+      out.text(record.source);
       putPlacement(out, record.placement);
       break;
     case RecordType.install:
@@ -176,6 +183,7 @@ export function putRecord(out: ByteWriter, record: WalRecord): void {
       putVersion(out, record.fields.version);
       out.i64(record.fields.mtimeNs);
       out.u53(record.fields.truncateSeq);
+      out.u53(record.fields.snapSeq);
       out.u32(record.placements.length);
       for (const placement of record.placements) putPlacement(out, placement);
       out.ensure(4 + record.spoiled.length * 8);
@@ -245,6 +253,8 @@ function getBody(from: ByteReader, type: number): WalRecord {
         length: from.u53(),
         mtimeNs: from.i64(),
         truncateSeq: from.u53(),
+        snapSeq: from.u53(),
+        source: from.text(),
         placement: getPlacement(from),
       };
     case RecordType.install: {
@@ -254,6 +264,7 @@ function getBody(from: ByteReader, type: number): WalRecord {
         version: getVersion(from),
         mtimeNs: from.i64(),
         truncateSeq: from.u53(),
+        snapSeq: from.u53(),
       };
       const placements = Array.from({ length: from.u32() }, () => getPlacement(from));
       const spoiled = Array.from({ length: from.u32() }, () => ({

@@ -23,6 +23,7 @@ import {
 } from "./index-format.js";
 import { ObjectState } from "./object-state.js";
 import { PgState } from "./pg-state.js";
+import { BlockClaims, type SharedBlocks } from "./sharing.js";
 import { getRetryRecord, type Placement } from "./records.js";
 import { WAL_START, type WalPoint } from "./wal.js";
 
@@ -99,7 +100,7 @@ export class IndexDestroyed extends DssError {
 
 interface Loading {
   index: OrderedStore;
-  allocator: BlockAllocator;
+  claims: BlockClaims;
   pgs: Map<PgId, PgState>;
   counted: Map<PgId, { objects: number; blocks: number }>;
   damage: IndexDamage;
@@ -116,6 +117,7 @@ interface Loading {
 export function loadIndex(
   index: OrderedStore,
   allocator: BlockAllocator,
+  shared: SharedBlocks,
   tolerated = false,
 ): { pgs: PgState[]; point: WalPoint; damage: IndexDamage } {
   const damage: IndexDamage = { pgs: new Map(), keys: [] };
@@ -125,7 +127,7 @@ export function loadIndex(
     if (key !== undefined) damage.keys.push(Buffer.from(key));
   };
   const loading: Loading = {
-    ...{ index, allocator, damage, note },
+    ...{ index, damage, note, claims: new BlockClaims(allocator, shared) },
     pgs: new Map(),
     counted: new Map(),
   };
@@ -169,7 +171,7 @@ function addPg(loading: Loading, pg: PgState): PgState {
 }
 
 function loadObject(loading: Loading, key: Buffer, value: Buffer): void {
-  const { index, allocator, note } = loading;
+  const { index, claims, note } = loading;
   const id = pgOfKey(key);
   const name = nameOfKey(key);
   const what = (): string => `object ${name} of PG ${formatPg(id)}`;
@@ -188,16 +190,15 @@ function loadObject(loading: Loading, key: Buffer, value: Buffer): void {
   }
   const object = new ObjectState(pg, name);
   object.decode(from);
-  for (let i = 0; i < object.extent; i++) {
-    const block = object.blocks[i]!;
-    if (block !== 0 && !allocator.claim(block - 1)) {
-      return note(id, key, `${what()} shares block ${block - 1} with another object`);
-    }
+  const taken = claims.claim(object);
+  if (taken !== undefined) {
+    return note(id, key, `${what()} shares block ${taken} with another object`);
   }
   const count = loading.counted.get(id)!;
   count.objects++;
   count.blocks += object.allocated;
   pg.names.add(PgState.hashOf(name));
+  pg.clones.add(name);
 }
 
 function checkCounts({ pgs, counted, note }: Loading): void {

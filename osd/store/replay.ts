@@ -3,6 +3,7 @@
  * the blocks that it has written, so that replay places everything where it was.
  */
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
+import { DssError } from "../../cluster/base/errors.js";
 import type { PgId } from "../../cluster/base/ids.js";
 import { OpKind, type LogEntry, type Transaction, type Version } from "./chunk-store.js";
 import type { Quarantine } from "./extent-map.js";
@@ -15,7 +16,7 @@ import type { ReplayGroup } from "./wal-recovery.js";
 /** What of a change remains to be done once its data have their place. */
 export type Settled = Pick<
   Transaction,
-  "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq"
+  "kind" | "offset" | "length" | "size" | "version" | "mtimeNs" | "truncateSeq" | "snapSeq"
 >;
 /** What the store does with a change besides logging it; orders are those of WAL groups. */
 export interface ReplayTarget {
@@ -40,6 +41,8 @@ export interface ReplayTarget {
 }
 
 export class Replayer {
+  private isSuspect = false;
+
   constructor(
     private readonly store: ReplayTarget,
     private readonly placer: BlockPlacer,
@@ -48,6 +51,7 @@ export class Replayer {
 
   /** `isSuspect`: the index has lost something, perhaps PGs that the log is about. */
   replay(group: ReplayGroup, isSuspect: boolean): void {
+    this.isSuspect = isSuspect;
     for (const { record, data } of group.records) {
       const isKnown =
         record.type === RecordType.forgetClient ||
@@ -76,6 +80,7 @@ export class Replayer {
         const object = this.store.change(pg, entry.object);
         if (entry.kind !== OpKind.remove) this.store.create(object);
         this.placer.replay(object, placement, data);
+        if (entry.kind === OpKind.copy) this.copy(pg, record.source, object);
         this.store.settle(
           object,
           { ...record, ...entry },
@@ -111,6 +116,14 @@ export class Replayer {
       case RecordType.mergeRetries:
         return pg.retries.merge(record.records);
     }
+  }
+
+  private copy(pg: PgState, name: string, object: ObjectState): void {
+    const source = this.store.load(pg, name);
+    if (source?.exists) return this.placer.copy(source, object, 0);
+    // In a PG that has lost objects all of them are compared with the other copies.
+    if (this.isSuspect) return this.placer.drop(object, 0, Infinity, 0);
+    throw new DssError("Corrupt", `the write-ahead log copies object ${name}, which is not there`);
   }
 
   private replayPlacements(

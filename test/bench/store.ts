@@ -69,6 +69,7 @@ function write(
       sums,
       mtimeNs: 1_700_000_000_000_000_000n,
       truncateSeq: 0,
+      snapSeq: 0,
     },
     (error) => {
       if (error) throw error;

@@ -40,7 +40,8 @@ export class MemoryObjects implements ObjectAccess {
     return this.enter(`stat ${address.object}`, options, () => {
       const bytes = this.objects.get(this.key(address));
       const size = bytes?.length ?? 0;
-      return { exists: bytes !== undefined, size, mtimeNs: 0n, truncateSeq: 0, allocated: size };
+      const zeros = { mtimeNs: 0n, truncateSeq: 0, snapSeq: 0 };
+      return { exists: bytes !== undefined, size, ...zeros, allocated: size, clones: [] };
     });
   }
   extents(

@@ -36,7 +36,7 @@ function imageOf(content: Content): ObjectImage {
   const allocated = content.size * BLOCK_SIZE;
   const version = { interval: 3, seq: 9 };
   const size = BLOCKS * BLOCK_SIZE;
-  return { info: { size, version, mtimeNs: 5n, truncateSeq: 2, allocated }, extents };
+  return { info: { size, version, mtimeNs: 5n, truncateSeq: 2, snapSeq: 0, allocated }, extents };
 }
 const header = { pg: 7, interval: 3, attempt: 1, asOf: 9, object: "a" };
 

@@ -12,7 +12,7 @@ import {
 import { DamageWorld } from "../../support/damage-world.js";
 
 const row = (object: string, seq = 1, digest = 7): CopyRow => {
-  return { object, size: 10, version: { interval: 1, seq }, truncateSeq: 0, digest };
+  return { object, size: 10, version: { interval: 1, seq }, truncateSeq: 0, snapSeq: 0, digest };
 };
 const copies = (...rows: (CopyRow | undefined)[]): Copy[] =>
   rows.map((found, member) => ({ member, row: found }));

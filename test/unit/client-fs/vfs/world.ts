@@ -105,6 +105,7 @@ export class MemoryObjects {
           mtimeNs: object?.mtimeNs ?? 0n,
           truncateSeq: object?.truncateSeq ?? 0,
           allocated: object?.size ?? 0,
+          ...{ clones: [], snapSeq: 0 },
         };
       },
       extents: async (address, offset, length, options) => {
@@ -297,6 +298,7 @@ class World {
           usage: () => ({ total: 2 ** 30, available: 2 ** 29 }),
         },
         objects: this.objects.for(0),
+        lister: { pools: () => [], listActive: () => Promise.resolve([]) },
         options: { ...LEADER_DEFAULTS, ...options },
         onFailure: (error) => this.failures.push(error),
       });

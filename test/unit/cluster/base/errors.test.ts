@@ -45,6 +45,7 @@ const PUBLISHED: Record<ErrorCode, number> = {
   NoSession: 48,
   TooLarge: 49,
   Overloaded: 50,
+  StaleSnapshots: 51,
   Unreachable: 60,
   ConnectionLost: 61,
   TimedOut: 62,

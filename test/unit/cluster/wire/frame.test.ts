@@ -138,9 +138,11 @@ t.test("published layouts are frozen: add a new message instead", (t) => {
   const name = 1 + object.length;
   const bare = { pg: 1, interval: 1, client: 1, offset: 0, length: 0, truncateSeq: 0, object };
   const write = { ...bare, minEpoch: 0, sequence: 1, floor: 1, kind: 1, flags: 0 };
-  t.equal(OsdWrite.encode({ ...write, truncateSize: 0, mtimeNs: 0n }).length, 58 + name);
-  t.equal(OsdRead.encode({ ...bare, minEpoch: 0, truncateSize: 0 }).length, 32 + name);
-  const rep = { ...bare, seq: 1, sequence: 1, floor: 1, kind: 1, size: 0, mtimeNs: 0n };
-  t.equal(OsdRepOp.encode(rep).length, 61 + name);
+  const snaps = { snapSeq: 0, snapNewest: 0, snap: 0 };
+  const cut = { truncateSize: 0, mtimeNs: 0n };
+  t.equal(OsdWrite.encode({ ...write, ...snaps, ...cut }).length, 70 + name);
+  t.equal(OsdRead.encode({ ...bare, minEpoch: 0, truncateSize: 0, snap: 0 }).length, 36 + name);
+  const log = { seq: 1, sequence: 1, floor: 1, kind: 1, size: 0, mtimeNs: 0n };
+  t.equal(OsdRepOp.encode({ ...bare, ...log, snapSeq: 0, source: "" }).length, 66 + name);
   t.end();
 });

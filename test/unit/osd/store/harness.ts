@@ -189,6 +189,7 @@ export function transaction(
     sums: blockChecksums(bytes),
     mtimeNs: 7n,
     truncateSeq: 0,
+    snapSeq: 0,
     ...fields,
   };
 }

@@ -93,7 +93,8 @@ t.test("a lost object is damage, not absence, in a running store, too", async (t
     t.equal(h.store.pgInfo(PG)!.bytes, 8 * BLOCK_SIZE, "counts are right again");
     t.ok(await read(h, "o3"));
     const version = { interval: 1, seq: 3 };
-    const info = { size: BLOCK_SIZE, version, mtimeNs: 1n, truncateSeq: 0, allocated: BLOCK_SIZE };
+    const seqs = { truncateSeq: 0, snapSeq: 0 };
+    const info = { size: BLOCK_SIZE, version, mtimeNs: 1n, ...seqs, allocated: BLOCK_SIZE };
     const extents = [{ offset: 0, data: block(3), sums: blockChecksums(block(3)) }];
     await h.wait(durable((done) => h.store.install(PG, "o2", { info, extents }, done)));
     await h.clock.advance(500);

@@ -5,6 +5,7 @@
  */
 import { isDeepStrictEqual } from "node:util";
 import { BLOCK_SIZE, blockChecksums } from "../../../../cluster/base/checksum.js";
+import { cloneName } from "../../../../cluster/base/object-name.js";
 import type { PgId } from "../../../../cluster/base/ids.js";
 import type { Prng } from "../../../../cluster/base/prng.js";
 import { nodeClock } from "../../../../cluster/platform/node.js";
@@ -25,7 +26,12 @@ export interface Operation {
   run(store: ChunkStore, done: Durable): void;
 }
 
-const NAMES = ["10.0", "10.1", "10.10", "a/b c", "ünï-ço∂é", "z".repeat(200), "10.2", "😀"];
+/** Families of an object and its snapshot clones: copies are made within them. */
+const FAMILIES = [
+  ["10.1", cloneName("10.1", 1), cloneName("10.1", 2), cloneName("10.1", 0xabc)],
+  ["10.10", cloneName("10.10", 7)],
+];
+const NAMES = ["10.0", "a/b c", "ünï-ço∂é", "z".repeat(200), "10.2", "😀", ...FAMILIES.flat()];
 const CLIENTS = [70_001, 70_002, 70_003];
 const OBJECT_BLOCKS = 24;
 
@@ -81,6 +87,7 @@ export class Model {
       return { name: "createPg", run: (s, done) => s.createPg(pg.id, meta, done) };
     }
     const dice = this.random.int(0, 99);
+    if (dice < 12) return this.chooseCopy(pg) ?? this.chooseTransaction(pg);
     if (dice < 70) return this.chooseTransaction(pg);
     if (dice < 76) return this.chooseInstall(pg);
     if (dice < 79) {
@@ -145,6 +152,7 @@ export class Model {
       ...this.request(pg),
       mtimeNs: BigInt(random.u32()) * 1_000_000_000n,
       truncateSeq: random.int(0, 5),
+      snapSeq: random.int(0, 5),
     };
     const dice = random.int(0, 99);
     const start = random.int(0, OBJECT_BLOCKS - 1);
@@ -182,6 +190,19 @@ export class Model {
     return { name: `apply kind ${t.kind} ${object}`, run: (s, done) => s.apply(t, done) };
   }
 
+  /** A snapshot (the clone takes the blocks of its head) or a return to one. */
+  private chooseCopy(pg: PgModel): Operation | undefined {
+    const { random } = this;
+    const family = random.pick(FAMILIES);
+    const [source, object] = [random.pick(family), random.pick(family)];
+    const size = pg.live.stat(pg.id, source)?.size;
+    if (size === undefined || source === object) return undefined;
+    const version = this.nextVersion(pg);
+    const change = { pg: pg.id, object, source, version, kind: OpKind.copy, size };
+    const t = transaction({ ...change, snapSeq: random.int(0, 9), ...this.request(pg) });
+    return { name: `copy ${source} to ${object}`, run: (s, done) => s.apply(t, done) };
+  }
+
   private chooseInstall(pg: PgModel): Operation {
     const { random } = this;
     const object = random.pick(NAMES);
@@ -194,7 +215,8 @@ export class Model {
       at += data.length / BLOCK_SIZE + 1;
     }
     const version = { interval: 1, seq: random.int(1, 50) };
-    const info = { size: at * BLOCK_SIZE, version, mtimeNs: 9n, truncateSeq: 2, allocated: 0 };
+    const seqs = { truncateSeq: 2, snapSeq: 1 };
+    const info = { size: at * BLOCK_SIZE, version, mtimeNs: 9n, ...seqs, allocated: 0 };
     return { name: "install", run: (s, done) => s.install(pg.id, object, { info, extents }, done) };
   }
 
@@ -312,7 +334,10 @@ export async function compareStores(
     unlike("info", { ...a, logTail: 0 }, { ...b, logTail: 0 }) ??
     unlike("log", store.log(id, tails, 1e9), model.log(id, tails, 1e9)) ??
     unlike("list", store.list(id, "", 1e9), model.list(id, "", 1e9)) ??
-    unlike("retries", store.exportRetries(id), model.exportRetries(id));
+    unlike("retries", store.exportRetries(id), model.exportRetries(id)) ??
+    FAMILIES.map(([head]) =>
+      unlike(`clones of ${head}`, store.clones(id, head!), model.clones(id, head!)),
+    ).find((found) => found !== undefined);
   if (difference) return difference;
   for (const { object, info } of model.list(id, "", 1e9)) {
     const length = Math.max(info.size, 1);

@@ -6,6 +6,7 @@ import {
   crc32,
   ZERO_BLOCK_CRC,
 } from "../../../../cluster/base/checksum.js";
+import { cloneName } from "../../../../cluster/base/object-name.js";
 import {
   OpKind,
   VERSION_ZERO,
@@ -514,6 +515,50 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     }
   });
 
+  test("a snapshot clone shares its head's blocks, until either changes", async (t, store, h, apply) => {
+    const clone = cloneName("o", 3);
+    const used = (blocks: number, when: string): void => {
+      t.equal(store().pgInfo(PG)!.bytes, blocks * BLOCK_SIZE, `${when}: counted for each`);
+      // The memory store has a copy of each.
+      if (name !== "memory") t.not(store().usage().used, blocks * BLOCK_SIZE, when);
+    };
+    await apply(1, "o", { data: [block(1, 30)], snapSeq: 1 }); // Large: in the data files.
+    await apply(2, "o", { offset: 2 * BLOCK_SIZE, data: [block(2)], size: 30 * BLOCK_SIZE });
+    const size = 30 * BLOCK_SIZE;
+    const was = await bytes(h, "o");
+    await apply(3, clone, { kind: OpKind.copy, source: "o", size, snapSeq: 1 });
+    used(60, "a clone");
+    t.same(store().clones(PG, "o"), [{ id: 3, from: 1 }]);
+    // One block that is in the overlay still, one that is not, a hole, and the end.
+    await apply(4, "o", { offset: 2 * BLOCK_SIZE, data: [block(3)], size, snapSeq: 3 });
+    await apply(5, "o", { offset: 9 * BLOCK_SIZE, data: [block(4)], size, snapSeq: 3 });
+    const gap = { offset: 12 * BLOCK_SIZE, length: BLOCK_SIZE };
+    await apply(6, "o", { kind: OpKind.zero, ...gap, size, snapSeq: 3 });
+    await apply(7, "o", { kind: OpKind.truncate, offset: 20 * BLOCK_SIZE, size: 20 * BLOCK_SIZE });
+    const is = Buffer.concat([was.subarray(0, 2 * BLOCK_SIZE), block(3), block(1, 17)]);
+    block(4).copy(is, 9 * BLOCK_SIZE);
+    is.fill(0, 12 * BLOCK_SIZE, 13 * BLOCK_SIZE);
+    for (const when of ["at once", "after reopening", "again"]) {
+      t.same(await bytes(h, clone), was, `${when}: the clone is what its head was`);
+      t.same(await bytes(h, "o"), is, `${when}: the head has changed`);
+      t.match(store().stat(PG, clone), { size, snapSeq: 1, version: v(3) }, when);
+      used(49, when);
+      await h.reopen();
+    }
+    // Back to the snapshot: the head's own blocks go.
+    await apply(8, "o", { kind: OpKind.copy, source: clone, size, snapSeq: 3 });
+    t.same(await bytes(h, "o"), was);
+    await apply(9, clone, { kind: OpKind.remove, size: 0 });
+    t.same(store().clones(PG, "o"), []);
+    await apply(10, "o", { offset: 4 * BLOCK_SIZE, data: [block(8)], size, snapSeq: 3 });
+    block(8).copy(was, 4 * BLOCK_SIZE);
+    for (const when of ["at once", "after reopening"]) {
+      t.same(await bytes(h, "o"), was, `${when}: what was shared is still there`);
+      t.equal(store().usage().used, size, `${when}: nothing is lost`);
+      await h.reopen();
+    }
+  });
+
   test("a transaction that breaks the contract stops the caller", async (t, store) => {
     const bad = (fields: Partial<Transaction>): void =>
       store().apply(
@@ -523,6 +568,7 @@ export function runSuite(name: string, make: () => Promise<Harness>): void {
     t.throws(() => bad({ offset: 100 }), /whole blocks/);
     t.throws(() => bad({ data: [block(1)], sums: new Uint32Array(2) }), /do not fit/);
     t.throws(() => bad({ kind: OpKind.touch, data: [block(1)] }), /carries data/);
+    t.throws(() => bad({ kind: OpKind.copy, source: "p" }), /copy of p/);
     t.throws(() => bad({ pg: PG + 9 }), /does not hold PG/);
   });
 }

@@ -1,0 +1,65 @@
+/**
+ * What an object was at a snapshot, and what has to be kept of it before it changes (docs/
+ * decisions/0007). Runs on the primary, under the lock of the object's family: an object and its
+ * snapshot clones have one.
+ */
+import { DssError } from "../cluster/base/errors.js";
+import type { PgId } from "../cluster/base/ids.js";
+import { cloneIdOf, cloneName } from "../cluster/base/object-name.js";
+import type { OsdRead, OsdStatReply, OsdWrite } from "./proto.js";
+import type { ChunkStore, ObjectInfo, SnapClone } from "./store/chunk-store.js";
+
+/** Under which name the object is kept as it was at `snap` (0: as it is); undefined: it was not. */
+export function nameAt(
+  store: ChunkStore,
+  pg: PgId,
+  { object, snap }: { object: string; snap: number },
+): string | undefined {
+  if (snap === 0) return object;
+  const clone = cloneAt(store.clones(pg, object), snap);
+  if (clone !== undefined) return clone.from < snap ? cloneName(object, clone.id) : undefined;
+  const head = store.stat(pg, object);
+  return head !== undefined && head.snapSeq < snap ? object : undefined;
+}
+function cloneAt(clones: readonly SnapClone[], snap: number): SnapClone | undefined {
+  return clones.find(({ id }) => id >= snap);
+}
+
+/** The clone that the change has to make first; undefined: none. Fails with StaleSnapshots. */
+export function cloneToMake(
+  store: ChunkStore,
+  pg: PgId,
+  message: OsdWrite,
+  info: ObjectInfo | undefined,
+): string | undefined {
+  if (info === undefined || cloneIdOf(message.object) !== undefined) return undefined;
+  const { object, snapSeq, snapNewest } = message;
+  if (snapSeq < info.snapSeq) {
+    const text = `${object} has seen snapshot ${info.snapSeq}, the request only ${snapSeq}`;
+    throw new DssError("StaleSnapshots", text, { hint: "open the volume again" });
+  }
+  if (snapNewest <= info.snapSeq) return undefined;
+  // It was made by a change that came no further.
+  const isThere = store.clones(pg, object).some(({ id }) => id === snapNewest);
+  return isThere ? undefined : cloneName(object, snapNewest);
+}
+
+export function statReply(store: ChunkStore, pg: PgId, message: OsdRead): OsdStatReply {
+  const name = nameAt(store, pg, message);
+  const info = name === undefined ? undefined : store.stat(pg, name);
+  const clones = store.clones(pg, message.object);
+  if (info === undefined) {
+    const none = { size: 0, mtimeNs: 0n, truncateSeq: 0, snapSeq: 0, allocated: 0 };
+    return { exists: false, ...none, clones };
+  }
+  const { mtimeNs, truncateSeq, snapSeq, allocated } = info;
+  const size = effectiveSize(info, message);
+  return { exists: true, size, mtimeNs, truncateSeq, snapSeq, allocated, clones };
+}
+
+/** A reader that knows of a newer truncation does not see what it cut off. */
+export function effectiveSize(info: ObjectInfo, message: OsdRead): number {
+  return message.truncateSeq > info.truncateSeq
+    ? Math.min(info.size, message.truncateSize)
+    : info.size;
+}
