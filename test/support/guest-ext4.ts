@@ -8,7 +8,25 @@ import type { Teardown } from "./temp.js";
 /** Bytes of the large file that the guest writes. */
 export const GUEST_FILE_BYTES = 24 * 1024 * 1024;
 
-const script = (port: number, name: string): string => `
+/** The device is attached anew until it is larger; then the file system grows into it. */
+const GROW = (port: number, name: string): string => `
+before=$(cat /sys/block/nbd0/size)
+echo "STEP growing"
+for i in $(seq 1 100); do
+  nbd-client -d /dev/nbd0
+  nbd-client ${GUEST_HOST} ${port} -N ${name} /dev/nbd0 -connections 4
+  [ "$(cat /sys/block/nbd0/size)" -gt "$before" ] && break
+  sleep 0.2
+done
+echo "RESULT grown $(cat /sys/block/nbd0/size)"
+e2fsck -f -p /dev/nbd0
+resize2fs /dev/nbd0
+mount -t ext4 /dev/nbd0 /mnt
+[ "$sum" = "$(sha256sum < /mnt/large)" ] && echo "RESULT after same"
+umount /mnt
+`;
+
+const script = (port: number, name: string, grows: boolean): string => `
 nbd-client ${GUEST_HOST} ${port} -N ${name} /dev/nbd0 -connections 4
 echo "RESULT size $(cat /sys/block/nbd0/size)"
 echo "RESULT discard $(cat /sys/block/nbd0/queue/discard_max_bytes)"
@@ -37,6 +55,7 @@ echo "RESULT sum $(echo "$sum" | cut -c 1-64)"
 rm /mnt/hard /mnt/folder/busybox
 fstrim /mnt && echo "RESULT fstrim done"
 umount /mnt
+${grows ? GROW(port, name) : ""}
 e2fsck -n -f /dev/nbd0 && echo "RESULT fsck clean"
 nbd-client -d /dev/nbd0
 dmesg | grep -i "I/O error\\|EXT4-fs error" && exit 9
@@ -45,14 +64,15 @@ echo "RESULT done yes"
 
 /**
  * Runs the whole story against the export on the host's loopback port; about 15 s. `onStep` is
- * called when the guest begins "writing", "copying" and "reading".
+ * called when the guest begins "writing", "copying", "reading" and, with `grows`, "growing": then
+ * the export has to become larger.
  */
 export function ext4InGuest(
   t: Teardown,
   port: number,
   name: string,
-  onStep?: (name: string) => Promise<void>,
+  { grows = false, onStep }: { grows?: boolean; onStep?: (name: string) => Promise<void> } = {},
 ): Promise<GuestResult> {
   const steps = onStep === undefined ? {} : { onStep };
-  return runGuest(t, { script: script(port, name), withinMs: 180_000, ...steps });
+  return runGuest(t, { script: script(port, name, grows), withinMs: 240_000, ...steps });
 }

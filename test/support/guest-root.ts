@@ -17,30 +17,30 @@ const ROUNDS = 6;
  * many small ones, renames, removals, links, each round ended by a sync.
  */
 const SCRIPT = `
-if [ -e /home/sums ]; then
-  (cd /home && sha256sum -c -s sums) && echo "RESULT earlier good"
+if [ -e /data/sums ]; then
+  (cd /data && sha256sum -c -s sums) && echo "RESULT earlier good"
 else
   echo "RESULT earlier none"
 fi
 for round in $(seq 1 ${ROUNDS}); do
   echo "STEP round$round"
-  mkdir -p /home/$round
-  rm -rf /home/$round/*
-  dd if=/dev/urandom of=/home/$round/large bs=64k count=64 2>/dev/null
-  for i in $(seq 1 60); do echo "round $round file $i" > /home/$round/$i.new; done
-  for i in $(seq 1 60); do mv /home/$round/$i.new /home/$round/$i; done
-  for i in $(seq 1 3 60); do rm /home/$round/$i; done
-  ln -f /home/$round/large /home/hard
-  cp /bin/busybox /home/$round/busybox
+  mkdir -p /data/$round
+  rm -rf /data/$round/*
+  dd if=/dev/urandom of=/data/$round/large bs=64k count=64 2>/dev/null
+  for i in $(seq 1 60); do echo "round $round file $i" > /data/$round/$i.new; done
+  for i in $(seq 1 60); do mv /data/$round/$i.new /data/$round/$i; done
+  for i in $(seq 1 3 60); do rm /data/$round/$i; done
+  ln -f /data/$round/large /data/hard
+  cp /bin/busybox /data/$round/busybox
   sync
-  (cd /home && sha256sum $round/large $round/busybox $round/2 $round/3 >> sums.new)
-  (cd /home && sha256sum -c -s sums.new) || exit 5
+  (cd /data && sha256sum $round/large $round/busybox $round/2 $round/3 >> sums.new)
+  (cd /data && sha256sum -c -s sums.new) || exit 5
 done
-mv /home/sums.new /home/sums
+mv /data/sums.new /data/sums
 sync
 echo 3 > /proc/sys/vm/drop_caches
-(cd /home && sha256sum -c -s sums) && echo "RESULT written good"
-cmp /bin/busybox /home/1/busybox && echo "RESULT busybox same"
+(cd /data && sha256sum -c -s sums) && echo "RESULT written good"
+cmp /bin/busybox /data/1/busybox && echo "RESULT busybox same"
 dmesg | grep -i "I/O error\\|EXT4-fs error\\|Remounting" && exit 9
 echo "RESULT done yes"
 `;

@@ -20,7 +20,7 @@ const EXT4_MODULES = ["crc16", "crc32c_generic", "mbcache", "jbd2", "ext4"];
 const MODULES = [...EXT4_MODULES, "nbd", "e1000"];
 /** What a root file system on a virtual disk needs. */
 const DISK_MODULES = [
-  ...["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"],
+  ...["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"],
   ...["virtio_blk", ...EXT4_MODULES],
 ];
 /** Programs of the host that the guest has besides busybox. */
@@ -113,7 +113,7 @@ async function followSteps(guest: Program, onStep: (name: string) => Promise<voi
 /** A tree for `mkfs.ext4 -d`, with the script as /sbin/init; see `rootDisk`. */
 export async function rootTree(folder: string, script: string): Promise<string> {
   const root = join(folder, "tree");
-  for (const name of ["bin", "sbin", "proc", "sys", "dev", "tmp", "etc", "home"]) {
+  for (const name of ["bin", "sbin", "proc", "sys", "dev", "tmp", "etc", "data"]) {
     mkdirSync(join(root, name), { recursive: true });
   }
   copyFileSync(
@@ -189,16 +189,18 @@ poweroff -f
 
 /** Finds the root file system and hands over to its init. */
 const DISK_INIT = `#!/bin/busybox sh
-/bin/busybox mkdir -p /usr/bin /usr/sbin
+/bin/busybox mkdir -p /usr/bin /usr/sbin /sbin
 /bin/busybox --install -s 2>/dev/null
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin
 mount -t devtmpfs dev /dev
 exec </dev/console >/dev/console 2>&1
 for module in ${DISK_MODULES.join(" ")}; do insmod /modules/$module.ko || echo "no $module"; done
-while [ ! -e /dev/vda ]; do sleep 0.1; done
+for i in $(seq 1 600); do [ -e /dev/vda ] && break; sleep 0.1; done
 mount -t ext4 /dev/vda /root || { echo "no root file system"; poweroff -f; }
-umount /dev
-exec switch_root /root /sbin/init
+mount -o move /dev /root/dev
+cd /root
+mount -o move . /
+exec chroot . /sbin/init
 `;
 
 /** The init of a root file system: runs /script, and shuts down as a machine does. */
@@ -206,7 +208,6 @@ const ROOT_INIT = `#!/bin/busybox sh
 /bin/busybox mkdir -p /usr/bin /usr/sbin
 /bin/busybox --install -s 2>/dev/null
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin
-mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 exec </dev/console >/dev/console 2>&1

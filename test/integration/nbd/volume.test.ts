@@ -12,7 +12,7 @@ import { startCluster, type Cluster } from "../../support/cluster.js";
 import { makeCertificates } from "../../support/certificates.js";
 import { ext4InGuest } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
-import { tempFolder, type Teardown } from "../../support/temp.js";
+import { tempFolder, waitFor, type Teardown } from "../../support/temp.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
@@ -296,26 +296,34 @@ t.test("attach says what to do on a machine whose kernel has no nbd", async (t) 
 
 t.test(
   "a Linux kernel keeps ext4 on a volume whose server dies",
-  { timeout: 200_000 },
+  { timeout: 260_000 },
   async (t) => {
     await create("ext4", "128M");
     const args = ["volume", "serve", "ext4", "--supervise", "--listen", "127.0.0.1:0"];
     const server = cluster.start(args);
     const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
     const killed: string[] = [];
-    const { code, results, console } = await ext4InGuest(t, Number(port), "ext4", async (step) => {
+    const onStep = async (step: string): Promise<void> => {
+      killed.push(step);
+      if (step === "growing") {
+        await cluster.ok(["volume", "resize", "ext4", "192M"]);
+        return;
+      }
       const answers = [...server.stderr.matchAll(/"pid":(\d+),"size":\d+,"resent"/g)];
       const pid = Number(answers.at(-1)![1]);
       if (existsSync(`/proc/${pid}`)) await cluster.kill([pid]);
-      killed.push(step);
-    });
-    t.same(killed, ["writing", "copying", "reading"]);
+    };
+    const options = { grows: true, onStep };
+    const { code, results, console } = await ext4InGuest(t, Number(port), "ext4", options);
+    t.same(killed, ["writing", "copying", "reading", "growing"]);
     t.equal(code, 0, console);
     for (const [name, value] of Object.entries({
       size: String((128 * MIB) / 512),
       large: "same",
       busybox: "same",
       fstrim: "done",
+      grown: String((192 * MIB) / 512),
+      after: "same",
       fsck: "clean",
       done: "yes",
     })) {
