@@ -26,9 +26,11 @@ import { endSession, openSession, predecessors, type Recovered } from "./core/se
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
 import { JournalWriter } from "./journal-writer.js";
+import { LockService } from "./lock-service.js";
 import { Operations } from "./operations.js";
 import type { PageLoader } from "./page-loader.js";
 import {
+  MdsLockOutcome,
   MdsRecall,
   MdsSafe,
   MdsVolumeChanged,
@@ -165,6 +167,7 @@ export class MdsLeader {
   private readonly operations: Operations;
   private readonly namespace: Namespace;
   private readonly volumes: Volumes;
+  private readonly locks: LockService;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
   private readonly sessions = new Map<ClientId, LiveSession>();
@@ -252,6 +255,18 @@ export class MdsLeader {
       progress: (entry) => this.purger.progress(entry),
       nowNs: () => parts.clock.wallNs(),
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
+    });
+    this.locks = new LockService({
+      send: (id, message) => {
+        const link = this.sessions.get(id)?.link;
+        this.answering(() => link?.post(MdsLockOutcome, message));
+      },
+      // While the store is gone nobody can be evicted.
+      lapsed: (id) => this.mayAnswer() && this.isLapsed(id),
+      evict: (id) => {
+        const session = this.sessions.get(id);
+        if (session !== undefined) void this.evict(session, LAPSED);
+      },
     });
     this.purger = new Purger({
       metadata,
@@ -409,6 +424,7 @@ export class MdsLeader {
     if (now - this.confirmedAt > CONFIRM_MS) void this.confirm();
     if (this.phase === "reconnecting") this.checkReconnected();
     for (const session of this.sessions.values()) this.checkSession(session, now);
+    if (this.mayAnswer()) this.locks.check();
     const batches = this.journal.safe - this.checkpointer.checkpoint;
     const due = now - this.lastCheckpoint > options.checkpointMs;
     if (batches > 0 && (due || batches > options.checkpointBatches)) {
@@ -607,6 +623,9 @@ export class MdsLeader {
       if (returning) this.capabilities.raise(session.id, ino, "shared", seq);
     }
     for (const ino of open.open ?? []) this.capabilities.setOpen(session.id, ino, true);
+    if (returning && !this.locks.claim(session.id, open)) {
+      void this.evict(session, "it claims locks that others hold");
+    }
     void this.recoverReleased(session, lost).catch((error: unknown) => this.fail(error));
   }
   /** One after the other: there may be many, and clients' own work comes first. */
@@ -729,6 +748,7 @@ export class MdsLeader {
     for (const ino of removed) this.capabilities.forget(ino);
     const freed = [...this.capabilities.ofSession(id)].map(([ino]) => ino);
     this.capabilities.dropSession(id);
+    this.locks.ended(id);
     this.sessions.delete(id);
     this.awaited.delete(id);
     const gone = new DssError(fenced === undefined ? "NoSession" : "Fenced", "the session is over");
@@ -1068,6 +1088,11 @@ export class MdsLeader {
         return volumes.open(access, request);
       case "volumeClose":
         return volumes.close(access, request);
+      case "lock":
+      case "unlock":
+      case "lockTest":
+      case "lockCancel":
+        return this.locks.plan(access.session, request);
       case "sync":
         return emptyPlan();
     }

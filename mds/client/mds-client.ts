@@ -29,6 +29,7 @@ import {
   CloseMdsSession,
   MdsAdmin,
   MdsKeepAlive,
+  MdsLockOutcome,
   MdsOperation,
   MdsRecall,
   MdsReleased,
@@ -38,6 +39,8 @@ import {
   type AdminReply,
   type AdminRequest,
   type CapabilityMode,
+  type LockClaim,
+  type LockOutcomeMessage,
   type MdsReply,
   type Operation,
   type Recall,
@@ -90,6 +93,28 @@ export const NO_CACHE: SessionCache = {
   evicted: () => undefined,
   lapsed: () => undefined,
   resumed: () => undefined,
+};
+
+/**
+ * What the owner of file locks does for the session; synchronous, and does not throw. Locks are
+ * the leader's only as long as it lasts: the next one learns of them from here.
+ */
+export interface SessionLocks {
+  /** What is held for certain: granted, and not on its way back. */
+  claims(): LockClaim[];
+  /** The end of a wait. */
+  outcome(message: LockOutcomeMessage): void;
+  /** There is a link again: the leader may know nothing of those who wait. */
+  reconnected(): void;
+  /** The session is over, and with it every lock. */
+  evicted(): void;
+}
+/** For programs that lock nothing. */
+const NO_LOCKS: SessionLocks = {
+  claims: () => [],
+  outcome: () => undefined,
+  reconnected: () => undefined,
+  evicted: () => undefined,
 };
 
 export interface MdsClientOptions {
@@ -153,6 +178,7 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "acquire",
   "readdir",
   "getxattrs",
+  "lockTest",
   "statfs",
   "inoRange",
   "volumeList",
@@ -196,6 +222,7 @@ const LEGAL: Record<State, readonly State[]> = {
 export class MdsClient {
   private state: State = "idle";
   private cache: SessionCache = NO_CACHE;
+  private locks: SessionLocks = NO_LOCKS;
   private readonly clock: Clock;
   private readonly logger: Logger;
   private readonly backoff: Backoff;
@@ -250,6 +277,9 @@ export class MdsClient {
     messenger.handlePost(MdsRecall, (message, link) => {
       this.fromLeader(link, () => this.cache.recall(message));
     });
+    messenger.handlePost(MdsLockOutcome, (message, link) => {
+      this.fromLeader(link, () => this.locks.outcome(message));
+    });
     messenger.handlePost(MdsVolumeChanged, (message, link) => {
       this.fromLeader(link, () => this.cache.volumeChanged?.(message));
     });
@@ -284,6 +314,9 @@ export class MdsClient {
 
   setCache(cache: SessionCache): void {
     this.cache = cache;
+  }
+  setLocks(locks: SessionLocks): void {
+    this.locks = locks;
   }
   /** Called with the id of every new session, the present one included. */
   onSession(listener: (client: ClientId) => void): void {
@@ -692,6 +725,7 @@ export class MdsClient {
           held: resumed ? this.cache.held() : [],
           orphans: resumed ? this.cache.orphans() : [],
           open: resumed ? this.cache.opened() : [],
+          locks: resumed ? this.locks.claims() : [],
           floor: this.floor(),
         },
         { deadlineMs: OPEN_ATTEMPT_MS },
@@ -735,6 +769,7 @@ export class MdsClient {
     // one means nothing to it.
     this.safe = sameTerm ? Math.max(this.safe, opened.safe) : opened.safe;
     this.cache.resumed();
+    this.locks.reconnected();
     const completed = new Set(opened.completed);
     for (const entry of [...this.outstanding.values()]) {
       if (entry.answered && completed.has(entry.id)) {
@@ -872,6 +907,7 @@ export class MdsClient {
     }
     if (lost) this.loseChange(error);
     while (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
+    this.locks.evicted();
     this.cache.evicted(error);
     const link = this.link;
     if (link !== undefined) this.lose(link);
