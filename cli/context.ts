@@ -30,9 +30,11 @@ import {
   DigestObject,
   GetOsdStatus,
   ListObjects,
+  MeasureObjects,
   StartScrub,
   type OsdListReply,
   type OsdDigestReply,
+  type OsdMeasured,
   type OsdStatus,
 } from "../osd/proto.js";
 import { FIGURES_MS } from "./gather.js";
@@ -212,6 +214,15 @@ export class ClusterClient {
   ): Promise<Infer<typeof OsdListReply>["objects"]> {
     const peer = this.messenger.peer(osd.address);
     return (await peer.call(ListObjects, request, { deadlineMs: LIST_MS })).message.objects;
+  }
+
+  /** What the objects with these names take on the primary of a placement group. */
+  async measureObjects(
+    osd: OsdEntry,
+    request: { pg: number; interval: number; prefix: string },
+  ): Promise<OsdMeasured> {
+    const peer = this.messenger.peer(osd.address);
+    return (await peer.call(MeasureObjects, request, { deadlineMs: LIST_MS })).message;
   }
 
   /** The OSD's entry. Errors: NotFound. */

@@ -11,11 +11,20 @@ export const KIB = 2 ** 10;
 export const MIB = 2 ** 20;
 export const GIB = 2 ** 30;
 export const TIB = 2 ** 40;
+export const PIB = 2 ** 50;
+export const EIB = 2 ** 60;
 
 /** Devices are made of sectors of this many bytes. */
 export const SECTOR_BYTES = 512;
-/** A size that is larger by mistake (a typed digit too many) is more likely than one on purpose. */
-export const VOLUME_BYTES_MAX = 1024 * TIB;
+/** The address space of 64 bits less its last 4 KiB; "16E" means that. */
+export const VOLUME_BYTES_MAX = 16 * EIB - 4 * KIB;
+/**
+ * More is taken only with a unit: that somebody typed a digit too many is more likely than that
+ * many GiB on purpose.
+ */
+const BARE_GIB_MAX = PIB;
+/** Above 2^53 a number holds only these exactly, which suits whole blocks. */
+const EXACT_MULTIPLE = 4 * KIB;
 
 export interface SizeRule {
   /** What is measured, for messages: "size", "offset". */
@@ -43,25 +52,20 @@ export function parseSize(text: string, rule: SizeRule): number {
     throw new UsageError(`${rule.what} "${text}" is negative`, permitted(rule));
   }
   const isBare = /^\d+(\.\d+)?$/.test(written);
-  if (!isBare && !/^\d+(\.\d+)?\s*[KMGT]?(i?B)?$/i.test(written)) {
+  if (!isBare && !/^\d+(\.\d+)?\s*[KMGTPE]?(i?B)?$/i.test(written)) {
     throw new UsageError(`${rule.what} "${text}" is not a size`, permitted(rule));
   }
-  const option: NumberOption = {
-    kind: "number",
-    unit: "bytes",
-    default: 0,
-    min: 0,
-    max: Number.MAX_SAFE_INTEGER,
-    simulate: [0, 0],
-    powerOfTwo: false,
-    help: "",
-  };
-  const bytes = parseNumber(option, isBare && rule.bare === "GiB" ? `${written}G` : written);
+  const bareGib = isBare && rule.bare === "GiB";
+  const bytes = bytesOf(bareGib ? `${written}G` : written, rule.max);
   if (bytes === undefined) {
     // The syntax is right, so it is out of range or a fraction of a byte.
     const why =
-      /^[\d.]{16,}|T/i.test(written) || isBare ? "too large" : "not a whole number of bytes";
+      /^[\d.]{16,}|[TPE]/i.test(written) || isBare ? "too large" : "not a whole number of bytes";
     throw new UsageError(`${rule.what} "${text}" is ${why}`, permitted(rule));
+  }
+  if (bareGib && bytes > BARE_GIB_MAX) {
+    const meant = "if you mean it, write it with its unit, such as 2048T or 2P";
+    throw new UsageError(`${rule.what} "${text}" is too large for GiB without a unit`, meant);
   }
   if (bytes < rule.min)
     throw new UsageError(`${rule.what} "${text}" is too small`, permitted(rule));
@@ -75,6 +79,36 @@ export function parseSize(text: string, rule: SizeRule): number {
     );
   }
   return bytes;
+}
+
+/** Undefined: no whole number of bytes, or one that a number cannot hold. */
+function bytesOf(written: string, max: number): number | undefined {
+  const option: NumberOption = {
+    kind: "number",
+    unit: "bytes",
+    default: 0,
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    simulate: [0, 0],
+    powerOfTwo: false,
+    help: "",
+  };
+  const large = /^(\d+(?:\.\d+)?)\s*([TPE])(?:i?B)?$/i.exec(written);
+  if (large !== null) {
+    const unit = { T: TIB, P: PIB, E: EIB }[large[2]!.toUpperCase()]!;
+    return exact(Number(large[1]) * unit, max);
+  }
+  if (/^\d{16,20}$/.test(written)) {
+    const value = BigInt(written);
+    return value === BigInt(Number(value)) ? exact(Number(value), max) : undefined;
+  }
+  return parseNumber(option, written);
+}
+
+function exact(bytes: number, max: number): number | undefined {
+  if (bytes === 16 * EIB && max === VOLUME_BYTES_MAX) return VOLUME_BYTES_MAX;
+  if (Number.isSafeInteger(bytes)) return bytes;
+  return Number.isInteger(bytes) && bytes % EXACT_MULTIPLE === 0 ? bytes : undefined;
 }
 
 function permitted(rule: SizeRule): string {
@@ -94,6 +128,8 @@ export function parseCount(text: string, rule: { what: string; min: number; max:
 }
 
 const UNITS: readonly (readonly [number, string])[] = [
+  [EIB, "EiB"],
+  [PIB, "PiB"],
   [TIB, "TiB"],
   [GIB, "GiB"],
   [MIB, "MiB"],

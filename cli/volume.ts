@@ -2,6 +2,8 @@
 import type { Command } from "commander";
 import { registerAttach, registerAttached, registerDetach } from "./volume/attach.js";
 import { registerRead, registerWrite } from "./volume/bytes.js";
+import { registerLimit, registerRename, registerResize } from "./volume/change.js";
+import { registerUsage } from "./volume/du.js";
 import { registerCreate, registerInfo, registerList, registerRemove } from "./volume/records.js";
 import { registerServe } from "./volume/serve.js";
 
@@ -10,6 +12,10 @@ export function register(command: Command): void {
   registerList(command);
   registerInfo(command);
   registerRemove(command);
+  registerResize(command);
+  registerRename(command);
+  registerLimit(command);
+  registerUsage(command);
   registerRead(command);
   registerWrite(command);
   registerServe(command);

@@ -17,6 +17,7 @@ import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
 import { Fsck, type ObjectLister } from "./fsck.js";
+import type { PurgeLister } from "./purger.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -64,7 +65,7 @@ export interface MdsDaemonParts {
   coordination: Coordination;
   messenger: Messenger;
   /** Stat and removal of objects. */
-  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
   reader: MetadataReader;
   /** Writes under the term. */
   store(term: Term): MetadataStore;
@@ -73,7 +74,7 @@ export interface MdsDaemonParts {
   /** Bytes of the cluster, as one copy counts. */
   usage(): { total: number; available: number };
   /** Absent: fsck looks at metadata only. */
-  lister?: ObjectLister;
+  lister: ObjectLister & PurgeLister;
   /** The process must end: replaced by a later start, or metadata that must not be used. */
   onFatal(error: Error): void;
 }
@@ -278,6 +279,7 @@ export class MdsDaemon {
         usage: () => parts.usage(),
       },
       objects: parts.objects,
+      lister: parts.lister,
       options: options.leader,
       onFailure,
     });

@@ -29,6 +29,7 @@ import type { PageLoader } from "./page-loader.js";
 import {
   MdsRecall,
   MdsSafe,
+  MdsVolumeChanged,
   ROOT_INO,
   type CapabilityMode,
   type Grant,
@@ -42,8 +43,9 @@ import {
   type SessionClose,
   type SessionOpen,
   type SessionOpened,
+  type Volume,
 } from "./proto.js";
-import { Purger } from "./purger.js";
+import { Purger, type PurgeLister } from "./purger.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
 import { checkCall, checkOpen } from "./request-check.js";
@@ -187,7 +189,8 @@ export class MdsLeader {
       term: number;
       id: number;
       cluster: ClusterPort;
-      objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+      objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+      lister: PurgeLister;
       options: LeaderOptions;
       /** It cannot go on: superseded, or the store failed. */
       onFailure: (error: unknown) => void;
@@ -241,6 +244,7 @@ export class MdsLeader {
       layoutOf: (pool) => cluster.layoutOf(pool),
       minEpoch: () => this.fenceEpoch,
       lapsed: (id) => this.isLapsed(id),
+      progress: (entry) => this.purger.progress(entry),
       nowNs: () => parts.clock.wallNs(),
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
@@ -249,9 +253,12 @@ export class MdsLeader {
       objects: parts.objects,
       clock,
       logger,
-      change: async (work) => {
-        await this.operations.change(work);
+      change: async (work, hides) => {
+        await this.operations.change(work, 0, hides);
       },
+      lister: parts.lister,
+      minEpoch: () => this.fenceEpoch,
+      shrunk: (entry) => this.volumes.shrunk(entry),
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
@@ -960,6 +967,10 @@ export class MdsLeader {
     }
     const send = (): void => this.send(session, call, reply, pending?.incoming);
     // A repeated or second request may find a change of an earlier one that is not safe yet.
+    const { volumeChanged } = plan;
+    if (volumeChanged !== undefined) {
+      this.journal.whenSafe(seq, () => this.tellUsers(volumeChanged));
+    }
     const unchanged = plan.durable && seq === 0 ? this.journal.last : seq;
     const needed = call.request.op === "sync" ? session.lastJournal : unchanged;
     if (plan.durable || call.wait === "safe" || call.request.op === "sync") {
@@ -969,6 +980,12 @@ export class MdsLeader {
         send();
       });
     } else send();
+  }
+  private tellUsers(volume: Volume): void {
+    for (const { id, link } of this.sessions.values()) {
+      const isUser = this.metadata.session(id)?.volumes.has(volume.id) === true;
+      if (isUser) link?.post(MdsVolumeChanged, volume);
+    }
   }
   private send(
     session: LiveSession,
@@ -1029,6 +1046,12 @@ export class MdsLeader {
         return volumes.info(access, request);
       case "volumeRemove":
         return volumes.remove(access, request);
+      case "volumeResize":
+        return volumes.resize(access, request);
+      case "volumeRename":
+        return volumes.rename(access, request);
+      case "volumeLimit":
+        return volumes.limit(access, request);
       case "volumeOpen":
         return volumes.open(access, request);
       case "volumeClose":

@@ -209,12 +209,31 @@ export type Request =
   | { op: "statfs" }
   /** A fresh range of inode numbers for `create`, journaled before it is answered. */
   | { op: "inoRange" }
-  /** `size` in bytes. Exists when the name is taken. */
-  | { op: "volumeCreate"; name: string; size: number; pool: string; actor: Actor }
+  /** `size` in bytes; a layout member left out is the pool's. Exists when the name is taken. */
+  | {
+      op: "volumeCreate";
+      name: string;
+      size: number;
+      pool: string;
+      objectSize?: number;
+      stripeUnit?: number;
+      stripeCount?: number;
+      actor: Actor;
+    }
   | { op: "volumeList" }
   | { op: "volumeInfo"; name: string }
   /** Refused (Busy) while a session has it open. Its objects go to the purge queue. */
   | { op: "volumeRemove"; name: string }
+  /**
+   * Growth is at once, also of a volume in use. Shrinking needs `shrink` and nobody who has it
+   * open; it is under way (`shrinkTo`) until what is beyond the new end is gone, and then the size
+   * changes.
+   */
+  | { op: "volumeResize"; name: string; size: number; shrink: boolean }
+  /** Also of a volume in use: whoever has it open goes on. */
+  | { op: "volumeRename"; name: string; newName: string }
+  /** Of each export; 0: no limit, a member left out stays as it is. `bandwidth`: bytes a second. */
+  | { op: "volumeLimit"; name: string; iops?: number; bandwidth?: number }
   /**
    * Registers this session as a user; `write` takes the exclusive lock: the second writer gets Busy
    * with the owner's name. `force`: that owner is fenced and evicted first. `holder` names a
@@ -259,6 +278,13 @@ export interface Volume {
   /** Object names are `<prefix>.<index hex>`. */
   objectPrefix: string;
   features: string[];
+  /** Rises with every change of the record. */
+  revision: number;
+  /** It becomes this small when what is beyond is gone; 0: no shrinking is under way. */
+  shrinkTo: number;
+  /** Operations and bytes a second of each export; 0: no limit. */
+  iopsLimit: number;
+  bandwidthLimit: number;
   /** Who has the exclusive lock: a description for people, or empty. */
   owner: string;
   ownerClient: ClientId;
@@ -274,6 +300,16 @@ export interface VolumeWriter {
   sinceNs: bigint;
   /** Its line of succession (`volumeOpen`); may be empty. */
   holder: string;
+}
+
+/** Deletes of a volume in the background. `done` of `total` are objects or placement groups. */
+export interface VolumePurge {
+  volume: number;
+  name: string;
+  /** The volume stays, smaller. */
+  shrinking: boolean;
+  done: number;
+  total: number;
 }
 
 export interface FileSystemUsage {
@@ -306,6 +342,8 @@ export interface Answer {
   inoRange?: { first: Ino; count: number };
   volume?: Volume;
   volumes?: Volume[];
+  /** volumeList: removed and shrinking volumes whose space is not all free yet. */
+  volumePurges?: VolumePurge[];
   /**
    * volumeOpen: object operations under the lock carry at least this epoch, so that fences are
    * seen.
@@ -569,4 +607,6 @@ export const MdsPing = defineCall(316, "MdsPing", {
 });
 export const MdsSafe = definePost(310, "MdsSafe", msgpack<Safe>());
 export const MdsRecall = definePost(312, "MdsRecall", msgpack<Recall>());
+/** To everybody who has the volume open: its size or its limits have changed. */
+export const MdsVolumeChanged = definePost(318, "MdsVolumeChanged", msgpack<Volume>());
 export const MdsReleased = definePost(314, "MdsReleased", msgpack<Released>());

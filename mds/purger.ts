@@ -1,34 +1,60 @@
 /**
  * Works off the purge queue in the background: objects of deleted files and volumes, ends of
- * truncated files, pages of removed directories. The queue is journaled and an entry goes only when
- * its work is done, so nothing is forgotten; doing a part twice is harmless. Bounded parallelism
- * leaves the OSDs to clients.
+ * truncated files and shrinking volumes, pages of removed directories. The queue is journaled and
+ * an entry goes only when its work is done, so nothing is forgotten; doing a part twice is
+ * harmless. Bounded parallelism leaves the OSDs to clients.
+ *
+ * Where there may be many more objects than placement groups, which are mostly holes then, the
+ * groups are asked which objects there are, instead of trying every one.
  */
 import { describeError } from "../cluster/base/errors.js";
+import { pgId, type Epoch, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
+import { inParallel } from "../cluster/base/parallel.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { objectCount, objectName, objectSizeWithin } from "../osd/client/striper.js";
 import { directoryPageKey, purgePageNumber, type PurgeEntry } from "./core/page.js";
 import type { Delta } from "./core/delta.js";
 import type { Metadata } from "./core/metadata.js";
+import { VOLUMES_KEY } from "./core/volume.js";
 
 const PARALLEL = 8;
 /** Files of so few objects have all of them, most likely. */
 const SURE_MAX = 16;
 /** Progress is journaled after this many objects. */
 const STEP = 1024;
+/** With more possible objects than that, placement groups are asked for them. */
+const LISTED_FROM = 4_096;
+/** Progress is journaled after this many placement groups. */
+const GROUPS_STEP = 16;
 const RETRY_MS = 1_000;
 /** Facts of one journal record about dropped directory pages. */
 const DROPS = 64;
 
+/** Objects of a placement group in name order, as its primary has them. */
+export interface PurgeLister {
+  pools(): readonly { id: number; pgCount: number }[];
+  /** Errors: NotActive and others that pass. */
+  listActive(
+    pg: PgId,
+    after: string,
+    options: { limit: number; minEpoch: Epoch },
+  ): Promise<readonly { object: string }[]>;
+}
+
 export interface PurgerParts {
   metadata: Metadata;
-  objects: Pick<ObjectAccess, "stat" | "remove" | "trim">;
+  objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+  lister: PurgeLister;
+  /** Requests carry it: what fenced clients sent is over then. */
+  minEpoch(): Epoch;
+  /** Facts that complete the shrinking of a volume. */
+  shrunk(entry: PurgeEntry): Delta[];
   clock: Clock;
   logger: Logger;
   /** Runs `work` with its pages in memory, journals and applies the record it returns. */
-  change(work: () => Delta[]): Promise<void>;
+  change(work: () => Delta[], hides?: readonly number[]): Promise<void>;
   /** Runs `read` with its pages in memory. */
   read<T>(read: () => T): Promise<T>;
   stopped(): boolean;
@@ -41,6 +67,8 @@ export interface PurgerParts {
 
 export class Purger {
   private readonly active = new Set<number>();
+  /** Objects or placement groups that are done, by entry. */
+  private readonly doneSteps = new Map<number, number>();
   private scheduled = false;
 
   constructor(private readonly parts: PurgerParts) {}
@@ -54,6 +82,13 @@ export class Purger {
       this.fill();
     });
   }
+  progress(entry: PurgeEntry): { done: number; total: number } {
+    const total = this.isListed(entry)
+      ? this.pgCount(entry) * passesOf(entry)
+      : objectCount(entry.layout, entry.bound);
+    return { done: Math.max(entry.next, this.doneSteps.get(entry.id) ?? 0), total };
+  }
+
   private fill(): void {
     if (this.parts.stopped()) return;
     for (const entry of this.parts.metadata.purges()) {
@@ -69,9 +104,14 @@ export class Purger {
 
   private async work(entry: PurgeEntry): Promise<void> {
     try {
-      if (entry.what === "objects") await this.removeObjects(entry);
-      else await this.dropPages(entry);
-      await this.parts.change(() => this.done(entry.id));
+      if (entry.what === "directory") await this.dropPages(entry);
+      else if (this.isListed(entry)) await this.removeListed(entry);
+      else await this.removeObjects(entry);
+      await this.parts.change(
+        () => [...this.parts.shrunk(entry), ...this.done(entry.id)],
+        entry.volume === 0 ? [] : [VOLUMES_KEY],
+      );
+      this.doneSteps.delete(entry.id);
     } catch (error) {
       if (this.parts.stopped()) return;
       this.parts.logger.warn(
@@ -107,24 +147,77 @@ export class Purger {
       };
       await Promise.all(Array.from({ length: PARALLEL }, worker));
       if (this.parts.stopped()) throw new Error("stopped");
+      this.doneSteps.set(entry.id, end);
       if (end < count) {
         await this.parts.change(() => [{ d: "purgeProgress", id: entry.id, next: end }]);
       }
     }
   }
+  private isListed(entry: PurgeEntry): boolean {
+    if (entry.what !== "objects") return false;
+    const { layout, bound, from } = entry;
+    return objectCount(layout, bound) - objectCount(layout, from) > LISTED_FROM;
+  }
+  private pgCount(entry: PurgeEntry): number {
+    const pools = this.parts.lister.pools();
+    return pools.find((pool) => pool.id === entry.layout.pool)?.pgCount ?? 0;
+  }
+
+  /** One placement group after the other; `next` counts them. */
+  private async removeListed(entry: PurgeEntry): Promise<void> {
+    const groups = this.pgCount(entry);
+    const steps = groups * passesOf(entry);
+    for (let step = entry.next; step < steps; step++) {
+      this.doneSteps.set(entry.id, step);
+      await this.removeGroup(entry, pgId(entry.layout.pool, step % groups));
+      // Not every one: that would be a commit for each, most of them for nothing.
+      if ((step + 1) % GROUPS_STEP !== 0 || step + 1 === steps) continue;
+      await this.parts.change(() => [{ d: "purgeProgress", id: entry.id, next: step + 1 }]);
+    }
+  }
+  private async removeGroup(entry: PurgeEntry, pg: PgId): Promise<void> {
+    const { lister, minEpoch } = this.parts;
+    const prefix = `${entry.prefix}.`;
+    for (let after = prefix; ;) {
+      if (this.parts.stopped()) throw new Error("stopped");
+      const options = { limit: STEP, minEpoch: minEpoch() };
+      const listed = await lister.listActive(pg, after, options);
+      const own = listed.filter(({ object }) => object.startsWith(prefix));
+      await inParallel(own, PARALLEL, async ({ object }) => {
+        if (this.parts.stopped()) return;
+        const index = Number.parseInt(object.slice(prefix.length), 16);
+        const keep = objectSizeWithin(entry.layout, index, entry.from);
+        if (keep === 0) await this.removeObject(entry, index, true);
+        else if (keep < entry.layout.objectSize) await this.trimObject(entry, index, keep);
+      });
+      // Names come in order: the first one of another prefix ends the list.
+      const last = listed.at(-1);
+      if (last === undefined || own.length < listed.length || listed.length < STEP) return;
+      after = last.object;
+    }
+  }
   private async removeObject(entry: PurgeEntry, index: number, likely: boolean): Promise<void> {
-    const { objects } = this.parts;
+    const { objects, minEpoch } = this.parts;
     const address = { pool: entry.layout.pool, object: objectName(entry.prefix, index) };
-    const options = { truncation: { seq: entry.truncateSeq, size: 0 }, minEpoch: 0 };
+    const truncation = { seq: entry.truncateSeq, size: 0 };
+    const options = { truncation, minEpoch: minEpoch() };
     if (!likely && !(await objects.stat(address, { ...options, truncation: NONE })).exists) return;
     await objects.remove(address, { ...options, unconditional: entry.unconditional });
   }
 
   /** The file keeps the first bytes of this object. */
   private async trimObject(entry: PurgeEntry, index: number, keep: number): Promise<void> {
+    const { objects, minEpoch, clock } = this.parts;
     const address = { pool: entry.layout.pool, object: objectName(entry.prefix, index) };
-    const truncation = { seq: entry.truncateSeq, size: keep };
-    await this.parts.objects.trim(address, { truncation, minEpoch: 0 });
+    if (!entry.unconditional) {
+      const truncation = { seq: entry.truncateSeq, size: keep };
+      await objects.trim(address, { truncation, minEpoch: minEpoch() });
+      return;
+    }
+    const options = { truncation: NONE, minEpoch: minEpoch() };
+    const found = await objects.stat(address, options);
+    if (!found.exists || found.size <= keep) return;
+    await objects.truncate(address, keep, { ...options, mtimeNs: clock.wallNs() });
   }
 
   /** Takes down the tree of a removed directory's pages, leaves first. */
@@ -147,5 +240,13 @@ export class Purger {
       );
     }
   }
+}
+/**
+ * What a fenced client had sent may still be on its way to the disks while its placement group is
+ * listed for the first time. An object of a removed volume that comes then is waste, which fsck
+ * finds; in a volume that lives on it would be wrong bytes.
+ */
+function passesOf(entry: PurgeEntry): number {
+  return entry.shrinks ? 2 : 1;
 }
 const NONE = Object.freeze({ seq: 0, size: 0 });

@@ -5,7 +5,7 @@
 import { DssError } from "../cluster/base/errors.js";
 import type { MdsCall, Request, SessionOpen } from "./proto.js";
 
-type Kind = "int" | "bytes" | "text" | "bool" | "actor" | "mode" | "time" | "capability";
+type Kind = "int" | "size" | "bytes" | "text" | "bool" | "actor" | "mode" | "time" | "capability";
 const OPTIONAL = "?";
 
 /** Members of each operation; a trailing ? marks those that may be absent. */
@@ -63,10 +63,21 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   removexattr: { ino: "int", name: "bytes", actor: "actor" },
   statfs: {},
   inoRange: {},
-  volumeCreate: { name: "text", size: "int", pool: "text", actor: "actor" },
+  volumeCreate: {
+    name: "text",
+    size: "size",
+    pool: "text",
+    "objectSize?": "int",
+    "stripeUnit?": "int",
+    "stripeCount?": "int",
+    actor: "actor",
+  },
   volumeList: {},
   volumeInfo: { name: "text" },
   volumeRemove: { name: "text" },
+  volumeResize: { name: "text", size: "size", shrink: "bool" },
+  volumeRename: { name: "text", newName: "text" },
+  volumeLimit: { name: "text", "iops?": "int", "bandwidth?": "int" },
   volumeOpen: {
     name: "text",
     write: "bool",
@@ -85,6 +96,9 @@ function isOf(kind: Kind, value: unknown): boolean {
   switch (kind) {
     case "int":
       return Number.isSafeInteger(value) && (value as number) >= 0;
+    // Of a volume: exact above 2^53 too, where it is a multiple of 4,096.
+    case "size":
+      return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 64;
     case "mode":
       return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32;
     case "bytes":

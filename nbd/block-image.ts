@@ -25,7 +25,10 @@ export interface BlockImage {
   readonly name: string;
   /** For people; may be empty. */
   readonly description: string;
-  /** Bytes (u53). Read again for every request, so that a resize takes effect at once. */
+  /**
+   * Bytes, below 2^64. Read again for every request, so that a resize takes effect at once. Above
+   * 2^53 it is a multiple of 4,096 and so is the smallest block: such numbers are exact up to 2^65.
+   */
   readonly size: number;
   readonly readOnly: boolean;
   /**

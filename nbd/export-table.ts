@@ -79,7 +79,9 @@ export class ExportTable {
   private async open(name: string): Promise<BlockImage> {
     const image = await this.directory.open(name);
     const { minimum, preferred, maximum } = image.blockSize;
-    assert(Number.isSafeInteger(image.size) && image.size >= 0, `${name}: size ${image.size}`);
+    const { size } = image;
+    assert(Number.isInteger(size) && size >= 0 && size < 2 ** 64, `${name}: size ${size}`);
+    assert(Number.isSafeInteger(size) || minimum % 4096 === 0, `${name}: size ${size}`);
     assert(isPowerOfTwo(minimum) && minimum <= 65_536, `${name}: minimum block ${minimum}`);
     assert(
       isPowerOfTwo(preferred) && preferred >= Math.max(minimum, 512),

@@ -28,6 +28,8 @@ import { RangeOrder } from "./range-order.js";
 const REQUEST_BYTES_MAX = 32 * 1024 * 1024;
 /** Checksums and holes are kept by blocks of so many bytes. */
 const BLOCK = 4096;
+const BYTES = { minimum: 1, preferred: BLOCK, maximum: REQUEST_BYTES_MAX };
+const BLOCKS = { ...BYTES, minimum: BLOCK };
 /** Operations of one trim or zero under way; it may span thousands of objects. */
 const OPERATIONS_MAX = 32;
 /** The same for zeros that are written out: their bytes are in flight. */
@@ -53,10 +55,9 @@ export interface VolumeImageOptions {
 export class VolumeImage implements BlockImage {
   readonly name: string;
   readonly description: string;
-  readonly size: number;
   readonly readOnly: boolean;
-  readonly blockSize = { minimum: 1, preferred: BLOCK, maximum: REQUEST_BYTES_MAX };
-  readonly volume: Volume;
+  /** Its newest record. */
+  volume: Volume;
   private readonly access: ObjectAccess;
   private readonly clock: Clock;
   private readonly options: AccessOptions;
@@ -67,11 +68,25 @@ export class VolumeImage implements BlockImage {
     this.volume = volume;
     this.name = volume.name;
     this.description = `dss volume ${volume.id}`;
-    this.size = volume.size;
     this.readOnly = readOnly;
     this.access = access;
     this.clock = clock;
     this.options = { truncation: NO_TRUNCATION, minEpoch };
+  }
+
+  get size(): number {
+    return this.volume.size;
+  }
+  /** A number tells every byte below 2^53 and every block up to 2^65. */
+  get blockSize(): BlockImage["blockSize"] {
+    return Number.isSafeInteger(this.size) ? BYTES : BLOCKS;
+  }
+
+  /** The record has changed, for example its size. Older news are left alone. */
+  update(volume: Volume): void {
+    if (volume.id === this.volume.id && volume.revision > this.volume.revision) {
+      this.volume = volume;
+    }
   }
 
   /** The session under which the volume was opened is over: everything fails from now on. */

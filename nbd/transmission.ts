@@ -130,6 +130,7 @@ export class Transmission {
   private offsetLow = 0;
   private offset = 0;
   private length = 0;
+  private lengthLow = 0;
   private payloadLength = 0;
   private charge = 0;
   private refusal: Refusal = OK;
@@ -282,9 +283,10 @@ export class Transmission {
     this.cookieLow = bytes.readUInt32BE(at + 12);
     this.offsetHigh = bytes.readUInt32BE(at + 16);
     this.offsetLow = bytes.readUInt32BE(at + 20);
-    // Inexact above 2^53, where every range is outside the export anyway.
+    // Inexact above 2^53 unless it is aligned to a block, which `checkRange` makes sure of.
     this.offset = this.offsetHigh * U32 + this.offsetLow;
     this.length = extended ? u64(bytes, at + 24) : bytes.readUInt32BE(at + 24);
+    this.lengthLow = extended ? bytes.readUInt32BE(at + 28) : this.length;
     const carries = extended
       ? (this.flags & COMMAND_FLAG.PAYLOAD_LEN) !== 0
       : this.type === COMMAND.WRITE;
@@ -326,6 +328,7 @@ export class Transmission {
     const payload = this.payload;
     this.payload = EMPTY;
     this.length = u64(payload, 0);
+    this.lengthLow = payload.readUInt32BE(4);
     const named = payload.readUInt32BE(8) === ALLOCATION_ID;
     this.refusal = named ? this.checkRange() : invalid("unknown metadata context");
     return this.refusal === OK ? this.grant() : this.refuse();
@@ -392,7 +395,7 @@ export class Transmission {
       return { error, message: `beyond the end of the export, ${size} bytes` };
     }
     const { minimum } = blockSize;
-    if (offset % minimum !== 0 || length % minimum !== 0) {
+    if (this.offsetLow % minimum !== 0 || this.lengthLow % minimum !== 0) {
       return invalid(`not aligned to blocks of ${minimum} bytes`);
     }
     if (name === "status" && length === 0) return invalid("the status of nothing");

@@ -5,13 +5,14 @@
  *
  * Invariants: an image works under one metadata session, the one that opened it, and sends its
  * requests under that session's id; when the session ends by eviction all its images are lost for
- * good, because others may have the locks. Owner of the open images.
+ * good, because others may have the locks. A volume has one image, also when it is opened by an old
+ * and a new name; it keeps the name under which it was opened first. Owner of the open images.
  */
-import { DssError } from "../cluster/base/errors.js";
+import { DssError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId } from "../cluster/base/ids.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import { NO_CACHE, type SessionCache } from "../mds/client/mds-client.js";
-import type { Answer, MdsReply, Request } from "../mds/proto.js";
+import type { Answer, MdsReply, Request, Volume } from "../mds/proto.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import type { BlockImage, ExportDirectory, ExportEntry } from "./block-image.js";
 import { VolumeImage } from "./image.js";
@@ -52,13 +53,22 @@ export interface VolumeDirectoryOptions {
 }
 
 export class VolumeDirectory implements ExportDirectory {
-  private readonly images = new Set<VolumeImage>();
+  /** Open images and how often each was opened. */
+  private readonly images = new Map<VolumeImage, number>();
+  /** Openings under way: one may be of a volume that is about to be given back. */
+  private readonly openings = new Set<Promise<unknown>>();
   /** Open whether or not a client uses them, by name. */
   private readonly held = new Map<string, VolumeImage>();
   private access: { client: ClientId; objects: SessionAccess } | undefined;
 
   constructor(private readonly options: VolumeDirectoryOptions) {
-    options.mds.setCache({ ...NO_CACHE, evicted: (reason) => this.onEvicted(reason) });
+    options.mds.setCache({
+      ...NO_CACHE,
+      evicted: (reason) => this.onEvicted(reason),
+      volumeChanged: (volume) => this.onChanged(volume),
+      // What was told over a lost connection is asked for.
+      resumed: () => void this.refresh(),
+    });
   }
 
   async list(): Promise<ExportEntry[]> {
@@ -74,6 +84,15 @@ export class VolumeDirectory implements ExportDirectory {
     if (!this.isOffered(name)) {
       throw new DssError("NotFound", `volume ${name} is not offered by this server`);
     }
+    const opening = this.openNew(name);
+    this.openings.add(opening);
+    try {
+      return await opening;
+    } finally {
+      this.openings.delete(opening);
+    }
+  }
+  private async openNew(name: string): Promise<VolumeImage> {
     const { mds, clock, readOnly, lock } = this.options;
     const locking = readOnly ? {} : lock;
     const answer = await this.ask({ op: "volumeOpen", name, write: !readOnly, ...locking });
@@ -81,10 +100,16 @@ export class VolumeDirectory implements ExportDirectory {
     if (volume === undefined) {
       throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
     }
+    for (const [image, count] of this.images) {
+      if (image.volume.id !== volume.id) continue;
+      this.images.set(image, count + 1);
+      image.update(volume);
+      return image;
+    }
     // The reply is the present session's: those of an evicted one fail.
     const access = this.accessAs(mds.client);
     const image = new VolumeImage({ volume, access, clock, readOnly, minEpoch });
-    this.images.add(image);
+    this.images.set(image, 1);
     return image;
   }
 
@@ -111,8 +136,18 @@ export class VolumeDirectory implements ExportDirectory {
   }
 
   private async giveBack(image: BlockImage): Promise<void> {
-    // A lost one is not ours to give back.
-    if (!(image instanceof VolumeImage) || !this.images.delete(image)) return;
+    if (!(image instanceof VolumeImage)) return;
+    // The leader would answer an opening of the same volume first and then take its lock away.
+    while (this.openings.size > 0 && this.images.get(image) === 1) {
+      await Promise.allSettled(this.openings);
+    }
+    const count = this.images.get(image);
+    if (count === undefined) return; // A lost one is not ours to give back.
+    if (count > 1) {
+      this.images.set(image, count - 1);
+      return;
+    }
+    this.images.delete(image);
     await this.ask({ op: "volumeClose", id: image.volume.id });
   }
 
@@ -129,8 +164,22 @@ export class VolumeDirectory implements ExportDirectory {
     return this.access.objects;
   }
 
+  private onChanged(volume: Volume): void {
+    for (const image of this.images.keys()) image.update(volume);
+  }
+  private async refresh(): Promise<void> {
+    if (this.images.size === 0) return;
+    try {
+      const { volumes = [] } = await this.ask({ op: "volumeList" });
+      for (const volume of volumes) this.onChanged(volume);
+    } catch (error) {
+      // The session ended again or is closing: the next one asks anew.
+      if (!isDssError(error)) throw error;
+    }
+  }
+
   private onEvicted(reason: DssError): void {
-    const lost = [...this.images];
+    const lost = [...this.images.keys()];
     this.images.clear();
     this.held.clear();
     for (const image of lost) image.lose(reason);

@@ -42,6 +42,7 @@ import { MemberSide } from "./member.js";
 import { Membership, type CoordinatorClient } from "./membership.js";
 import { PeeringDriver } from "./peering-driver.js";
 import { UNKNOWN_META } from "./pg-record.js";
+import { listActive, listed, measure } from "./object-lists.js";
 import { PlacementGroup, type PgHost } from "./placement-group.js";
 import { Repairer } from "./repair.js";
 import { ScrubMember } from "./scrub-member.js";
@@ -52,7 +53,9 @@ import {
   DigestObject,
   GetOsdStatus,
   GrantLease,
+  ListActive,
   ListObjects,
+  MeasureObjects,
   ObjectExtents,
   PgAdoptLog,
   PgBackfill,
@@ -123,7 +126,6 @@ const SCRUB_DEFAULTS: ScrubOptions = {
 };
 /** How long a request may wait here for a map that its sender knows already. */
 const MAP_WAIT_MS = 3_000;
-const LIST_MAX = 10_000;
 
 interface GatedMessage {
   pg: number;
@@ -180,7 +182,12 @@ export class OsdDaemon implements PgHost {
     this.member = new MemberSide(this, grants);
     this.peering = new PeeringDriver(this, this.member, random);
     const map = (): ClusterMap => maps.current();
-    this.fullness = new Fullness(id, () => this.store.usage(), map, () => clock.now());
+    this.fullness = new Fullness(
+      id,
+      () => this.store.usage(),
+      map,
+      () => clock.now(),
+    );
     this.learners = new LearnerDriver(this, random, map);
     const { incarnation } = options;
     this.scrubMember = new ScrubMember(this);
@@ -413,19 +420,13 @@ export class OsdDaemon implements PgHost {
     messenger.handle(DigestObject, (request) => this.digest(request));
     messenger.handle(ListObjects, (request) => {
       const { pg, after, limit } = request.message;
-      const listed = this.store.hasPg(pg)
-        ? this.store.list(pg, after, Math.min(limit, LIST_MAX))
-        : [];
-      request.reply({
-        objects: listed.map(({ object, info }) => ({
-          object,
-          size: info.size,
-          versionInterval: info.version.interval,
-          versionSeq: info.version.seq,
-          snapSeq: info.snapSeq,
-          allocated: info.allocated,
-        })),
-      });
+      request.reply(this.store.hasPg(pg) ? listed(this.store, pg, after, limit) : { objects: [] });
+    });
+    messenger.handle(ListActive, (request) => {
+      this.gate(request, (pg) => listActive(pg, this, request));
+    });
+    messenger.handle(MeasureObjects, (request) => {
+      this.gate(request, (pg) => measure(pg, this, request));
     });
     messenger.handle(GetOsdStatus, (request) => request.reply(this.status()));
   }

@@ -266,7 +266,8 @@ export class PlacementGroup {
       epoch: this.host.epoch(),
     });
   }
-  private refuseUnlessActive(): void {
+  /** Errors: NotActive, NotPrimary. */
+  refuseUnlessActive(): void {
     if (this.activity === "active") {
       if (this.record.whole) return;
       const text = `pg ${formatPg(this.id)} has lost part of its index on osd.${this.host.id}`;

@@ -380,6 +380,28 @@ const ListedObject = struct("ListedObject", {
   allocated: u32,
 });
 export const OsdListReply = struct("OsdListReply", { objects: list(ListedObject, 10_000) });
+/**
+ * The same as the primary has them in this interval; NotActive and NotPrimary as for a read.
+ */
+export const OsdActiveList = struct("OsdActiveList", {
+  pg: u32,
+  interval: u32,
+  minEpoch: u32,
+  after: ascii,
+  limit: u32,
+});
+export const ListActive = defineCall(172, "ListActive", {
+  request: OsdActiveList,
+  reply: OsdListReply,
+});
+/** What the objects whose names begin with `prefix` take, of one copy: as the primary has them. */
+export const OsdMeasure = struct("OsdMeasure", { pg: u32, interval: u32, prefix: ascii });
+export const OsdMeasured = struct("OsdMeasured", { objects: u53, bytes: u53, allocated: u53 });
+export type OsdMeasured = Infer<typeof OsdMeasured>;
+export const MeasureObjects = defineCall(174, "MeasureObjects", {
+  request: OsdMeasure,
+  reply: OsdMeasured,
+});
 export const ListObjects = defineCall(142, "ListObjects", {
   request: OsdList,
   reply: OsdListReply,

@@ -2,10 +2,20 @@
 import type { Command } from "commander";
 import { DssError } from "../../cluster/base/errors.js";
 import { examples, withCluster, withJson } from "../options.js";
-import { printJson, printLine, printTable } from "../output.js";
-import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
+import { note, printJson, printLine, printTable } from "../output.js";
+import { formatSize, KIB, MIB, parseCount, parseSize, VOLUME_SIZE } from "../sizes.js";
+import type { StripeLayout } from "../../osd/client/striper.js";
 import { objectsOf } from "./objects.js";
-import { infoOf, inSession, viewOf } from "./session.js";
+import { describePurge, percentOf, purged } from "./purges.js";
+import { actorOf, infoOf, inSession, viewOf } from "./session.js";
+
+interface CreateFlags {
+  pool: string;
+  objectSize?: string;
+  stripeUnit?: string;
+  stripeCount?: string;
+  json?: boolean;
+}
 
 const DEFAULT_POOL = "data";
 
@@ -16,10 +26,14 @@ export function registerCreate(parent: Command): void {
       .description("create a volume; it takes space only for what is written")
       .argument("<name>", "name of the volume")
       .argument("<size>", "such as 512M, 10G or 1T; a bare number is GiB")
-      .option("--pool <pool>", "pool that keeps its objects", DEFAULT_POOL),
+      .option("--pool <pool>", "pool that keeps its objects", DEFAULT_POOL)
+      .option("--object-size <size>", "64K to 64M, a power of two (the pool's)")
+      .option("--stripe-unit <size>", "consecutive bytes in one object (the object size)")
+      .option("--stripe-count <count>", "objects that consecutive stripe units alternate over (1)"),
   );
-  create.action(async (name: string, text: string, options: { pool: string; json?: boolean }) => {
+  create.action(async (name: string, text: string, options: CreateFlags) => {
     const size = parseSize(text, VOLUME_SIZE);
+    const layout = layoutOf(options);
     const volume = await inSession(create, async (mds, client) => {
       const pools = client.needMap().pools.map((pool) => pool.name);
       // The default name is a convention: in a cluster with one pool there is no choice to make.
@@ -29,27 +43,42 @@ export function registerCreate(parent: Command): void {
           hint: `the cluster has: ${pools.join(", ")}`,
         });
       }
-      const actor = {
-        uid: process.getuid?.() ?? 0,
-        gid: process.getgid?.() ?? 0,
-        timeNs: BigInt(Date.now()) * 1_000_000n,
-      };
-      const request = { op: "volumeCreate", name, size, pool: only, actor } as const;
+      const actor = actorOf();
+      const request = { op: "volumeCreate", name, size, pool: only, ...layout, actor } as const;
       const { answer } = await mds.call(request, { wait: "safe" });
       return answer.volume ?? (await infoOf(mds, name));
     });
     if (options.json === true) printJson(viewOf(volume));
     else printLine(`created volume ${volume.name} of ${formatSize(volume.size)}`);
   });
-  examples(create, "dss volume create mydevice 10", "dss volume create small 512M");
+  examples(
+    create,
+    "dss volume create mydevice 10",
+    "dss volume create small 512M",
+    "dss volume create wide 1T --stripe-unit 64K --stripe-count 8",
+  );
+}
+
+/** What was asked for; the leader checks whether the parts fit together. Throws UsageError. */
+function layoutOf(flags: CreateFlags): Partial<StripeLayout> {
+  const { objectSize, stripeUnit, stripeCount } = flags;
+  const object = { what: "object size", bare: "bytes", min: 64 * KIB, max: 64 * MIB } as const;
+  const unit = { what: "stripe unit", bare: "bytes", min: 4 * KIB, max: 64 * MIB } as const;
+  const count = { what: "stripe count", min: 1, max: 256 };
+  return {
+    ...(objectSize !== undefined && { objectSize: parseSize(objectSize, object) }),
+    ...(stripeUnit !== undefined && { stripeUnit: parseSize(stripeUnit, unit) }),
+    ...(stripeCount !== undefined && { stripeCount: parseCount(stripeCount, count) }),
+  };
 }
 
 export function registerList(parent: Command): void {
   const list = withJson(parent.command("ls").alias("list").description("list the volumes"));
   list.action(async (options: { json?: boolean }) => {
-    const volumes = await inSession(list, async (mds) => {
+    const { volumes, purges } = await inSession(list, async (mds) => {
       const { answer } = await mds.call({ op: "volumeList" });
-      return [...(answer.volumes ?? [])].sort((a, b) => a.name.localeCompare(b.name));
+      const sorted = [...(answer.volumes ?? [])].sort((a, b) => a.name.localeCompare(b.name));
+      return { volumes: sorted, purges: answer.volumePurges ?? [] };
     });
     if (options.json === true) {
       printJson(volumes.map(viewOf));
@@ -62,6 +91,7 @@ export function registerList(parent: Command): void {
       volume.owner || "-",
     ]);
     printTable(["VOLUME", "SIZE", "ID", "IN USE BY"], rows);
+    for (const purge of purges) note(`${describePurge(purge)}: ${percentOf(purge)} % done`);
   });
   examples(list, "dss volume ls", "dss device list --json");
 }
@@ -108,16 +138,18 @@ export function registerRemove(parent: Command): void {
     parent
       .command("rm")
       .alias("remove")
-      .description("remove a volume and everything on it")
-      .argument("<name>", "name of the volume"),
+      .description("remove a volume and everything on it; its space becomes free afterwards")
+      .argument("<name>", "name of the volume")
+      .option("--wait", "return when its space is free, and show the progress"),
   );
-  remove.action(async (name: string) => {
+  remove.action(async (name: string, options: { wait?: boolean }) => {
     await inSession(remove, async (mds) => {
+      const { id } = await infoOf(mds, name);
       const { notFound } = await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
-      if (!notFound) return;
-      throw new DssError("NotFound", `there is no volume ${name}`);
+      if (notFound) throw new DssError("NotFound", `there is no volume ${name}`);
+      if (options.wait === true) await purged(mds, id, `remove ${name}`);
     });
     printLine(`removed volume ${name}`);
   });
-  examples(remove, "dss volume rm mydevice");
+  examples(remove, "dss volume rm mydevice", "dss volume rm mydevice --wait");
 }

@@ -1,7 +1,7 @@
 /** What the commands of `dss volume` share: a session with the leader, a volume's record. */
 import type { Command } from "commander";
 import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
-import type { Volume } from "../../mds/proto.js";
+import type { Actor, Volume } from "../../mds/proto.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { ClusterClient } from "../context.js";
 import { useCluster } from "../options.js";
@@ -52,7 +52,19 @@ export const viewOf = (volume: Volume): object => ({
   stripeCount: volume.layout.stripeCount,
   objectPrefix: volume.objectPrefix,
   features: volume.features,
+  shrinkingTo: volume.shrinkTo === 0 ? null : volume.shrinkTo,
+  iops: volume.iopsLimit,
+  bandwidth: volume.bandwidthLimit,
   created: dateOf(volume.createdNs),
   owner: volume.owner,
   ownerSince: volume.owner === "" ? "" : dateOf(volume.ownerSinceNs),
 });
+
+/** Who does it, and when. */
+export function actorOf(): Actor {
+  return {
+    uid: process.getuid?.() ?? 0,
+    gid: process.getgid?.() ?? 0,
+    timeNs: BigInt(Date.now()) * 1_000_000n,
+  };
+}

@@ -33,6 +33,7 @@ import {
   MdsRecall,
   MdsReleased,
   MdsSafe,
+  MdsVolumeChanged,
   OpenMdsSession,
   type AdminReply,
   type AdminRequest,
@@ -44,6 +45,7 @@ import {
   type Request,
   type SessionOpened,
   type SessionType,
+  type Volume,
 } from "../proto.js";
 
 /** Who leads, as far as this program knows. The real one watches ZooKeeper. */
@@ -70,6 +72,8 @@ export interface SessionCache {
    */
   apply(request: Request, reply: MdsReply, repeated: boolean): void;
   recall(recall: Recall): void;
+  /** A volume that is open has another size or other limits. Lost with a connection. */
+  volumeChanged?(volume: Volume): void;
   /** The session is over: nothing that was held counts, data not yet written is lost. */
   evicted(reason: DssError): void;
   /** The lease ran out: what is cached must not be believed until `resumed`. */
@@ -138,6 +142,9 @@ const CHANGES: ReadonlySet<Operation> = new Set<Operation>([
   "removexattr",
   "volumeCreate",
   "volumeRemove",
+  "volumeResize",
+  "volumeRename",
+  "volumeLimit",
 ]);
 /** Harmless to do twice, so a new session may issue them again. */
 const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
@@ -235,6 +242,9 @@ export class MdsClient {
     });
     messenger.handlePost(MdsRecall, (message, link) => {
       this.fromLeader(link, () => this.cache.recall(message));
+    });
+    messenger.handlePost(MdsVolumeChanged, (message, link) => {
+      this.fromLeader(link, () => this.cache.volumeChanged?.(message));
     });
     this.stopLeaderWatch = options.leader.onChange(() => this.onLeaderChange());
   }
@@ -807,7 +817,10 @@ export class MdsClient {
         return;
       }
       this.hasLapsed = true;
-      this.logger.warn({ client: this.sessionId }, "the MDS does not confirm: caches are set aside");
+      this.logger.warn(
+        { client: this.sessionId },
+        "the MDS does not confirm: caches are set aside",
+      );
       this.cache.lapsed();
     });
   }

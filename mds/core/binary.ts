@@ -7,6 +7,8 @@
 import { crc32 } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 
+const SIZE_UNIT = 4096;
+
 export class Writer {
   private buffer: Buffer;
   length = 0;
@@ -37,6 +39,11 @@ export class Writer {
       rest = Math.floor(rest / 128);
     }
     this.buffer[this.length++] = rest;
+  }
+  /** A whole number below 2^64, a multiple of 4,096 where it is above 2^53. */
+  size(value: number): void {
+    this.uint(Math.floor(value / SIZE_UNIT));
+    this.uint(value % SIZE_UNIT);
   }
   bool(value: boolean): void {
     this.u8(value ? 1 : 0);
@@ -99,6 +106,10 @@ export class Reader {
     }
     if (!Number.isSafeInteger(value)) throw new DssError("Corrupt", "number above 2^53");
     return value;
+  }
+  size(): number {
+    const units = this.uint();
+    return units * SIZE_UNIT + this.uint();
   }
   bool(): boolean {
     return this.u8() !== 0;

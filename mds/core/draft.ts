@@ -29,6 +29,10 @@ import {
 import { faultTogether } from "./metadata.js";
 import type { Layout } from "../proto.js";
 
+/** Those of a volume say so. */
+type NewPurge = Omit<PurgeEntry, "id" | "next" | "volume" | "name" | "shrinks"> &
+  Partial<Pick<PurgeEntry, "volume" | "name" | "shrinks">>;
+
 export class Draft {
   private readonly inodes = new Map<Ino, InodeRecord | undefined>();
   private readonly counters = new Map<Counter, number>();
@@ -85,12 +89,13 @@ export class Draft {
       });
     }
   }
-  purge(entry: Omit<PurgeEntry, "id" | "next">): void {
+  purge(entry: NewPurge): void {
     const id = this.counter("nextPurge");
     this.setCounter("nextPurge", id + 1);
     const page = purgePageNumber(id);
     if (!this.metadata.super.purgePages.has(page)) this.add({ d: "purgePage", page, used: true });
-    this.add({ d: "purgePut", entry: { ...entry, id, next: 0 } });
+    const defaults = { volume: 0, name: "", shrinks: false, next: 0 };
+    this.add({ d: "purgePut", entry: { ...defaults, ...entry, id } });
   }
 
   /** Adds or replaces a name, splitting the directory's page first when it is full. */

@@ -107,7 +107,10 @@ export function cycleAbove(metadata: Metadata, directory: Ino): Ino[] {
 export function isPurgeInUse(metadata: Metadata, entry: PurgeEntry): boolean {
   if (entry.what !== "objects") return false;
   if (entry.ino === 0) {
-    return [...metadata.volumes()].some(({ objectPrefix }) => objectPrefix === entry.prefix);
+    return [...metadata.volumes()].some(({ objectPrefix, shrinkTo }) => {
+      const isShrinking = entry.shrinks && shrinkTo === entry.from;
+      return objectPrefix === entry.prefix && !isShrinking;
+    });
   }
   const inode = metadata.inode(entry.ino);
   return inode !== undefined && entry.truncateSeq > inode.truncateSeq;

@@ -25,6 +25,7 @@ import {
   type Inode,
   type Layout,
   type Request,
+  type Volume,
 } from "../proto.js";
 import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
@@ -70,6 +71,8 @@ export interface Plan {
   durable: boolean;
   /** Inodes that are gone. */
   removed: Ino[];
+  /** Those who have it open are told when the change is safe. */
+  volumeChanged?: Volume;
 }
 
 export interface NamespaceOptions {

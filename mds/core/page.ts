@@ -90,7 +90,12 @@ export interface PurgeEntry {
   bound: number;
   truncateSeq: number;
   unconditional: boolean;
-  /** Objects below this index are gone. */
+  /** Of a volume: its number and, for people, its name. */
+  volume: number;
+  name: string;
+  /** The volume's size becomes `from` when the work is done. */
+  shrinks: boolean;
+  /** Objects below this index are gone; with lists (purger.ts) those of placement groups below. */
   next: number;
 }
 export interface PurgesBody {
@@ -432,12 +437,16 @@ export const NO_WRITER: VolumeWriter = { client: 0, sinceNs: 0n, holder: "" };
 export function writeVolume(out: Writer, volume: VolumeRecord): void {
   out.uint(volume.id);
   out.text(volume.name);
-  out.uint(volume.size);
+  out.size(volume.size);
   writeLayout(out, volume.layout);
   out.time(volume.createdNs);
   out.text(volume.objectPrefix);
   out.uint(volume.features.length);
   for (const feature of volume.features) out.text(feature);
+  out.uint(volume.revision);
+  out.size(volume.shrinkTo);
+  out.uint(volume.iopsLimit);
+  out.uint(volume.bandwidthLimit);
   out.uint(volume.writer.client);
   out.time(volume.writer.sinceNs);
   out.text(volume.writer.holder);
@@ -446,14 +455,19 @@ export function readVolume(from: Reader): VolumeRecord {
   const volume: VolumeRecord = {
     id: from.uint(),
     name: from.text(),
-    size: from.uint(),
+    size: from.size(),
     layout: readLayout(from),
     createdNs: from.time(),
     objectPrefix: from.text(),
     features: [],
+    ...{ revision: 0, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
     writer: NO_WRITER,
   };
   for (let left = from.uint(); left > 0; left--) volume.features.push(from.text());
+  volume.revision = from.uint();
+  volume.shrinkTo = from.size();
+  volume.iopsLimit = from.uint();
+  volume.bandwidthLimit = from.uint();
   volume.writer = { client: from.uint(), sinceNs: from.time(), holder: from.text() };
   return volume;
 }
@@ -464,9 +478,10 @@ export function writePurge(out: Writer, entry: PurgeEntry): void {
   out.uint(entry.ino);
   out.text(entry.prefix);
   writeLayout(out, entry.layout);
-  for (const value of [entry.from, entry.likely, entry.bound, entry.truncateSeq, entry.next]) {
-    out.uint(value);
-  }
+  for (const value of [entry.from, entry.likely, entry.bound]) out.size(value);
+  for (const value of [entry.truncateSeq, entry.next, entry.volume]) out.uint(value);
+  out.text(entry.name);
+  out.bool(entry.shrinks);
   out.bool(entry.unconditional);
 }
 export function readPurge(from: Reader): PurgeEntry {
@@ -475,13 +490,10 @@ export function readPurge(from: Reader): PurgeEntry {
   const ino = from.uint();
   const prefix = from.text();
   const layout = readLayout(from);
-  const [start, likely, bound, truncateSeq, next] = [
-    from.uint(),
-    from.uint(),
-    from.uint(),
-    from.uint(),
-    from.uint(),
-  ];
+  const [start, likely, bound] = [from.size(), from.size(), from.size()];
+  const [truncateSeq, next, volume] = [from.uint(), from.uint(), from.uint()];
+  const name = from.text();
+  const shrinks = from.bool();
   const unconditional = from.bool();
   return {
     id,
@@ -494,6 +506,6 @@ export function readPurge(from: Reader): PurgeEntry {
     bound,
     truncateSeq,
     unconditional,
-    next,
+    ...{ volume, name, shrinks, next },
   };
 }

@@ -5,20 +5,34 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
-import type { Layout, Request, Volume } from "../proto.js";
+import type { Layout, Request, Volume, VolumePurge } from "../proto.js";
 import type { Access } from "./capability.js";
+import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
 import { emptyPlan, type Plan } from "./namespace.js";
-import { NO_WRITER, volumePageKey, type SessionBody, type VolumeRecord } from "./page.js";
+import {
+  NO_WRITER,
+  volumePageKey,
+  type PurgeEntry,
+  type SessionBody,
+  type VolumeRecord,
+} from "./page.js";
 
-export const VOLUME_SIZE_MAX = 2 ** 52;
+/**
+ * The end of the address space of 64 bits, less a unit. Above 2^53 bytes sizes and offsets are
+ * multiples of the unit, which a number holds exactly up to 2^65.
+ */
+export const VOLUME_SIZE_MAX = 2 ** 64 - 4096;
+const OBJECT_SIZE_MIN = 64 * 1024;
+const OBJECT_SIZE_MAX = 64 * 1024 * 1024;
+const STRIPE_COUNT_MAX = 256;
 /** Sizes are rounded up to this many bytes. */
 export const VOLUME_SIZE_UNIT = 4096;
 /** Not like an option, nor like a path: names stand on command lines and in URIs. */
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 /** What unsafe changes of the volume table are marked with. */
-const VOLUMES_KEY = -1;
+export const VOLUMES_KEY = -1;
 /**
  * Never in use, so the conflicting sessions of `volumeOpen` are recalled under a key of their own.
  */
@@ -36,6 +50,8 @@ export class Volumes {
       minEpoch(): Epoch;
       /** The session's lease is over: it can be evicted for its lock. */
       lapsed(session: ClientId): boolean;
+      /** How far the work of a purge entry is. */
+      progress(purge: PurgeEntry): { done: number; total: number };
       nowNs(): bigint;
       /** For people. */
       dateOf(ns: bigint): string;
@@ -45,23 +61,14 @@ export class Volumes {
   create(access: Access, request: Of<"volumeCreate">): Plan {
     const { name, pool, actor } = request;
     access.see(VOLUMES_KEY);
-    if (!NAME.test(name)) {
-      throw new DssError("InvalidArgument", `${JSON.stringify(name)} is no name for a volume`, {
-        hint: "use 1 to 128 letters, digits, dots, underscores or hyphens, not beginning with . or -",
-      });
-    }
-    if (!Number.isSafeInteger(request.size) || request.size <= 0) {
-      throw new DssError("InvalidArgument", `a volume of ${request.size} bytes`);
-    }
-    const size = Math.ceil(request.size / VOLUME_SIZE_UNIT) * VOLUME_SIZE_UNIT;
-    if (size > VOLUME_SIZE_MAX) {
-      throw new DssError("FileTooLarge", `a volume has at most ${VOLUME_SIZE_MAX} bytes`);
-    }
+    checkName(name);
+    const size = checkSize(request.size);
     if (this.find(name) !== undefined) throw new DssError("Exists", `volume ${name} exists`);
-    const layout = this.options.layoutOf(pool);
-    if (layout === undefined) {
+    const standard = this.options.layoutOf(pool);
+    if (standard === undefined) {
       throw new DssError("NotFound", pool === "" ? "there is no pool" : `there is no pool ${pool}`);
     }
+    const layout = chosenLayout(standard, request);
     const draft = new Draft(this.metadata);
     const id = Math.max(1, draft.counter("nextVolume"));
     draft.setCounter("nextVolume", id + 1);
@@ -73,6 +80,7 @@ export class Volumes {
       createdNs: actor.timeNs,
       objectPrefix: `v${id.toString(16)}`,
       features: [],
+      ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       writer: NO_WRITER,
     };
     draft.add({ d: "volumePut", volume });
@@ -90,7 +98,11 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     const volumes = [...this.metadata.volumes()].map((volume) => this.describe(volume));
     volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
-    return { ...emptyPlan(), answer: { volumes } };
+    const volumePurges = [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
+      const { volume, name, shrinks: shrinking } = entry;
+      return volume === 0 ? [] : [{ volume, name, shrinking, ...this.options.progress(entry) }];
+    });
+    return { ...emptyPlan(), answer: { volumes, volumePurges } };
   }
 
   info(access: Access, { name }: Of<"volumeInfo">): Plan {
@@ -101,33 +113,68 @@ export class Volumes {
   remove(access: Access, { name }: Of<"volumeRemove">): Plan {
     access.see(VOLUMES_KEY);
     const volume = this.named(name);
-    const users = this.users(volume.id);
-    const lapsed = users.filter((user) => user.id !== access.session && this.lapsed(user));
-    const alive = users.find((user) => !lapsed.includes(user));
-    if (alive !== undefined) {
-      throw new DssError("Busy", `volume ${name} is in use by ${describeSession(alive)}`);
-    }
-    evict(access, volume.id, lapsed);
+    this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.add({ d: "volumeRemove", volume: volume.id });
     draft.purge({
-      what: "objects",
-      ino: 0,
-      prefix: volume.objectPrefix,
-      layout: volume.layout,
+      ...wholeOf(volume),
       from: 0,
-      likely: 0,
-      bound: volume.size,
-      truncateSeq: 0,
-      unconditional: true,
     });
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY], durable: true };
+  }
+
+  resize(access: Access, request: Of<"volumeResize">): Plan {
+    const { name } = request;
+    access.see(VOLUMES_KEY);
+    const volume = this.named(name);
+    const size = checkSize(request.size);
+    this.refuseShrinking(volume);
+    if (size === volume.size) return { ...emptyPlan(), answer: { volume: this.describe(volume) } };
+    if (size > volume.size) {
+      this.refuseNewBlockSize(volume, size);
+      return this.change({ ...volume, size });
+    }
+    if (!request.shrink) {
+      throw new DssError("InvalidArgument", `volume ${name} has ${volume.size} bytes already`);
+    }
+    this.endUse(access, volume);
+    const draft = new Draft(this.metadata);
+    draft.purge({ ...wholeOf(volume), from: size, shrinks: true });
+    return this.change({ ...volume, shrinkTo: size }, draft);
+  }
+
+  rename(access: Access, { name, newName }: Of<"volumeRename">): Plan {
+    access.see(VOLUMES_KEY);
+    const volume = this.named(name);
+    checkName(newName);
+    if (newName === name) return { ...emptyPlan(), answer: { volume: this.describe(volume) } };
+    if (this.find(newName) !== undefined) {
+      throw new DssError("Exists", `volume ${newName} exists`);
+    }
+    return this.change({ ...volume, name: newName });
+  }
+
+  limit(access: Access, request: Of<"volumeLimit">): Plan {
+    access.see(VOLUMES_KEY);
+    const volume = this.named(request.name);
+    const iopsLimit = request.iops ?? volume.iopsLimit;
+    const bandwidthLimit = request.bandwidth ?? volume.bandwidthLimit;
+    return this.change({ ...volume, iopsLimit, bandwidthLimit });
+  }
+
+  /** Facts for the journal when the deletes of a shrinking volume are over. */
+  shrunk(entry: PurgeEntry): Delta[] {
+    const volume = this.metadata.volume(entry.volume);
+    if (!entry.shrinks || volume === undefined) return [];
+    const revision = volume.revision + 1;
+    return [{ d: "volumePut", volume: { ...volume, size: entry.from, shrinkTo: 0, revision } }];
   }
 
   open(access: Access, request: Of<"volumeOpen">): Plan {
     const { name, write, holder = "" } = request;
     access.see(VOLUMES_KEY);
     let volume = this.named(name);
+    this.refuseShrinking(volume);
     const mine = this.metadata.session(access.session)?.volumes.get(volume.id);
     const draft = new Draft(this.metadata);
     if (write) this.clearWay(access, volume, request);
@@ -188,6 +235,43 @@ export class Volumes {
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY] };
   }
 
+  private change(changed: VolumeRecord, draft = new Draft(this.metadata)): Plan {
+    const volume = { ...changed, revision: changed.revision + 1 };
+    draft.add({ d: "volumePut", volume });
+    const described = this.describe(volume);
+    return {
+      ...emptyPlan(),
+      record: draft.finish(),
+      answer: { volume: described },
+      hides: [VOLUMES_KEY],
+      durable: true,
+      volumeChanged: described,
+    };
+  }
+  /** Nobody has the volume open: those whose lease is over are fenced first. Errors: Busy. */
+  private endUse(access: Access, volume: VolumeRecord): void {
+    const users = this.users(volume.id);
+    const lapsed = users.filter((user) => user.id !== access.session && this.lapsed(user));
+    const alive = users.find((user) => !lapsed.includes(user));
+    if (alive !== undefined) {
+      throw new DssError("Busy", `volume ${volume.name} is in use by ${describeSession(alive)}`);
+    }
+    evict(access, volume.id, lapsed);
+  }
+  /** Beyond 2^53 the smallest block is 4 KiB, and who has it open knows it as a byte. */
+  private refuseNewBlockSize({ id, name, size: old }: VolumeRecord, size: number): void {
+    const [user] = this.users(id);
+    if (user === undefined || Number.isSafeInteger(old) === Number.isSafeInteger(size)) return;
+    throw new DssError("Busy", `volume ${name} is in use by ${describeSession(user)}`, {
+      hint: "detach it: beyond 8 PiB its smallest block is another one",
+    });
+  }
+  private refuseShrinking({ name, shrinkTo }: VolumeRecord): void {
+    if (shrinkTo === 0) return;
+    throw new DssError("Busy", `volume ${name} is being shrunk to ${shrinkTo} bytes`, {
+      hint: "its deletes go on by themselves: see dss volume ls",
+    });
+  }
   private find(name: string): VolumeRecord | undefined {
     for (const volume of this.metadata.volumes()) if (volume.name === name) return volume;
     return undefined;
@@ -212,6 +296,51 @@ export class Volumes {
       ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
     };
   }
+}
+
+function checkName(name: string): void {
+  if (NAME.test(name)) return;
+  throw new DssError("InvalidArgument", `${JSON.stringify(name)} is no name for a volume`, {
+    hint: "use 1 to 128 letters, digits, dots, underscores or hyphens, not beginning with . or -",
+  });
+}
+/** The size in whole units. */
+function checkSize(bytes: number): number {
+  if (!Number.isInteger(bytes) || bytes <= 0) {
+    throw new DssError("InvalidArgument", `a volume of ${bytes} bytes`);
+  }
+  const size = Math.ceil(bytes / VOLUME_SIZE_UNIT) * VOLUME_SIZE_UNIT;
+  if (size <= VOLUME_SIZE_MAX) return size;
+  throw new DssError("FileTooLarge", `a volume has at most ${VOLUME_SIZE_MAX} bytes`);
+}
+/** Errors: InvalidArgument. */
+function chosenLayout(standard: Layout, chosen: Partial<Omit<Layout, "pool">>): Layout {
+  const objectSize = chosen.objectSize ?? standard.objectSize;
+  const stripeCount = chosen.stripeCount ?? standard.stripeCount;
+  const usual = chosen.objectSize === undefined ? standard.stripeUnit : objectSize;
+  const stripeUnit = chosen.stripeUnit ?? usual;
+  const isPower = (value: number): boolean => Number.isInteger(Math.log2(value));
+  if (!(objectSize >= OBJECT_SIZE_MIN && objectSize <= OBJECT_SIZE_MAX) || !isPower(objectSize)) {
+    const text = `objects of ${objectSize} bytes are not possible: give a power of two, 64K to 64M`;
+    throw new DssError("InvalidArgument", text);
+  }
+  if (!(stripeUnit >= VOLUME_SIZE_UNIT && stripeUnit <= objectSize) || !isPower(stripeUnit)) {
+    const range = `give a power of two from 4K to the object size, ${objectSize} bytes`;
+    const text = `a stripe unit of ${stripeUnit} bytes is not possible: ${range}`;
+    throw new DssError("InvalidArgument", text);
+  }
+  if (!(stripeCount >= 1 && stripeCount <= STRIPE_COUNT_MAX)) {
+    const text = `stripes over ${stripeCount} objects are not possible: give 1 to ${STRIPE_COUNT_MAX}`;
+    throw new DssError("InvalidArgument", text);
+  }
+  return { pool: standard.pool, objectSize, stripeUnit, stripeCount };
+}
+/** What all deletes of a volume have in common. */
+function wholeOf({ id, name, objectPrefix, layout, size }: VolumeRecord) {
+  return {
+    ...{ what: "objects" as const, ino: 0, prefix: objectPrefix, layout, likely: 0, bound: size },
+    ...{ truncateSeq: 0, unconditional: true, volume: id, name },
+  };
 }
 
 /** The operation waits until these sessions have been evicted. */

@@ -28,7 +28,15 @@ t.test("suffixes are powers of 1024, with or without B, in either case", (t) => 
     t.equal(parseSize(text, OFFSET), 64 * KIB, text);
   }
   t.equal(parseSize("1.5M", OFFSET), 1.5 * KIB * KIB);
-  t.equal(parseSize("1024T", VOLUME_SIZE), VOLUME_BYTES_MAX);
+  t.equal(parseSize("1024T", VOLUME_SIZE), 1024 * TIB);
+  t.equal(parseSize("1.5P", VOLUME_SIZE), 1536 * TIB);
+  t.equal(parseSize("16E", VOLUME_SIZE), VOLUME_BYTES_MAX);
+  t.equal(BigInt(parseSize("8E", VOLUME_SIZE)), 2n ** 63n);
+  t.equal(parseSize("1048576", VOLUME_SIZE), 1024 * TIB, "the most without a unit");
+  t.throws(() => parseSize("1048577", VOLUME_SIZE), /is too large for GiB without a unit/);
+  const far = { ...OFFSET, max: VOLUME_BYTES_MAX };
+  t.equal(BigInt(parseSize("9223372036854775808", far)), 2n ** 63n);
+  t.throws(() => parseSize("9223372036854775809", far), "not a number that is held exactly");
   t.equal(parseSize("512B", VOLUME_SIZE), 512);
   t.end();
 });
@@ -47,7 +55,10 @@ t.test("every refusal says which value, why, and what is permitted", (t) => {
     ["Infinity", /is not a size/],
     ["0", /is too small/],
     ["0M", /is too small/],
-    ["1025T", /is too large/],
+    ["17E", /is too large/],
+    ["16.5E", /is too large/],
+    ["18446744073709551616", /is too large/],
+    ["18446744073709551617B", /is not a whole number|too large/],
     ["99999999999999999999", /is too large/],
     ["9999999999T", /is too large/],
     ["1000B", /is not a multiple of 512 bytes/],
@@ -60,7 +71,7 @@ t.test("every refusal says which value, why, and what is permitted", (t) => {
     } catch (error) {
       t.ok(error instanceof UsageError, text);
       t.match((error as UsageError).message, why, text);
-      t.match((error as UsageError).hint, /512 B to 1024 TiB.*bare number is GiB/, text);
+      t.match((error as UsageError).hint, /512 B to 16 EiB.*bare number is GiB/, text);
     }
   }
   t.end();

@@ -23,8 +23,9 @@ import type {
   SessionOpen,
   SessionOpened,
   KeptAlive,
+  Volume,
 } from "../../../mds/proto.js";
-import { MdsRecall, MdsSafe } from "../../../mds/proto.js";
+import { MdsRecall, MdsSafe, MdsVolumeChanged } from "../../../mds/proto.js";
 import { replayMetadata } from "../../../mds/replay.js";
 import { MemoryMetadata } from "../../../mds/store/memory-store.js";
 import type { MetadataStore } from "../../../mds/store/metadata-store.js";
@@ -71,6 +72,8 @@ export class FakeLink implements Link {
   readonly remote = "test";
   closed = false;
   readonly recalls: Recall[] = [];
+  /** News of volumes. */
+  readonly told: Volume[] = [];
   safe = 0;
   onRecall: ((recall: Recall) => void) | undefined;
   private readonly closers: (() => void)[] = [];
@@ -84,6 +87,7 @@ export class FakeLink implements Link {
   post<Message>(post: Post<Message>, message: Message): void {
     if (this.closed) return;
     if (post.number === MdsSafe.number) this.safe = (message as { journal: number }).journal;
+    if (post.number === MdsVolumeChanged.number) this.told.push(message as Volume);
     if (post.number === MdsRecall.number) {
       this.recalls.push(message as Recall);
       this.onRecall?.(message as Recall);
@@ -123,7 +127,26 @@ export class FakeObjects {
     await this.held;
     this.trimmed.push({ object, ...truncation });
   }
+  async truncate({ object }: { object: string }, size: number) {
+    this.trimmed.push({ object, seq: 0, size });
+    const found = this.sizes.get(object);
+    if (found !== undefined) this.sizes.set(object, { ...found, size });
+    return Promise.resolve();
+  }
+  /** Every object is in one placement group. */
+  readonly listed: { after: string; minEpoch: number }[] = [];
+  pools() {
+    return [{ id: LAYOUT.pool, pgCount: 1 }];
+  }
+  listActive(_pg: number, after: string, options: { limit: number; minEpoch: number }) {
+    this.listed.push({ after, minEpoch: options.minEpoch });
+    const names = [...this.sizes.keys()].filter((object) => object > after).sort();
+    return Promise.resolve(names.slice(0, options.limit).map((object) => ({ object })));
+  }
+  /** While set, removals wait for it. */
+  heldRemovals: Promise<void> | undefined;
   async remove(address: { object: string }, options: { truncation: { seq: number } }) {
+    await this.heldRemovals;
     this.removed.push({ object: address.object, seq: options.truncation.seq });
     this.sizes.delete(address.object);
   }
@@ -182,6 +205,7 @@ export class TestCluster {
         usage: () => ({ total: 1000, available: 500 }),
       },
       objects: this.objects,
+      lister: this.objects,
       options: { ...LEADER_DEFAULTS, ...this.options },
       onFailure: (error) => this.failures.push(error),
     });

@@ -30,6 +30,10 @@ function volumeOf(layout: StripeLayout, size = SIZE): Volume {
     features: [],
     owner: "",
     ownerClient: 0,
+    revision: 1,
+    shrinkTo: 0,
+    iopsLimit: 0,
+    bandwidthLimit: 0,
     ownerSinceNs: 0n,
     writer: { client: 0, sinceNs: 0n, holder: "" },
   };
@@ -336,4 +340,35 @@ t.test("cache reads a bounded part, piece by piece", async (t) => {
   await image.cache(0, 2 ** 39);
   t.equal(access.calls.length, 4 + 7, "a missing object takes one question");
   t.equal(access.runningMax, 1);
+});
+
+t.test("the end of 16 EiB is as good as the beginning", async (t) => {
+  const size = 2 ** 64 - 4096;
+  for (const layout of Object.values(LAYOUTS)) {
+    const { access, image } = imageOf(layout, size);
+    t.equal(image.blockSize.minimum, 4096, "such offsets are exact only as blocks");
+    const length = 40 * KIB;
+    const offset = size - length;
+    const data = Buffer.from(Array.from({ length }, (_, index) => index % 251));
+    await image.write(offset, data);
+    t.same(Buffer.concat(await image.read(offset, length)), data);
+    const before = Buffer.concat(await image.read(offset - length, length));
+    t.ok(before.equals(Buffer.alloc(length)), "nothing else was written");
+    const highest = BigInt(size) / BigInt(layout.objectSize);
+    for (const object of access.objects.keys()) {
+      const index = BigInt(`0x${object.split(".")[1]!}`);
+      t.ok(highest - index < 16n && index - highest < 16n, object);
+    }
+    const [hole, end] = await image.status(offset - 8192, 8192 + length, 2);
+    t.match(
+      [hole, end],
+      [
+        { length: 8192, hole: true },
+        { length, hole: false },
+      ],
+    );
+    await image.trim(offset, length);
+    t.ok(Buffer.concat(await image.read(offset, length)).equals(Buffer.alloc(length)));
+  }
+  t.equal(imageOf(plain, 2 ** 53 - 4096).image.blockSize.minimum, 1);
 });

@@ -561,3 +561,26 @@ t.test("with extended headers every reply is a chunk that repeats the offset", (
   t.match(parseChunks(refused.do === "send" ? refused.bytes : Buffer.alloc(0)), [{ offset: far }]);
   t.end();
 });
+
+t.test("offsets beyond 2^53 are blocks, and nothing is rounded to one", (t) => {
+  const blockSize = { ...FACTS.blockSize, minimum: 4096 };
+  const facts = { ...FACTS, size: 2 ** 64 - 4096, blockSize };
+  const from = 2n ** 63n;
+  t.match(one({ type: READ, offset: from, length: 4096 }, facts), {
+    ...{ do: "start", offset: 2 ** 63, length: 4096 },
+  });
+  const last = { type: READ, offset: 2n ** 64n - 8192n, length: 4096 };
+  t.match(one(last, facts), { do: "start", offset: 2 ** 64 - 8192 });
+  for (const offset of [from + 1n, from + 512n, from - 1n, 2n ** 53n + 1n]) {
+    t.equal(verdict({ type: READ, offset, length: 4096 }, facts), EINVAL, String(offset));
+  }
+  t.equal(verdict({ type: READ, offset: from, length: 512 }, facts), EINVAL);
+  for (const offset of [2n ** 64n - 4096n, 2n ** 64n - 1n, 2n ** 64n - 512n]) {
+    t.equal(verdict({ type: READ, offset, length: 4096 }, facts), EINVAL, String(offset));
+  }
+  t.equal(
+    verdict({ type: WRITE, offset: 2n ** 64n - 4096n, length: 0, data: Buffer.alloc(0) }, facts),
+    0,
+  );
+  t.end();
+});

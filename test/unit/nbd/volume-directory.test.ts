@@ -18,6 +18,7 @@ function volume(id: number, name: string): Volume {
     ...{
       owner: "",
       ownerClient: 0,
+      ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       ownerSinceNs: 0n,
       writer: { client: 0, sinceNs: 0n, holder: "" },
     },
@@ -35,6 +36,12 @@ class Leader implements VolumeSession {
 
   setCache(cache: SessionCache): void {
     this.cache = cache;
+  }
+  change(changed: Volume): void {
+    this.cache?.volumeChanged?.(changed);
+  }
+  resume(): void {
+    this.cache?.resumed();
   }
   evict(next: ClientId): void {
     this.client = next;
@@ -173,4 +180,38 @@ t.test("an eviction loses the images for good; a new session starts afresh", asy
   t.equal(accesses.length, 2);
   directory.shutDown();
   t.ok(accesses[1]?.closed);
+});
+
+t.test("a change of the record reaches the open image, however it is told", async (t) => {
+  const { leader, directory } = world();
+  const image = await directory.open("alpha");
+  const grown = { ...leader.volumes[0]!, size: 20 * OBJECT, revision: 2 };
+  leader.change(grown);
+  t.equal(image.size, 20 * OBJECT);
+  leader.change({ ...grown, size: 15 * OBJECT, revision: 1 });
+  t.equal(image.size, 20 * OBJECT, "an older record is no news");
+  leader.change({ ...grown, id: 2, revision: 9 });
+  t.equal(image.volume.id, 1, "another volume's neither");
+  leader.volumes[0] = { ...grown, name: "gamma", size: 30 * OBJECT, revision: 3 };
+  leader.resume();
+  await new Promise(setImmediate);
+  t.equal(image.size, 30 * OBJECT, "asked for after a lost connection");
+  t.equal(image.name, "alpha", "clients keep the name that they know");
+});
+
+t.test("a renamed volume has one image and one lock under both names", async (t) => {
+  const { leader, directory } = world();
+  const image = await directory.open("alpha");
+  leader.volumes[0] = { ...leader.volumes[0]!, name: "gamma", revision: 2 };
+  t.equal(await directory.open("gamma"), image);
+  await directory.close(image);
+  t.notOk(leader.calls.includes("close 1"), "it is still in use");
+  // An opening under way while the last user leaves: the lock must not be taken away after it.
+  const opening = directory.open("gamma");
+  const closing = directory.close(image);
+  t.equal(await opening, image);
+  await closing;
+  t.notOk(leader.calls.includes("close 1"), "it is in use again");
+  await directory.close(image);
+  t.equal(leader.calls.at(-1), "close 1");
 });

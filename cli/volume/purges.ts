@@ -1,0 +1,30 @@
+/** Deletes of removed and shrinking volumes, which the leader does in the background. */
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import type { VolumePurge } from "../../mds/proto.js";
+import { Progress } from "../progress.js";
+
+const LOOK_MS = 100;
+
+export function describePurge({ name, shrinking }: VolumePurge): string {
+  return shrinking ? `shrinking ${name}` : `freeing the space of ${name}, which was removed`;
+}
+export function percentOf({ done, total }: VolumePurge): number {
+  return total === 0 ? 0 : Math.floor((100 * done) / total);
+}
+
+/** Waits until the volume has no deletes under way any more, and shows how far they are. */
+export async function purged(mds: MdsClient, volume: number, title: string): Promise<void> {
+  const progress = new Progress(title);
+  try {
+    for (;;) {
+      const { answer } = await mds.call({ op: "volumeList" });
+      const purge = answer.volumePurges?.find((each) => each.volume === volume);
+      if (purge === undefined) return;
+      const { done, total } = purge;
+      progress.update(done, Math.max(total, 1), `${percentOf(purge)} % of its objects`);
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+  } finally {
+    progress.end();
+  }
+}
