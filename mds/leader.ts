@@ -21,12 +21,14 @@ import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
 import { Namespace, emptyPlan, type Plan } from "./core/namespace.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
+import { isSnapshotRequest, Snapshots } from "./core/snapshot.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
 import { JournalWriter } from "./journal-writer.js";
 import { Operations } from "./operations.js";
 import type { PageLoader } from "./page-loader.js";
 import {
+  isContextKey,
   MdsRecall,
   MdsSafe,
   MdsVolumeChanged,
@@ -45,7 +47,7 @@ import {
   type SessionOpened,
   type Volume,
 } from "./proto.js";
-import { Purger, type PurgeLister } from "./purger.js";
+import { Purger, type PurgeLister, type PurgerParts } from "./purger.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
 import { checkCall, checkOpen } from "./request-check.js";
@@ -160,6 +162,7 @@ export class MdsLeader {
   private readonly operations: Operations;
   private readonly namespace: Namespace;
   private readonly volumes: Volumes;
+  private readonly snapshots: Snapshots;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
   private readonly sessions = new Map<ClientId, LiveSession>();
@@ -189,7 +192,7 @@ export class MdsLeader {
       term: number;
       id: number;
       cluster: ClusterPort;
-      objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+      objects: PurgerParts["objects"];
       lister: PurgeLister;
       options: LeaderOptions;
       /** It cannot go on: superseded, or the store failed. */
@@ -248,6 +251,7 @@ export class MdsLeader {
       nowNs: () => parts.clock.wallNs(),
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
+    this.snapshots = new Snapshots(metadata, this.volumes);
     this.purger = new Purger({
       metadata,
       objects: parts.objects,
@@ -258,7 +262,7 @@ export class MdsLeader {
       },
       lister: parts.lister,
       minEpoch: () => this.fenceEpoch,
-      shrunk: (entry) => this.volumes.shrunk(entry),
+      completed: (entry) => [...this.volumes.shrunk(entry), ...this.snapshots.rolledBack(entry)],
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
@@ -776,7 +780,7 @@ export class MdsLeader {
     const session = this.sessions.get(id);
     if (session === undefined) return;
     const silent = this.now() - session.lastSeen > this.parts.options.leaseMs;
-    if (silent || ino < 0) {
+    if (silent || (ino < 0 && !isContextKey(ino))) {
       void this.evict(session, silent ? LAPSED : "its volume is taken over by force");
       return;
     }
@@ -1001,6 +1005,7 @@ export class MdsLeader {
 
   private plan(access: Access, { request }: MdsCall): Plan {
     const { namespace, volumes } = this;
+    if (isSnapshotRequest(request)) return this.snapshots.plan(access, request);
     switch (request.op) {
       case "lookup":
         return namespace.lookup(access, request);

@@ -86,6 +86,11 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "continues?": "bool",
   },
   volumeClose: { id: "int" },
+  volumeSnapCreate: { name: "text", snapshot: "text", actor: "actor" },
+  volumeSnapRemove: { name: "text", snapshot: "text" },
+  volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
+  volumeRollback: { name: "text", snapshot: "text" },
+  volumeContext: { id: "int" },
   sync: {},
 };
 
