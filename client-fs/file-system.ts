@@ -12,10 +12,27 @@ export interface Caller {
   uid: number;
   gid: number;
   pid: number;
-  /** Supplementary groups are read by the driver on demand only. */
+  /**
+   * Not yet taken from the modes of new files: a default access control list of the directory
+   * counts instead of it.
+   */
   umask: number;
   /** Set while the request runs when the caller was interrupted by a signal; may be ignored. */
   interrupted?: boolean;
+  /** Called at that moment, by who waits for long: the request should end with EINTR. */
+  onInterrupt?: () => void;
+}
+
+/** flock(2) (the whole file, owned by an open file) or fcntl(2) (a range). */
+export interface FileLock {
+  kind: "flock" | "posix";
+  /** Who holds it; the kernel's name, opaque. */
+  owner: bigint;
+  mode: "shared" | "exclusive" | "unlocked";
+  /** First and last byte; 2^63 - 1 is the end of any file. */
+  start: bigint;
+  end: bigint;
+  pid: number;
 }
 
 export interface Attributes {
@@ -34,6 +51,8 @@ export interface Attributes {
   atimeNs: bigint;
   mtimeNs: bigint;
   ctimeNs: bigint;
+  /** When it was made. */
+  btimeNs: bigint;
 }
 
 export interface Entry {
@@ -161,6 +180,13 @@ export interface FileSystem {
     caller: Caller,
     options?: { killPrivileges: boolean },
   ): Promise<Entry & OpenReply>;
+  /** O_TMPFILE: a regular file without a name, open; `link` may give it one. */
+  tmpfile?(
+    parent: Ino,
+    mode: number,
+    flags: OpenFlags,
+    caller: Caller,
+  ): Promise<Entry & OpenReply>;
   /**
    * Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
    * They stay as they are until `readDone`. */
@@ -203,7 +229,8 @@ export interface FileSystem {
     ino: Ino,
     name: Buffer,
     value: Buffer,
-    flags: { create: boolean; replace: boolean },
+    /** `clearSgid`: an access list set by someone who may not keep the set-group-id bit. */
+    flags: { create: boolean; replace: boolean; clearSgid?: boolean },
     caller: Caller,
   ): Promise<void>;
   /** NUL-terminated names, one after the other. */
@@ -211,6 +238,19 @@ export interface FileSystem {
   removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
 
   fallocate?(ino: Ino, handle: number, offset: number, length: number, mode: number): Promise<void>;
+  /** The first lock in the way of `lock`, or one whose mode is "unlocked". */
+  getlk?(ino: Ino, handle: number, lock: FileLock): Promise<FileLock>;
+  /**
+   * Fails with WouldBlock when it is not free; with `wait` until it is, or Interrupted or Deadlock.
+   * Range locks of an owner end with the first `flush` of that owner, all others with `release`.
+   */
+  setlk?(
+    ino: Ino,
+    handle: number,
+    lock: FileLock,
+    options: { wait: boolean },
+    caller: Caller,
+  ): Promise<void>;
   lseek?(ino: Ino, handle: number, offset: number, whence: number): Promise<number>;
   syncfs?(): Promise<void>;
 }

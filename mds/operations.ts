@@ -9,7 +9,7 @@ import type { CapabilityMode } from "./proto.js";
 import { Access, UnsafeChanges, type CapabilityTable } from "./core/capability.js";
 import type { Delta } from "./core/delta.js";
 import type { Metadata } from "./core/metadata.js";
-import type { Plan } from "./core/namespace.js";
+import type { Plan } from "./core/plan.js";
 import { PageFault } from "./core/page-cache.js";
 import type { JournalWriter } from "./journal-writer.js";
 import type { PageLoader } from "./page-loader.js";

@@ -3,10 +3,31 @@
  * say.
  */
 import { DssError } from "../cluster/base/errors.js";
-import type { MdsCall, Request, SessionOpen } from "./proto.js";
+import { LOCK_END, type MdsCall, type Request, type SessionOpen } from "./proto.js";
 
-type Kind = "int" | "size" | "bytes" | "text" | "bool" | "actor" | "mode" | "time" | "capability";
+type Kind =
+  | "int"
+  | "size"
+  | "bytes"
+  | "text"
+  | "bool"
+  | "actor"
+  | "mode"
+  | "time"
+  | "capability"
+  | "lockKind"
+  | "lockMode"
+  | "lockOwner"
+  | "lockByte";
 const OPTIONAL = "?";
+const LOCK_RANGE: Record<string, Kind> = {
+  kind: "lockKind",
+  ino: "int",
+  owner: "lockOwner",
+  start: "lockByte",
+  end: "lockByte",
+};
+const LOCK: Record<string, Kind> = { ...LOCK_RANGE, mode: "lockMode", pid: "mode" };
 
 /** Members of each operation; a trailing ? marks those that may be absent. */
 const SHAPES: Record<Request["op"], Record<string, Kind>> = {
@@ -21,9 +42,11 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     mode: "mode",
     rdev: "int",
     "target?": "bytes",
+    "unmasked?": "mode",
     exclusive: "bool",
     actor: "actor",
   },
+  tmpfile: { parent: "int", ino: "int", mode: "mode", "unmasked?": "mode", actor: "actor" },
   link: { ino: "int", parent: "int", name: "bytes", actor: "actor" },
   unlink: { parent: "int", name: "bytes", stillOpen: "bool", actor: "actor" },
   rmdir: { parent: "int", name: "bytes", actor: "actor" },
@@ -58,6 +81,7 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     value: "bytes",
     create: "bool",
     replace: "bool",
+    "clearSgid?": "bool",
     actor: "actor",
   },
   removexattr: { ino: "int", name: "bytes", actor: "actor" },
@@ -91,11 +115,16 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
   volumeRollback: { name: "text", snapshot: "text" },
   volumeContext: { id: "int" },
+  lock: { ...LOCK, waiter: "int" },
+  unlock: LOCK_RANGE,
+  lockTest: LOCK,
+  lockCancel: { waiter: "int" },
   sync: {},
 };
 
 const TEXT_MAX = 1024;
 const INT64_LIMIT = 2n ** 63n;
+const LOCK_OWNER = /^[0-9a-f]{1,16}$/;
 
 function isOf(kind: Kind, value: unknown): boolean {
   switch (kind) {
@@ -115,7 +144,14 @@ function isOf(kind: Kind, value: unknown): boolean {
     case "time":
       return typeof value === "bigint" && value < INT64_LIMIT && value >= -INT64_LIMIT;
     case "capability":
+    case "lockMode":
       return value === "shared" || value === "exclusive";
+    case "lockKind":
+      return value === "flock" || value === "posix";
+    case "lockOwner":
+      return typeof value === "string" && LOCK_OWNER.test(value);
+    case "lockByte":
+      return typeof value === "bigint" && value >= 0n && value <= LOCK_END;
     case "actor": {
       const actor = value as Record<string, unknown> | null;
       if (typeof actor !== "object" || actor === null) return false;
@@ -165,5 +201,12 @@ export function checkOpen(open: SessionOpen): void {
   }
   if (!Array.isArray(open.held) || !Array.isArray(open.orphans)) {
     throw new DssError("Malformed", "session: lists of what it holds");
+  }
+  for (const claim of open.locks ?? []) {
+    for (const [member, kind] of Object.entries(LOCK)) {
+      if (!isOf(kind, (claim as unknown as Record<string, unknown> | null)?.[member])) {
+        throw new DssError("Malformed", `session: a lock's ${member}`);
+      }
+    }
   }
 }

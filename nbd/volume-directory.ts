@@ -121,7 +121,9 @@ export class VolumeDirectory implements ExportDirectory {
     const { mds, clock, lock } = this.options;
     const readOnly = this.options.readOnly || name.includes("@");
     const locking = readOnly ? {} : lock;
-    const answer = await this.ask({ op: "volumeOpen", name, write: !readOnly, ...locking });
+    const current = await this.nameInLine(name);
+    const request = { op: "volumeOpen", name: current, write: !readOnly } as const;
+    const answer = await this.ask({ ...request, ...locking });
     const { volume, minEpoch = 0 } = answer;
     if (volume === undefined) {
       throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
@@ -140,7 +142,10 @@ export class VolumeDirectory implements ExportDirectory {
     if (!readOnly && !this.contexts.has(contextKey(volume.id))) {
       // Its snapshots are being changed just now.
       await image.gate.close();
-      await this.takeContext(image);
+      await this.takeContext(image).catch((error: unknown) => {
+        this.images.delete(image);
+        throw error;
+      });
     }
     return image;
   }
@@ -188,8 +193,16 @@ export class VolumeDirectory implements ExportDirectory {
     image.gate.open();
   }
 
+  /** What the volume is called by now that an earlier server of this line has opened as `name`. */
+  private async nameInLine(name: string): Promise<string> {
+    const { lock } = this.options;
+    if (lock?.continues !== true || lock.holder === undefined) return name;
+    const { volumes = [] } = await this.ask({ op: "volumeList" });
+    return volumes.find(({ writer }) => writer.holder === lock.holder)?.name ?? name;
+  }
+
   async close(image: BlockImage): Promise<void> {
-    if (this.held.get(image.name) === image) return;
+    if ([...this.held.values()].some((held) => held === image)) return; // By whatever name.
     await this.giveBack(image);
   }
 

@@ -60,11 +60,14 @@ export const SIZE = {
   read: 40,
   write: 40,
   fsync: 16,
-  setxattr: 8, // Without SETXATTR_EXT, which is not asked for.
+  setxattr: 8, // Before SETXATTR_EXT; 16 with it.
+  setxattrExtended: 16,
   getxattr: 8,
   interrupt: 8,
+  lock: 48,
   fallocate: 32,
   lseek: 24,
+  statx: 24,
 } as const;
 
 /** Bytes before the data in a WRITE request. */
@@ -77,6 +80,8 @@ export const ATTR_OUT_SIZE = 16 + ATTR_SIZE;
 export const ENTRY_OUT_SIZE = 40 + ATTR_SIZE;
 export const OPEN_OUT_SIZE = 16;
 export const STATFS_OUT_SIZE = 80;
+export const LOCK_OUT_SIZE = 24;
+export const STATX_OUT_SIZE = 32 + 256;
 export const DIRENT_SIZE = 24;
 export const DIRENTPLUS_SIZE = ENTRY_OUT_SIZE + DIRENT_SIZE;
 
@@ -150,6 +155,10 @@ export const OPEN_KILL_SUIDGID = 1 << 0;
 export const FSYNC_DATA_ONLY = 1 << 0;
 export const RENAME_NOREPLACE = 1 << 0;
 export const RENAME_EXCHANGE = 1 << 1;
+export const LOCK_FLOCK = 1 << 0;
+/** Types of locks (F_RDLCK …), as on every machine that dss runs on. */
+export const LOCK_TYPES = ["shared", "exclusive", "unlocked"] as const;
+export const SETXATTR_ACL_KILL_SGID = 1 << 0;
 export const XATTR_CREATE = 1;
 export const XATTR_REPLACE = 2;
 
@@ -247,6 +256,33 @@ export function putEntry(message: Buffer, offset: number, entry: Entry): void {
   putValidity(message, offset + 16, offset + 32, entry.entryValidMs);
   putValidity(message, offset + 24, offset + 36, entry.attributesValidMs);
   putAttributes(message, offset + 40, entry.attributes);
+}
+
+/** STATX_BASIC_STATS and STATX_BTIME: everything that is answered. */
+const STATX_ANSWERED = 0x7ff | 0x800;
+
+/** struct fuse_statx_out at `offset`; 288 bytes. */
+export function putStatxOut(message: Buffer, offset: number, entry: Entry): void {
+  const a = entry.attributes;
+  message.fill(0, offset, offset + STATX_OUT_SIZE);
+  putValidity(message, offset, offset + 8, entry.attributesValidMs);
+  const at = offset + 32;
+  message.writeUInt32LE(STATX_ANSWERED, at);
+  message.writeUInt32LE(a.blksize, at + 4);
+  message.writeUInt32LE(a.nlink, at + 16);
+  message.writeUInt32LE(a.uid, at + 20);
+  message.writeUInt32LE(a.gid, at + 24);
+  message.writeUInt16LE(a.mode, at + 28);
+  putU53(message, at + 32, a.ino);
+  putU53(message, at + 40, a.size);
+  putU53(message, at + 48, a.blocks);
+  putTime(message, at + 64, at + 72, a.atimeNs);
+  putTime(message, at + 80, at + 88, a.btimeNs);
+  putTime(message, at + 96, at + 104, a.ctimeNs);
+  putTime(message, at + 112, at + 120, a.mtimeNs);
+  // The kernel's own packing of device numbers, taken apart.
+  message.writeUInt32LE((a.rdev >>> 8) & 0xfff, at + 128);
+  message.writeUInt32LE((a.rdev & 0xff) | ((a.rdev >>> 12) & 0xfff00), at + 132);
 }
 
 /** struct fuse_kstatfs at `offset`; 80 bytes. */

@@ -101,6 +101,10 @@ const WANTED_FLAGS =
   I.CACHE_SYMLINKS |
   I.EXPORT_SUPPORT |
   I.HANDLE_KILLPRIV_V2 |
+  I.POSIX_ACL |
+  // The file system masks modes itself: a default access control list counts instead of the umask.
+  I.DONT_MASK |
+  I.SETXATTR_EXT |
   I.ABORT_ERROR |
   I.INIT_EXT;
 const WANTED_FLAGS2 = abi.INIT_FLAG2.DIRECT_IO_ALLOW_MMAP | abi.INIT_FLAG2.HAS_RESEND;
@@ -172,6 +176,11 @@ export class Connection {
     await new Promise<void>((resolve) => this.idleWaiters.push(resolve));
   }
 
+  /** Nobody waits for answers any more: what waits for others (locks) need not go on. */
+  interruptAll(): void {
+    for (const request of this.unanswered.values()) interrupt(request);
+  }
+
   /** Tells the file system, once, that the mount is gone. */
   destroy(): Promise<void> {
     this.destroying ??= this.negotiated === undefined ? Promise.resolve() : this.fs.destroy();
@@ -185,6 +194,7 @@ export class Connection {
     let answer: Promise<unknown>;
     try {
       request.ino = abi.u53(request.message, abi.IN_NODE_ID, "StaleHandle");
+      request.extendedXattrs = (this.negotiated!.flags & I.SETXATTR_EXT) !== 0;
       answer = row.call(request, this.fs);
     } catch (error) {
       lease.release();
@@ -354,7 +364,7 @@ export class Connection {
     const low = request.u32(0);
     const high = request.u32(4);
     const target = this.unanswered.get(requestKey(low, high));
-    if (target) target.caller.interrupted = true;
+    if (target) interrupt(target);
     else this.sendErrno(request, EAGAIN);
   }
 
@@ -390,7 +400,9 @@ export class Connection {
     const offered = request.u32(12);
     const extended =
       (offered & I.INIT_EXT) !== 0 && request.length >= abi.IN_HEADER_SIZE + abi.SIZE.initExtended;
-    const flags = offered & WANTED_FLAGS;
+    // Without them the kernel keeps locks itself, for this machine.
+    const locks = this.fs.setlk === undefined ? 0 : I.POSIX_LOCKS | I.FLOCK_LOCKS;
+    const flags = offered & (WANTED_FLAGS | locks);
     const flags2 = extended ? request.u32(16) & WANTED_FLAGS2 : 0;
     const maxPages = flags & I.MAX_PAGES ? MAX_PAGES : DEFAULT_MAX_PAGES;
     const negotiated: Negotiated = {
@@ -429,6 +441,12 @@ export class Connection {
 const BODY = abi.OUT_HEADER_SIZE;
 /** Stands in for a message whose buffer has gone back: a late look at it finds nothing. */
 const NO_MESSAGE = Buffer.alloc(0);
+
+function interrupt({ caller }: Request): void {
+  if (caller.interrupted === true) return;
+  caller.interrupted = true;
+  caller.onInterrupt?.();
+}
 
 function hasNoReply(opcode: number): boolean {
   return (

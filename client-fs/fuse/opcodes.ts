@@ -14,6 +14,7 @@ import type {
   Caller,
   DirEntry,
   Entry,
+  FileLock,
   FileSystem,
   OpenReply,
   SetAttributes,
@@ -32,6 +33,8 @@ export class Request {
   readonly uniqueHigh: number;
   readonly caller: Caller;
   ino = 0;
+  /** SETXATTR_EXT was negotiated. */
+  extendedXattrs = false;
   /** Largest answer that the kernel takes, in bytes (listings, attributes, reads). */
   limit = 0;
   /** When it came, in milliseconds on the connection's clock; 0 when nobody measures. */
@@ -198,6 +201,16 @@ function openFlags(open: OpenReply): number {
   const direct = abi.FOPEN.DIRECT_IO | abi.FOPEN.PARALLEL_DIRECT_WRITES;
   return open.directIo ? cache | direct : cache;
 }
+function encodeCreated(reply: Reply, created: Entry & OpenReply): number {
+  abi.putEntry(reply.scratch, BODY, created);
+  putOpen(reply.scratch, BODY + abi.ENTRY_OUT_SIZE, created.handle, openFlags(created));
+  return abi.ENTRY_OUT_SIZE + abi.OPEN_OUT_SIZE;
+}
+function forgetCreated(_request: Request, fs: FileSystem, created: Entry & OpenReply): void {
+  const { ino } = created.attributes;
+  void fs.release(ino, created.handle, 0).catch(nothing);
+  fs.forget(ino, 1);
+}
 function encodePieces(reply: Reply, pieces: readonly Buffer[], request: Request): number {
   let length = 0;
   for (const piece of pieces) length += piece.length;
@@ -310,6 +323,30 @@ function listing(opcode: number, name: string, plus: boolean): void {
 const LISTING_MAX = 1024 * 1024;
 /** Longest value or list of extended attributes (Linux's XATTR_SIZE_MAX). */
 const XATTR_SIZE_MAX = 65_536;
+
+function parseLock(request: Request): FileLock {
+  const mode = abi.LOCK_TYPES[request.u32(32)];
+  if (mode === undefined) throw new DssError("InvalidArgument", "lock of an unknown type");
+  const kind = request.u32(40) & abi.LOCK_FLOCK ? "flock" : "posix";
+  const [start, end] = [request.opaque(16), request.opaque(24)];
+  if (start > end || end > LOCK_OFFSET_MAX) {
+    throw new DssError("InvalidArgument", `lock from ${start} to ${end}`);
+  }
+  return { kind, owner: request.opaque(8), mode, start, end, pid: request.u32(36) };
+}
+const LOCK_OFFSET_MAX = 2n ** 63n - 1n;
+
+function setLock(opcode: number, name: string, wait: boolean): void {
+  served<void>(opcode, name, {
+    bodySize: abi.SIZE.lock,
+    method: "setlk",
+    call: (r, fs) =>
+      fs.setlk === undefined
+        ? missing("setlk")
+        : fs.setlk(r.ino, r.u53(0), parseLock(r), { wait }, r.caller),
+    encode: nothing,
+  });
+}
 
 function missing(method: keyof FileSystem): Promise<never> {
   return Promise.reject(new MethodMissing(method));
@@ -471,15 +508,16 @@ served<void>(21, "SETXATTR", {
     const size = r.u32(0);
     const flags = r.u32(4);
     if (size > XATTR_SIZE_MAX) throw new DssError("TooBig", "attribute value exceeds 64 KiB");
-    const name = r.name(S.setxattr);
-    const value = Buffer.from(r.bytes(S.setxattr + name.length + 1, size));
-    return fs.setxattr(
-      r.ino,
-      name,
-      value,
-      { create: (flags & abi.XATTR_CREATE) !== 0, replace: (flags & abi.XATTR_REPLACE) !== 0 },
-      r.caller,
-    );
+    const fixed = r.extendedXattrs ? S.setxattrExtended : S.setxattr;
+    const extra = r.extendedXattrs ? r.u32(8) : 0;
+    const name = r.name(fixed);
+    const value = Buffer.from(r.bytes(fixed + name.length + 1, size));
+    const how = {
+      create: (flags & abi.XATTR_CREATE) !== 0,
+      replace: (flags & abi.XATTR_REPLACE) !== 0,
+      clearSgid: (extra & abi.SETXATTR_ACL_KILL_SGID) !== 0,
+    };
+    return fs.setxattr(r.ino, name, value, how, r.caller);
   },
   encode: nothing,
 });
@@ -538,10 +576,21 @@ served<void>(30, "FSYNCDIR", {
   call: (r, fs) => fs.fsyncdir(r.ino, r.u53(0), (r.u32(8) & abi.FSYNC_DATA_ONLY) !== 0),
   encode: nothing,
 });
-// Locks are not negotiated at INIT, so the kernel keeps them itself and does not ask.
-notServed(31, "GETLK", ENOSYS);
-notServed(32, "SETLK", ENOSYS);
-notServed(33, "SETLKW", ENOSYS);
+served<FileLock>(31, "GETLK", {
+  bodySize: S.lock,
+  method: "getlk",
+  call: (r, fs) =>
+    fs.getlk === undefined ? missing("getlk") : fs.getlk(r.ino, r.u53(0), parseLock(r)),
+  encode: (reply, lock) => {
+    reply.scratch.writeBigUInt64LE(lock.start, BODY);
+    reply.scratch.writeBigUInt64LE(lock.end, BODY + 8);
+    reply.scratch.writeUInt32LE(abi.LOCK_TYPES.indexOf(lock.mode), BODY + 16);
+    reply.scratch.writeUInt32LE(lock.pid, BODY + 20);
+    return abi.LOCK_OUT_SIZE;
+  },
+});
+setLock(32, "SETLK", false);
+setLock(33, "SETLKW", true);
 // Mounts have default_permissions: the kernel checks access itself.
 notServed(34, "ACCESS", ENOSYS);
 served<Entry & OpenReply>(35, "CREATE", {
@@ -552,16 +601,8 @@ served<Entry & OpenReply>(35, "CREATE", {
     const caller = r.callerWith(r.u32(8));
     return fs.create(r.ino, r.name(S.create), r.u32(4), r.u32(0), caller, options);
   },
-  encode: (reply, created) => {
-    abi.putEntry(reply.scratch, BODY, created);
-    putOpen(reply.scratch, BODY + abi.ENTRY_OUT_SIZE, created.handle, openFlags(created));
-    return abi.ENTRY_OUT_SIZE + abi.OPEN_OUT_SIZE;
-  },
-  undo: (_r, fs, created) => {
-    const { ino } = created.attributes;
-    void fs.release(ino, created.handle, 0).catch(nothing);
-    fs.forget(ino, 1);
-  },
+  encode: encodeCreated,
+  undo: forgetCreated,
 });
 notServed(36, "INTERRUPT", 0, S.interrupt); // The connection's.
 notServed(37, "BMAP", ENOSYS);
@@ -605,8 +646,25 @@ served<void>(50, "SYNCFS", {
   call: (_r, fs) => (fs.syncfs === undefined ? missing("syncfs") : fs.syncfs()),
   encode: nothing,
 });
-notServed(51, "TMPFILE", ENOSYS); // The kernel then answers EOPNOTSUPP without asking.
-notServed(52, "STATX", ENOSYS); // The kernel falls back to GETATTR.
+served<Entry & OpenReply>(51, "TMPFILE", {
+  bodySize: S.create + 1, // The name that follows means nothing.
+  method: "tmpfile",
+  call: (r, fs) =>
+    fs.tmpfile === undefined
+      ? missing("tmpfile") // The kernel then answers EOPNOTSUPP without asking.
+      : fs.tmpfile(r.ino, r.u32(4), r.u32(0), r.callerWith(r.u32(8))),
+  encode: encodeCreated,
+  undo: forgetCreated,
+});
+served<Entry>(52, "STATX", {
+  bodySize: S.statx,
+  method: "getattr",
+  call: (r, fs) => fs.getattr(r.ino, r.u32(0) & abi.GETATTR_FH ? r.u53(8) : undefined, r.caller),
+  encode: (reply, entry) => {
+    abi.putStatxOut(reply.scratch, BODY, entry);
+    return abi.STATX_OUT_SIZE;
+  },
+});
 notServed(53, "COPY_FILE_RANGE_64", EOPNOTSUPP);
 notServed(4096, "CUSE_INIT", EPROTO);
 

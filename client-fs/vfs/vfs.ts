@@ -16,6 +16,8 @@ import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import {
+  ACL_ACCESS,
+  ACL_DEFAULT,
   XATTR_NAME_MAX,
   XATTR_VALUE_MAX,
   type Actor,
@@ -28,6 +30,7 @@ import type {
   Caller,
   DirEntry,
   Entry,
+  FileLock,
   FileSystem,
   KernelNotifier,
   OpenDirReply,
@@ -37,10 +40,11 @@ import type {
   StatFs,
 } from "../file-system.js";
 import { ExtentCache } from "./extent-cache.js";
+import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
-import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
+import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { NodeTable, nameKey } from "./node-table.js";
 import { WriteBudget } from "./writer.js";
 
@@ -81,6 +85,7 @@ const DONE: Promise<void> = Promise.resolve();
 export class Vfs implements FileSystem {
   readonly table: NodeTable;
   private readonly files: FileOperations;
+  private readonly locks: FileLocks;
   private readonly listingAhead: ListingAhead;
   private readonly mds: MdsClient;
   private readonly clock: Clock;
@@ -107,8 +112,10 @@ export class Vfs implements FileSystem {
       ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
     });
     this.files = new FileOperations({ mds, table: this.table, budget: this.budget, clock, logger });
+    this.locks = new FileLocks({ mds, logger, lost: (handle) => this.files.loseLock(handle) });
     this.listingAhead = new ListingAhead(mds, this.table, logger);
     mds.setCache(this.table);
+    mds.setLocks(this.locks);
     this.watchAge();
   }
 
@@ -133,6 +140,7 @@ export class Vfs implements FileSystem {
   }
   private async shutDown(): Promise<void> {
     this.ageTimer?.cancel();
+    this.locks.stop();
     let failure: Error | undefined;
     try {
       await this.table.flushAll();
@@ -280,6 +288,8 @@ export class Vfs implements FileSystem {
         ...(clearSuid ? { clearSuid } : {}),
         actor,
       });
+      // An access control list follows the mode.
+      if (rest.mode !== undefined) this.table.get(ino).xattrs = undefined;
     }
     const node = await this.known(ino);
     return this.entryOf(node, undefined);
@@ -304,12 +314,14 @@ export class Vfs implements FileSystem {
   ): Promise<{ inode: Inode; created: boolean }> {
     const { rdev = 0, target, exclusive = true } = options;
     const ino = await this.mds.nextIno();
+    const masked = target === undefined ? mode & ~caller.umask : mode;
     const reply = await this.change({
       op: "create",
       parent,
       name,
       ino,
-      mode,
+      mode: masked,
+      ...(masked === mode ? {} : { unmasked: mode }),
       rdev,
       ...(target === undefined ? {} : { target }),
       exclusive,
@@ -363,6 +375,36 @@ export class Vfs implements FileSystem {
       return { ...this.lookedUp(inode.ino, this.table.get(parent)), ...open };
     } catch (error) {
       await this.files.release(inode.ino, id);
+      throw error;
+    }
+  }
+
+  async tmpfile(
+    parent: Ino,
+    mode: number,
+    flags: number,
+    caller: Caller,
+  ): Promise<Entry & OpenReply> {
+    const ino = await this.mds.nextIno();
+    const unmasked = S_IFREG | (mode & 0o7777);
+    const masked = unmasked & ~caller.umask;
+    const node = this.table.get(ino);
+    const id = this.nextHandle++;
+    // Open before it exists, so that it is known as ours from the first answer on.
+    const open = this.files.register(node, id, flags);
+    try {
+      await this.change({
+        op: "tmpfile",
+        parent,
+        ino,
+        mode: masked,
+        ...(masked === unmasked ? {} : { unmasked }),
+        actor: this.actor(caller),
+      });
+      node.orphan = true;
+      return { ...this.lookedUp(ino, this.table.get(parent)), ...open };
+    } catch (error) {
+      await this.files.release(ino, id);
       throw error;
     }
   }
@@ -459,7 +501,8 @@ export class Vfs implements FileSystem {
   async link(ino: Ino, newParent: Ino, newName: Buffer, caller: Caller): Promise<Entry> {
     const actor = this.actor(caller);
     await this.change({ op: "link", ino, parent: newParent, name: newName, actor });
-    await this.known(ino);
+    const node = await this.known(ino);
+    if (node.inode!.nlink > 0) node.orphan = false; // It was made without a name.
     return this.lookedUp(ino, this.table.get(newParent));
   }
 
@@ -489,11 +532,29 @@ export class Vfs implements FileSystem {
   ): Promise<number> {
     return this.files.write(ino, handle, offset, data, options);
   }
-  flush(ino: Ino, handle: number): Promise<void> {
-    return this.files.flush(ino, handle);
+  flush(ino: Ino, handle: number, lockOwner: bigint): Promise<void> {
+    const unlocked = this.locks.closed(ino, lockOwner);
+    const flush = (): Promise<void> => this.files.flush(ino, handle);
+    return unlocked === undefined ? flush() : unlocked.then(flush);
   }
   release(ino: Ino, handle: number): Promise<void> {
-    return this.files.release(ino, handle);
+    const unlocked = this.locks.released(handle);
+    const release = (): Promise<void> => this.files.release(ino, handle);
+    return unlocked === undefined ? release() : unlocked.then(release);
+  }
+  getlk(ino: Ino, handle: number, lock: FileLock): Promise<FileLock> {
+    this.files.checkLockable(handle, ino);
+    return this.locks.test(ino, lock);
+  }
+  setlk(
+    ino: Ino,
+    handle: number,
+    lock: FileLock,
+    { wait }: { wait: boolean },
+    caller: Caller,
+  ): Promise<void> {
+    if (lock.mode !== "unlocked") this.files.checkLockable(handle, ino);
+    return this.locks.set(ino, handle, lock, { wait, caller });
   }
   fsync(ino: Ino, handle: number): Promise<void> {
     return this.files.fsync(ino, handle);
@@ -508,6 +569,8 @@ export class Vfs implements FileSystem {
   async syncfs(): Promise<void> {
     await this.table.flushAll();
     await this.mds.waitSafe();
+    const failure = this.table.takeFailure();
+    if (failure !== undefined) throw writeBackError(failure);
   }
 
   // ---- Directories -----------------------------------------------------------------------------
@@ -678,16 +741,17 @@ export class Vfs implements FileSystem {
     ino: Ino,
     name: Buffer,
     value: Buffer,
-    flags: { create: boolean; replace: boolean },
+    flags: { create: boolean; replace: boolean; clearSgid?: boolean },
     caller: Caller,
   ): Promise<void> {
     checkXattrName(name);
     if (name.length > XATTR_NAME_MAX) throw new DssError("RangeTooLarge", "name too long");
     if (value.length > XATTR_VALUE_MAX) throw new DssError("TooBig", "value exceeds 64 KiB");
     const { create, replace } = flags;
+    const clearSgid = flags.clearSgid === true ? { clearSgid: true } : {};
     const actor = this.actor(caller);
     try {
-      await this.change({ op: "setxattr", ino, name, value, create, replace, actor });
+      await this.change({ op: "setxattr", ino, name, value, create, replace, ...clearSgid, actor });
     } finally {
       this.table.get(ino).xattrs = undefined;
     }
@@ -705,11 +769,10 @@ export class Vfs implements FileSystem {
 const NO_XATTRS: Map<string, Buffer> = new Map();
 const XATTR_NAMESPACES = ["user.", "trusted.", "security."].map((prefix) => Buffer.from(prefix));
 
-/**
- * As the local file systems: other namespaces do not exist. POSIX ACLs (system.posix_acl_*) and the
- * like are not enforced, so they are not stored either.
- */
+/** As the local file systems: other namespaces do not exist, but for the access control lists. */
 function checkXattrName(name: Buffer): void {
+  const text = nameKey(name);
+  if (text === ACL_ACCESS || text === ACL_DEFAULT) return;
   const prefix = XATTR_NAMESPACES.find((known) => name.subarray(0, known.length).equals(known));
   if (prefix === undefined) {
     throw new DssError("NotSupported", "only user., trusted. and security. attributes are kept");
@@ -743,5 +806,6 @@ function attributesOf(inode: Inode): Attributes {
     atimeNs: inode.atimeNs,
     mtimeNs: inode.mtimeNs,
     ctimeNs: inode.ctimeNs,
+    btimeNs: inode.btimeNs,
   };
 }

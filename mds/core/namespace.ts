@@ -16,20 +16,15 @@ import {
   NAME_MAX,
   ROOT_INO,
   SYMLINK_MAX,
-  XATTR_NAME_MAX,
-  XATTR_TOTAL_MAX,
-  XATTR_VALUE_MAX,
   type Actor,
   type Answer,
   type DirectoryEntry,
   type Inode,
   type Layout,
   type Request,
-  type Volume,
 } from "../proto.js";
 import type { Access } from "./capability.js";
-import type { Delta } from "./delta.js";
-import { hashDigits, hashOfCookie, nameKey, nextPrefix, type Dentry } from "./dentry.js";
+import { hashDigits, hashOfCookie, nextPrefix, type Dentry } from "./dentry.js";
 import { Draft, dataBound, grantSize } from "./draft.js";
 import {
   PERMISSION_BITS,
@@ -51,29 +46,8 @@ import {
 } from "./inode.js";
 import { faultTogether, type Metadata } from "./metadata.js";
 import { INODES_PER_PAGE, inodePageKey } from "./page.js";
-
-/** What an operation will do, once nothing stands in its way. */
-export interface Plan {
-  /** Journal facts; empty: nothing changes. */
-  record: Delta[];
-  answer: Answer;
-  notFound: boolean;
-  /** The session may cache these, unless somebody waits for them. */
-  shared: Ino[];
-  /**
-   * The session gets (or has) the exclusive capability; its grant is in the record unless it had it
-   * before.
-   */
-  exclusive?: { ino: Ino; maxSize: number };
-  /** What others must not see before it is safe (inodes, or negative keys). */
-  hides: number[];
-  /** The answer waits until the change is safe. */
-  durable: boolean;
-  /** Inodes that are gone. */
-  removed: Ino[];
-  /** Those who have it open are told when the change is safe. */
-  volumeChanged?: Volume;
-}
+import { changing, emptyPlan, type Plan } from "./plan.js";
+import { aclAfterChmod, aclsOfNew, type NewAcls } from "./xattrs.js";
 
 export interface NamespaceOptions {
   /** Where new files go; undefined while there is no pool. */
@@ -88,18 +62,6 @@ const FILE_TYPES = new Set([S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO
 const READDIR_MAX = 4096;
 
 type Of<Op extends Request["op"]> = Extract<Request, { op: Op }>;
-
-export function emptyPlan(): Plan {
-  return {
-    record: [],
-    answer: {},
-    notFound: false,
-    shared: [],
-    hides: [],
-    durable: false,
-    removed: [],
-  };
-}
 
 export class Namespace {
   constructor(
@@ -201,13 +163,44 @@ export class Namespace {
     const directory = this.directory(parent);
     const known = this.metadata.dentry(parent, name);
     if (known !== undefined) return this.createExisting(access, request, directory, known);
-    this.checkNewInode(access.session, request);
+    this.checkNewInode(access.session, request.ino);
     if (type === S_IFDIR) checkLinks(directory);
 
+    const { inode, xattrs } = this.newInode(request, directory);
+    if (type === S_IFLNK) {
+      inode.target = symlinkTarget(request.target);
+      inode.size = inode.target.length;
+    }
+    access.change(parent);
+    const draft = new Draft(this.metadata);
+    const plan = emptyPlan();
+    draft.createInode(inode);
+    for (const xattr of xattrs) draft.add({ d: "xattrPut", ino: inode.ino, ...xattr });
+    draft.link(parent, name, inode);
+    const changed = draft.put(
+      touched(directory, actor, { size: 1, nlink: type === S_IFDIR ? 1 : 0 }),
+    );
+    plan.answer = { inode: publicInode(inode), parent: publicInode(changed) };
+    plan.shared.push(inode.ino, parent);
+    plan.hides.push(inode.ino, parent);
+    if (type === S_IFREG) this.grantExclusive(access, draft, inode, plan);
+    plan.record = draft.finish();
+    return plan;
+  }
+
+  /** As POSIX wants it: with group and set-group-id bit, or the access list, of its directory. */
+  private newInode(
+    request: Pick<Of<"create">, "ino" | "mode" | "rdev" | "actor"> & { unmasked?: number },
+    directory: InodeRecord,
+  ): { inode: InodeRecord; xattrs: NewAcls["xattrs"] } {
+    const { mode, actor } = request;
+    const type = mode & S_IFMT;
     const inheritsGroup = (directory.mode & S_ISGID) !== 0;
+    const acls = aclsOfNew(this.metadata, directory, request);
     const inode: InodeRecord = {
       ino: request.ino,
-      mode: type | (mode & PERMISSION_BITS) | (inheritsGroup && type === S_IFDIR ? S_ISGID : 0),
+      mode:
+        type | (acls.mode & PERMISSION_BITS) | (inheritsGroup && type === S_IFDIR ? S_ISGID : 0),
       nlink: type === S_IFDIR ? 2 : 1,
       uid: actor.uid,
       gid: inheritsGroup ? directory.gid : actor.gid,
@@ -219,28 +212,35 @@ export class Namespace {
       btimeNs: actor.timeNs,
       truncateSeq: 0,
       truncateSize: 0,
-      xattrCount: 0,
-      parent: type === S_IFDIR ? parent : 0,
+      xattrCount: acls.xattrs.length,
+      parent: type === S_IFDIR ? directory.ino : 0,
       dataMax: 0,
-      xattrBytes: 0,
+      xattrBytes: bytesOf(acls.xattrs),
     };
-    if (type === S_IFLNK) {
-      inode.target = symlinkTarget(request.target);
-      inode.size = inode.target.length;
-    }
     if (type === S_IFREG) inode.layout = this.newLayout();
-    access.change(parent);
+    return { inode, xattrs: acls.xattrs };
+  }
+
+  /**
+   * O_TMPFILE: a file without a name, which is the session's until its last close, unless `link`
+   * gives it one.
+   */
+  tmpfile(access: Access, request: Of<"tmpfile">): Plan {
+    access.see(request.parent);
+    const directory = this.directory(request.parent);
+    if ((request.mode & S_IFMT) !== S_IFREG) {
+      throw new DssError("InvalidArgument", "only regular files can be without a name");
+    }
+    this.checkNewInode(access.session, request.ino);
+    const { inode, xattrs } = this.newInode({ ...request, rdev: 0 }, directory);
     const draft = new Draft(this.metadata);
     const plan = emptyPlan();
-    draft.createInode(inode);
-    draft.link(parent, name, inode);
-    const changed = draft.put(
-      touched(directory, actor, { size: 1, nlink: type === S_IFDIR ? 1 : 0 }),
-    );
-    plan.answer = { inode: publicInode(inode), parent: publicInode(changed) };
-    plan.shared.push(inode.ino, parent);
-    plan.hides.push(inode.ino, parent);
-    if (type === S_IFREG) this.grantExclusive(access, draft, inode, plan);
+    const made = draft.createInode({ ...inode, nlink: 0 });
+    for (const xattr of xattrs) draft.add({ d: "xattrPut", ino: inode.ino, ...xattr });
+    draft.add({ d: "orphanAdd", id: access.session, ino: inode.ino });
+    plan.answer = { inode: publicInode(made) };
+    plan.hides.push(inode.ino);
+    this.grantExclusive(access, draft, made, plan);
     plan.record = draft.finish();
     return plan;
   }
@@ -261,7 +261,7 @@ export class Namespace {
     return plan;
   }
 
-  private checkNewInode(session: ClientId, { ino }: Of<"create">): void {
+  private checkNewInode(session: ClientId, ino: Ino): void {
     const ranges = this.metadata.session(session)?.ranges ?? [];
     if (!ranges.some((range) => ino >= range.first && ino < range.first + range.count)) {
       throw new DssError("InvalidArgument", `inode number ${ino} is not from the session's ranges`);
@@ -288,15 +288,20 @@ export class Namespace {
     const inode = this.inode(ino);
     if (isDirectory(inode)) throw new DssError("NotPermitted", "directories have one name only");
     if (this.metadata.dentry(parent, name) !== undefined) throw exists(name);
-    if (inode.nlink === 0) throw new DssError("NotFound", `inode ${ino} has been unlinked`);
+    const unnamed = inode.nlink === 0;
+    // Made with O_TMPFILE by this session: the kernel lets nothing else without a name have one.
+    if (unnamed && this.metadata.session(access.session)?.orphans.has(ino) !== true) {
+      throw new DssError("NotFound", `inode ${ino} has been unlinked`);
+    }
     checkLinks(inode);
     access.change(parent);
     access.change(ino);
     const draft = new Draft(this.metadata);
     draft.link(parent, name, inode);
+    if (unnamed) draft.add({ d: "orphanRemove", id: access.session, ino });
     const linked = draft.put({ ...inode, nlink: inode.nlink + 1, ctimeNs: actor.timeNs });
     const changed = draft.put(touched(directory, actor, { size: 1 }));
-    return this.changing(draft, {
+    return changing(draft, {
       answer: { inode: publicInode(linked), parent: publicInode(changed) },
       inodes: [ino, parent],
     });
@@ -317,7 +322,7 @@ export class Namespace {
     draft.unlink(parent, name);
     const changed = draft.put(touched(directory, actor, { size: -1 }));
     const { removed, gone } = this.dropLink(access, draft, inode, stillOpen, actor);
-    return this.changing(draft, {
+    return changing(draft, {
       answer: { parent: publicInode(changed), removed: publicInode(removed) },
       inodes: [parent, inode.ino],
       removed: gone ? [inode.ino] : [],
@@ -340,7 +345,7 @@ export class Namespace {
     draft.unlink(parent, name);
     const changed = draft.put(touched(directory, actor, { size: -1, nlink: -1 }));
     const { removed } = this.dropLink(access, draft, inode, false, actor);
-    return this.changing(draft, {
+    return changing(draft, {
       answer: { parent: publicInode(changed), removed: publicInode(removed) },
       inodes: [parent, inode.ino],
       removed: [inode.ino],
@@ -485,7 +490,7 @@ export class Namespace {
       if (dropped.gone) gone = [replaced.ino];
     }
     void target;
-    return this.changing(draft, { answer, inodes, removed: gone });
+    return changing(draft, { answer, inodes, removed: gone });
   }
 
   private exchange(
@@ -507,7 +512,7 @@ export class Namespace {
       draft.put({ ...inode, ctimeNs: actor.timeNs, parent: isDirectory(inode) ? to : 0 });
     const placed = relocate(moved, newParent);
     const swapped = relocate(other, parent);
-    return this.changing(draft, {
+    return changing(draft, {
       answer: {
         inode: publicInode(placed),
         other: publicInode(swapped),
@@ -551,6 +556,7 @@ export class Namespace {
     if (request.atimeNs !== undefined) changed.atimeNs = request.atimeNs;
     if (request.mtimeNs !== undefined) changed.mtimeNs = request.mtimeNs;
     draft.put(changed);
+    if (request.mode !== undefined) aclAfterChmod(this.metadata, draft, changed);
     plan.answer.inode = publicInode(changed);
     plan.shared.push(ino);
     plan.hides.push(ino);
@@ -601,7 +607,7 @@ export class Namespace {
     const draft = new Draft(this.metadata);
     const ctimeNs = mtimeNs > inode.ctimeNs ? mtimeNs : inode.ctimeNs;
     const changed = draft.put({ ...inode, size, mtimeNs, ctimeNs });
-    return this.changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
+    return changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
   }
 
   extend(access: Access, { ino, size }: Of<"extend">): Plan {
@@ -625,7 +631,7 @@ export class Namespace {
     if (session?.orphans.has(ino) !== true) return emptyPlan(); // Told twice, or never was one.
     const draft = new Draft(this.metadata);
     const gone = this.releaseOrphan(access, draft, ino);
-    return this.changing(draft, { answer: {}, inodes: [], removed: gone ? [ino] : [] });
+    return changing(draft, { answer: {}, inodes: [], removed: gone ? [ino] : [] });
   }
   /** The session no longer has the unlinked file open; true when nobody has. */
   private releaseOrphan(access: Access, draft: Draft, ino: Ino): boolean {
@@ -637,65 +643,6 @@ export class Namespace {
     }
     draft.removeInode(inode, access.capabilities);
     return true;
-  }
-
-  getxattrs(access: Access, { ino }: Of<"getxattrs">): Plan {
-    access.see(ino);
-    const inode = this.inode(ino);
-    const plan = emptyPlan();
-    plan.answer = { inode: publicInode(inode), xattrs: [] };
-    if (inode.xattrCount === 0) return plan;
-    for (const [name, value] of this.metadata.xattrs(ino)) {
-      plan.answer.xattrs!.push({ name: Buffer.from(name, "latin1"), value });
-    }
-    return plan;
-  }
-
-  setxattr(access: Access, request: Of<"setxattr">): Plan {
-    const { ino, name, value, actor } = request;
-    if (name.length === 0 || name.length > XATTR_NAME_MAX) {
-      throw new DssError("RangeTooLarge", `attribute name of ${name.length} bytes`);
-    }
-    if (value.length > XATTR_VALUE_MAX) {
-      throw new DssError("TooBig", `attribute of ${value.length} bytes`);
-    }
-    access.see(ino);
-    const inode = this.inode(ino);
-    const known = this.metadata.xattrs(ino).get(nameKey(name));
-    if (known !== undefined && request.create) {
-      throw new DssError("Exists", "the attribute exists");
-    }
-    if (known === undefined && request.replace) {
-      throw new DssError("NoAttribute", "there is no such attribute");
-    }
-    const before = known === undefined ? 0 : name.length + known.length;
-    const xattrBytes = inode.xattrBytes - before + name.length + value.length;
-    if (xattrBytes > XATTR_TOTAL_MAX) {
-      throw new DssError("NoSpace", "the inode's attributes are too large together");
-    }
-    access.change(ino);
-    const draft = new Draft(this.metadata);
-    draft.add({ d: "xattrPut", ino, name, value });
-    const xattrCount = inode.xattrCount + (known === undefined ? 1 : 0);
-    const changed = draft.put({ ...inode, xattrBytes, xattrCount, ctimeNs: actor.timeNs });
-    return this.changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
-  }
-
-  removexattr(access: Access, { ino, name, actor }: Of<"removexattr">): Plan {
-    access.see(ino);
-    const inode = this.inode(ino);
-    const known = inode.xattrCount === 0 ? undefined : this.metadata.xattrs(ino).get(nameKey(name));
-    if (known === undefined) throw new DssError("NoAttribute", "there is no such attribute");
-    access.change(ino);
-    const draft = new Draft(this.metadata);
-    draft.add({ d: "xattrRemove", ino, name });
-    const changed = draft.put({
-      ...inode,
-      xattrCount: inode.xattrCount - 1,
-      xattrBytes: inode.xattrBytes - name.length - known.length,
-      ctimeNs: actor.timeNs,
-    });
-    return this.changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
   }
 
   statfs(): Plan {
@@ -747,13 +694,6 @@ export class Namespace {
 
   // What several operations share.
 
-  private changing(
-    draft: Draft,
-    { answer, inodes, removed = [] }: { answer: Answer; inodes: Ino[]; removed?: Ino[] },
-  ): Plan {
-    const shared = inodes.filter((ino) => !removed.includes(ino));
-    return { ...emptyPlan(), record: draft.finish(), answer, shared, hides: inodes, removed };
-  }
   private grantExclusive(access: Access, draft: Draft, inode: InodeRecord, plan: Plan): void {
     const held = this.holdsExclusive(access, inode.ino);
     const granted = this.metadata.session(access.session)?.exclusive.get(inode.ino);
@@ -846,6 +786,9 @@ function touched(
     mtimeNs: actor.timeNs,
     ctimeNs: actor.timeNs,
   };
+}
+function bytesOf(xattrs: NewAcls["xattrs"]): number {
+  return xattrs.reduce((sum, { name, value }) => sum + name.length + value.length, 0);
 }
 /** Index of the first entry beyond `cookie`. */
 function firstAfter(sorted: readonly Dentry[], cookie: number): number {

@@ -13,7 +13,7 @@ import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
-import { emptyPlan, type Plan } from "./namespace.js";
+import { emptyPlan, type Plan } from "./plan.js";
 import type { PurgeEntry, VolumeRecord } from "./page.js";
 import { VOLUMES_KEY, wholeOf, type Volumes } from "./volume.js";
 

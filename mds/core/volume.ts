@@ -17,7 +17,7 @@ import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
-import { emptyPlan, type Plan } from "./namespace.js";
+import { emptyPlan, type Plan } from "./plan.js";
 import {
   NO_WRITER,
   volumePageKey,

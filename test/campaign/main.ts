@@ -1,9 +1,11 @@
 /**
- * `npm run campaign [NAME] [-- --minutes M --suite-dir DIR --restart]`: the long proofs. Without a
- * name it lists them. A campaign is a sequence of numbered steps, each with its own seed; which of
- * them are done is written to a state file after each step, so that a campaign that was stopped, or
- * that ran out of its minutes, goes on where it was. A step that fails stops it, and is the
- * first one when it is run again. Exit code 0: complete; 1: a step failed; 3: minutes used up.
+ * `npm run campaign [NAME] [-- --minutes M --suite-dir DIR --state-dir DIR --restart]`: the long
+ * proofs. Without a name it lists them. `--suite-dir` has the published suites that dss does not
+ * bring along (docs/posix.md), each in a folder of its own. A campaign is a sequence of numbered
+ * steps, each with its own seed; which of them are done is written to a state file after each
+ * step, so that a campaign that was stopped, or that ran out of its minutes, goes on where it was.
+ * A step that fails stops it, and is the first one when it is run again. Exit code 0: complete;
+ * 1: a step failed; 3: minutes used up.
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -12,7 +14,9 @@ import { parseArgs } from "node:util";
 import { spawn } from "node:child_process";
 import { ROOT } from "../../tools/test-parts.js";
 import { BUILD } from "../support/process.js";
+import { UsageError } from "./usage-error.js";
 import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
+import { POSIX_STEPS, posixStep, posixSummary } from "./posix-steps.js";
 
 const MINUTES_MAX = 60;
 /** Seeds that no test uses. */
@@ -28,7 +32,7 @@ interface Campaign {
   /** A step takes about this long; it is stopped after four times as much. */
   readonly stepSeconds: number;
   /** Built program, and its arguments and environment for one step (from 1 on). */
-  step(number: number, folder: string): Step;
+  step(number: number, folder: string, suites: string): Step;
   /** What all steps so far have measured. */
   summary?(folder: string): { lines: string[]; good: boolean };
 }
@@ -98,6 +102,14 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "posix-suite",
+    about: "pjdfstest of --suite-dir on the mount, as root",
+    steps: POSIX_STEPS,
+    stepSeconds: 600,
+    step: posixStep,
+    summary: posixSummary,
+  },
+  {
     name: "random-operations",
     about: "random operations on the mount beside a local file, with cold reads between",
     steps: 20,
@@ -123,6 +135,26 @@ const CAMPAIGNS: readonly Campaign[] = [
       program: "test/fuzz/nbd.test.js",
       env: { FUZZ_SEED: String(number), FUZZ_FRAMES: "125000", TAP_TIMEOUT: "480" },
     }),
+  },
+  {
+    name: "guest-root",
+    about: "a machine on a volume as its root, while servers and OSDs are killed; then fsck",
+    steps: 4,
+    stepSeconds: 180,
+    step: (number) => ({
+      program: "test/campaign/guest-root.js",
+      env: { GUEST_ROOT_SEED: String(number) },
+    }),
+  },
+  {
+    name: "attach",
+    about: "a supervised server is killed 10 times under fio; loop device and takeover: 5 rounds",
+    steps: 10,
+    stepSeconds: 90,
+    step: (number) =>
+      number % 2 === 1
+        ? { program: "test/integration/nbd/supervisor.test.js", env: { DSS_SERVER_DEATHS: "10" } }
+        : { program: "test/integration/nbd/attach.test.js" },
   },
   {
     name: "bit-flips",
@@ -154,7 +186,12 @@ interface State {
   failed?: { step: number; at: string; log: string };
 }
 
-class UsageError extends Error {}
+interface Folders {
+  /** State and logs. */
+  folder: string;
+  /** Published suites; empty when none was named. */
+  suites: string;
+}
 
 function readState(path: string): State {
   if (!existsSync(path)) return { format: FORMAT, done: 0, seconds: [] };
@@ -179,10 +216,10 @@ const children = new Set<number>();
 async function runStep(
   campaign: Campaign,
   number: number,
-  folder: string,
+  { folder, suites }: Folders,
   log: string,
 ): Promise<boolean> {
-  const { program, args = [], env = {} } = campaign.step(number, folder);
+  const { program, args = [], env = {} } = campaign.step(number, folder, suites);
   const path = join(BUILD, program);
   if (!existsSync(path)) throw new UsageError(`${program} is not built: run npm run build`);
   const limitMs = campaign.stepSeconds * 4_000;
@@ -221,7 +258,8 @@ function toGroup(pid: number, signal: NodeJS.Signals): void {
   }
 }
 
-async function run(campaign: Campaign, folder: string, minutes: number): Promise<number> {
+async function run(campaign: Campaign, folders: Folders, minutes: number): Promise<number> {
+  const { folder } = folders;
   const path = join(folder, `${campaign.name}.json`);
   const state = readState(path);
   const start = performance.now();
@@ -238,7 +276,7 @@ async function run(campaign: Campaign, folder: string, minutes: number): Promise
     }
     const log = join(folder, `${campaign.name}-${number}.log`);
     const begin = performance.now();
-    const good = await runStep(campaign, number, folder, log);
+    const good = await runStep(campaign, number, folders, log);
     const seconds = (performance.now() - begin) / 1000;
     console.log(
       `${good ? "ok" : "FAILED"} ${campaign.name} step ${number} of ${campaign.steps}: ` +
@@ -272,10 +310,13 @@ async function main(): Promise<number> {
     options: {
       minutes: { type: "string", default: String(MINUTES_MAX) },
       "suite-dir": { type: "string" },
+      "state-dir": { type: "string" },
       restart: { type: "boolean", default: false },
     },
   });
-  const folder = resolve(values["suite-dir"] ?? defaultFolder());
+  const folder = resolve(values["state-dir"] ?? defaultFolder());
+  const named = values["suite-dir"] ?? process.env["DSS_SUITE_DIR"] ?? "";
+  const suites = named === "" ? "" : resolve(named);
   const minutes = Number(values.minutes);
   if (!(minutes > 0 && minutes <= MINUTES_MAX)) {
     throw new UsageError(`--minutes ${values.minutes}: give a number up to ${MINUTES_MAX}`);
@@ -304,7 +345,7 @@ async function main(): Promise<number> {
       for (const pid of children) toGroup(pid, "SIGTERM");
     });
   }
-  return await run(campaign, folder, minutes);
+  return await run(campaign, { folder, suites }, minutes);
 }
 
 try {

@@ -123,6 +123,7 @@ export class MemoryFileSystem implements FileSystem {
     const blocks = (inode.chunks.size * CHUNK) / 512;
     return {
       ino, mode, nlink, uid, gid, rdev, size, blocks, blksize: 4096, atimeNs, mtimeNs, ctimeNs,
+      btimeNs: 0n,
     }; // prettier-ignore
   }
   private entry(inode: Inode): Entry {
@@ -144,7 +145,8 @@ export class MemoryFileSystem implements FileSystem {
   private add(parent: number, name: Buffer, mode: number, caller: Caller): Inode {
     const dir = this.directory(parent);
     if (dir.names.has(key(name))) throw new DssError("Exists", name.toString());
-    const inode = new Inode(this.nextIno++, mode);
+    const masked = (mode & S_IFMT) === S_IFLNK ? mode : mode & ~caller.umask;
+    const inode = new Inode(this.nextIno++, masked);
     inode.uid = caller.uid;
     inode.gid = caller.gid;
     if (dir.mode & S_ISGID) {

@@ -18,6 +18,7 @@ const attributes: Attributes = {
   atimeNs: 1_700_000_000_123_456_789n,
   mtimeNs: -1n, // 1 ns before 1970
   ctimeNs: 5n,
+  btimeNs: 1_600_000_000_000_000_042n,
 };
 
 t.test("attributes lie where struct fuse_attr has them", (t) => {
@@ -50,6 +51,33 @@ t.test("an entry carries both validity times", (t) => {
   t.equal(message.readBigUInt64LE(24), 0n, "attr_valid");
   t.equal(message.readUInt32LE(32), 500_000_000, "entry_valid_nsec");
   t.equal(message.readUInt32LE(36), 250_000_000, "attr_valid_nsec");
+  t.end();
+});
+
+t.test("statx has its own layout, with the time of birth", (t) => {
+  const message = Buffer.alloc(abi.STATX_OUT_SIZE + 8, 0xff);
+  const device = { ...attributes, rdev: 0x1234_5678 };
+  const entry = { attributes: device, generation: 4, entryValidMs: 1_500, attributesValidMs: 250 };
+  abi.putStatxOut(message, 8, entry);
+  t.equal(message.readUInt32LE(16), 250_000_000, "attr_valid_nsec");
+  const stat = message.subarray(8 + 32);
+  t.equal(stat.length, 256);
+  t.equal(stat.readUInt32LE(0), 0xfff, "mask");
+  t.same([stat.readUInt32LE(16), stat.readUInt32LE(20), stat.readUInt32LE(24)], [3, 1000, 1001]);
+  t.equal(stat.readUInt16LE(28), 0o100644);
+  t.same(
+    [32, 40, 48].map((at) => stat.readBigUInt64LE(at)),
+    [2n ** 40n + 7n, 2n ** 50n + 5n, 9n],
+    "ino, size, blocks",
+  );
+  const time = (at: number): bigint =>
+    stat.readBigInt64LE(at) * 1_000_000_000n + BigInt(stat.readUInt32LE(at + 8));
+  t.equal(time(64), device.atimeNs);
+  t.equal(time(80), device.btimeNs);
+  t.equal(time(96), device.ctimeNs);
+  t.equal(time(112), device.mtimeNs);
+  // new_encode_dev(): minor 7-0, major 11-0, minor 19-8.
+  t.same([stat.readUInt32LE(128), stat.readUInt32LE(132)], [0x456, 0x12378]);
   t.end();
 });
 

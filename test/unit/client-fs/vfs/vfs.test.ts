@@ -168,8 +168,10 @@ t.test("a write-back that fails for good is reported once, by each handle", asyn
   t.equal(await world.fails(mount.vfs.fsync(file.ino, file.handle)), "NoSpace");
   world.objects.failureRate = 0;
   t.equal(await world.fails(mount.vfs.fsync(file.ino, file.handle)), undefined);
-  t.equal(await world.fails(mount.vfs.flush(file.ino, second)), "NoSpace");
-  t.equal(await world.fails(mount.vfs.flush(file.ino, second)), undefined);
+  t.equal(await world.fails(mount.vfs.flush(file.ino, second, 0n)), "NoSpace");
+  t.equal(await world.fails(mount.vfs.flush(file.ino, second, 0n)), undefined);
+  t.equal(await world.fails(mount.vfs.syncfs()), "NoSpace");
+  t.equal(await world.fails(mount.vfs.syncfs()), undefined);
 });
 
 t.test("a write-back that fails for now is repeated until the data are there", async (t) => {
@@ -276,7 +278,7 @@ t.test("hard links, symbolic links, attributes, times", async (t) => {
   t.equal(await world.fails(missing), "NoAttribute");
   t.same(await mount.run(vfs.listxattr(file.ino)), Buffer.from("user.k\0"));
   const acl = vfs.getxattr(file.ino, Buffer.from("system.posix_acl_access"));
-  t.equal(await world.fails(acl), "NotSupported");
+  t.equal(await world.fails(acl), "NoAttribute");
   const none = { create: false, replace: false };
   for (const [name, code] of [
     ["nonsense.x", "NotSupported"],
@@ -419,4 +421,49 @@ t.test("streams of large writes, rewritten under way, read back as written", asy
   const other = await world.mount();
   const handle = await other.open(await other.lookup(1, "a"));
   t.ok((await other.read({ ino: file.ino, handle }, 0, 30 * MiB)).equals(model));
+});
+
+t.test("an access control list follows the mode, and the mode it", async (t) => {
+  const world = await newWorld(32);
+  const mount = await world.mount();
+  const { ino } = await mount.create(1, "a");
+  const name = Buffer.from("system.posix_acl_access");
+  const list = (mask: number): Buffer =>
+    Buffer.from(
+      `0200000001000600ffffffff02000600e803000004000400ffffffff10000${mask}00ffffffff20000000ffffffff`,
+      "hex",
+    );
+  const how = { create: false, replace: false };
+  await mount.run(mount.vfs.setxattr(ino, name, list(6), how, CALLER));
+  t.equal((await mount.run(mount.vfs.getattr(ino))).attributes.mode, 0o100660);
+  t.same(await mount.run(mount.vfs.getxattr(ino, name)), list(6));
+  await mount.run(mount.vfs.setattr(ino, { mode: 0o640 }, CALLER));
+  t.same(await mount.run(mount.vfs.getxattr(ino, name)), list(4));
+});
+
+t.test("a file without a name", async (t) => {
+  const world = await newWorld(31);
+  const mount = await world.mount();
+  const make = () => mount.run(mount.vfs.tmpfile(1, 0o666, O_RDWR, CALLER));
+  const first = await make();
+  const { ino } = first.attributes;
+  t.match(first.attributes, { nlink: 0, mode: 0o100644 }, "under the caller's umask");
+  await mount.write({ ino, handle: first.handle }, 0, "unseen");
+  t.same(await mount.names(1), []);
+  const linked = await mount.run(mount.vfs.link(ino, 1, Buffer.from("x"), CALLER));
+  t.equal(linked.attributes.nlink, 1);
+  await mount.run(mount.vfs.release(ino, first.handle));
+  const other = await world.mount();
+  t.equal(await other.lookup(1, "x"), ino);
+  const handle = await other.open(ino);
+  t.same(await other.read({ ino, handle }, 0, 100), Buffer.from("unseen"));
+
+  const second = await make();
+  const gone = second.attributes.ino;
+  await mount.write({ ino: gone, handle: second.handle }, 0, "lost");
+  await mount.run(mount.vfs.fsync(gone, second.handle));
+  const kept = world.objects.objects.size;
+  await mount.run(mount.vfs.release(gone, second.handle));
+  await world.clock.advance(5_000);
+  t.equal(world.objects.objects.size, kept - 1, "went with its last close");
 });
