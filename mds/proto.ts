@@ -346,7 +346,7 @@ export interface Volume {
   snapshots: VolumeSnapshot[];
   /** It is being returned to the snapshot with this id; 0: no. */
   rollbackTo: number;
-  /** Opened as NAME@SNAPSHOT: the snapshot's id, and `size` is what it was; 0: the volume itself. */
+  /** Opened as NAME@SNAPSHOT: the id, and `size` is what it was; 0: the volume itself. */
   snapshot: number;
   /** Rises with every change of the record. */
   revision: number;

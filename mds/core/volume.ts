@@ -307,7 +307,7 @@ export class Volumes {
       hint: "detach it: beyond 8 PiB its smallest block is another one",
     });
   }
-  /** A snapshot that somebody reads stays. Sessions that do not answer are evicted. Errors: Busy. */
+  /** A snapshot that somebody reads stays; silent sessions are evicted. Errors: Busy. */
   refuseUse(access: Access, volume: VolumeRecord, snapshot: number): void {
     const use = volumeUse({ id: volume.id, snapshot });
     const users = this.users(use);

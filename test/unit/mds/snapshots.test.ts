@@ -1,4 +1,4 @@
-/** Snapshots of volumes: their records, who is asked before they change, and what goes with them. */
+/** Snapshots of volumes: records, who is asked before they change, what goes with them. */
 import t from "tap";
 import { contextKey, type Volume } from "../../../mds/proto.js";
 import { TestClient, TestCluster, settle } from "./harness.js";
