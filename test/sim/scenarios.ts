@@ -12,8 +12,8 @@ import { memoryDisk, simulatedDisk } from "./stores.js";
 /**
  * failover: five OSDs under every fault. thin: the same, with one copy enough to serve. writer:
  * three OSDs and one writer whose every byte is known, with zeroing and truncation. snapshots: the
- * same with four OSDs, and with snapshots. holder: snapshots of a volume while it is written. The others are
- * rounds of one trouble (failover-scenario.ts).
+ * same with four OSDs, and with snapshots. holder: snapshots of a volume while it is written. The
+ * others are rounds of one trouble (failover-scenario.ts).
  */
 export const SCENARIOS = [
   "failover",
