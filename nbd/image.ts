@@ -286,7 +286,7 @@ export class VolumeImage implements BlockImage {
       } catch (error) {
         const isStale = isDssError(error, "StaleSnapshots") && this.renew !== undefined;
         if (!isStale || attempt >= RENEWALS_MAX) throw error;
-        await this.renew!(this);
+        await this.renew(this);
       }
     }
   }

@@ -1,7 +1,7 @@
 /** Snapshots of volumes: records, who is asked before they change, what goes with them. */
 import t from "tap";
 import { contextKey, type Volume } from "../../../mds/proto.js";
-import { TestClient, TestCluster, settle } from "./harness.js";
+import { TestCluster, settle, type TestClient } from "./harness.js";
 
 const OBJECT = 4 * 2 ** 20;
 
