@@ -3,7 +3,11 @@ import type { Command } from "commander";
 import { registerAttach, registerAttached, registerDetach } from "./volume/attach.js";
 import { registerRead, registerWrite } from "./volume/bytes.js";
 import { registerLimit, registerRename, registerResize } from "./volume/change.js";
+import { registerBenchmark } from "./volume/bench.js";
 import { registerUsage } from "./volume/du.js";
+import { registerExport } from "./volume/export.js";
+import { registerImport } from "./volume/import.js";
+import { registerTop } from "./volume/top.js";
 import { registerCreate, registerInfo, registerList, registerRemove } from "./volume/records.js";
 import { registerServe } from "./volume/serve.js";
 
@@ -16,6 +20,10 @@ export function register(command: Command): void {
   registerRename(command);
   registerLimit(command);
   registerUsage(command);
+  registerExport(command);
+  registerImport(command);
+  registerTop(command);
+  registerBenchmark(command);
   registerRead(command);
   registerWrite(command);
   registerServe(command);

@@ -1060,6 +1060,10 @@ export class MdsLeader {
         return volumes.open(access, request);
       case "volumeClose":
         return volumes.close(access, request);
+      case "volumeReport":
+        return volumes.report(access, request);
+      case "volumeTop":
+        return volumes.top();
       case "sync":
         return emptyPlan();
     }

@@ -5,7 +5,17 @@
 import { DssError } from "../cluster/base/errors.js";
 import type { MdsCall, Request, SessionOpen } from "./proto.js";
 
-type Kind = "int" | "size" | "bytes" | "text" | "bool" | "actor" | "mode" | "time" | "capability";
+type Kind =
+  | "activity"
+  | "int"
+  | "size"
+  | "bytes"
+  | "text"
+  | "bool"
+  | "actor"
+  | "mode"
+  | "time"
+  | "capability";
 const OPTIONAL = "?";
 
 /** Members of each operation; a trailing ? marks those that may be absent. */
@@ -89,10 +99,19 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "continues?": "bool",
   },
   volumeClose: { id: "int" },
+  volumeReport: { volumes: "activity" },
+  volumeTop: {},
   sync: {},
 };
 
 const TEXT_MAX = 1024;
+/** Volumes in one report. */
+const REPORT_MAX = 4_096;
+const ACTIVITY_FIGURES = [
+  ...["volume", "spanMs", "reads", "writes", "others", "readBytes", "writeBytes"],
+  ...["failures", "heldMs"],
+];
+const LATENCY_FIGURES = ["p50Us", "p99Us", "maxUs"];
 const INT64_LIMIT = 2n ** 63n;
 
 function isOf(kind: Kind, value: unknown): boolean {
@@ -112,6 +131,8 @@ function isOf(kind: Kind, value: unknown): boolean {
       return typeof value === "boolean";
     case "time":
       return typeof value === "bigint" && value < INT64_LIMIT && value >= -INT64_LIMIT;
+    case "activity":
+      return Array.isArray(value) && value.length <= REPORT_MAX && value.every(isActivity);
     case "capability":
       return value === "shared" || value === "exclusive";
     case "actor": {
@@ -122,6 +143,19 @@ function isOf(kind: Kind, value: unknown): boolean {
       );
     }
   }
+}
+
+function hasFigures(value: unknown, names: readonly string[]): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return names.every((name) => {
+    const figure = (value as Record<string, unknown>)[name];
+    return typeof figure === "number" && figure >= 0 && figure < Infinity;
+  });
+}
+function isActivity(value: unknown): boolean {
+  if (!hasFigures(value, ACTIVITY_FIGURES)) return false;
+  const parts = value as Record<string, unknown>;
+  return ["read", "write", "other"].every((part) => hasFigures(parts[part], LATENCY_FIGURES));
 }
 
 /** Malformed unless the call is one of the protocol. */

@@ -157,6 +157,8 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "inoRange",
   "volumeList",
   "volumeInfo",
+  "volumeReport",
+  "volumeTop",
 ]);
 
 interface Outstanding {

@@ -5,7 +5,7 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
-import type { Layout, Request, Volume, VolumePurge } from "../proto.js";
+import type { Layout, Request, Volume, VolumeActivity, VolumePurge, VolumeTop } from "../proto.js";
 import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
@@ -43,6 +43,9 @@ export function volumeKey(id: number): number {
 type Of<Op extends Request["op"]> = Extract<Request, { op: Op }>;
 
 export class Volumes {
+  /** The newest of every server; not journaled, because the next ones come within a second. */
+  private readonly reports = new Map<ClientId, readonly VolumeActivity[]>();
+
   constructor(
     private readonly metadata: Metadata,
     private readonly options: {
@@ -233,6 +236,27 @@ export class Volumes {
     if (this.metadata.session(access.session)?.volumes.has(id) !== true) return emptyPlan();
     draft.add({ d: "volumeLeave", id: access.session, volume: id });
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY] };
+  }
+
+  report(access: Access, { volumes }: Of<"volumeReport">): Plan {
+    for (const client of this.reports.keys()) {
+      if (this.metadata.session(client) === undefined) this.reports.delete(client);
+    }
+    this.reports.set(access.session, volumes);
+    return emptyPlan();
+  }
+  top(): Plan {
+    const volumeTop: VolumeTop[] = [];
+    for (const [client, volumes] of this.reports) {
+      const session = this.metadata.session(client);
+      if (session === undefined) continue;
+      const server = describeSession(session);
+      for (const activity of volumes) {
+        const name = this.metadata.volume(activity.volume)?.name;
+        if (name !== undefined) volumeTop.push({ name, server, client, activity });
+      }
+    }
+    return { ...emptyPlan(), answer: { volumeTop } };
   }
 
   private change(changed: VolumeRecord, draft = new Draft(this.metadata)): Plan {
