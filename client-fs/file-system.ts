@@ -19,6 +19,20 @@ export interface Caller {
   umask: number;
   /** Set while the request runs when the caller was interrupted by a signal; may be ignored. */
   interrupted?: boolean;
+  /** Called at that moment, by who waits for long: the request should end with EINTR. */
+  onInterrupt?: () => void;
+}
+
+/** flock(2) (the whole file, owned by an open file) or fcntl(2) (a range). */
+export interface FileLock {
+  kind: "flock" | "posix";
+  /** Who holds it; the kernel's name, opaque. */
+  owner: bigint;
+  mode: "shared" | "exclusive" | "unlocked";
+  /** First and last byte; 2^63 - 1 is the end of any file. */
+  start: bigint;
+  end: bigint;
+  pid: number;
 }
 
 export interface Attributes {
@@ -224,6 +238,19 @@ export interface FileSystem {
   removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
 
   fallocate?(ino: Ino, handle: number, offset: number, length: number, mode: number): Promise<void>;
+  /** The first lock in the way of `lock`, or one whose mode is "unlocked". */
+  getlk?(ino: Ino, handle: number, lock: FileLock): Promise<FileLock>;
+  /**
+   * Fails with WouldBlock when it is not free; with `wait` until it is, or Interrupted or Deadlock.
+   * Range locks of an owner end with the first `flush` of that owner, all others with `release`.
+   */
+  setlk?(
+    ino: Ino,
+    handle: number,
+    lock: FileLock,
+    options: { wait: boolean },
+    caller: Caller,
+  ): Promise<void>;
   lseek?(ino: Ino, handle: number, offset: number, whence: number): Promise<number>;
   syncfs?(): Promise<void>;
 }

@@ -6,7 +6,7 @@
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import { MDS_ENTITY_BASE, type Epoch, type MdsId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
-import { poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
+import { isFenced, poolNamed, type PoolEntry } from "../cluster/map/cluster-map.js";
 import type { Messenger } from "../cluster/messenger/messenger.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import { ClientIds } from "../cluster/zk/client-ids.js";
@@ -58,6 +58,8 @@ export interface MdsDaemonOptions {
   graceMs: number;
   /** How often OSDs repeat what they report. */
   osdHeartbeatMs: number;
+  /** How often leftovers of deleted files are looked for; 0: never. */
+  leftoversIntervalMs: number;
 }
 export interface MdsDaemonParts {
   clock: Clock;
@@ -274,6 +276,7 @@ export class MdsDaemon {
         clusterId: options.clusterId,
         epoch: () => host.map.epoch,
         fence: (client) => host.fence(client),
+        isFenced: (client) => isFenced(host.map, client),
         allocateClient: () => this.clientIds.take(),
         layoutOf: (name) => layoutOf(host, name),
         usage: () => parts.usage(),
@@ -284,8 +287,19 @@ export class MdsDaemon {
       onFailure,
     });
     await leader.start();
-    if (this.leading !== leading) leader.stop();
-    else leading.leader = leader;
+    if (this.leading !== leading) {
+      leader.stop();
+      return;
+    }
+    leading.leader = leader;
+    if (options.leftoversIntervalMs > 0) this.sweepLater(leading);
+  }
+  private sweepLater(leading: Leading): void {
+    this.parts.clock.setTimer(this.options.leftoversIntervalMs, () => {
+      if (this.leading !== leading || leading.leader === undefined) return;
+      this.fsck(leading.leader).sweep();
+      this.sweepLater(leading);
+    });
   }
   private onFailure(leading: Leading, error: unknown): void {
     const { logger, onFatal } = this.parts;

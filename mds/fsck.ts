@@ -6,7 +6,8 @@
  * needs a walk (how many names lead to an inode) counts only for inodes that no operation gave or
  * took a name meanwhile. An object without an owner is one that was there before its owner was
  * looked for and is there after. Numbers of inodes are never used again, so nobody can come to own
- * it.
+ * it. A sweep is a run that looks for such objects alone and removes them; the leader does it by
+ * itself now and then.
  *
  * Memory is bounded: a counter of two bytes for each inode number of a window, the numbers touched
  * meanwhile, pages of the cache, and a limited list of findings.
@@ -52,6 +53,8 @@ export interface ObjectLister {
 export interface FsckSettings {
   repair: boolean;
   objects: boolean;
+  /** Nothing but objects without an owner. */
+  leftoversOnly?: boolean;
 }
 
 /** Inode numbers counted in one walk: 32 MiB of counters. */
@@ -72,6 +75,7 @@ class Stopped extends Error {}
 
 export class Fsck {
   private run: FsckRun | undefined;
+  private sweeping: FsckRun | undefined;
   private runs = 0;
 
   constructor(
@@ -87,10 +91,19 @@ export class Fsck {
       if (run.isLike(settings)) return run.status(Infinity);
       throw new DssError("Busy", "another fsck is running", { hint: "wait for its end" });
     }
+    this.sweeping?.stop(); // What it has not come to is looked at now.
+    return (this.run = this.begin(settings)).status(Infinity);
+  }
+  /** Collects leftovers of deleted files, unless a run is under way, which finds them too. */
+  sweep(): void {
+    if (this.run?.state === "running" || this.sweeping?.state === "running") return;
+    this.sweeping = this.begin({ repair: true, objects: true, leftoversOnly: true });
+  }
+  private begin(settings: FsckSettings): FsckRun {
     const id = `${this.term}.${++this.runs}`;
-    this.run = new FsckRun(id, this.inside, this.lister, settings);
-    this.run.begin();
-    return this.run.status(Infinity);
+    const run = new FsckRun(id, this.inside, this.lister, settings);
+    run.begin();
+    return run;
   }
 
   status(id: string, after: number): FsckStatus {
@@ -110,6 +123,7 @@ class FsckRun {
   /** Inodes that were given or lost a name since the walk began. */
   private touched = new Set<Ino>();
   private created = 0;
+  private isStopped = false;
   /** Every page could be read. */
   private isWhole = true;
   private readonly secondNames: FoundName[] = [];
@@ -131,6 +145,9 @@ class FsckRun {
     return { run, state, phase, repair, ...this.counts, found, repaired, findings, error };
   }
 
+  stop(): void {
+    this.isStopped = true;
+  }
   begin(): void {
     const { logger } = this.inside;
     logger.info({ run: this.id, ...this.settings }, "fsck begins");
@@ -146,7 +163,7 @@ class FsckRun {
       (error: unknown) => {
         stopObserving();
         this.state = "failed";
-        this.error = error instanceof Stopped ? "the leader stopped" : describeError(error);
+        this.error = error instanceof Stopped ? "it was stopped" : describeError(error);
         logger.warn({ run: this.id, error: this.error }, "fsck failed");
       },
     );
@@ -155,12 +172,7 @@ class FsckRun {
   private async work(): Promise<void> {
     // Before that a session's replays may still make what looks as if it had no owner.
     await this.inside.active();
-    await this.checkJournal();
-    for (let first = 0; first < this.nextIno(); first += WINDOW) {
-      await this.checkWindow(new LinkCounts(first, Math.min(WINDOW, this.nextIno() - first)));
-    }
-    this.phase = "purge queue";
-    await this.checkPurges();
+    if (this.settings.leftoversOnly !== true) await this.checkMetadata();
     if (this.settings.objects && this.lister !== undefined) {
       this.phase = "objects";
       await this.checkObjects(this.lister);
@@ -168,6 +180,14 @@ class FsckRun {
     if (this.repaired === 0) return;
     const { journal } = this.inside;
     await new Promise<void>((resolve) => journal.whenSafe(journal.last, resolve));
+  }
+  private async checkMetadata(): Promise<void> {
+    await this.checkJournal();
+    for (let first = 0; first < this.nextIno(); first += WINDOW) {
+      await this.checkWindow(new LinkCounts(first, Math.min(WINDOW, this.nextIno() - first)));
+    }
+    this.phase = "purge queue";
+    await this.checkPurges();
   }
 
   // ---- Tools -----------------------------------------------------------------------------------
@@ -179,7 +199,7 @@ class FsckRun {
     return this.metadata.counter("nextIno");
   }
   private alive(): void {
-    if (this.inside.stopped()) throw new Stopped();
+    if (this.isStopped || this.inside.stopped()) throw new Stopped();
   }
   /** One moment of the metadata. */
   private async look<T>(read: () => T): Promise<T> {
@@ -562,6 +582,7 @@ class FsckRun {
   /** The object is still there, and still nothing is known that it could belong to. */
   private async confirm(bad: BadObject): Promise<void> {
     const { pool, object, kind, ino, index } = bad;
+    if (this.settings.leftoversOnly === true && kind !== "object-without-owner") return;
     const address = { pool, object };
     const minEpoch = this.inside.minEpoch();
     const inode = ino === undefined ? undefined : await this.look(() => this.metadata.inode(ino));

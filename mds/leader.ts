@@ -26,9 +26,11 @@ import { endSession, openSession, predecessors, type Recovered } from "./core/se
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
 import { JournalWriter } from "./journal-writer.js";
+import { LockService } from "./lock-service.js";
 import { Operations } from "./operations.js";
 import type { PageLoader } from "./page-loader.js";
 import {
+  MdsLockOutcome,
   MdsRecall,
   MdsSafe,
   MdsVolumeChanged,
@@ -113,6 +115,8 @@ export interface ClusterPort {
    * Refuses the client at the OSDs; resolves with the epoch of the fence, once it is in the map.
    */
   fence(client: ClientId): Promise<Epoch>;
+  /** By the newest map. */
+  isFenced(client: ClientId): boolean;
   allocateClient(): Promise<ClientId>;
   /** Layout of the pool with this name ("" or undefined: the file system's). */
   layoutOf(pool: string | undefined): Layout | undefined;
@@ -145,6 +149,7 @@ interface LiveSession {
 
 const LAPSED = "its lease is over while others wait";
 const KEEPS = "it keeps what was recalled";
+const FENCED = "it is fenced";
 const RECALL_AGAIN_MS = 1_000;
 /** How long a reconnected session has to send its replays when nothing says that they are over. */
 const SETTLE_MS = 300;
@@ -162,6 +167,7 @@ export class MdsLeader {
   private readonly operations: Operations;
   private readonly namespace: Namespace;
   private readonly volumes: Volumes;
+  private readonly locks: LockService;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
   private readonly sessions = new Map<ClientId, LiveSession>();
@@ -250,6 +256,18 @@ export class MdsLeader {
       nowNs: () => parts.clock.wallNs(),
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
+    this.locks = new LockService({
+      send: (id, message) => {
+        const link = this.sessions.get(id)?.link;
+        this.answering(() => link?.post(MdsLockOutcome, message));
+      },
+      // While the store is gone nobody can be evicted.
+      lapsed: (id) => this.mayAnswer() && this.isLapsed(id),
+      evict: (id) => {
+        const session = this.sessions.get(id);
+        if (session !== undefined) void this.evict(session, LAPSED);
+      },
+    });
     this.purger = new Purger({
       metadata,
       objects: parts.objects,
@@ -288,6 +306,10 @@ export class MdsLeader {
       { term: this.parts.term, sessions: this.awaited.size, journal: this.journal.last },
       "leading the metadata",
     );
+    for (const session of this.sessions.values()) {
+      // Our predecessor died on the way: no OSD takes its data, so it must not go on here.
+      if (this.parts.cluster.isFenced(session.id)) void this.evict(session, FENCED);
+    }
     this.onTick();
     this.purger.wake();
   }
@@ -402,6 +424,7 @@ export class MdsLeader {
     if (now - this.confirmedAt > CONFIRM_MS) void this.confirm();
     if (this.phase === "reconnecting") this.checkReconnected();
     for (const session of this.sessions.values()) this.checkSession(session, now);
+    if (this.mayAnswer()) this.locks.check();
     const batches = this.journal.safe - this.checkpointer.checkpoint;
     const due = now - this.lastCheckpoint > options.checkpointMs;
     if (batches > 0 && (due || batches > options.checkpointBatches)) {
@@ -600,6 +623,9 @@ export class MdsLeader {
       if (returning) this.capabilities.raise(session.id, ino, "shared", seq);
     }
     for (const ino of open.open ?? []) this.capabilities.setOpen(session.id, ino, true);
+    if (returning && !this.locks.claim(session.id, open)) {
+      void this.evict(session, "it claims locks that others hold");
+    }
     void this.recoverReleased(session, lost).catch((error: unknown) => this.fail(error));
   }
   /** One after the other: there may be many, and clients' own work comes first. */
@@ -682,12 +708,13 @@ export class MdsLeader {
   }
   /**
    * The fence stops its writes, but what it has cached it reads until it hears of its end or its
-   * lease is over: nobody may change that before. Nothing that it sends prolongs the lease now. For
-   * any other reason it is over already, or people ask for it.
+   * lease is over: nobody may change that before. Nothing that it sends prolongs the lease now; an
+   * earlier leader may have until we began. For any other reason it is over already, or people ask
+   * for it.
    */
   private async leaseOver(session: LiveSession, reason: string): Promise<void> {
     const left = session.lastSeen + this.parts.options.leaseMs - this.now();
-    if (left <= 0 || reason !== KEEPS) return;
+    if (left <= 0 || (reason !== KEEPS && reason !== FENCED)) return;
     await new Promise<void>((resolve) => void this.parts.clock.setTimer(left, resolve));
   }
   private pause(): Promise<void> {
@@ -721,6 +748,7 @@ export class MdsLeader {
     for (const ino of removed) this.capabilities.forget(ino);
     const freed = [...this.capabilities.ofSession(id)].map(([ino]) => ino);
     this.capabilities.dropSession(id);
+    this.locks.ended(id);
     this.sessions.delete(id);
     this.awaited.delete(id);
     const gone = new DssError(fenced === undefined ? "NoSession" : "Fenced", "the session is over");
@@ -1064,6 +1092,11 @@ export class MdsLeader {
         return volumes.report(access, request);
       case "volumeTop":
         return volumes.top();
+      case "lock":
+      case "unlock":
+      case "lockTest":
+      case "lockCancel":
+        return this.locks.plan(access.session, request);
       case "sync":
         return emptyPlan();
     }

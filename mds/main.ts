@@ -192,6 +192,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
         },
         graceMs: config.cluster.leaderGraceMs,
         osdHeartbeatMs: config.cluster.heartbeatMs,
+        leftoversIntervalMs: config.mds.leftoversIntervalMs,
       },
     );
     daemon.start();

@@ -101,6 +101,8 @@ export interface SessionOpen {
   orphans: Ino[];
   /** Going on: files that it has open without holding a capability (released with `open`). */
   open?: Ino[];
+  /** Going on: the locks that its programs hold; a new leader knows of none. */
+  locks?: LockClaim[];
   /** The oldest request id whose answer is missing or unsafe. */
   floor: number;
 }
@@ -264,10 +266,40 @@ export type Request =
   /** What the volumes in use here did lately; kept in the leader's memory until the next report. */
   | { op: "volumeReport"; volumes: VolumeActivity[] }
   | { op: "volumeTop" }
+  /**
+   * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
+   * it waits under that number (the session's own, above 0), and `MdsLockOutcome` tells the end of
+   * it. Asked again under the same number it goes on waiting.
+   */
+  | ({ op: "lock"; waiter: number } & LockClaim)
+  | { op: "unlock"; kind: LockKind; ino: Ino; owner: string; start: bigint; end: bigint }
+  /** What stands in the way of such a lock (F_GETLK). */
+  | ({ op: "lockTest" } & LockClaim)
+  /** Ends a wait; `unknown`: there is none (any more), its outcome has been told. */
+  | { op: "lockCancel"; waiter: number }
   /** Waits until everything this session did before is safe. */
   | { op: "sync" };
 
 export type Operation = Request["op"];
+
+/** flock(2) or fcntl(2): the two know nothing of each other. */
+export type LockKind = "flock" | "posix";
+export type LockMode = "shared" | "exclusive";
+/** Last byte that a lock can cover: to the end of the file, however long it becomes. */
+export const LOCK_END = 2n ** 63n - 1n;
+/** A lock that one of a session's programs holds or wants. */
+export interface LockClaim {
+  kind: LockKind;
+  ino: Ino;
+  /** The session's name for who holds it: up to 16 hex digits. */
+  owner: string;
+  mode: LockMode;
+  /** First and last byte; flock covers all. */
+  start: bigint;
+  end: bigint;
+  /** For people and F_GETLK. */
+  pid: number;
+}
 
 export interface DirectoryEntry {
   name: Buffer;
@@ -387,6 +419,11 @@ export interface Answer {
   inoRange?: { first: Ino; count: number };
   volume?: Volume;
   volumes?: Volume[];
+  /** lock, lockTest (`conflict` with its `holder`, or `granted`), lockCancel. */
+  lock?: {
+    outcome: "granted" | "queued" | "conflict" | "deadlock" | "full" | "cancelled" | "unknown";
+    holder?: { client: ClientId; mode: LockMode; start: bigint; end: bigint; pid: number };
+  };
   /** volumeList: removed and shrinking volumes whose space is not all free yet. */
   volumePurges?: VolumePurge[];
   volumeTop?: VolumeTop[];
@@ -451,6 +488,12 @@ export interface Released {
    * goes.
    */
   open: boolean;
+}
+
+/** Leader to client: the end of a lock's wait. */
+export interface LockOutcomeMessage {
+  waiter: number;
+  outcome: "granted" | "deadlock";
 }
 
 /** Client to leader, every third of the lease. Also how a leader learns that a session lives. */
@@ -656,3 +699,4 @@ export const MdsRecall = definePost(312, "MdsRecall", msgpack<Recall>());
 /** To everybody who has the volume open: its size or its limits have changed. */
 export const MdsVolumeChanged = definePost(318, "MdsVolumeChanged", msgpack<Volume>());
 export const MdsReleased = definePost(314, "MdsReleased", msgpack<Released>());
+export const MdsLockOutcome = definePost(330, "MdsLockOutcome", msgpack<LockOutcomeMessage>());

@@ -3,7 +3,7 @@
  * say.
  */
 import { DssError } from "../cluster/base/errors.js";
-import type { MdsCall, Request, SessionOpen } from "./proto.js";
+import { LOCK_END, type MdsCall, type Request, type SessionOpen } from "./proto.js";
 
 type Kind =
   | "activity"
@@ -15,8 +15,20 @@ type Kind =
   | "actor"
   | "mode"
   | "time"
-  | "capability";
+  | "capability"
+  | "lockKind"
+  | "lockMode"
+  | "lockOwner"
+  | "lockByte";
 const OPTIONAL = "?";
+const LOCK_RANGE: Record<string, Kind> = {
+  kind: "lockKind",
+  ino: "int",
+  owner: "lockOwner",
+  start: "lockByte",
+  end: "lockByte",
+};
+const LOCK: Record<string, Kind> = { ...LOCK_RANGE, mode: "lockMode", pid: "mode" };
 
 /** Members of each operation; a trailing ? marks those that may be absent. */
 const SHAPES: Record<Request["op"], Record<string, Kind>> = {
@@ -101,6 +113,10 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeClose: { id: "int" },
   volumeReport: { volumes: "activity" },
   volumeTop: {},
+  lock: { ...LOCK, waiter: "int" },
+  unlock: LOCK_RANGE,
+  lockTest: LOCK,
+  lockCancel: { waiter: "int" },
   sync: {},
 };
 
@@ -113,6 +129,7 @@ const ACTIVITY_FIGURES = [
 ];
 const LATENCY_FIGURES = ["p50Us", "p99Us", "maxUs"];
 const INT64_LIMIT = 2n ** 63n;
+const LOCK_OWNER = /^[0-9a-f]{1,16}$/;
 
 function isOf(kind: Kind, value: unknown): boolean {
   switch (kind) {
@@ -134,7 +151,14 @@ function isOf(kind: Kind, value: unknown): boolean {
     case "activity":
       return Array.isArray(value) && value.length <= REPORT_MAX && value.every(isActivity);
     case "capability":
+    case "lockMode":
       return value === "shared" || value === "exclusive";
+    case "lockKind":
+      return value === "flock" || value === "posix";
+    case "lockOwner":
+      return typeof value === "string" && LOCK_OWNER.test(value);
+    case "lockByte":
+      return typeof value === "bigint" && value >= 0n && value <= LOCK_END;
     case "actor": {
       const actor = value as Record<string, unknown> | null;
       if (typeof actor !== "object" || actor === null) return false;
@@ -197,5 +221,12 @@ export function checkOpen(open: SessionOpen): void {
   }
   if (!Array.isArray(open.held) || !Array.isArray(open.orphans)) {
     throw new DssError("Malformed", "session: lists of what it holds");
+  }
+  for (const claim of open.locks ?? []) {
+    for (const [member, kind] of Object.entries(LOCK)) {
+      if (!isOf(kind, (claim as unknown as Record<string, unknown> | null)?.[member])) {
+        throw new DssError("Malformed", `session: a lock's ${member}`);
+      }
+    }
   }
 }

@@ -64,6 +64,7 @@ export const SIZE = {
   setxattrExtended: 16,
   getxattr: 8,
   interrupt: 8,
+  lock: 48,
   fallocate: 32,
   lseek: 24,
   statx: 24,
@@ -79,6 +80,7 @@ export const ATTR_OUT_SIZE = 16 + ATTR_SIZE;
 export const ENTRY_OUT_SIZE = 40 + ATTR_SIZE;
 export const OPEN_OUT_SIZE = 16;
 export const STATFS_OUT_SIZE = 80;
+export const LOCK_OUT_SIZE = 24;
 export const STATX_OUT_SIZE = 32 + 256;
 export const DIRENT_SIZE = 24;
 export const DIRENTPLUS_SIZE = ENTRY_OUT_SIZE + DIRENT_SIZE;
@@ -153,6 +155,9 @@ export const OPEN_KILL_SUIDGID = 1 << 0;
 export const FSYNC_DATA_ONLY = 1 << 0;
 export const RENAME_NOREPLACE = 1 << 0;
 export const RENAME_EXCHANGE = 1 << 1;
+export const LOCK_FLOCK = 1 << 0;
+/** Types of locks (F_RDLCK …), as on every machine that dss runs on. */
+export const LOCK_TYPES = ["shared", "exclusive", "unlocked"] as const;
 export const SETXATTR_ACL_KILL_SGID = 1 << 0;
 export const XATTR_CREATE = 1;
 export const XATTR_REPLACE = 2;

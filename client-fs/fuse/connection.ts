@@ -176,6 +176,11 @@ export class Connection {
     await new Promise<void>((resolve) => this.idleWaiters.push(resolve));
   }
 
+  /** Nobody waits for answers any more: what waits for others (locks) need not go on. */
+  interruptAll(): void {
+    for (const request of this.unanswered.values()) interrupt(request);
+  }
+
   /** Tells the file system, once, that the mount is gone. */
   destroy(): Promise<void> {
     this.destroying ??= this.negotiated === undefined ? Promise.resolve() : this.fs.destroy();
@@ -359,7 +364,7 @@ export class Connection {
     const low = request.u32(0);
     const high = request.u32(4);
     const target = this.unanswered.get(requestKey(low, high));
-    if (target) target.caller.interrupted = true;
+    if (target) interrupt(target);
     else this.sendErrno(request, EAGAIN);
   }
 
@@ -395,7 +400,9 @@ export class Connection {
     const offered = request.u32(12);
     const extended =
       (offered & I.INIT_EXT) !== 0 && request.length >= abi.IN_HEADER_SIZE + abi.SIZE.initExtended;
-    const flags = offered & WANTED_FLAGS;
+    // Without them the kernel keeps locks itself, for this machine.
+    const locks = this.fs.setlk === undefined ? 0 : I.POSIX_LOCKS | I.FLOCK_LOCKS;
+    const flags = offered & (WANTED_FLAGS | locks);
     const flags2 = extended ? request.u32(16) & WANTED_FLAGS2 : 0;
     const maxPages = flags & I.MAX_PAGES ? MAX_PAGES : DEFAULT_MAX_PAGES;
     const negotiated: Negotiated = {
@@ -434,6 +441,12 @@ export class Connection {
 const BODY = abi.OUT_HEADER_SIZE;
 /** Stands in for a message whose buffer has gone back: a late look at it finds nothing. */
 const NO_MESSAGE = Buffer.alloc(0);
+
+function interrupt({ caller }: Request): void {
+  if (caller.interrupted === true) return;
+  caller.interrupted = true;
+  caller.onInterrupt?.();
+}
 
 function hasNoReply(opcode: number): boolean {
   return (

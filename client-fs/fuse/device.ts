@@ -348,6 +348,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
 
   private async finish(): Promise<void> {
     let failure = this.endError;
+    this.connection.interruptAll();
     try {
       await this.connection.idle();
       await this.connection.destroy();

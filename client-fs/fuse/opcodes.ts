@@ -14,6 +14,7 @@ import type {
   Caller,
   DirEntry,
   Entry,
+  FileLock,
   FileSystem,
   OpenReply,
   SetAttributes,
@@ -323,6 +324,30 @@ const LISTING_MAX = 1024 * 1024;
 /** Longest value or list of extended attributes (Linux's XATTR_SIZE_MAX). */
 const XATTR_SIZE_MAX = 65_536;
 
+function parseLock(request: Request): FileLock {
+  const mode = abi.LOCK_TYPES[request.u32(32)];
+  if (mode === undefined) throw new DssError("InvalidArgument", "lock of an unknown type");
+  const kind = request.u32(40) & abi.LOCK_FLOCK ? "flock" : "posix";
+  const [start, end] = [request.opaque(16), request.opaque(24)];
+  if (start > end || end > LOCK_OFFSET_MAX) {
+    throw new DssError("InvalidArgument", `lock from ${start} to ${end}`);
+  }
+  return { kind, owner: request.opaque(8), mode, start, end, pid: request.u32(36) };
+}
+const LOCK_OFFSET_MAX = 2n ** 63n - 1n;
+
+function setLock(opcode: number, name: string, wait: boolean): void {
+  served<void>(opcode, name, {
+    bodySize: abi.SIZE.lock,
+    method: "setlk",
+    call: (r, fs) =>
+      fs.setlk === undefined
+        ? missing("setlk")
+        : fs.setlk(r.ino, r.u53(0), parseLock(r), { wait }, r.caller),
+    encode: nothing,
+  });
+}
+
 function missing(method: keyof FileSystem): Promise<never> {
   return Promise.reject(new MethodMissing(method));
 }
@@ -551,10 +576,21 @@ served<void>(30, "FSYNCDIR", {
   call: (r, fs) => fs.fsyncdir(r.ino, r.u53(0), (r.u32(8) & abi.FSYNC_DATA_ONLY) !== 0),
   encode: nothing,
 });
-// Locks are not negotiated at INIT, so the kernel keeps them itself and does not ask.
-notServed(31, "GETLK", ENOSYS);
-notServed(32, "SETLK", ENOSYS);
-notServed(33, "SETLKW", ENOSYS);
+served<FileLock>(31, "GETLK", {
+  bodySize: S.lock,
+  method: "getlk",
+  call: (r, fs) =>
+    fs.getlk === undefined ? missing("getlk") : fs.getlk(r.ino, r.u53(0), parseLock(r)),
+  encode: (reply, lock) => {
+    reply.scratch.writeBigUInt64LE(lock.start, BODY);
+    reply.scratch.writeBigUInt64LE(lock.end, BODY + 8);
+    reply.scratch.writeUInt32LE(abi.LOCK_TYPES.indexOf(lock.mode), BODY + 16);
+    reply.scratch.writeUInt32LE(lock.pid, BODY + 20);
+    return abi.LOCK_OUT_SIZE;
+  },
+});
+setLock(32, "SETLK", false);
+setLock(33, "SETLKW", true);
 // Mounts have default_permissions: the kernel checks access itself.
 notServed(34, "ACCESS", ENOSYS);
 served<Entry & OpenReply>(35, "CREATE", {

@@ -12,7 +12,7 @@ import type { MdsClient } from "../../mds/client/mds-client.js";
 import { FILE_SIZE_MAX, type Actor } from "../../mds/proto.js";
 import type { OpenReply } from "../file-system.js";
 import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
-import { type Node, S_ISGID, S_ISUID, S_IXGRP } from "./node.js";
+import { type Node, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { WriteBudget } from "./writer.js";
 
@@ -72,6 +72,15 @@ export class FileOperations {
       throw new DssError("BadHandle", `file handle ${id} is not open`);
     }
     return handle;
+  }
+
+  /** Fails unless the file is open under this handle and no lock of it was lost. */
+  checkLockable(id: number, ino: Ino): void {
+    checkAlive(this.table.get(ino), this.handle(id, ino));
+  }
+  loseLock(id: number): void {
+    const handle = this.handles.get(id);
+    if (handle !== undefined) handle.lostLock = true;
   }
 
   // ---- Open and close --------------------------------------------------------------------------
@@ -186,7 +195,7 @@ export class FileOperations {
   read(ino: Ino, id: number, offset: number, length: number): Promise<Buffer[]> {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
-    checkAlive(node);
+    checkAlive(node, handle);
     const isSure = this.mds.trusted || offset + length <= node.size;
     if (node.barrier === undefined && isSure && this.table.tryPin(node, "shared")) {
       return this.readPinned(node, handle, offset, length);
@@ -238,7 +247,7 @@ export class FileOperations {
   ): Promise<number> {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
-    checkAlive(node);
+    checkAlive(node, handle);
     if (handle.seenError !== node.errorSeq && !options.fromPageCache) {
       return Promise.reject(this.errorOf(node, handle)!);
     }
@@ -491,9 +500,9 @@ export class FileOperations {
     length: number,
     mode: number,
   ): Promise<void> {
-    this.handle(id, ino);
+    const handle = this.handle(id, ino);
     const node = this.table.get(ino);
-    checkAlive(node);
+    checkAlive(node, handle);
     const end = offset + length;
     const keepSize = (mode & FALLOC_KEEP_SIZE) !== 0;
     const zeroes = (mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE)) !== 0;
@@ -527,9 +536,9 @@ export class FileOperations {
   }
 
   async lseek(ino: Ino, id: number, offset: number, whence: number): Promise<number> {
-    this.handle(id, ino);
+    const handle = this.handle(id, ino);
     const node = this.table.get(ino);
-    checkAlive(node);
+    checkAlive(node, handle);
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) {
       throw new DssError("InvalidArgument", `lseek whence ${whence}`);
     }
@@ -556,13 +565,12 @@ function hasSetId(node: Node): boolean {
   const mode = node.inode?.mode ?? 0;
   return (mode & S_ISUID) !== 0 || (mode & (S_ISGID | S_IXGRP)) === (S_ISGID | S_IXGRP);
 }
-function checkAlive(node: Node): void {
+function checkAlive(node: Node, handle: FileHandle): void {
   if (node.stale) {
     throw new DssError("StaleHandle", "the unlinked file went with an earlier metadata session");
   }
+  if (handle.lostLock) {
+    throw new DssError("Disk", "a lock of this open file was lost with the metadata session");
+  }
 }
 /** A full cluster stays "no space" for the caller; everything else is an I/O error. */
-function writeBackError(cause: DssError | undefined): DssError {
-  const code = cause?.code === "NoSpace" ? "NoSpace" : "Disk";
-  return new DssError(code, "an earlier write to this file failed", { cause });
-}

@@ -30,6 +30,8 @@ export class FileHandle {
   readonly direct: boolean;
   /** `Node.errorSeq` that was reported through this handle. */
   seenError: number;
+  /** It had a lock that went with its session: others may change what the lock protects. */
+  lostLock = false;
 
   constructor(
     readonly id: number,

@@ -63,6 +63,7 @@ export class NodeTable implements SessionCache {
   private readonly dataEnvironment: DataEnvironment;
   private readonly nodesMax: number;
   private readonly toPublish = new Set<Node>();
+  private failure: DssError | undefined;
   private publishTimer: Timer | undefined;
   private publishing: Promise<void>[] = [];
   private trimming = false;
@@ -616,7 +617,7 @@ export class NodeTable implements SessionCache {
         if (!node.data.clean) {
           lost++;
           const message = "buffered data was lost with the metadata session";
-          node.fail(new DssError("Fenced", message, { cause: reason }));
+          this.failNode(node, new DssError("Fenced", message, { cause: reason }));
         }
         node.data.discard();
       }
@@ -657,8 +658,12 @@ export class NodeTable implements SessionCache {
 
   // ---- Data ------------------------------------------------------------------------------------
 
-  private onDataError(node: Node, error: DssError): void {
+  private failNode(node: Node, error: DssError): void {
     node.fail(error);
+    this.failure ??= error;
+  }
+  private onDataError(node: Node, error: DssError): void {
+    this.failNode(node, error);
     if (error.code === "Fenced") this.mds.checkSession();
   }
   private onDataClean(node: Node): void {
@@ -726,6 +731,12 @@ export class NodeTable implements SessionCache {
     const outcomes = await Promise.allSettled(busy.map((node) => node.data!.flush()));
     const failed = outcomes.find((outcome) => outcome.status === "rejected");
     if (failed !== undefined) throw failed.reason;
+  }
+  /** The first write-back of any file that failed since this was asked last. */
+  takeFailure(): DssError | undefined {
+    const { failure } = this;
+    this.failure = undefined;
+    return failure;
   }
 
   /**

@@ -6,7 +6,7 @@
  * Attributes are valid while `mode` is not "none". Under "exclusive" this mount is the authority
  * on size and mtime.
  */
-import type { DssError } from "../../cluster/base/errors.js";
+import { DssError } from "../../cluster/base/errors.js";
 import type { Epoch, Ino } from "../../cluster/base/ids.js";
 import type { CapabilityMode, Inode, Recall } from "../../mds/proto.js";
 import type { FileData } from "./file-data.js";
@@ -129,4 +129,10 @@ export class Node {
     this.error = error;
     this.errorSeq++;
   }
+}
+
+/** What a system call reports of a write-back that failed before it. */
+export function writeBackError(cause: DssError | undefined): DssError {
+  const code = cause?.code === "NoSpace" ? "NoSpace" : "Disk";
+  return new DssError(code, "an earlier write failed", { cause });
 }

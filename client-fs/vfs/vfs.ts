@@ -30,6 +30,7 @@ import type {
   Caller,
   DirEntry,
   Entry,
+  FileLock,
   FileSystem,
   KernelNotifier,
   OpenDirReply,
@@ -39,10 +40,11 @@ import type {
   StatFs,
 } from "../file-system.js";
 import { ExtentCache } from "./extent-cache.js";
+import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
-import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./node.js";
+import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { NodeTable, nameKey } from "./node-table.js";
 import { WriteBudget } from "./writer.js";
 
@@ -83,6 +85,7 @@ const DONE: Promise<void> = Promise.resolve();
 export class Vfs implements FileSystem {
   readonly table: NodeTable;
   private readonly files: FileOperations;
+  private readonly locks: FileLocks;
   private readonly listingAhead: ListingAhead;
   private readonly mds: MdsClient;
   private readonly clock: Clock;
@@ -109,8 +112,10 @@ export class Vfs implements FileSystem {
       ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
     });
     this.files = new FileOperations({ mds, table: this.table, budget: this.budget, clock, logger });
+    this.locks = new FileLocks({ mds, logger, lost: (handle) => this.files.loseLock(handle) });
     this.listingAhead = new ListingAhead(mds, this.table, logger);
     mds.setCache(this.table);
+    mds.setLocks(this.locks);
     this.watchAge();
   }
 
@@ -135,6 +140,7 @@ export class Vfs implements FileSystem {
   }
   private async shutDown(): Promise<void> {
     this.ageTimer?.cancel();
+    this.locks.stop();
     let failure: Error | undefined;
     try {
       await this.table.flushAll();
@@ -526,11 +532,29 @@ export class Vfs implements FileSystem {
   ): Promise<number> {
     return this.files.write(ino, handle, offset, data, options);
   }
-  flush(ino: Ino, handle: number): Promise<void> {
-    return this.files.flush(ino, handle);
+  flush(ino: Ino, handle: number, lockOwner: bigint): Promise<void> {
+    const unlocked = this.locks.closed(ino, lockOwner);
+    const flush = (): Promise<void> => this.files.flush(ino, handle);
+    return unlocked === undefined ? flush() : unlocked.then(flush);
   }
   release(ino: Ino, handle: number): Promise<void> {
-    return this.files.release(ino, handle);
+    const unlocked = this.locks.released(handle);
+    const release = (): Promise<void> => this.files.release(ino, handle);
+    return unlocked === undefined ? release() : unlocked.then(release);
+  }
+  getlk(ino: Ino, handle: number, lock: FileLock): Promise<FileLock> {
+    this.files.checkLockable(handle, ino);
+    return this.locks.test(ino, lock);
+  }
+  setlk(
+    ino: Ino,
+    handle: number,
+    lock: FileLock,
+    { wait }: { wait: boolean },
+    caller: Caller,
+  ): Promise<void> {
+    if (lock.mode !== "unlocked") this.files.checkLockable(handle, ino);
+    return this.locks.set(ino, handle, lock, { wait, caller });
   }
   fsync(ino: Ino, handle: number): Promise<void> {
     return this.files.fsync(ino, handle);
@@ -545,6 +569,8 @@ export class Vfs implements FileSystem {
   async syncfs(): Promise<void> {
     await this.table.flushAll();
     await this.mds.waitSafe();
+    const failure = this.table.takeFailure();
+    if (failure !== undefined) throw writeBackError(failure);
   }
 
   // ---- Directories -----------------------------------------------------------------------------

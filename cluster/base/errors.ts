@@ -62,6 +62,9 @@ const TABLE = {
   LoopDetected: row(22, errno.ELOOP, EIO, "never"),
   CrossDevice: row(23, errno.EXDEV, EIO, "never"),
   Interrupted: row(24, errno.EINTR, EIO, "never"),
+  WouldBlock: row(30, errno.EAGAIN, EIO, "never"),
+  Deadlock: row(31, errno.EDEADLK, EIO, "never"),
+  NoLocks: row(32, errno.ENOLCK, EIO, "never"),
   // The cluster's own answers.
   Malformed: row(40, EIO, EINVAL, "never"),
   Corrupt: row(41, EIO, EIO, "other-replica"),

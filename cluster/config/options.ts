@@ -232,6 +232,15 @@ export const OPTIONS = {
       { default: 65_536, min: 128, max: 2 ** 24, simulate: [128, 1_024] },
       "inode numbers reserved in the journal at a time",
     ),
+    leftoversIntervalMs: ms(
+      {
+        default: 6 * HOUR,
+        min: 0,
+        max: 365 * 24 * HOUR,
+        simulate: [2 * SECOND, 60 * SECOND],
+      },
+      "objects that belonged to deleted files are looked for, and removed, this often (0: never)",
+    ),
   },
   client: {
     cacheBytes: bytes(

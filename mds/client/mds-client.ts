@@ -29,6 +29,7 @@ import {
   CloseMdsSession,
   MdsAdmin,
   MdsKeepAlive,
+  MdsLockOutcome,
   MdsOperation,
   MdsRecall,
   MdsReleased,
@@ -38,6 +39,8 @@ import {
   type AdminReply,
   type AdminRequest,
   type CapabilityMode,
+  type LockClaim,
+  type LockOutcomeMessage,
   type MdsReply,
   type Operation,
   type Recall,
@@ -90,6 +93,28 @@ export const NO_CACHE: SessionCache = {
   evicted: () => undefined,
   lapsed: () => undefined,
   resumed: () => undefined,
+};
+
+/**
+ * What the owner of file locks does for the session; synchronous, and does not throw. Locks are
+ * the leader's only as long as it lasts: the next one learns of them from here.
+ */
+export interface SessionLocks {
+  /** What is held for certain: granted, and not on its way back. */
+  claims(): LockClaim[];
+  /** The end of a wait. */
+  outcome(message: LockOutcomeMessage): void;
+  /** There is a link again: the leader may know nothing of those who wait. */
+  reconnected(): void;
+  /** The session is over, and with it every lock. */
+  evicted(): void;
+}
+/** For programs that lock nothing. */
+const NO_LOCKS: SessionLocks = {
+  claims: () => [],
+  outcome: () => undefined,
+  reconnected: () => undefined,
+  evicted: () => undefined,
 };
 
 export interface MdsClientOptions {
@@ -153,6 +178,7 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "acquire",
   "readdir",
   "getxattrs",
+  "lockTest",
   "statfs",
   "inoRange",
   "volumeList",
@@ -160,6 +186,11 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "volumeReport",
   "volumeTop",
 ]);
+
+function evictedError(cause?: DssError): DssError {
+  const message = "this client was evicted by the metadata server";
+  return new DssError("NoSession", message, cause === undefined ? {} : { cause });
+}
 
 interface Outstanding {
   id: number;
@@ -193,6 +224,7 @@ const LEGAL: Record<State, readonly State[]> = {
 export class MdsClient {
   private state: State = "idle";
   private cache: SessionCache = NO_CACHE;
+  private locks: SessionLocks = NO_LOCKS;
   private readonly clock: Clock;
   private readonly logger: Logger;
   private readonly backoff: Backoff;
@@ -222,6 +254,8 @@ export class MdsClient {
   private lostChange: DssError | undefined;
 
   private ranges: { next: Ino; left: number; count: number }[] = [];
+  /** The lowest number that was given to the present session; those of earlier ones are lower. */
+  private firstIno = Infinity;
   private fetchingRange: Promise<void> | undefined;
 
   private lastContactMs = 0;
@@ -244,6 +278,9 @@ export class MdsClient {
     });
     messenger.handlePost(MdsRecall, (message, link) => {
       this.fromLeader(link, () => this.cache.recall(message));
+    });
+    messenger.handlePost(MdsLockOutcome, (message, link) => {
+      this.fromLeader(link, () => this.locks.outcome(message));
     });
     messenger.handlePost(MdsVolumeChanged, (message, link) => {
       this.fromLeader(link, () => this.cache.volumeChanged?.(message));
@@ -279,6 +316,9 @@ export class MdsClient {
 
   setCache(cache: SessionCache): void {
     this.cache = cache;
+  }
+  setLocks(locks: SessionLocks): void {
+    this.locks = locks;
   }
   /** Called with the id of every new session, the present one included. */
   onSession(listener: (client: ClientId) => void): void {
@@ -431,7 +471,15 @@ export class MdsClient {
     return this.call(request, { wait });
   }
 
+  /** It cannot be asked again in the session that follows the one for which it was made. */
+  private isOutlived(request: Request, wasSent: boolean): boolean {
+    if (request.op === "create") return request.ino < this.firstIno;
+    return wasSent && !REPEATABLE.has(request.op);
+  }
+
   private issue(request: Request, wait: "unsafe" | "safe"): Promise<MdsReply> {
+    // It had waited while the session ended.
+    if (this.isOutlived(request, false)) return Promise.reject(evictedError());
     return new Promise((resolve, reject) => {
       const now = this.clock.now();
       const entry: Outstanding = {
@@ -585,6 +633,7 @@ export class MdsClient {
           throw new DssError("Malformed", "the metadata server gave no inode numbers");
         }
         this.ranges.push({ next: range.first, left: range.count, count: range.count });
+        this.firstIno = Math.min(this.firstIno, range.first);
       })
       .finally(() => {
         this.fetchingRange = undefined;
@@ -678,6 +727,7 @@ export class MdsClient {
           held: resumed ? this.cache.held() : [],
           orphans: resumed ? this.cache.orphans() : [],
           open: resumed ? this.cache.opened() : [],
+          locks: resumed ? this.locks.claims() : [],
           floor: this.floor(),
         },
         { deadlineMs: OPEN_ATTEMPT_MS },
@@ -721,6 +771,7 @@ export class MdsClient {
     // one means nothing to it.
     this.safe = sameTerm ? Math.max(this.safe, opened.safe) : opened.safe;
     this.cache.resumed();
+    this.locks.reconnected();
     const completed = new Set(opened.completed);
     for (const entry of [...this.outstanding.values()]) {
       if (entry.answered && completed.has(entry.id)) {
@@ -837,11 +888,10 @@ export class MdsClient {
       { client: this.sessionId, error: describeError(reason) },
       "the metadata session was ended by the leader",
     );
-    const error = new DssError("NoSession", "this client was evicted by the metadata server", {
-      cause: reason,
-    });
+    const error = evictedError(reason);
     this.sessionId = 0;
     this.ranges = [];
+    this.firstIno = Infinity;
     const entries = [...this.outstanding.values()];
     this.outstanding.clear();
     this.changes.clear();
@@ -849,7 +899,7 @@ export class MdsClient {
     for (const entry of entries) {
       if (entry.answered) {
         lost ||= CHANGES.has(entry.request.op);
-      } else if (!entry.sent || REPEATABLE.has(entry.request.op)) {
+      } else if (!this.isOutlived(entry.request, entry.sent)) {
         entry.id = this.nextId++;
         entry.sent = false;
         this.enter(entry);
@@ -859,6 +909,7 @@ export class MdsClient {
     }
     if (lost) this.loseChange(error);
     while (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
+    this.locks.evicted();
     this.cache.evicted(error);
     const link = this.link;
     if (link !== undefined) this.lose(link);

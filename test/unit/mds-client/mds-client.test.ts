@@ -231,6 +231,35 @@ t.test("an ended session: changes in flight fail, readers go on in a new session
   t.equal(stage.client.client, 65_540);
 });
 
+t.test("an inode number of an ended session is of no use in the next one", async (t) => {
+  const stage = new Stage();
+  const leader = await stage.lead(1);
+  let first = 0;
+  leader.answer = (incoming) => {
+    const { id, request } = incoming.message;
+    const answer = request.op === "inoRange" ? { inoRange: { first: ++first, count: 1 } } : {};
+    incoming.reply({ id, journal: 0, notFound: false, answer, grants: [] });
+  };
+  await stage.run(stage.client.open(5_000));
+  const make = (ino: number): Promise<MdsReply> => {
+    const [name, actor] = [Buffer.from("a"), { uid: 0, gid: 0, timeNs: 0n }];
+    const what = { parent: 1, name, ino, mode: 0o100644, rdev: 0, exclusive: true, actor };
+    return stage.client.call({ op: "create", ...what });
+  };
+  const old = await stage.run(stage.client.nextIno());
+  leader.opening = (open) => {
+    if (open.client !== 0) throw new DssError("NoSession", "evicted");
+    return { client: 65_540 };
+  };
+  leader.link!.destroy();
+  await stage.clock.advance(20);
+  const waiting = make(old);
+  await t.rejects(stage.run(waiting), { code: "NoSession" });
+  await stage.run(make(await stage.run(stage.client.nextIno())));
+  await t.rejects(stage.run(make(old)), { code: "NoSession" });
+  t.equal(leader.calls.filter(({ request }) => request.op === "create").length, 1);
+});
+
 t.test("a leader that its store does not confirm keeps the session, not the lease", async (t) => {
   const stage = new Stage();
   const leader = await stage.lead(1);

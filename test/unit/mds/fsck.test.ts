@@ -42,7 +42,7 @@ class World {
     await this.cluster.clock.advance(1);
     this.client = await this.cluster.client();
   }
-  private get lister(): ObjectLister {
+  get lister(): ObjectLister {
     const { sizes } = this.cluster.objects;
     return {
       pools: () => [{ id: 1, pgCount: 1 }],
@@ -293,6 +293,27 @@ t.test("objects: without an owner, beyond the end, longer than their file", asyn
   const status = await world.fsck({ repair: true });
   t.same(kinds(status), ["object-beyond-end", "object-beyond-end", "object-unknown"]);
   t.equal(status.repaired, 0, "nobody can tell whether these are needed");
+});
+
+t.test("a sweep removes what has no owner, and nothing else", async (t) => {
+  const world = await World.make();
+  const ino = await world.create("f");
+  world.object(`${ino.toString(16)}.0`, 4096);
+  world.object("ffffff.3", 4096);
+  world.object("no such form", 1);
+  await world.damage((draft) => {
+    const inode = draft.inode(ROOT_INO)!;
+    draft.put({ ...inode, size: inode.size + 1 });
+  });
+  const fsck = new Fsck(world.cluster.leader.inside(), world.lister, world.cluster.data.term);
+  fsck.sweep();
+  await world.cluster.clock.advance(1_000);
+  const left = [...world.cluster.objects.sizes.keys()].sort();
+  t.same(left, [`${ino.toString(16)}.0`, "no such form"]);
+  t.same(kinds(await world.fsck({ objects: false })), ["directory-count"], "still to be told");
+  // Who asks for a check does not wait for a sweep.
+  fsck.sweep();
+  t.equal(fsck.start({ repair: false, objects: true }).state, "running");
 });
 
 t.test("what is being deleted has an owner until it is gone", async (t) => {

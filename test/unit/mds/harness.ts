@@ -200,6 +200,7 @@ export class TestCluster {
           this.fenced.push(client);
           return Promise.resolve(++this.epoch);
         },
+        isFenced: (client) => this.fenced.includes(client),
         allocateClient: () => Promise.resolve(this.nextClient++),
         layoutOf: (pool) => (pool === "none" ? undefined : LAYOUT),
         usage: () => ({ total: 1000, available: 500 }),

@@ -86,6 +86,30 @@ t.test("a dead writer is fenced, its objects say how much it wrote", async (t) =
   await t.rejects(a.send({ op: "statfs" }), { code: "NoSession" });
 });
 
+t.test("a session whose fence its leader did not outlive ends under the next one", async (t) => {
+  const { cluster, a, b } = await begin();
+  const { answer } = await a.create(ROOT_INO, "f");
+  const { ino } = answer.inode!;
+  await a.send({ op: "sync" });
+  cluster.leader.stop();
+  cluster.fenced.push(a.id); // And it had not come to note the session's end.
+  await cluster.lead();
+  const again = new TestClient(cluster);
+  again.adopt(a);
+  await t.rejects(again.open({ client: a.id, floor: 1 }), { code: "NoSession" });
+  const other = new TestClient(cluster);
+  other.adopt(b);
+  await other.open({ client: b.id, floor: 1 });
+  let size = -1;
+  const reading = other.send({ op: "getattr", ino });
+  void reading.then((reply) => (size = reply.answer.inode!.size));
+  await cluster.clock.advance(1_000);
+  t.equal(size, -1, "it may read what it has cached until the lease is over that it had last");
+  await cluster.clock.advance(10_000);
+  await reading;
+  t.equal(size, 0);
+});
+
 t.test("while the store is gone no lease is extended and nobody is evicted", async (t) => {
   const { cluster, a, b } = await begin();
   const { answer } = await a.create(ROOT_INO, "f");

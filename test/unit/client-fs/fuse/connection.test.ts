@@ -8,6 +8,7 @@ import type {
   Caller,
   DirEntry,
   Entry,
+  FileLock,
   SetAttributes,
 } from "../../../../client-fs/file-system.js";
 import * as abi from "../../../../client-fs/fuse/abi.js";
@@ -132,11 +133,52 @@ t.test("errors become errnos", async (t) => {
   t.equal(kernel.released, kernel.leased);
 });
 
+t.test("locks are asked for, and their requests are understood", async (t) => {
+  const seen: { lock: FileLock; wait: boolean }[] = [];
+  const kernel = new Kernel({
+    getlk: (_ino, _handle, lock) => Promise.resolve({ ...lock, mode: "shared", start: 5n, pid: 9 }),
+    setlk: (_ino, _handle, lock, { wait }, caller) => {
+      seen.push({ lock, wait });
+      if (!wait) return Promise.resolve();
+      return new Promise((_, reject) => {
+        caller.onInterrupt = () => reject(new DssError("Interrupted", "x"));
+      });
+    },
+  });
+  kernel.send(requestBytes(INIT, initBody(7, 45)));
+  const flags = kernel.replies[0]!.body.readUInt32LE(12);
+  t.ok(flags & abi.INIT_FLAG.POSIX_LOCKS && flags & abi.INIT_FLAG.FLOCK_LOCKS);
+  const body = (type: number, flock = 0): Buffer =>
+    fields(3n, 0x1234_5678_9abc_def0n, 2n, 2n ** 63n - 1n, type, 77, flock, 0);
+  const lock = { owner: 0x1234_5678_9abc_def0n, start: 2n, end: 2n ** 63n - 1n, pid: 77 };
+  t.equal((await kernel.ask(32, body(1))).errno, 0);
+  t.equal((await kernel.ask(32, body(2, 1))).errno, 0);
+  t.same(seen, [
+    { lock: { ...lock, kind: "posix", mode: "exclusive" }, wait: false },
+    { lock: { ...lock, kind: "flock", mode: "unlocked" }, wait: false },
+  ]);
+  const answer = await kernel.ask(31, body(1));
+  t.same(answer.body, fields(5n, 2n ** 63n - 1n, 0, 9));
+  t.equal((await kernel.ask(32, body(3))).errno, EINVAL, "an unknown type");
+  t.equal((await kernel.ask(32, fields(3n, 1n, 9n, 8n, 0, 1, 0, 0))).errno, EINVAL);
+  const replies = kernel.replies.length;
+  kernel.send(requestBytes(33, body(0), { unique: 500n }));
+  await tick();
+  t.equal(kernel.replies.length, replies, "waits");
+  kernel.send(requestBytes(36, fields(500n), { unique: 501n }));
+  await tick();
+  t.match(kernel.replies.at(-1), { unique: 500n, errno: constants.errno.EINTR });
+  kernel.send(requestBytes(33, body(0), { unique: 502n }));
+  kernel.connection.interruptAll();
+  await kernel.connection.idle();
+  t.match(kernel.replies.at(-1), { unique: 502n, errno: constants.errno.EINTR }, "at the end too");
+});
+
 t.test("what dss does not serve", async (t) => {
   const kernel = new Kernel({});
   kernel.init();
   const body = Buffer.alloc(64);
-  t.equal((await kernel.ask(31, body)).errno, ENOSYS, "GETLK");
+  t.equal((await kernel.ask(31, body)).errno, ENOSYS, "GETLK of a file system without it");
   t.equal((await kernel.ask(39, body)).errno, constants.errno.ENOTTY, "IOCTL");
   t.equal((await kernel.ask(47, body)).errno, constants.errno.EOPNOTSUPP, "COPY_FILE_RANGE");
   t.equal((await kernel.ask(51, body)).errno, ENOSYS, "TMPFILE of a file system without it");

@@ -168,8 +168,10 @@ t.test("a write-back that fails for good is reported once, by each handle", asyn
   t.equal(await world.fails(mount.vfs.fsync(file.ino, file.handle)), "NoSpace");
   world.objects.failureRate = 0;
   t.equal(await world.fails(mount.vfs.fsync(file.ino, file.handle)), undefined);
-  t.equal(await world.fails(mount.vfs.flush(file.ino, second)), "NoSpace");
-  t.equal(await world.fails(mount.vfs.flush(file.ino, second)), undefined);
+  t.equal(await world.fails(mount.vfs.flush(file.ino, second, 0n)), "NoSpace");
+  t.equal(await world.fails(mount.vfs.flush(file.ino, second, 0n)), undefined);
+  t.equal(await world.fails(mount.vfs.syncfs()), "NoSpace");
+  t.equal(await world.fails(mount.vfs.syncfs()), undefined);
 });
 
 t.test("a write-back that fails for now is repeated until the data are there", async (t) => {

@@ -288,6 +288,7 @@ class World {
             this.objects.fenced.add(client);
             return Promise.resolve(++this.epoch);
           },
+          isFenced: (client) => this.objects.fenced.has(client),
           allocateClient: () => Promise.resolve(this.nextClient++),
           layoutOf: () => ({
             pool: 1,
