@@ -56,7 +56,7 @@ export async function* stretchesOf(image: BlockImage, from: number): AsyncGenera
 }
 
 /** The volume's bytes in order from `from` on, read ahead. */
-function contentOf(image: BlockImage, from: number): AsyncGenerator<Stretch> {
+export function contentOf(image: BlockImage, from: number): AsyncGenerator<Stretch> {
   return inOrder(stretchesOf(image, from), async (stretch) => {
     const { offset, length, pieces } = stretch;
     if (pieces === undefined) return stretch;
