@@ -130,9 +130,11 @@ export class ClientHandshake {
     }
     const item = data.readUInt16BE(0);
     if (item === INFO.EXPORT && data.length === 12) {
-      const size = data.readUInt32BE(2) * U32 + data.readUInt32BE(6);
-      if (!Number.isSafeInteger(size)) throw new DssError("Malformed", `a size of ${size} bytes`);
-      this.size = size;
+      this.size = data.readUInt32BE(2) * U32 + data.readUInt32BE(6);
+      // Above 2^53 sizes are whole blocks, which a number tells exactly.
+      if (!Number.isSafeInteger(this.size) && data.readUInt32BE(6) % 4096 !== 0) {
+        throw new DssError("Malformed", `a size of ${this.size} bytes`);
+      }
       this.readOnly = (data.readUInt16BE(10) & TRANSMISSION_FLAG.READ_ONLY) !== 0;
     } else if (item === INFO.DESCRIPTION) {
       this.description = data.toString("utf8", 2);

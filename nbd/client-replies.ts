@@ -192,10 +192,12 @@ function putU64(out: Buffer, value: number, at: number): void {
   out.writeUInt32BE(value % U32, at + 4);
 }
 
+/** Above 2^53 there are whole blocks only, which a number tells exactly. */
 function getU64(data: Buffer, at: number): number {
-  const value = data.readUInt32BE(at) * U32 + data.readUInt32BE(at + 4);
-  if (!Number.isSafeInteger(value)) throw malformed(`a number beyond 2^53`);
-  return value;
+  const low = data.readUInt32BE(at + 4);
+  const value = data.readUInt32BE(at) * U32 + low;
+  if (Number.isSafeInteger(value) || low % 4096 === 0) return value;
+  throw malformed(`${value} is a number beyond 2^53`);
 }
 
 const malformed = (what: string): DssError => new DssError("Malformed", `NBD server: ${what}`);

@@ -103,9 +103,14 @@ export class Supervisor implements ExportDirectory {
       throw new DssError("NotFound", `export ${name} is not offered here`);
     }
     if (this.lost !== undefined) throw this.lost;
+    await this.refresh();
+    return this.image;
+  }
+
+  /** Looks whether the volume has grown. */
+  async refresh(): Promise<void> {
     const facts = await this.freshFacts();
     if (facts !== undefined) this.image.describe(facts);
-    return this.image;
   }
 
   async close(): Promise<void> {

@@ -95,7 +95,9 @@ export class VolumeDirectory implements ExportDirectory {
   private async openNew(name: string): Promise<VolumeImage> {
     const { mds, clock, readOnly, lock } = this.options;
     const locking = readOnly ? {} : lock;
-    const answer = await this.ask({ op: "volumeOpen", name, write: !readOnly, ...locking });
+    const current = await this.nameInLine(name);
+    const request = { op: "volumeOpen", name: current, write: !readOnly } as const;
+    const answer = await this.ask({ ...request, ...locking });
     const { volume, minEpoch = 0 } = answer;
     if (volume === undefined) {
       throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
@@ -113,8 +115,16 @@ export class VolumeDirectory implements ExportDirectory {
     return image;
   }
 
+  /** What the volume is called by now that an earlier server of this line has opened as `name`. */
+  private async nameInLine(name: string): Promise<string> {
+    const { lock } = this.options;
+    if (lock?.continues !== true || lock.holder === undefined) return name;
+    const { volumes = [] } = await this.ask({ op: "volumeList" });
+    return volumes.find(({ writer }) => writer.holder === lock.holder)?.name ?? name;
+  }
+
   async close(image: BlockImage): Promise<void> {
-    if (this.held.get(image.name) === image) return;
+    if ([...this.held.values()].some((held) => held === image)) return; // By whatever name.
     await this.giveBack(image);
   }
 

@@ -99,7 +99,14 @@ export async function runVolumeFile(
   };
   try {
     await supervisor.start();
-    const files = new VolumeFileSystem(supervisor.image, nodePlatform.clock.wallNs());
+    if (!Number.isSafeInteger(supervisor.image.size)) {
+      throw new DssError("FileTooLarge", `${volume} is larger than a file can be`, {
+        hint: "use it by NBD: dss volume serve",
+      });
+    }
+    const files = new VolumeFileSystem(supervisor.image, nodePlatform.clock.wallNs(), () =>
+      supervisor.refresh(),
+    );
     mounted = await mountFileSystem(files, {
       ...{ mountpoint: folder, logger, readOnly, allowOther: false },
       sourceName: `dss:${volume}`,

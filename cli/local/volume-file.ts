@@ -41,6 +41,8 @@ export class VolumeFileSystem implements FileSystem {
   constructor(
     private readonly image: BlockImage,
     nowNs: bigint,
+    /** Looks whether the image has another size. */
+    private readonly refresh: () => Promise<void>,
   ) {
     this.name = Buffer.from(image.name, "utf8");
     this.startedNs = nowNs;
@@ -61,6 +63,7 @@ export class VolumeFileSystem implements FileSystem {
     // Both inodes live as long as the mount.
   }
   async getattr(ino: number): Promise<Entry> {
+    if (ino === FILE) await this.refresh();
     return this.entry(ino);
   }
   /** Times may be set to no effect; a size is the volume's own. */

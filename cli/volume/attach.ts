@@ -1,59 +1,154 @@
 /** `dss volume attach`, `detach`, `attached`: volumes as devices of this machine's kernel. */
 import type { Command } from "commander";
-import { DssError } from "../../cluster/base/errors.js";
-import { examples, withJson, zookeeperOf } from "../options.js";
-import { printJson, printLine, printTable } from "../output.js";
-import { infoOf, inSession } from "./session.js";
+import { DssError, describeError } from "../../cluster/base/errors.js";
+import type { Attachment } from "../local/attachments.js";
+import type { TableEntry } from "../local/attachment-table.js";
+import { UsageError } from "../failure.js";
+import { checkEndpoints, examples, withJson, zookeeperOf } from "../options.js";
+import { note, printJson, printLine, printTable } from "../output.js";
+import { infoOf, inSession, withAdvice } from "./session.js";
+
+interface AttachFlags {
+  all?: boolean;
+  force?: boolean;
+  json?: boolean;
+  loop?: boolean;
+  readOnly?: boolean;
+  save?: boolean;
+  table?: string;
+}
 
 export function registerAttach(parent: Command): void {
   const attach = withJson(
     parent
       .command("attach")
       .description("attach a volume to this machine's kernel; prints the device")
-      .argument("<name>", "name of the volume")
-      .argument("[device]", "such as /dev/nbd0 (the first that is free)")
-      .option("--read-only", "refuse writes"),
+      .argument("[name]", "name of the volume")
+      .argument("[device]", "such as /dev/nbd0 or /dev/loop0 (the first that is free)")
+      .option("--read-only", "refuse writes; takes no lock, so there may be any number")
+      .option("--force", "take the volume from its owner, who is fenced first")
+      .option("--loop", "as a loop device over a file, where the kernel has no nbd")
+      .option("--save", "also enter it into the table, for --all")
+      .option("--all", "attach every volume of the table that is not attached")
+      .option("--table <file>", "the table (/etc/dss/attachments)"),
   );
   attach.action(
-    async (
-      name: string,
-      device: string | undefined,
-      options: { readOnly?: boolean; json?: boolean },
-    ) => {
-      const local = await import("../local/attachments.js");
-      local.requireKernelNbd(name);
-      await inSession(attach, (mds) => infoOf(mds, name));
-      const attachment = await local.attach({
+    async (name: string | undefined, device: string | undefined, flags: AttachFlags) => {
+      if (flags.all === true) {
+        if (name !== undefined) throw new UsageError("--all takes no name", "the table has them");
+        await attachAll(attach, flags);
+        return;
+      }
+      if (name === undefined) throw new UsageError("which volume?", "name it, or give --all");
+      const entry: TableEntry = {
         volume: name,
-        zookeeper: zookeeperOf(attach),
-        readOnly: options.readOnly === true,
+        readOnly: flags.readOnly === true,
+        kind: flags.loop === true ? "loop" : "nbd",
         ...(device !== undefined && { device }),
-      });
-      if (options.json === true) printJson(attachment);
+      };
+      const attachment = await attachOne(attach, entry, flags.force === true);
+      if (flags.save === true) {
+        const { changeTable, tablePath } = await import("../local/attachment-table.js");
+        changeTable(flags.table ?? tablePath(), name, entry);
+      }
+      if (flags.json === true) printJson(attachment);
       else printLine(attachment.device);
     },
   );
-  examples(attach, "dss volume attach mydevice", "dss volume attach mydevice /dev/nbd0");
+  examples(
+    attach,
+    "dss volume attach mydevice",
+    "dss volume attach mydevice /dev/nbd0 --save",
+    "dss volume attach --loop mydevice",
+    "dss volume attach --all",
+  );
+}
+
+async function attachOne(command: Command, entry: TableEntry, force: boolean): Promise<Attachment> {
+  const [local, { requireKernelNbd }] = await Promise.all([
+    import("../local/attachments.js"),
+    import("../local/kernel-nbd.js"),
+  ]);
+  const { volume, kind, readOnly, device } = entry;
+  if (kind === "nbd") requireKernelNbd(volume);
+  const zookeeper =
+    entry.zookeeper === undefined
+      ? zookeeperOf(command)
+      : checkEndpoints(entry.zookeeper, `the table's line of ${volume}`);
+  if (entry.zookeeper === undefined) await inSession(command, (mds) => infoOf(mds, volume));
+  return await local
+    .attach({
+      ...{ volume, zookeeper, kind, readOnly, force },
+      ...(device !== undefined && { device }),
+    })
+    .catch((error: unknown) => {
+      throw withAdvice(error);
+    });
+}
+
+/** One that fails does not keep the others from being attached. */
+async function attachAll(command: Command, flags: AttachFlags): Promise<void> {
+  const [{ readTable, tablePath }, { allAttachments, isServing }] = await Promise.all([
+    import("../local/attachment-table.js"),
+    import("../local/attachments.js"),
+  ]);
+  const path = flags.table ?? tablePath();
+  const attached = allAttachments().filter(isServing);
+  const done: Attachment[] = [];
+  const failed: string[] = [];
+  for (const entry of readTable(path)) {
+    const known = attached.find((each) => each.volume === entry.volume);
+    try {
+      done.push(known ?? (await attachOne(command, entry, flags.force === true)));
+    } catch (error) {
+      failed.push(entry.volume);
+      note(`${entry.volume}: ${describeError(error)}`);
+    }
+  }
+  if (flags.json === true) printJson(done);
+  else for (const { volume, device } of done) printLine(`${volume} ${device}`);
+  if (failed.length === 0) return;
+  throw new DssError("Unreachable", `not attached: ${failed.join(", ")}`, {
+    hint: `the reasons are above; the table is ${path}`,
+  });
+}
+
+interface DetachFlags {
+  all?: boolean;
+  forget?: boolean;
+  table?: string;
 }
 
 export function registerDetach(parent: Command): void {
   const detach = parent
     .command("detach")
     .description("write everything back and detach a volume from this machine's kernel")
-    .argument("<name|device>", "volume or device");
-  detach.action(async (which: string) => {
+    .argument("[name|device]", "volume or device")
+    .option("--all", "every volume that is attached here")
+    .option("--forget", "also take it out of the table")
+    .option("--table <file>", "the table (/etc/dss/attachments)");
+  detach.action(async (which: string | undefined, flags: DetachFlags) => {
+    if ((which === undefined) === (flags.all !== true)) {
+      throw new UsageError("which volume?", "name it or its device, or give --all");
+    }
     const local = await import("../local/attachments.js");
-    const all = local.allAttachments();
-    const found = all.find((each) => each.volume === which || each.device === which);
-    if (found === undefined) {
+    const found = local
+      .allAttachments()
+      .filter((each) => flags.all === true || each.volume === which || each.device === which);
+    if (found.length === 0 && which !== undefined) {
       throw new DssError("NotFound", `${which} is not attached here`, {
         hint: "see dss volume attached",
       });
     }
-    await local.detach(found);
-    printLine(`detached ${found.volume} from ${found.device}`);
+    for (const each of found) {
+      await local.detach(each);
+      printLine(`detached ${each.volume} from ${each.device}`);
+      if (flags.forget !== true) continue;
+      const { changeTable, tablePath } = await import("../local/attachment-table.js");
+      changeTable(flags.table ?? tablePath(), each.volume, undefined);
+    }
   });
-  examples(detach, "dss volume detach mydevice", "dss volume detach /dev/nbd0");
+  examples(detach, "dss volume detach mydevice", "dss volume detach /dev/nbd0 --forget");
 }
 
 export function registerAttached(parent: Command): void {
@@ -66,9 +161,10 @@ export function registerAttached(parent: Command): void {
     const rows = allAttachments().map((each) => ({
       volume: each.volume,
       device: each.device,
+      kind: each.kind,
       readOnly: each.readOnly,
       serving: isServing(each),
-      pid: isServing(each) ? each.server.pid : null,
+      pid: isServing(each) ? each.supervisor.pid : null,
       log: each.log,
     }));
     if (options.json === true) {
@@ -79,7 +175,7 @@ export function registerAttached(parent: Command): void {
       row.volume,
       row.device,
       row.readOnly ? "read-only" : "read-write",
-      row.serving ? "serving" : "server gone",
+      row.serving ? "serving" : "supervisor gone: attach it again, or detach it",
     ]);
     printTable(["VOLUME", "DEVICE", "ACCESS", "STATE"], cells);
   });

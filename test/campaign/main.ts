@@ -151,6 +151,26 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "guest-root",
+    about: "a machine on a volume as its root, while servers and OSDs are killed; then fsck",
+    steps: 4,
+    stepSeconds: 180,
+    step: (number) => ({
+      program: "test/campaign/guest-root.js",
+      env: { GUEST_ROOT_SEED: String(number) },
+    }),
+  },
+  {
+    name: "attach",
+    about: "a supervised server is killed 10 times under fio; loop device and takeover: 5 rounds",
+    steps: 10,
+    stepSeconds: 90,
+    step: (number) =>
+      number % 2 === 1
+        ? { program: "test/integration/nbd/supervisor.test.js", env: { DSS_SERVER_DEATHS: "10" } }
+        : { program: "test/integration/nbd/attach.test.js" },
+  },
+  {
     name: "bit-flips",
     about: "200 random bits flip in data, index and log of one OSD at a time: 10 clusters",
     steps: 10,

@@ -110,6 +110,8 @@ export class ClusterWorld {
     this.config = simulatedConfig(this.random.fork(), {
       "pool.pgs": 4,
       "mds.sessionLeaseMs": 10_000,
+      // Most scenarios write objects of files that were never made.
+      "mds.leftoversIntervalMs": 0,
       ...options.settings,
     });
     for (let id = 0; id < options.osds; id++) this.addDisk(id);

@@ -116,6 +116,7 @@ class FilesScenario extends ScenarioBase {
           "mds.sessionLeaseMs": [3_000, 4_000, 6_000][options.seed % 3]!,
           zkSessionMs: [2_000, 3_000, 5_000][options.seed % 3]!,
           "client.requestDeadlineMs": 120_000,
+          "mds.leftoversIntervalMs": [2_000, 10_000, 60_000][options.seed % 3]!,
         },
         ...(options.logger === undefined ? {} : { logger: options.logger }),
       }),

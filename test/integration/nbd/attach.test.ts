@@ -2,8 +2,10 @@
  * Volumes of a real cluster whose server dies: under supervision clients go on, and after a
  * takeover by force they do not.
  */
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { Prng } from "../../../cluster/base/prng.js";
 import { startCluster } from "../../support/cluster.js";
 import { NbdClient } from "../../support/nbd-client.js";
 import { run, succeed, type Program } from "../../support/process.js";
@@ -60,4 +62,70 @@ t.test("a supervised server is killed under fio, and nobody sees an error", asyn
   t.match(supervisor.stderr, /the volume is lost: ending its export/);
   t.match(supervisor.stderr, /dss: kept is lost/);
   t.equal(await cluster.ok(["volume", "read", "kept", "0", "4"]), "DDDD");
+});
+
+t.test("a volume as a loop device keeps ext4 while its server dies", async (t) => {
+  await cluster.ok(["volume", "create", "loop", "64M"]);
+  const table = join(folder, "attachments");
+  const attached = async () =>
+    await cluster.json<{ volume: string; device: string; serving: boolean; pid: number }[]>([
+      "volume",
+      "attached",
+    ]);
+  const attach = ["volume", "attach", "--loop", "loop", "--save", "--table", table];
+  const device = (await cluster.ok(attach, { withinMs: 90_000 })).trim();
+  t.teardown(() => cluster.dss(["volume", "detach", "--all"], { withinMs: 90_000 }));
+  t.match(device, /^\/dev\/loop\d+$/);
+  t.match(await attached(), [{ volume: "loop", device, serving: true }]);
+  t.match((await cluster.dss(attach)).stderr, /loop is attached as \/dev\/loop/);
+
+  const source = join(folder, "source");
+  writeFileSync(source, new Prng(11).bytes(16 * 2 ** 20));
+  const mountpoint = join(folder, "ext4");
+  mkdirSync(mountpoint);
+  await succeed(t, "mkfs.ext4", ["-q", "-F", device], { withinMs: 90_000 });
+  await succeed(t, "mount", [device, mountpoint]);
+  t.teardown(() => run(t, "umount", ["-l", mountpoint]).catch(() => undefined));
+  const busy = await cluster.dss(["volume", "detach", "loop"]);
+  t.match(busy.stderr, /is mounted at .*umount/s);
+  // Twice: each time in the middle of a copy that ends with a sync.
+  const log = join(cluster.data, "run/volumes");
+  const serverPid = async (count: number): Promise<number> =>
+    await waitFor(
+      "the server",
+      () => {
+        const text = readdirSync(log)
+          .filter((name) => name.endsWith(".log"))
+          .map((name) => readFileSync(join(log, name), "utf8"))
+          .join("");
+        return [...text.matchAll(ANSWERS)].map(([, pid]) => Number(pid))[count];
+      },
+      { withinMs: 60_000 },
+    );
+  for (let death = 0; death < 2; death++) {
+    const target = join(mountpoint, `copy${death}`);
+    const copying = succeed(t, "sh", ["-c", 'cp "$0" "$1" && sync', source, target], {
+      withinMs: 120_000,
+    }).catch((error: unknown) => t.fail(String(error)));
+    await cluster.kill([await serverPid(death)]);
+    await copying;
+    await serverPid(death + 1);
+    if (death === 0) await run(t, "rm", [target]);
+  }
+  await succeed(t, "fstrim", [mountpoint], { withinMs: 60_000 });
+  await succeed(t, "umount", [mountpoint], { withinMs: 60_000 });
+  await cluster.ok(["volume", "detach", device], { withinMs: 90_000 });
+  t.same(await attached(), []);
+
+  // Restored from the table, on whatever device, with everything that was written.
+  const again = await cluster.ok(["volume", "attach", "--all", "--table", table], {
+    withinMs: 90_000,
+  });
+  const [, second] = /^loop (\/dev\/loop\d+)$/m.exec(again) ?? [];
+  await succeed(t, "e2fsck", ["-n", "-f", second!], { withinMs: 60_000 });
+  await succeed(t, "mount", ["-o", "ro", second!, mountpoint]);
+  await succeed(t, "cmp", [source, join(mountpoint, "copy1")], { withinMs: 60_000 });
+  await succeed(t, "umount", [mountpoint]);
+  await cluster.ok(["volume", "detach", "loop", "--forget", "--table", table]);
+  t.notMatch(readFileSync(table, "utf8"), /^loop/m);
 });

@@ -12,7 +12,7 @@ import { startCluster, type Cluster } from "../../support/cluster.js";
 import { makeCertificates } from "../../support/certificates.js";
 import { ext4InGuest } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
-import { tempFolder, type Teardown } from "../../support/temp.js";
+import { tempFolder, waitFor, type Teardown } from "../../support/temp.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
@@ -188,6 +188,33 @@ t.test("fio verifies random writes with many in flight", async (t) => {
   await server.stop();
 });
 
+t.test("a volume of 1 TiB takes the space of what is written, and gives it back", async (t) => {
+  interface Usage {
+    osds: { used: number }[];
+  }
+  const used = async (): Promise<number> => {
+    const { osds } = await cluster.json<Usage>(["status"]);
+    return osds.reduce((sum, osd) => sum + osd.used, 0);
+  };
+  await create("huge", "1T");
+  const before = await used();
+  const { server, uri } = await serve("huge");
+  const places = Array.from({ length: 10 }, (_, i) => `${i * 100}G`);
+  const io = async (command: (at: string) => string): Promise<void> => {
+    const commands = places.flatMap((at) => ["-c", command(at)]);
+    await succeed(t, "qemu-io", ["-f", "raw", "-d", "unmap", ...commands, uri]);
+  };
+  await io((at) => `write -P 0x5a ${at} 1M`);
+  const taken = (await used()) - before;
+  t.ok(taken >= 30 * MIB, `${taken / MIB} MiB on three replicas`);
+  t.ok(taken <= 50 * MIB, `10 MiB take ${taken / MIB} MiB on three replicas`);
+  await io((at) => `discard ${at} 1M`);
+  const freed = async (): Promise<true | undefined> =>
+    (await used()) - before < 2 * MIB ? true : undefined;
+  t.ok(await waitFor("the space is given back", freed));
+  await server.stop();
+});
+
 t.test("a volume has one writer at a time, whose name the second one is told", async (t) => {
   await create("single", "16M");
   const owner = await serve("single");
@@ -248,7 +275,7 @@ t.test("a server without names offers every volume over TCP", async (t) => {
   const server = cluster.start(["volume", "serve", "--listen", "127.0.0.1:0"]);
   const [, uri] = await server.output(URI);
   const names = (await nbdinfo(t, "--list", "--json", uri!)).map((each) => each["export-name"]);
-  t.same([...names].sort(), ["copy", "fio", "heir", "info", "lasting", "qemu", "single"]);
+  t.same([...names].sort(), ["copy", "fio", "heir", "huge", "info", "lasting", "qemu", "single"]);
   const missing = await run(t, "nbdinfo", [`${uri!}nope`]);
   t.not(missing.code, 0);
   await server.stop();
@@ -267,21 +294,41 @@ t.test("attach says what to do on a machine whose kernel has no nbd", async (t) 
   t.match(stderr, /no nbd module.*dss volume serve single/s);
 });
 
-t.test("a Linux kernel keeps ext4 on a volume", { timeout: 200_000 }, async (t) => {
-  await create("ext4", "128M");
-  const server = cluster.start(["volume", "serve", "ext4", "--listen", "127.0.0.1:0"]);
-  const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
-  const { code, results, console } = await ext4InGuest(t, Number(port), "ext4");
-  t.equal(code, 0, console);
-  for (const [name, value] of Object.entries({
-    size: String((128 * MIB) / 512),
-    large: "same",
-    busybox: "same",
-    fstrim: "done",
-    fsck: "clean",
-    done: "yes",
-  })) {
-    t.equal(results.get(name), value, name);
-  }
-  await server.stop();
-});
+t.test(
+  "a Linux kernel keeps ext4 on a volume whose server dies",
+  { timeout: 260_000 },
+  async (t) => {
+    await create("ext4", "128M");
+    const args = ["volume", "serve", "ext4", "--supervise", "--listen", "127.0.0.1:0"];
+    const server = cluster.start(args);
+    const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
+    const killed: string[] = [];
+    const onStep = async (step: string): Promise<void> => {
+      killed.push(step);
+      if (step === "growing") {
+        await cluster.ok(["volume", "resize", "ext4", "192M"]);
+        return;
+      }
+      const answers = [...server.stderr.matchAll(/"pid":(\d+),"size":\d+,"resent"/g)];
+      const pid = Number(answers.at(-1)![1]);
+      if (existsSync(`/proc/${pid}`)) await cluster.kill([pid]);
+    };
+    const options = { grows: true, onStep };
+    const { code, results, console } = await ext4InGuest(t, Number(port), "ext4", options);
+    t.same(killed, ["writing", "copying", "reading", "growing"]);
+    t.equal(code, 0, console);
+    for (const [name, value] of Object.entries({
+      size: String((128 * MIB) / 512),
+      large: "same",
+      busybox: "same",
+      fstrim: "done",
+      grown: String((192 * MIB) / 512),
+      after: "same",
+      fsck: "clean",
+      done: "yes",
+    })) {
+      t.equal(results.get(name), value, name);
+    }
+    await server.stop();
+  },
+);
