@@ -978,7 +978,9 @@ export class MdsLeader {
   ): Plan {
     // It may have waited while its session was evicted.
     if (session.evicting !== undefined) throw new DssError("NoSession", "the session is over");
-    return repeated ? this.namespace.again(access, call.request) : this.plan(access, call);
+    // To open again what is open changes nothing, and the client needs the record.
+    const again = repeated && call.request.op !== "volumeOpen";
+    return again ? this.namespace.again(access, call.request) : this.plan(access, call);
   }
 
   private finished(session: LiveSession, call: MdsCall, plan: Plan, seq: number): void {

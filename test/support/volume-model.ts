@@ -5,33 +5,31 @@
  * and what is called a hole must be zeros there. Other tests add operations of their own to
  * `VolumeModel.operations`.
  */
-import { hostname } from "node:os";
-import { silentLogger } from "../../cluster/base/log.js";
 import { Prng } from "../../cluster/base/prng.js";
-import { loadConfig } from "../../cluster/config/load.js";
-import { nodePlatform } from "../../cluster/platform/node.js";
 import { contentOf } from "../../cli/volume/export.js";
 import { dataRuns } from "../../cli/volume/transfer.js";
-import { connectCluster, type ClusterSession } from "../../mds/client/cluster-session.js";
 import type { Answer, Request, Volume } from "../../mds/proto.js";
 import type { BlockImage } from "../../nbd/block-image.js";
-import { VolumeDirectory } from "../../nbd/volume-directory.js";
-import { Objecter } from "../../osd/client/objecter.js";
-import type { Cluster } from "./cluster.js";
-import { waitFor } from "./temp.js";
+import type { VolumeDirectory, VolumeSession } from "../../nbd/volume-directory.js";
 
 const KIB = 1024;
 const BLOCK = 4 * KIB;
 const VOLUMES_MAX = 4;
-const SIZE_MAX = 6 * 1024 * KIB;
-const REQUEST_MAX = 200 * KIB;
 /** Requests of one burst; they may overlap and take effect in their order. */
 const BURST_MAX = 8;
-const LAYOUTS = [
-  {},
-  { objectSize: 256 * KIB },
-  { objectSize: 256 * KIB, stripeUnit: 16 * KIB, stripeCount: 3 },
-];
+const LOOK_MS = 20;
+
+export interface ModelOptions {
+  mds: VolumeSession;
+  directory: VolumeDirectory;
+  seed: number;
+  /** Bytes. */
+  sizeMax: number;
+  requestMax: number;
+  /** The smallest; there are larger ones too. */
+  objectSize: number;
+  pause(ms: number): Promise<void>;
+}
 
 export interface ModelVolume {
   name: string;
@@ -61,44 +59,28 @@ export class VolumeModel {
   };
   private names = 0;
 
-  private constructor(
-    readonly session: ClusterSession,
-    readonly directory: VolumeDirectory,
-    readonly seed: number,
-  ) {
-    this.random = new Prng(seed);
-  }
+  readonly seed: number;
+  private readonly mds: VolumeSession;
+  private readonly directory: VolumeDirectory;
 
-  static async open(cluster: Cluster, seed: number): Promise<VolumeModel> {
-    const { zookeeper } = await cluster.status();
-    const config = loadConfig();
-    const session = await connectCluster({
-      ...{ platform: nodePlatform, zookeeper, config, logger: silentLogger },
-      ...{ type: "library", instance: "", host: hostname(), detail: "volume model" },
-    });
-    const { clock, random } = nodePlatform;
-    const { messenger, maps, mds } = session;
-    const directory = new VolumeDirectory({
-      ...{ mds, clock, names: [], readOnly: false },
-      onLost: (error) => {
-        throw error;
-      },
-      accessAs: (id) =>
-        new Objecter({
-          ...{ messenger, maps, clock, random, logger: silentLogger, client: () => id },
-        }),
-    });
-    return new VolumeModel(session, directory, seed);
+  constructor(private readonly options: ModelOptions) {
+    this.random = new Prng(options.seed);
+    const { mds, directory, seed } = options;
+    this.mds = mds;
+    this.directory = directory;
+    this.seed = seed;
   }
 
   async close(): Promise<void> {
     for (const { image } of this.volumes) await this.directory.close(image);
-    this.directory.shutDown();
-    await this.session.close();
+    this.volumes.length = 0;
   }
 
   /** Runs about so many operations. */
-  async run(count: number, between: (done: number) => Promise<void>): Promise<void> {
+  async run(
+    count: number,
+    between: (done: number) => Promise<void> = () => Promise.resolve(),
+  ): Promise<void> {
     const names = Object.keys(this.operations);
     const total = names.reduce((sum, name) => sum + this.operations[name]!.weight, 0);
     for (let done = 0; done < count;) {
@@ -161,8 +143,8 @@ export class VolumeModel {
   }
 
   async read({ name, image, bytes }: ModelVolume, offset: number, length: number): Promise<void> {
-    for (let at = offset; at < offset + length; at += REQUEST_MAX * 4) {
-      const count = Math.min(REQUEST_MAX * 4, offset + length - at);
+    for (let at = offset; at < offset + length; at += this.options.requestMax * 4) {
+      const count = Math.min(this.options.requestMax * 4, offset + length - at);
       const found = Buffer.concat(await image.read(at, count));
       same(found, bytes.subarray(at, at + count), `${name} from ${at}`);
     }
@@ -189,8 +171,8 @@ export class VolumeModel {
   ): Promise<ModelVolume | undefined> {
     if (this.volumes.length >= VOLUMES_MAX) return undefined;
     const name = `model-${this.seed}-${this.names++}`;
-    const actor = { uid: 0, gid: 0, timeNs: nodePlatform.clock.wallNs() };
-    const layout = this.random.pick(LAYOUTS);
+    const actor = { uid: 0, gid: 0, timeNs: 1n };
+    const layout = this.random.pick(this.layouts());
     await this.ask({ op: "volumeCreate", name, size, pool: "data", ...layout, actor });
     const volume = { name, bytes, image: await this.directory.open(name) };
     this.volumes.push(volume);
@@ -211,22 +193,23 @@ export class VolumeModel {
     volume.name = newName;
   }
   private async grow(volume: ModelVolume): Promise<void> {
-    const size = Math.min(SIZE_MAX, volume.bytes.length + this.random.int(1, 200) * BLOCK);
+    const size = Math.min(
+      this.options.sizeMax,
+      volume.bytes.length + this.random.int(1, 200) * BLOCK,
+    );
     await this.ask({ op: "volumeResize", name: volume.name, size, shrink: false });
     const grown = Buffer.alloc(size);
     volume.bytes.copy(grown);
     volume.bytes = grown;
-    await waitFor("the open image to hear of it", () => volume.image.size === size, {
-      withinMs: 30_000,
-    });
+    // Its server is told, or asks when it has lost its connection.
+    while (volume.image.size !== size) await this.options.pause(LOOK_MS);
   }
   private async shrink(volume: ModelVolume): Promise<void> {
     const { name } = volume;
     const size = this.random.int(1, volume.bytes.length / BLOCK) * BLOCK;
     await this.directory.close(volume.image);
     await this.ask({ op: "volumeResize", name, size, shrink: true });
-    const isDone = async (): Promise<boolean> => (await this.info(name)).shrinkTo === 0;
-    await waitFor("the end of the deletes", isDone, { withinMs: 120_000, everyMs: 20 });
+    while ((await this.info(name)).shrinkTo > 0) await this.options.pause(LOOK_MS);
     volume.bytes = Buffer.from(volume.bytes.subarray(0, size));
     volume.image = await this.directory.open(name);
   }
@@ -246,18 +229,27 @@ export class VolumeModel {
     await this.read(target, 0, target.bytes.length);
   }
 
+  private layouts() {
+    const { objectSize } = this.options;
+    return [
+      { objectSize },
+      { objectSize: objectSize * 4 },
+      { objectSize, stripeUnit: objectSize / 16, stripeCount: 3 },
+    ];
+  }
+
   // ---- Choices ---------------------------------------------------------------------------------
 
   any(): ModelVolume {
     return this.random.pick(this.volumes);
   }
   private anySize(): number {
-    return this.random.int(1, SIZE_MAX / BLOCK) * BLOCK;
+    return this.random.int(1, this.options.sizeMax / BLOCK) * BLOCK;
   }
   /** Any alignment; now and then a whole object or more. */
   private range({ bytes }: { bytes: Buffer }): [offset: number, length: number] {
     const { random } = this;
-    const most = random.chance(0.1) ? bytes.length : REQUEST_MAX;
+    const most = random.chance(0.1) ? bytes.length : this.options.requestMax;
     let length = random.int(1, Math.min(most, bytes.length));
     let offset = random.int(0, bytes.length - length);
     if (random.chance(0.4)) {
@@ -274,7 +266,7 @@ export class VolumeModel {
     return (await this.ask({ op: "volumeInfo", name })).volume!;
   }
   private async ask(request: Request): Promise<Answer> {
-    return (await this.session.mds.call(request, { wait: "safe" })).answer;
+    return (await this.mds.call(request, { wait: "safe" })).answer;
   }
 }
 
@@ -283,33 +275,4 @@ function same(found: Buffer, wanted: Buffer, what: string): void {
   let at = 0;
   while (found[at] === wanted[at]) at++;
   throw new Error(`${what}: byte ${at} is ${found[at]}, expected ${wanted[at]}`);
-}
-
-/** Kills an OSD now and then and starts it again later; never two at a time. */
-export class OsdKiller {
-  private dead = false;
-  private next: number;
-  kills = 0;
-
-  constructor(
-    private readonly cluster: Cluster,
-    private readonly random: Prng,
-    private readonly every: number,
-  ) {
-    this.next = Math.ceil(every / 4);
-  }
-
-  async at(done: number): Promise<void> {
-    if (done < this.next) return;
-    this.next = done + Math.ceil(this.every / 2);
-    if (this.dead) {
-      await this.cluster.up();
-      await this.cluster.healthy();
-    } else {
-      const osds = await this.cluster.processes("osd");
-      await this.cluster.kill([this.random.pick(osds).pid]);
-      this.kills++;
-    }
-    this.dead = !this.dead;
-  }
 }
