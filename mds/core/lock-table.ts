@@ -69,7 +69,7 @@ export class LockTable {
    * request under that number, unless it waits already.
    */
   lock(request: LockRequest, waiter: number, woken: Woken[]): LockOutcome {
-    const file = this.fileOf(request.kind, request.ino);
+    let file = this.fileOf(request.kind, request.ino);
     const known = this.waiting.get(request.session)?.get(waiter);
     if (known !== undefined) return "queued";
     const { session, kind } = request;
@@ -78,7 +78,10 @@ export class LockTable {
       const held = file.owners.get(ownerKey(request))?.ranges[0];
       if (held?.mode === request.mode) return "granted";
       // As in Linux a conversion first gives up what was held; two that both convert do not hang.
-      if (held !== undefined) this.take(file, request, undefined, woken);
+      if (held !== undefined) {
+        this.take(file, request, undefined, woken);
+        file = this.fileOf(kind, request.ino); // It may have been the last to know the file.
+      }
     }
     if (!this.conflicts(file, request)) {
       this.take(file, request, request.mode, woken);

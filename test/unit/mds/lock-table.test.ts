@@ -175,6 +175,16 @@ t.test("flock: one lock a file, converted by giving it up first", (t) => {
   t.end();
 });
 
+t.test("flock: a conversion by the only holder holds", (t) => {
+  const desk = new Desk();
+  desk.flock(A, "exclusive");
+  t.equal(desk.flock(A, "shared"), "granted");
+  t.equal(desk.flock(B, "exclusive"), "conflict");
+  t.equal(desk.flock(A, "exclusive"), "granted");
+  t.equal(desk.flock(B, "shared"), "conflict");
+  t.end();
+});
+
 t.test("the end of a session frees its locks and ends its waits", (t) => {
   const desk = new Desk();
   desk.lock(A, 0, 9);
