@@ -410,7 +410,7 @@ export class NbdConnection {
     }
   }
 
-  /** How long the volume's limits say to wait. What has begun to arrive holds memory: it goes on. */
+  /** What the volume's limits say to wait. What has begun to arrive holds memory: it goes on. */
   private limitDelayMs(): number {
     const { image, meter } = this.share!;
     if (image.limits === undefined || this.stopping || this.prepaid > 0) return 0;

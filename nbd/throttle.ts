@@ -1,5 +1,5 @@
 /**
- * Limits of one export: a token bucket for operations and one for bytes, which hold a second's worth.
+ * Limits of one export: a token bucket for operations and one for bytes, each of a second's worth.
  * A request begins when neither is overdrawn and may overdraw them, so that one that is larger than
  * a bucket is only late, and later ones pay for it. Pure but for the clock that it is given.
  */

@@ -1,7 +1,7 @@
 /**
  * Bytes between volumes and files in order, many requests at a time: what export and import share.
- * How far a transfer came is noted beside its file (`FILE.dss-progress`), after the bytes up to there
- * are on the disk, so that it can go on later.
+ * How far a transfer came is noted beside its file (`FILE.dss-progress`), after the bytes up to
+ * there are on the disk, so that it can go on later.
  */
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { z } from "zod";

@@ -1,6 +1,7 @@
 /**
  * Volumes against a model in memory (test/support/volume-model.ts) while OSDs are killed. The
- * campaign `volume-model` runs it longer: DSS_MODEL_OPERATIONS, DSS_MODEL_SEED, DSS_MODEL_KILL_EVERY.
+ * campaign `volume-model` runs it longer, by DSS_MODEL_OPERATIONS, DSS_MODEL_SEED and
+ * DSS_MODEL_KILL_EVERY.
  */
 import { hostname } from "node:os";
 import t from "tap";
