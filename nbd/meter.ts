@@ -1,6 +1,6 @@
 /**
  * What an export does: operations, bytes and latencies since the figures were taken last. Latency
- * is the time from the whole request being here to its answer; waiting for a limit is counted apart.
+ * is the time from the whole request being here to its answer; what limits cost is counted apart.
  */
 import { createHistogram, type RecordableHistogram } from "node:perf_hooks";
 import type { Clock } from "../cluster/platform/ports.js";

@@ -354,7 +354,7 @@ function chosenLayout(standard: Layout, chosen: Partial<Omit<Layout, "pool">>): 
     throw new DssError("InvalidArgument", text);
   }
   if (!(stripeCount >= 1 && stripeCount <= STRIPE_COUNT_MAX)) {
-    const text = `stripes over ${stripeCount} objects are not possible: give 1 to ${STRIPE_COUNT_MAX}`;
+    const text = `stripes over ${stripeCount} objects: give 1 to ${STRIPE_COUNT_MAX}`;
     throw new DssError("InvalidArgument", text);
   }
   return { pool: standard.pool, objectSize, stripeUnit, stripeCount };
