@@ -61,7 +61,7 @@ export async function runScenario(
     return await runSnapshotsScenario({ seed, disk, operations: 400, ...log });
   }
   if (scenario === "volumes") {
-    return await runVolumesScenario({ seed, disk, operations: 250, ...log });
+    return await runVolumesScenario({ seed, disk, operations: 400, ...log });
   }
   if (scenario === "files" || isFilesTrouble(scenario)) {
     const trouble = scenario === "files" ? "mixed" : scenario;

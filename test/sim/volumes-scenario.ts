@@ -76,7 +76,7 @@ class VolumesScenario extends ScenarioBase {
       ...{ sizeMax: 1_024 * KIB, requestMax: 96 * KIB, objectSize: 64 * KIB },
       pause: (ms) => this.pause(ms),
     });
-    const work = model.run(options.operations, () => this.pause(this.random.float() * 20));
+    const work = model.run(options.operations, () => this.pause(this.random.float() * 500));
     this.guard(this.strike());
     await this.settled(work, WORK_WITHIN_MS, "the work never ended");
     this.isOver = true;
@@ -87,7 +87,7 @@ class VolumesScenario extends ScenarioBase {
     await this.settled(model.verify(), CLEAN_WITHIN_MS, "the volumes could not be read at the end");
     await this.settled(this.purged(client), CLEAN_WITHIN_MS, "deleted data were never freed");
     this.checkReplicas();
-    await this.checkBlocks();
+    await this.settled(this.checkBlocks(), CLEAN_WITHIN_MS, "the copies could not be read");
     assert.ok((model.counts.get("burst") ?? 0) > 0);
     return { simulatedMs: world.clock.now, operations: options.operations, faults: this.faults };
   }

@@ -18,7 +18,7 @@ import { VolumeModel } from "../../support/volume-model.js";
 const KIB = 1024;
 const number = (name: string, standard: number): number => Number(process.env[name] ?? standard);
 const SEED = number("DSS_MODEL_SEED", 1);
-const OPERATIONS = number("DSS_MODEL_OPERATIONS", 400);
+const OPERATIONS = number("DSS_MODEL_OPERATIONS", 300);
 const KILL_EVERY = number("DSS_MODEL_KILL_EVERY", 300);
 
 t.setTimeout(number("TAP_TIMEOUT", 300) * 1_000);
