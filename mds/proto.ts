@@ -337,7 +337,11 @@ export interface Volume {
   ownerClient: ClientId;
   /** When it took the lock; 0n without an owner. */
   ownerSinceNs: bigint;
-  /** Who has had the exclusive lock last, whether or not it has it still. */
+  /**
+   * Who has had the exclusive lock last, whether or not it has it still. Whatever else changes
+   * bytes of a volume that nobody has open for writing (a rollback) must set another one: a line of
+   * servers that goes on would not know.
+   */
   writer: VolumeWriter;
 }
 
