@@ -10,6 +10,7 @@ import { registerImport } from "./volume/import.js";
 import { registerTop } from "./volume/top.js";
 import { registerCreate, registerInfo, registerList, registerRemove } from "./volume/records.js";
 import { registerServe } from "./volume/serve.js";
+import { registerSnapshots } from "./volume/snapshots.js";
 
 export function register(command: Command): void {
   registerCreate(command);
@@ -24,6 +25,7 @@ export function register(command: Command): void {
   registerImport(command);
   registerTop(command);
   registerBenchmark(command);
+  registerSnapshots(command);
   registerRead(command);
   registerWrite(command);
   registerServe(command);
