@@ -982,7 +982,9 @@ export class MdsLeader {
   ): Plan {
     // It may have waited while its session was evicted.
     if (session.evicting !== undefined) throw new DssError("NoSession", "the session is over");
-    return repeated ? this.namespace.again(access, call.request) : this.plan(access, call);
+    // To open again what is open changes nothing, and the client needs the record.
+    const again = repeated && call.request.op !== "volumeOpen";
+    return again ? this.namespace.again(access, call.request) : this.plan(access, call);
   }
 
   private finished(session: LiveSession, call: MdsCall, plan: Plan, seq: number): void {
@@ -1093,6 +1095,10 @@ export class MdsLeader {
         return volumes.open(access, request);
       case "volumeClose":
         return volumes.close(access, request);
+      case "volumeReport":
+        return volumes.report(access, request);
+      case "volumeTop":
+        return volumes.top();
       case "lock":
       case "unlock":
       case "lockTest":

@@ -263,6 +263,9 @@ export type Request =
       continues?: boolean;
     }
   | { op: "volumeClose"; id: number }
+  /** What the volumes in use here did lately; kept in the leader's memory until the next report. */
+  | { op: "volumeReport"; volumes: VolumeActivity[] }
+  | { op: "volumeTop" }
   /**
    * Whoever has the volume open for writing stops first; the answer has the volume with the new
    * snapshot last. Exists when the name is taken.
@@ -376,6 +379,36 @@ export interface VolumeWriter {
   holder: string;
 }
 
+/** Latencies in microseconds. */
+export interface VolumeLatencies {
+  p50Us: number;
+  p99Us: number;
+  maxUs: number;
+}
+/** What one server did for a volume in `spanMs`. */
+export interface VolumeActivity {
+  volume: number;
+  spanMs: number;
+  reads: number;
+  writes: number;
+  others: number;
+  readBytes: number;
+  writeBytes: number;
+  read: VolumeLatencies;
+  write: VolumeLatencies;
+  other: VolumeLatencies;
+  failures: number;
+  /** Milliseconds that connections were held back by the volume's limits. */
+  heldMs: number;
+}
+export interface VolumeTop {
+  name: string;
+  /** The server, for people. */
+  server: string;
+  client: ClientId;
+  activity: VolumeActivity;
+}
+
 /** Deletes of a volume in the background. `done` of `total` are objects or placement groups. */
 export interface VolumePurge {
   volume: number;
@@ -446,6 +479,7 @@ export interface Answer {
   };
   /** volumeList: removed and shrinking volumes whose space is not all free yet. */
   volumePurges?: VolumePurge[];
+  volumeTop?: VolumeTop[];
   /**
    * volumeOpen: object operations under the lock carry at least this epoch, so that fences are
    * seen.

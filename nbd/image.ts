@@ -88,6 +88,9 @@ export class VolumeImage implements BlockImage {
   get size(): number {
     return this.volume.size;
   }
+  get limits(): { operations: number; bytes: number } {
+    return { operations: this.volume.iopsLimit, bytes: this.volume.bandwidthLimit };
+  }
   /** A number tells every byte below 2^53 and every block up to 2^65. */
   get blockSize(): BlockImage["blockSize"] {
     return Number.isSafeInteger(this.size) ? BYTES : BLOCKS;

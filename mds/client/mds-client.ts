@@ -187,6 +187,8 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "inoRange",
   "volumeList",
   "volumeInfo",
+  "volumeReport",
+  "volumeTop",
 ]);
 
 function evictedError(cause?: DssError): DssError {

@@ -11,7 +11,9 @@ import {
   type Layout,
   type Request,
   type Volume,
+  type VolumeActivity,
   type VolumePurge,
+  type VolumeTop,
 } from "../proto.js";
 import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
@@ -51,6 +53,9 @@ export function volumeKey(id: number): number {
 type Of<Op extends Request["op"]> = Extract<Request, { op: Op }>;
 
 export class Volumes {
+  /** The newest of every server; not journaled, because the next ones come within a second. */
+  private readonly reports = new Map<ClientId, readonly VolumeActivity[]>();
+
   constructor(
     private readonly metadata: Metadata,
     private readonly options: {
@@ -275,6 +280,27 @@ export class Volumes {
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY] };
   }
 
+  report(access: Access, { volumes }: Of<"volumeReport">): Plan {
+    for (const client of this.reports.keys()) {
+      if (this.metadata.session(client) === undefined) this.reports.delete(client);
+    }
+    this.reports.set(access.session, volumes);
+    return emptyPlan();
+  }
+  top(): Plan {
+    const volumeTop: VolumeTop[] = [];
+    for (const [client, volumes] of this.reports) {
+      const session = this.metadata.session(client);
+      if (session === undefined) continue;
+      const server = describeSession(session);
+      for (const activity of volumes) {
+        const name = this.metadata.volume(activity.volume)?.name;
+        if (name !== undefined) volumeTop.push({ name, server, client, activity });
+      }
+    }
+    return { ...emptyPlan(), answer: { volumeTop } };
+  }
+
   /** For the journal and for all who have the volume open. */
   change(changed: VolumeRecord, draft = new Draft(this.metadata)): Plan {
     const volume = { ...changed, revision: changed.revision + 1 };
@@ -394,7 +420,7 @@ function chosenLayout(standard: Layout, chosen: Partial<Omit<Layout, "pool">>): 
     throw new DssError("InvalidArgument", text);
   }
   if (!(stripeCount >= 1 && stripeCount <= STRIPE_COUNT_MAX)) {
-    const text = `stripes over ${stripeCount} objects are not possible: give 1 to ${STRIPE_COUNT_MAX}`;
+    const text = `stripes over ${stripeCount} objects: give 1 to ${STRIPE_COUNT_MAX}`;
     throw new DssError("InvalidArgument", text);
   }
   return { pool: standard.pool, objectSize, stripeUnit, stripeCount };
