@@ -1,5 +1,6 @@
 /** `dss volume attach`, `detach`, `attached`: volumes as devices of this machine's kernel. */
 import type { Command } from "commander";
+import { existsSync } from "node:fs";
 import { DssError, describeError } from "../../cluster/base/errors.js";
 import type { Attachment } from "../local/attachments.js";
 import type { TableEntry } from "../local/attachment-table.js";
@@ -93,10 +94,15 @@ async function attachAll(command: Command, flags: AttachFlags): Promise<void> {
     import("../local/attachments.js"),
   ]);
   const path = flags.table ?? tablePath();
+  if (flags.table !== undefined && !existsSync(path)) {
+    throw new DssError("NotFound", `there is no table ${path}`);
+  }
+  const entries = readTable(path);
+  if (entries.length === 0) note(`nothing to attach: ${path} names no volume`);
   const attached = allAttachments().filter(isServing);
   const done: Attachment[] = [];
   const failed: string[] = [];
-  for (const entry of readTable(path)) {
+  for (const entry of entries) {
     const known = attached.find((each) => each.volume === entry.volume);
     try {
       done.push(known ?? (await attachOne(command, entry, flags.force === true)));

@@ -62,6 +62,7 @@ class World {
       const osds = await cluster.processes("osd");
       // One at a time: two copies are the least that takes writes.
       if (osds.length === 3) victims.push(prng.pick(osds).pid);
+      else await cluster.up();
     }
     await cluster.kill(victims);
     if (chosen === "neither") await cluster.up();

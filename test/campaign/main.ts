@@ -154,7 +154,7 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) =>
       number % 2 === 1
         ? { program: "test/integration/nbd/supervisor.test.js", env: { DSS_SERVER_DEATHS: "10" } }
-        : { program: "test/integration/nbd/attach.test.js" },
+        : { program: "test/integration/nbd/attach.test.js", env: { DSS_SERVER_DEATHS: "3" } },
   },
   {
     name: "bit-flips",

@@ -182,6 +182,16 @@ t.test("a kernel without nbd is said at once", { skip }, async (t) => {
   t.notOk(existsSync(box.env["DSS_DATA"]!), "nothing was created");
 });
 
+t.test("attach and detach say what they miss", async (t) => {
+  const box = sandbox(t);
+  for (const args of [["attach"], ["attach", "--all", "x"], ["detach"], ["detach", "x", "--all"]]) {
+    await refused(t, box, ["volume", ...args], { code: 2, says: /which volume|takes no name/ });
+  }
+  const table = join(box.folder, "no-table");
+  const all = ["volume", "attach", "--all", "--table", table];
+  await refused(t, box, all, { code: 1, says: /there is no table/ });
+});
+
 t.test("every command has help with an example, and answers quickly", async (t) => {
   const { env } = sandbox(t);
   const help = async (...args: string[]): Promise<string> => {

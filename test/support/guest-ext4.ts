@@ -74,5 +74,5 @@ export function ext4InGuest(
   { grows = false, onStep }: { grows?: boolean; onStep?: (name: string) => Promise<void> } = {},
 ): Promise<GuestResult> {
   const steps = onStep === undefined ? {} : { onStep };
-  return runGuest(t, { script: script(port, name, grows), withinMs: 240_000, ...steps });
+  return runGuest(t, { script: script(port, name, grows), withinMs: 400_000, ...steps });
 }

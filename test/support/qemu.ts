@@ -211,6 +211,7 @@ export PATH=/sbin:/bin:/usr/sbin:/usr/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 exec </dev/console >/dev/console 2>&1
+echo # The kernel's last line has no end.
 sh /script
 code=$?
 sync

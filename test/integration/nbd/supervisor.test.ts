@@ -65,7 +65,7 @@ async function supervised(t: Test) {
 t.test("fio verifies what it writes while the server is killed again and again", async (t) => {
   const { folder, uri, supervisor, kill, path } = await supervised(t);
   const args = ["--name=verify", "--ioengine=nbd", `--uri=${uri}`, "--rw=randrw"];
-  const sizes = ["--bsrange=512-128k", "--blockalign=512", "--size=24m", "--iodepth=32"];
+  const sizes = ["--bsrange=512-128k", "--blockalign=512", "--size=12m", "--iodepth=32"];
   // Longer than ten deaths take, and then what was written is read again.
   const load = ["--verify=crc32c", "--verify_fatal=1", "--rate=12m,12m", "--randseed=3"];
   const fio = run(t, "fio", [...args, ...sizes, ...load], { cwd: folder, withinMs: 120_000 });

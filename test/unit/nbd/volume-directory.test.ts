@@ -5,7 +5,11 @@ import type { ClientId } from "../../../cluster/base/ids.js";
 import type { Clock } from "../../../cluster/platform/ports.js";
 import type { SessionCache } from "../../../mds/client/mds-client.js";
 import type { Answer, MdsReply, Request, Volume } from "../../../mds/proto.js";
-import { VolumeDirectory, type VolumeSession } from "../../../nbd/volume-directory.js";
+import {
+  VolumeDirectory,
+  type VolumeLocking,
+  type VolumeSession,
+} from "../../../nbd/volume-directory.js";
 import { MemoryObjects } from "./memory-objects.js";
 
 const OBJECT = 65_536;
@@ -84,7 +88,7 @@ class Access extends MemoryObjects {
   }
 }
 
-function world(options: { names?: string[]; readOnly?: boolean } = {}) {
+function world(options: { names?: string[]; readOnly?: boolean; lock?: VolumeLocking } = {}) {
   const leader = new Leader();
   const accesses: Access[] = [];
   const losses: DssError[] = [];
@@ -98,6 +102,7 @@ function world(options: { names?: string[]; readOnly?: boolean } = {}) {
     },
     names: options.names ?? [],
     readOnly: options.readOnly ?? false,
+    ...(options.lock !== undefined && { lock: options.lock }),
     onLost: (error) => losses.push(error),
   });
   return { leader, directory, accesses, losses };
@@ -126,6 +131,20 @@ t.test("read-only use takes no lock", async (t) => {
   leader.busy = "alpha";
   t.equal((await directory.open("alpha")).readOnly, true);
   t.same(leader.calls, ["open alpha read"]);
+});
+
+t.test("a server that continues finds its volume under a new name", async (t) => {
+  const lock = { holder: "line 1", continues: true };
+  const { leader, directory } = world({ names: ["old"], lock });
+  leader.volumes[1]!.writer = { client: 5, sinceNs: 1n, holder: "line 1" };
+  await directory.hold("old");
+  const image = await directory.open("old");
+  await directory.close(image);
+  t.same(leader.calls, ["open beta write"], "and keeps it, whatever it is called");
+  await directory.release();
+  t.same(leader.calls, ["open beta write", "close 2"]);
+  const stranger = world({ names: ["old"], lock: { holder: "line 2", continues: true } });
+  await t.rejects(stranger.directory.hold("old"), { code: "NotFound" });
 });
 
 t.test("what cannot be opened says why", async (t) => {
