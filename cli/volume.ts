@@ -6,6 +6,7 @@ import { registerLimit, registerRename, registerResize } from "./volume/change.j
 import { registerUsage } from "./volume/du.js";
 import { registerCreate, registerInfo, registerList, registerRemove } from "./volume/records.js";
 import { registerServe } from "./volume/serve.js";
+import { registerSnapshots } from "./volume/snapshots.js";
 
 export function register(command: Command): void {
   registerCreate(command);
@@ -16,6 +17,7 @@ export function register(command: Command): void {
   registerRename(command);
   registerLimit(command);
   registerUsage(command);
+  registerSnapshots(command);
   registerRead(command);
   registerWrite(command);
   registerServe(command);

@@ -51,6 +51,7 @@ const PROGRAMS = {
   test: "tools/test.js",
   "test:sim": "test/sim/main.js",
   bench: "test/bench/main.js",
+  "bench:peers": "test/bench/peers/main.js",
   campaign: "test/campaign/main.js",
 };
 
@@ -89,6 +90,11 @@ async function main() {
     case "campaign":
       installModules();
       installPackages(["up", "test"]);
+      build();
+      return run(PROGRAMS[command], args);
+    case "bench:peers":
+      installModules();
+      installPackages(["up", "test", "bench"]);
       build();
       return run(PROGRAMS[command], args);
     default:

@@ -7,7 +7,7 @@
  * accepts programs that were installed in another way.
  */
 
-/** @typedef {"up" | "test" | "guest"} Purpose */
+/** @typedef {"up" | "test" | "bench" | "guest"} Purpose */
 
 /** @type {readonly { name: string, present: string, purpose: Purpose, why: string }[]} */
 export const PACKAGES = [
@@ -36,6 +36,8 @@ export const PACKAGES = [
   { name: "psmisc", present: "fuser", purpose: "test", why: "finds users of a mount" },
   { name: "iproute2", present: "ip", purpose: "test", why: "network namespaces" },
   { name: "e2fsprogs", present: "mkfs.ext4", purpose: "test", why: "file systems on volumes" },
+
+  { name: "dbench", present: "dbench", purpose: "bench", why: "load of a file server" },
 
   {
     name: "qemu-system-x86",

@@ -1,6 +1,6 @@
 /**
- * `npm run bench [-- --json FILE] [--runs N] [--only WORD] [--mount PATH]` and
- * `npm run bench -- --compare A B`: fio and small files on the mount, the same block tests on a
+ * `npm run bench [-- --json FILE] [--runs N] [--only WORD] [--mount PATH] [--subset] [--against FILE]`
+ * and `npm run bench -- --compare A B`: fio and small files on the mount, the same block tests on a
  * volume over NBD, on a cluster of its own (3 OSDs, 3 copies, 2 metadata servers). Figures are
  * medians with their range over at least three runs; with the processor time of each daemon and
  * its memory. Takes about four minutes; docs/performance.md says how to read it.
@@ -12,19 +12,16 @@ import { ROOT } from "../../tools/test-parts.js";
 import { Cluster } from "../support/cluster.js";
 import { BUILD, succeed } from "../support/process.js";
 import { tempFolder } from "../support/temp.js";
-import type { Teardown } from "../support/temp.js";
+import { runFio } from "./fio.js";
 import { describeCommit, describeMachine, residentBytes, withCpu } from "./measure.js";
 import type { Watched } from "./measure.js";
 import { compareDocuments, describeDocument, readDocument, ReportError } from "./report.js";
 import { summarize } from "./report.js";
 import type { Document, Memory, Result, Run } from "./report.js";
+import { endWithProcess, Scope } from "./scope.js";
+import type { SmallFilesResult } from "./small-files.js";
 
 const RUNS_MIN = 3;
-const SECONDS = 4;
-const SEQUENTIAL = "512M";
-/** Random reads and writes stay in this much, which is written beforehand. */
-const AREA = "256M";
-const SMALL_FILES = 3_000;
 const WORKERS = 4;
 const IDLE_MS = 5_000;
 const PROGRAM_MS = 180_000;
@@ -32,25 +29,34 @@ const VOLUME_BYTES = 2 ** 30;
 
 class UsageError extends Error {}
 
-/** Ends what was started, last first, also after Ctrl-C. */
-class Bench implements Teardown {
-  private readonly actions: (() => unknown)[] = [];
-  teardown(action: () => unknown): void {
-    this.actions.push(action);
-  }
-  async end(): Promise<void> {
-    for (let action = this.actions.pop(); action; action = this.actions.pop()) await action();
-  }
+interface Sizes {
+  readonly profile: "full" | "subset";
+  readonly seconds: number;
+  readonly sequential: string;
+  /** Random reads and writes stay in this much, which is written beforehand. */
+  readonly area: string;
+  readonly smallFiles: number;
+  /** Of the tests, these alone; all when left out. */
+  readonly names?: RegExp;
 }
 
-interface FioOutput {
-  jobs: [Record<"read" | "write", FioDirection>];
-}
-interface FioDirection {
-  bw_bytes: number;
-  iops: number;
-  clat_ns: { percentile?: Record<string, number> };
-}
+const FULL: Sizes = {
+  profile: "full",
+  seconds: 4,
+  sequential: "512M",
+  area: "256M",
+  smallFiles: 3_000,
+};
+
+/** A minute in all: enough to see that a change has made something slow. */
+const SUBSET: Sizes = {
+  profile: "subset",
+  seconds: 2,
+  sequential: "128M",
+  area: "64M",
+  smallFiles: 800,
+  names: /^mount: (?!random read)|^small files: .*, 1 at a time|^volume: (sequential|random) write/,
+};
 
 interface Workload {
   readonly name: string;
@@ -61,23 +67,23 @@ interface Workload {
   readonly args: readonly string[];
 }
 
-const timed = ["--time_based", `--runtime=${SECONDS}`, `--size=${AREA}`];
-
 /** The same on both; what differs is where, the engine, and what "direct" means. */
-function workloads(deep: readonly string[], plain: readonly string[]): Workload[] {
+function workloads(deep: readonly string[], plain: readonly string[], sizes: Sizes): Workload[] {
+  const { sequential, seconds, area } = sizes;
+  const timed = ["--time_based", `--runtime=${seconds}`, `--size=${area}`];
   return [
     {
       name: "sequential write 1 MiB",
       unit: "MB/s",
       direction: "write",
-      args: [...plain, "--rw=write", "--bs=1M", `--size=${SEQUENTIAL}`, "--end_fsync=1"],
+      args: [...plain, "--rw=write", "--bs=1M", `--size=${sequential}`, "--end_fsync=1"],
     },
     {
       name: "sequential read 1 MiB, cold",
       unit: "MB/s",
       direction: "read",
       cold: true,
-      args: [...plain, "--rw=read", "--bs=1M", `--size=${SEQUENTIAL}`],
+      args: [...plain, "--rw=read", "--bs=1M", `--size=${sequential}`],
     },
     {
       name: "random write 4 KiB, 16 in flight",
@@ -109,36 +115,32 @@ interface Target {
   cold(): Promise<void>;
 }
 
-async function runFio(bench: Bench, target: Target, workload: Workload): Promise<Run> {
-  const args = ["--name=bench", "--output-format=json", "--randrepeat=0", "--norandommap"];
-  const out = await succeed(bench, "fio", [...args, ...target.place, ...workload.args], {
-    withinMs: PROGRAM_MS,
-  });
-  const { jobs } = JSON.parse(out.slice(out.indexOf("{"))) as FioOutput;
-  const figures = jobs[0][workload.direction];
-  const percentile = (name: string): number => (figures.clat_ns.percentile?.[name] ?? 0) / 1000;
+async function measureOnce(bench: Scope, target: Target, workload: Workload): Promise<Run> {
+  const args = [...target.place, "--randrepeat=0", ...workload.args];
+  const result = await runFio(bench, args, { withinMs: PROGRAM_MS });
+  const { bytesPerSecond, operationsPerSecond, p50, p99 } = result[workload.direction];
   return {
-    figure: workload.unit === "MB/s" ? figures.bw_bytes / 1e6 : figures.iops,
+    figure: workload.unit === "MB/s" ? bytesPerSecond / 1e6 : operationsPerSecond,
     cpu: {},
-    p50: percentile("50.000000"),
-    p99: percentile("99.000000"),
+    p50: p50 ?? 0,
+    p99: p99 ?? 0,
   };
 }
 
 async function measureTarget(
-  bench: Bench,
+  bench: Scope,
   target: Target,
-  { runs, only }: { runs: number; only: string },
+  { runs, isWanted }: Options,
 ): Promise<Result[]> {
   const results: Result[] = [];
   for (const workload of target.workloads) {
     const name = `${target.prefix}: ${workload.name}`;
-    if (!name.includes(only)) continue;
+    if (!isWanted(name)) continue;
     const done: Run[] = [];
     for (let i = 0; i < runs; i++) {
       if (workload.cold === true) await target.cold();
       const processes = await target.processes();
-      const { value, cpu } = await withCpu(processes, () => runFio(bench, target, workload));
+      const { value, cpu } = await withCpu(processes, () => measureOnce(bench, target, workload));
       done.push({ ...value, cpu });
     }
     results.push(announce(summarize(name, workload.unit, done)));
@@ -152,9 +154,9 @@ function announce(result: Result): Result {
 }
 
 async function measureSmallFiles(
-  bench: Bench,
+  bench: Scope,
   cluster: Cluster,
-  { runs, only }: { runs: number; only: string },
+  { runs, isWanted, sizes }: Options,
 ): Promise<Result[]> {
   const phases = ["create", "stat", "read", "delete"] as const;
   const done = new Map<string, Run[]>();
@@ -162,7 +164,7 @@ async function measureSmallFiles(
     const label = (phase: string): string =>
       `small files: ${phase}${phase === "stat" || phase === "read" ? ", cold" : ""}, ` +
       `${workers} at a time`;
-    if (!phases.some((phase) => label(phase).includes(only))) continue;
+    if (!phases.some((phase) => isWanted(label(phase)))) continue;
     for (let run = 0; run < runs; run++) {
       const folder = join(cluster.mount, `small-${workers}-${run}`);
       await succeed(bench, "mkdir", [folder]);
@@ -177,18 +179,23 @@ async function measureSmallFiles(
               `${BUILD}test/bench/small-files.js`,
               folder,
               phase,
-              String(SMALL_FILES),
+              String(sizes.smallFiles),
               String(workers),
             ],
             { withinMs: PROGRAM_MS },
           ),
         );
         const name = label(phase);
-        done.set(name, [...(done.get(name) ?? []), { figure: Number(value), cpu }]);
+        done.set(name, [...(done.get(name) ?? []), { figure: rateOf(value), cpu }]);
       }
     }
   }
   return [...done].map(([name, list]) => announce(summarize(name, "/s", list)));
+}
+
+function rateOf(printed: string): number {
+  const { operations, seconds } = JSON.parse(printed) as SmallFilesResult;
+  return operations / seconds;
 }
 
 async function makeCold(cluster: Cluster): Promise<void> {
@@ -204,13 +211,17 @@ function memoryOf(processes: readonly Watched[]): Memory {
   return { processes: each, total };
 }
 
-async function measure(
-  bench: Bench,
-  options: { runs: number; only: string; mount: string | undefined },
-): Promise<Document> {
+interface Options {
+  readonly runs: number;
+  readonly isWanted: (name: string) => boolean;
+  readonly sizes: Sizes;
+  readonly mount: string | undefined;
+}
+
+async function measure(bench: Scope, options: Options): Promise<Document> {
   const start = performance.now();
   const folder = tempFolder(bench, "bench");
-  const { mount } = options;
+  const { mount, sizes } = options;
   const cluster = new Cluster(bench, { folder, ...(mount !== undefined && { mount }) });
   await cluster.up();
   await cluster.healthy();
@@ -222,7 +233,7 @@ async function measure(
   const files: Target = {
     prefix: "mount",
     place: [`--filename=${join(cluster.mount, "bench-file")}`],
-    workloads: workloads(direct, ["--ioengine=psync"]),
+    workloads: workloads(direct, ["--ioengine=psync"], sizes),
     processes: async () => [...(await cluster.status()).processes],
     cold: () => makeCold(cluster),
   };
@@ -237,7 +248,7 @@ async function measure(
     prefix: "volume",
     place,
     // The kernel reads ahead and writes behind on a block device: a few requests at a time.
-    workloads: workloads(["--iodepth=16"], ["--iodepth=4"]).map((workload) =>
+    workloads: workloads(["--iodepth=16"], ["--iodepth=4"], sizes).map((workload) =>
       workload.name.includes("fsync")
         ? { ...workload, args: workload.args.map((arg) => arg.replace("iodepth=4", "iodepth=1")) }
         : workload,
@@ -256,6 +267,7 @@ async function measure(
     date: new Date().toISOString(),
     seconds: (performance.now() - start) / 1000,
     machine: describeMachine(),
+    profile: sizes.profile,
     idle,
     loaded,
     results,
@@ -271,6 +283,8 @@ async function main(): Promise<number> {
       only: { type: "string", default: "" },
       mount: { type: "string" },
       compare: { type: "boolean", default: false },
+      subset: { type: "boolean", default: false },
+      against: { type: "string" },
     },
   });
   if (values.compare) {
@@ -287,15 +301,20 @@ async function main(): Promise<number> {
     throw new UsageError(`--runs ${values.runs}: give a whole number from ${RUNS_MIN} to 100`);
   }
   if (values.mount !== undefined) mkdirSync(values.mount, { recursive: true });
-  const bench = new Bench();
-  const onSignal = (): void => {
-    void bench.end().finally(() => process.exit(130));
-  };
-  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
+  const sizes = values.subset ? SUBSET : FULL;
+  const isWanted = (name: string): boolean =>
+    name.includes(values.only) && sizes.names?.test(name) !== false;
+  // Before the measurement: a file that is missing then would cost a whole run.
+  const against = values.against === undefined ? undefined : readDocument(values.against);
+  const bench = new Scope();
+  endWithProcess(bench);
   try {
-    const document = await measure(bench, { runs, only: values.only, mount: values.mount });
+    const document = await measure(bench, { runs, isWanted, sizes, mount: values.mount });
     if (document.results.length === 0) throw new UsageError(`no test is named "${values.only}"`);
     process.stdout.write(`${describeDocument(document)}\n`);
+    if (against !== undefined) {
+      process.stdout.write(`\n${compareDocuments(against, document)}\n`);
+    }
     if (values.json !== undefined) {
       writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
       process.stderr.write(`written to ${values.json}\n`);

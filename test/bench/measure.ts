@@ -75,3 +75,21 @@ export function describeCommit(root: string): string {
     return "unknown";
   }
 }
+
+/** The most that was ever resident. */
+export function peakResidentBytes(pid: number): number {
+  const found = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"));
+  return Number(found?.[1] ?? 0) * 1024;
+}
+
+/** Busy processor seconds of the whole machine since it started. */
+export function hostCpuSeconds(): number {
+  const [, user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = readFileSync(
+    "/proc/stat",
+    "latin1",
+  )
+    .split("\n", 1)[0]!
+    .split(/ +/)
+    .map(Number);
+  return (user + nice + system + irq + softirq + steal) / TICKS;
+}

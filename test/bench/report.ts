@@ -4,9 +4,24 @@ import { table } from "../../cli/output.js";
 import { median } from "./measure.js";
 import type { Machine } from "./measure.js";
 
+export type Unit = "MB/s" | "/s" | "s" | "MB";
+
+/** Of these, less is better. */
+const LESS: readonly Unit[] = ["s", "MB"];
+export const lessIsBetter = (unit: Unit): boolean => LESS.includes(unit);
+
+/** Processor seconds for a piece of work, medians over the runs. */
+export interface Cost {
+  readonly per: "GB" | "1,000 operations";
+  readonly servers: number;
+  readonly client: number;
+  /** Of the whole machine: the kernel and the program that measures included. */
+  readonly host: number;
+}
+
 export interface Result {
   readonly name: string;
-  readonly unit: "MB/s" | "/s";
+  readonly unit: Unit;
   readonly runs: readonly number[];
   readonly median: number;
   readonly min: number;
@@ -15,6 +30,7 @@ export interface Result {
   readonly cpu: Readonly<Record<string, number>>;
   /** Microseconds, median over the runs; where the program measures them. */
   readonly latency?: { readonly p50: number; readonly p99: number };
+  readonly cost?: Cost;
 }
 
 export interface Memory {
@@ -29,6 +45,8 @@ export interface Document {
   readonly date: string;
   readonly seconds: number;
   readonly machine: Machine;
+  /** Which sizes were measured; figures of different ones say nothing about each other. */
+  readonly profile?: string;
   readonly idle: Memory;
   readonly loaded: Memory;
   readonly results: readonly Result[];
@@ -61,8 +79,8 @@ export function summarize(name: string, unit: Result["unit"], runs: readonly Run
   };
 }
 
-const round = (value: number): number => Number(value.toPrecision(4));
-const shown = (value: number): string =>
+export const round = (value: number): number => Number(value.toPrecision(4));
+export const shown = (value: number): string =>
   value >= 100 ? String(Math.round(value)) : value.toFixed(value >= 10 ? 1 : 2);
 const mebibytes = (bytes: number): string => `${Math.round(bytes / 2 ** 20)}`;
 
@@ -114,6 +132,13 @@ export function readDocument(path: string): Document {
   return value as Document;
 }
 
+const profileOf = ({ profile }: Document): string => profile ?? "full";
+
+/** Processor seconds of dss itself: the whole machine's have those in them. */
+function cpuOf({ cpu }: Result): number {
+  return Object.entries(cpu).reduce((sum, [role, each]) => sum + (role === "host" ? 0 : each), 0);
+}
+
 /** Figures side by side; a difference counts only where the ranges of the runs do not meet. */
 export function compareDocuments(a: Document, b: Document): string {
   const rows = a.results.flatMap((old) => {
@@ -121,8 +146,7 @@ export function compareDocuments(a: Document, b: Document): string {
     if (now === undefined) return [];
     const percent = (100 * (now.median - old.median)) / old.median;
     const apart = now.min > old.max || now.max < old.min;
-    const cpuOf = (result: Result): number =>
-      Object.values(result.cpu).reduce((sum, each) => sum + each, 0);
+    const better = percent > 0 !== lessIsBetter(now.unit);
     return [
       [
         old.name,
@@ -130,7 +154,7 @@ export function compareDocuments(a: Document, b: Document): string {
         shown(old.median),
         shown(now.median),
         `${percent >= 0 ? "+" : ""}${percent.toFixed(1)} %`,
-        apart ? (percent > 0 ? "better" : "worse") : "within the spread",
+        apart ? (better ? "better" : "worse") : "within the spread",
         `${shown(cpuOf(old))} / ${shown(cpuOf(now))}`,
       ],
     ];
@@ -139,6 +163,12 @@ export function compareDocuments(a: Document, b: Document): string {
   if (JSON.stringify(a.machine) !== JSON.stringify(b.machine)) {
     lines.push("note: the machines differ");
   }
+  if (profileOf(a) !== profileOf(b)) {
+    throw new ReportError(
+      `sizes differ: "${profileOf(a)}" was measured first and "${profileOf(b)}" later`,
+    );
+  }
+  if (rows.length === 0) throw new ReportError("the two documents have no test in common");
   const memory = `resident, idle: ${mebibytes(a.idle.total)} and ${mebibytes(b.idle.total)} MiB`;
   const head = ["TEST", "UNIT", "A", "B", "CHANGE", "", "CPU s A / B"];
   return [...lines, "", table(head, rows), "", memory].join("\n");

@@ -5,20 +5,22 @@ import type { Logger } from "../../cluster/base/log.js";
 import { runFilesScenario } from "./files-scenario.js";
 import { runFailoverScenario, type Trouble } from "./failover-scenario.js";
 import { runOsdScenario } from "./osd-scenario.js";
+import { runHolderScenario } from "./holder-scenario.js";
 import { runSnapshotsScenario } from "./snapshots-scenario.js";
 import { memoryDisk, simulatedDisk } from "./stores.js";
 
 /**
  * failover: five OSDs under every fault. thin: the same, with one copy enough to serve. writer:
  * three OSDs and one writer whose every byte is known, with zeroing and truncation. snapshots: the
- * same with four OSDs, and with snapshots. The others are
- * rounds of one trouble (failover-scenario.ts).
+ * same with four OSDs, and with snapshots. holder: snapshots of a volume while it is written. The
+ * others are rounds of one trouble (failover-scenario.ts).
  */
 export const SCENARIOS = [
   "failover",
   "thin",
   "writer",
   "snapshots",
+  "holder",
   "power",
   "lease",
   "deposed",
@@ -56,6 +58,9 @@ export async function runScenario(
   }
   if (scenario === "snapshots") {
     return await runSnapshotsScenario({ seed, disk, operations: 400, ...log });
+  }
+  if (scenario === "holder") {
+    return await runHolderScenario({ seed, disk, snapshots: 12, ...log });
   }
   if (scenario === "files" || isFilesTrouble(scenario)) {
     const trouble = scenario === "files" ? "mixed" : scenario;

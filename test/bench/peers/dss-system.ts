@@ -1,0 +1,60 @@
+/** dss as one of the systems: a cluster of its own, as the tests start it. */
+import { writeFileSync } from "node:fs";
+import { Cluster } from "../../support/cluster.js";
+import type { Program } from "../../support/process.js";
+import { tempFolder } from "../../support/temp.js";
+import type { BlockDevice, Running, System, SystemProcess } from "./system.js";
+
+const VOLUME = "bench";
+const VOLUME_BYTES = 2 ** 30;
+const SOCKET = "bench.sock";
+
+export const dssSystem: System = {
+  name: "dss",
+  durability:
+    "a direct write, an fsync and a flush are answered when the log record is synced on every " +
+    "in-sync copy (3); a create is durable with fsync, or with the next metadata batch",
+  obstacle: () => undefined,
+  async up(scope) {
+    const cluster = new Cluster(scope, { folder: tempFolder(scope, "peers-dss") });
+    await cluster.up();
+    await cluster.healthy();
+    return new RunningDss(cluster);
+  },
+};
+
+class RunningDss implements Running {
+  private server: Program | undefined;
+
+  constructor(private readonly cluster: Cluster) {}
+
+  get mount(): string {
+    return this.cluster.mount;
+  }
+
+  async processes(): Promise<SystemProcess[]> {
+    const { processes } = await this.cluster.status();
+    const all = processes.map(({ name, role, pid }): SystemProcess => {
+      return { name, pid, role: role === "mount" ? "client" : "servers", storage: role === "osd" };
+    });
+    if (this.server?.running === true) {
+      all.push({ name: "nbd", pid: this.server.pid, role: "client", storage: false });
+    }
+    return all;
+  }
+
+  async cold(): Promise<void> {
+    const serving = this.server !== undefined;
+    await this.server?.stop();
+    await this.cluster.remount();
+    writeFileSync("/proc/sys/vm/drop_caches", "3");
+    if (serving) await this.block();
+  }
+
+  async block(): Promise<BlockDevice> {
+    const { server, socket } = await this.cluster.serve(VOLUME, VOLUME_BYTES, SOCKET);
+    this.server = server;
+    const uri = `nbd+unix:///${VOLUME}?socket=${socket}`;
+    return { engine: ["--ioengine=nbd", `--uri=${uri}`], env: {} };
+  }
+}
