@@ -1,7 +1,7 @@
 /**
  * A FUSE connection outlives the process that serves it: the descriptor is held by another one, a
  * new process carries on with it, and the kernel sends again what was not answered
- * (FUSE_NOTIFY_RESEND). Nobody who waits on the mount sees more than a delay. Needs root, /dev/fuse.
+ * (FUSE_NOTIFY_RESEND). Who waits on the mount sees nothing but a delay. Needs root, /dev/fuse.
  */
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { closeSync, mkdirSync, openSync } from "node:fs";
