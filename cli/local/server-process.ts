@@ -13,6 +13,8 @@ import type { ServerProcess } from "../../nbd/supervisor.js";
 const PING_MS = 2_000;
 /** A process that has said nothing for so long is hung or frozen. */
 const SILENT_MS = 20_000;
+/** So long it may take to say its first word: a busy machine starts programs slowly. */
+const START_MS = 60_000;
 
 interface FromServer {
   ready?: Address;
@@ -35,7 +37,7 @@ export function forkServer(options: {
     stdio: ["ignore", "ignore", "inherit", "ipc"],
   });
   let failure: DssError | undefined;
-  let heard = performance.now();
+  let heard = performance.now() + START_MS - silentMs;
   let silent: () => void = () => undefined;
   const send = (message: object): void => {
     if (child.connected) child.send(message, () => undefined); // Its end is told by "exit".
