@@ -26,7 +26,6 @@ import {
 } from "../../mds/proto.js";
 import type { ObjectAccess } from "../../osd/client/object-access.js";
 import type {
-  Attributes,
   Caller,
   DirEntry,
   Entry,
@@ -39,6 +38,7 @@ import type {
   SetAttributes,
   StatFs,
 } from "../file-system.js";
+import { attributesOf } from "./attributes.js";
 import { ExtentCache } from "./extent-cache.js";
 import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
@@ -66,7 +66,6 @@ export interface VfsOptions {
 }
 
 const BLOCK = 4096;
-const BLKSIZE = 128 * 1024;
 const STATFS_VALID_MS = 1_000;
 /** Entries asked for at a time. */
 const LISTING_PAGE = 1_024;
@@ -798,30 +797,4 @@ function timeOf<Key extends "atimeNs" | "mtimeNs">(
 ): { [K in Key]?: bigint } {
   if (value === undefined) return {};
   return { [key]: value === "now" ? actor.timeNs : value } as { [K in Key]?: bigint };
-}
-
-/**
- * 512-byte units, whole blocks of the chunk store. Holes are not subtracted: that would take a
- * question to every OSD. Only regular files have bytes of their own.
- */
-function blocksOf(inode: Inode): number {
-  const isRegular = (inode.mode & S_IFMT) === S_IFREG;
-  return isRegular ? Math.ceil(inode.size / BLOCK) * (BLOCK / 512) : 0;
-}
-function attributesOf(inode: Inode): Attributes {
-  return {
-    ino: inode.ino,
-    mode: inode.mode,
-    nlink: inode.nlink,
-    uid: inode.uid,
-    gid: inode.gid,
-    rdev: inode.rdev,
-    size: inode.size,
-    blocks: blocksOf(inode),
-    blksize: BLKSIZE,
-    atimeNs: inode.atimeNs,
-    mtimeNs: inode.mtimeNs,
-    ctimeNs: inode.ctimeNs,
-    btimeNs: inode.btimeNs,
-  };
 }

@@ -1,6 +1,6 @@
 /**
- * `differential.js --seed N [--seeds COUNT --length L] [--folder A --second B]`: random sequences of
- * operations through two mounts of a cluster of its own (or through A and B, one folder by two
+ * `differential.js --seed N [--seeds COUNT --length L] [--folder A --second B]`: random sequences
+ * of operations through two mounts of a cluster of its own (or through A and B, one folder by two
  * mounts) and on a local file system, compared; the first difference is shrunk and printed. Exit
  * code 0: there is none.
  */

@@ -83,7 +83,8 @@ def xattr(o, path):
     return ' '.join(sorted(os.listxattr(path, follow_symlinks=False)))
 def listing(path):
     with os.scandir(path) as found:
-        return ' '.join(sorted(f"{e.name}{'/' if e.is_dir(follow_symlinks=False) else ''}" for e in found))
+        kind = lambda e: '/' if e.is_dir(follow_symlinks=False) else ''
+        return ' '.join(sorted(e.name + kind(e) for e in found))
 def opened(o, fd):
     old = slots.pop(o['slot'], None)
     if old is not None: os.close(old)
