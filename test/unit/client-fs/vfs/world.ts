@@ -17,6 +17,7 @@ import {
   CloseMdsSession,
   MdsKeepAlive,
   MdsOperation,
+  MdsOperations,
   MdsReleased,
   OpenMdsSession,
 } from "../../../../mds/proto.js";
@@ -316,6 +317,7 @@ class World {
         );
       });
       messenger.handle(MdsOperation, (incoming) => leader.onOperation(incoming));
+      messenger.handle(MdsOperations, (incoming) => leader.onOperations(incoming));
       messenger.handle(MdsKeepAlive, (incoming) => {
         incoming.reply(leader.keepAlive(incoming.message, incoming.link));
       });
