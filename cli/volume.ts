@@ -3,9 +3,14 @@ import type { Command } from "commander";
 import { registerAttach, registerAttached, registerDetach } from "./volume/attach.js";
 import { registerRead, registerWrite } from "./volume/bytes.js";
 import { registerLimit, registerRename, registerResize } from "./volume/change.js";
+import { registerBenchmark } from "./volume/bench.js";
 import { registerUsage } from "./volume/du.js";
+import { registerExport } from "./volume/export.js";
+import { registerImport } from "./volume/import.js";
+import { registerTop } from "./volume/top.js";
 import { registerCreate, registerInfo, registerList, registerRemove } from "./volume/records.js";
 import { registerServe } from "./volume/serve.js";
+import { registerSnapshots } from "./volume/snapshots.js";
 
 export function register(command: Command): void {
   registerCreate(command);
@@ -16,6 +21,11 @@ export function register(command: Command): void {
   registerRename(command);
   registerLimit(command);
   registerUsage(command);
+  registerExport(command);
+  registerImport(command);
+  registerTop(command);
+  registerBenchmark(command);
+  registerSnapshots(command);
   registerRead(command);
   registerWrite(command);
   registerServe(command);

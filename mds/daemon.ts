@@ -13,11 +13,10 @@ import { ClientIds } from "../cluster/zk/client-ids.js";
 import type { Coordination } from "../cluster/zk/coordination.js";
 import { Election, type Candidate, type Term } from "../cluster/zk/election.js";
 import { clearFault, noteFault } from "../cluster/zk/metadata-fault.js";
-import type { ObjectAccess } from "../osd/client/object-access.js";
 import { CoordinatorHost } from "./coordinator-host.js";
 import type { CoordinatorOptions, FullRatios } from "./core/coordinator.js";
 import { Fsck, type ObjectLister } from "./fsck.js";
-import type { PurgeLister } from "./purger.js";
+import type { PurgeLister, PurgerParts } from "./purger.js";
 import { MdsLeader, type LeaderOptions } from "./leader.js";
 import {
   CloseMdsSession,
@@ -68,7 +67,7 @@ export interface MdsDaemonParts {
   coordination: Coordination;
   messenger: Messenger;
   /** Stat and removal of objects. */
-  objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+  objects: PurgerParts["objects"];
   reader: MetadataReader;
   /** Writes under the term. */
   store(term: Term): MetadataStore;

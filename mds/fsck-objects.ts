@@ -9,6 +9,7 @@ import { dataBound } from "./core/draft.js";
 import { readInodes } from "./core/fsck.js";
 import type { InodeRecord } from "./core/inode.js";
 import type { Metadata } from "./core/metadata.js";
+import type { VolumeRecord } from "./core/page.js";
 import type { FsckKind } from "./proto.js";
 
 export interface ListedObject {
@@ -23,7 +24,8 @@ export interface BadObject extends ListedObject {
   index?: number;
 }
 
-const OBJECT_NAME = /^(v?)([0-9a-f]{1,13})\.([0-9a-f]{1,13})$/;
+/** With the snapshot id of a clone. */
+const OBJECT_NAME = /^(v?)([0-9a-f]{1,13})\.([0-9a-f]{1,13})(#[0-9a-f]{8})?$/;
 
 /** Objects that belong to nothing, or that are not where their owner's data ends. */
 export function badObjects(
@@ -34,7 +36,7 @@ export function badObjects(
   const purgedInos = new Set<Ino>();
   const purgedPrefixes = new Set<string>();
   for (const { what, ino, prefix } of metadata.purges()) {
-    if (what !== "objects") continue;
+    if (what === "directory" || what === "rollback") continue;
     purgedPrefixes.add(prefix);
     purgedInos.add(ino);
   }
@@ -56,7 +58,10 @@ export function badObjects(
       const volume = volumes.get(prefix);
       if (purgedPrefixes.has(prefix)) continue; // The rest of it goes soon.
       if (volume === undefined) found.push({ ...each, kind: "object-without-owner" });
-      else if (index >= objectCount(volume.layout, volume.size)) {
+      else if (parts[4] !== undefined) {
+        const isNeeded = isCloneNeeded(volume, Number.parseInt(parts[4].slice(1), 16));
+        if (!isNeeded) found.push({ ...each, kind: "object-without-owner" });
+      } else if (index >= objectCount(volume.layout, volume.size)) {
         found.push({ ...each, kind: "object-beyond-end" });
       }
       continue;
@@ -79,6 +84,10 @@ function mayBeMade(metadata: Metadata, ino: Ino): boolean {
     for (const { first, count } of ranges) if (ino >= first && ino < first + count) return true;
   }
   return false;
+}
+/** A clone is for snapshots up to its id, of which one at least exists. */
+function isCloneNeeded({ snapshots }: VolumeRecord, clone: number): boolean {
+  return snapshots.some(({ id }) => id <= clone);
 }
 
 function badFileObject(

@@ -14,7 +14,7 @@
  */
 import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
 import { formatPg, pgId, type Ino, type PgId } from "../cluster/base/ids.js";
-import { NO_TRUNCATION } from "../osd/client/object-access.js";
+import { ANY_SNAPSHOTS, NO_TRUNCATION } from "../osd/client/object-access.js";
 import { fileSizeProvedBy, objectSizeWithin } from "../osd/client/striper.js";
 import type { Access } from "./core/capability.js";
 import type { Delta } from "./core/delta.js";
@@ -607,7 +607,8 @@ class FsckRun {
     if (kind === "object-without-owner") {
       return async () => {
         const minEpoch = this.inside.minEpoch();
-        const options = { truncation: NO_TRUNCATION, minEpoch, unconditional: true };
+        const whatever = { unconditional: true, snapshots: ANY_SNAPSHOTS };
+        const options = { truncation: NO_TRUNCATION, minEpoch, ...whatever };
         await this.inside.objects.remove({ pool, object }, options);
         return true;
       };

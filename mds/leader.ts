@@ -24,6 +24,7 @@ import { Namespace } from "./core/namespace.js";
 import { emptyPlan, type Plan } from "./core/plan.js";
 import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
+import { isSnapshotRequest, Snapshots } from "./core/snapshot.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
 import { JournalWriter } from "./journal-writer.js";
@@ -31,6 +32,7 @@ import { LockService } from "./lock-service.js";
 import { Operations } from "./operations.js";
 import type { PageLoader } from "./page-loader.js";
 import {
+  isContextKey,
   MdsLockOutcome,
   MdsRecall,
   MdsSafe,
@@ -53,7 +55,7 @@ import {
   type SessionOpened,
   type Volume,
 } from "./proto.js";
-import { Purger, type PurgeLister } from "./purger.js";
+import { Purger, type PurgeLister, type PurgerParts } from "./purger.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
 import { checkCall, checkOpen } from "./request-check.js";
@@ -173,6 +175,7 @@ export class MdsLeader {
   private readonly operations: Operations;
   private readonly namespace: Namespace;
   private readonly volumes: Volumes;
+  private readonly snapshots: Snapshots;
   private readonly locks: LockService;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
@@ -203,7 +206,7 @@ export class MdsLeader {
       term: number;
       id: number;
       cluster: ClusterPort;
-      objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+      objects: PurgerParts["objects"];
       lister: PurgeLister;
       options: LeaderOptions;
       /** It cannot go on: superseded, or the store failed. */
@@ -262,6 +265,7 @@ export class MdsLeader {
       nowNs: () => parts.clock.wallNs(),
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
+    this.snapshots = new Snapshots(metadata, this.volumes);
     this.locks = new LockService({
       send: (id, message) => {
         const link = this.sessions.get(id)?.link;
@@ -284,7 +288,7 @@ export class MdsLeader {
       },
       lister: parts.lister,
       minEpoch: () => this.fenceEpoch,
-      shrunk: (entry) => this.volumes.shrunk(entry),
+      completed: (entry) => [...this.volumes.shrunk(entry), ...this.snapshots.rolledBack(entry)],
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
@@ -819,7 +823,7 @@ export class MdsLeader {
     const session = this.sessions.get(id);
     if (session === undefined) return;
     const silent = this.now() - session.lastSeen > this.parts.options.leaseMs;
-    if (silent || ino < 0) {
+    if (silent || (ino < 0 && !isContextKey(ino))) {
       void this.evict(session, silent ? LAPSED : "its volume is taken over by force");
       return;
     }
@@ -1020,7 +1024,9 @@ export class MdsLeader {
   ): Plan {
     // It may have waited while its session was evicted.
     if (session.evicting !== undefined) throw new DssError("NoSession", "the session is over");
-    return repeated ? this.namespace.again(access, call.request) : this.plan(access, call);
+    // To open again what is open changes nothing, and the client needs the record.
+    const again = repeated && call.request.op !== "volumeOpen";
+    return again ? this.namespace.again(access, call.request) : this.plan(access, call);
   }
 
   private finished(session: LiveSession, call: MdsCall, plan: Plan, seq: number): void {
@@ -1073,6 +1079,7 @@ export class MdsLeader {
 
   private plan(access: Access, { request }: MdsCall): Plan {
     const { namespace, volumes } = this;
+    if (isSnapshotRequest(request)) return this.snapshots.plan(access, request);
     switch (request.op) {
       case "lookup":
         return namespace.lookup(access, request);
@@ -1130,6 +1137,10 @@ export class MdsLeader {
         return volumes.open(access, request);
       case "volumeClose":
         return volumes.close(access, request);
+      case "volumeReport":
+        return volumes.report(access, request);
+      case "volumeTop":
+        return volumes.top();
       case "lock":
       case "unlock":
       case "lockTest":

@@ -140,7 +140,7 @@ export class Operations {
       cache.touched = undefined;
       if (error instanceof PageFault) void this.load(task, touched, error.keys);
       else if (!isDssError(error)) this.parts.panic(error);
-      else if (access.blocked) {
+      else if (access.sawOld()) {
         // What it ran into may be another session's change that is not safe yet, or that its
         // holder has not told.
         this.wait(task, access);

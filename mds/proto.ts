@@ -279,6 +279,27 @@ export type Request =
       continues?: boolean;
     }
   | { op: "volumeClose"; id: number }
+  /** What the volumes in use here did lately; kept in the leader's memory until the next report. */
+  | { op: "volumeReport"; volumes: VolumeActivity[] }
+  | { op: "volumeTop" }
+  /**
+   * Whoever has the volume open for writing stops first; the answer has the volume with the new
+   * snapshot last. Exists when the name is taken.
+   */
+  | { op: "volumeSnapCreate"; name: string; snapshot: string; actor: Actor }
+  /** Refused (Busy) while it is protected or open. What only it needs goes to the purge queue. */
+  | { op: "volumeSnapRemove"; name: string; snapshot: string }
+  | { op: "volumeSnapProtect"; name: string; snapshot: string; isProtected: boolean }
+  /**
+   * The volume becomes what it was: in the background, and nobody can open it before that is done.
+   * Refused (Busy) while it is open.
+   */
+  | { op: "volumeRollback"; name: string; snapshot: string }
+  /**
+   * By the session that has the volume open for writing: its record, with a grant (`contextKey`) to
+   * change objects under the snapshots that it names.
+   */
+  | { op: "volumeContext"; id: number }
   /**
    * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
    * it waits under that number (the session's own, above 0), and `MdsLockOutcome` tells the end of
@@ -338,6 +359,14 @@ export interface Volume {
   /** Object names are `<prefix>.<index hex>`. */
   objectPrefix: string;
   features: string[];
+  /** The newest snapshot id there has been. */
+  snapSeq: number;
+  /** Ascending by id. */
+  snapshots: VolumeSnapshot[];
+  /** It is being returned to the snapshot with this id; 0: no. */
+  rollbackTo: number;
+  /** Opened as NAME@SNAPSHOT: the id, and `size` is what it was; 0: the volume itself. */
+  snapshot: number;
   /** Rises with every change of the record. */
   revision: number;
   /** It becomes this small when what is beyond is gone; 0: no shrinking is under way. */
@@ -366,14 +395,67 @@ export interface VolumeWriter {
   holder: string;
 }
 
+/** Latencies in microseconds. */
+export interface VolumeLatencies {
+  p50Us: number;
+  p99Us: number;
+  maxUs: number;
+}
+/** What one server did for a volume in `spanMs`. */
+export interface VolumeActivity {
+  volume: number;
+  spanMs: number;
+  reads: number;
+  writes: number;
+  others: number;
+  readBytes: number;
+  writeBytes: number;
+  read: VolumeLatencies;
+  write: VolumeLatencies;
+  other: VolumeLatencies;
+  failures: number;
+  /** Milliseconds that connections were held back by the volume's limits. */
+  heldMs: number;
+}
+export interface VolumeTop {
+  name: string;
+  /** The server, for people. */
+  server: string;
+  client: ClientId;
+  activity: VolumeActivity;
+}
+
 /** Deletes of a volume in the background. `done` of `total` are objects or placement groups. */
 export interface VolumePurge {
   volume: number;
   name: string;
+  /** clones: what removed snapshots have left. rollback: the volume is returned to a snapshot. */
+  what: "objects" | "clones" | "rollback";
   /** The volume stays, smaller. */
   shrinking: boolean;
   done: number;
   total: number;
+}
+
+export interface VolumeSnapshot {
+  id: number;
+  name: string;
+  /** Of the volume at that time. */
+  size: number;
+  createdNs: bigint;
+  isProtected: boolean;
+}
+/** Capabilities below this number are contexts of volumes (mds/core/snapshot.ts). */
+const CONTEXTS = -(2 ** 40);
+export function contextKey(volume: number): number {
+  return CONTEXTS - volume;
+}
+export function isContextKey(key: number): boolean {
+  return key <= CONTEXTS;
+}
+/** What `volumeClose` calls an open volume, or an open snapshot of it. */
+export function volumeUse({ id, snapshot }: Pick<Volume, "id" | "snapshot">): number {
+  return id + snapshot * 2 ** 32;
 }
 
 export interface FileSystemUsage {
@@ -414,6 +496,7 @@ export interface Answer {
   };
   /** volumeList: removed and shrinking volumes whose space is not all free yet. */
   volumePurges?: VolumePurge[];
+  volumeTop?: VolumeTop[];
   /**
    * volumeOpen: object operations under the lock carry at least this epoch, so that fences are
    * seen.

@@ -5,14 +5,20 @@
  * harmless. Bounded parallelism leaves the OSDs to clients.
  *
  * Where there may be many more objects than placement groups, which are mostly holes then, the
- * groups are asked which objects there are, instead of trying every one.
+ * groups are asked which objects there are, instead of trying every one. So they are about
+ * snapshots: clones that none needs are removed, and objects return to what they were.
  */
 import { describeError } from "../cluster/base/errors.js";
 import { pgId, type Epoch, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
+import { cloneIdOf, headOf } from "../cluster/base/object-name.js";
 import { inParallel } from "../cluster/base/parallel.js";
 import type { Clock } from "../cluster/platform/ports.js";
-import type { ObjectAccess } from "../osd/client/object-access.js";
+import {
+  ANY_SNAPSHOTS,
+  type SnapContext,
+  type VolumeObjects,
+} from "../osd/client/object-access.js";
 import { objectCount, objectName, objectSizeWithin } from "../osd/client/striper.js";
 import { directoryPageKey, purgePageNumber, type PurgeEntry } from "./core/page.js";
 import type { Delta } from "./core/delta.js";
@@ -45,12 +51,12 @@ export interface PurgeLister {
 
 export interface PurgerParts {
   metadata: Metadata;
-  objects: Pick<ObjectAccess, "stat" | "remove" | "trim" | "truncate">;
+  objects: Pick<VolumeObjects, "stat" | "remove" | "trim" | "truncate" | "rollback">;
   lister: PurgeLister;
   /** Requests carry it: what fenced clients sent is over then. */
   minEpoch(): Epoch;
-  /** Facts that complete the shrinking of a volume. */
-  shrunk(entry: PurgeEntry): Delta[];
+  /** Facts about the volume once the work is done. */
+  completed(entry: PurgeEntry): Delta[];
   clock: Clock;
   logger: Logger;
   /** Runs `work` with its pages in memory, journals and applies the record it returns. */
@@ -108,7 +114,7 @@ export class Purger {
       else if (this.isListed(entry)) await this.removeListed(entry);
       else await this.removeObjects(entry);
       await this.parts.change(
-        () => [...this.parts.shrunk(entry), ...this.done(entry.id)],
+        () => [...this.parts.completed(entry), ...this.done(entry.id)],
         entry.volume === 0 ? [] : [VOLUMES_KEY],
       );
       this.doneSteps.delete(entry.id);
@@ -154,7 +160,7 @@ export class Purger {
     }
   }
   private isListed(entry: PurgeEntry): boolean {
-    if (entry.what !== "objects") return false;
+    if (entry.what !== "objects") return true;
     const { layout, bound, from } = entry;
     return objectCount(layout, bound) - objectCount(layout, from) > LISTED_FROM;
   }
@@ -183,8 +189,13 @@ export class Purger {
       const options = { limit: STEP, minEpoch: minEpoch() };
       const listed = await lister.listActive(pg, after, options);
       const own = listed.filter(({ object }) => object.startsWith(prefix));
-      await inParallel(own, PARALLEL, async ({ object }) => {
+      const names = own.map(({ object }) => object);
+      const isAboutClones = entry.what === "clones";
+      const work = isAboutClones ? names : [...new Set(names.map((name) => headOf(name)))];
+      await inParallel(work, PARALLEL, async (object) => {
         if (this.parts.stopped()) return;
+        if (isAboutClones) return await this.removeUnneeded(entry, object);
+        if (entry.what === "rollback") return await this.rollBack(entry, object);
         const index = Number.parseInt(object.slice(prefix.length), 16);
         const keep = objectSizeWithin(entry.layout, index, entry.from);
         if (keep === 0) await this.removeObject(entry, index, true);
@@ -196,13 +207,47 @@ export class Purger {
       after = last.object;
     }
   }
+  /** Under which snapshots a volume's objects are changed; those of files have none. */
+  private contextOf(entry: PurgeEntry): SnapContext | undefined {
+    if (entry.volume === 0) return undefined;
+    const volume = this.parts.metadata.volume(entry.volume);
+    if (volume === undefined) return ANY_SNAPSHOTS;
+    return { seq: volume.snapSeq, newest: volume.snapshots.at(-1)?.id ?? 0 };
+  }
+  private async removeUnneeded(entry: PurgeEntry, object: string): Promise<void> {
+    const id = cloneIdOf(object);
+    if (id === undefined) return;
+    const { objects, minEpoch, metadata } = this.parts;
+    const address = { pool: entry.layout.pool, object };
+    const options = { truncation: NONE, minEpoch: minEpoch(), snapshots: ANY_SNAPSHOTS };
+    const { exists, snapSeq } = await objects.stat(address, options);
+    const snapshots = metadata.volume(entry.volume)?.snapshots ?? [];
+    if (!exists || snapshots.some((each) => each.id > snapSeq && each.id <= id)) return;
+    await objects.remove(address, { ...options, unconditional: true });
+  }
+  private async rollBack(entry: PurgeEntry, object: string): Promise<void> {
+    const { objects, minEpoch, clock } = this.parts;
+    const address = { pool: entry.layout.pool, object };
+    const options = { truncation: NONE, minEpoch: minEpoch() };
+    const { exists, snapSeq } = await objects.stat(address, options);
+    if (exists && snapSeq < entry.snap) return; // It has not changed since.
+    const snapshots = this.contextOf(entry)!;
+    await objects.rollback(address, entry.snap, { ...options, snapshots, mtimeNs: clock.wallNs() });
+  }
+
   private async removeObject(entry: PurgeEntry, index: number, likely: boolean): Promise<void> {
     const { objects, minEpoch } = this.parts;
     const address = { pool: entry.layout.pool, object: objectName(entry.prefix, index) };
     const truncation = { seq: entry.truncateSeq, size: 0 };
     const options = { truncation, minEpoch: minEpoch() };
     if (!likely && !(await objects.stat(address, { ...options, truncation: NONE })).exists) return;
-    await objects.remove(address, { ...options, unconditional: entry.unconditional });
+    const { unconditional } = entry;
+    const snapshots = this.contextOf(entry);
+    if (snapshots === undefined) await objects.remove(address, { ...options, unconditional });
+    else {
+      const whiteout = snapshots.newest > 0;
+      await objects.remove(address, { ...options, unconditional, snapshots, whiteout });
+    }
   }
 
   /** The file keeps the first bytes of this object. */
@@ -217,7 +262,8 @@ export class Purger {
     const options = { truncation: NONE, minEpoch: minEpoch() };
     const found = await objects.stat(address, options);
     if (!found.exists || found.size <= keep) return;
-    await objects.truncate(address, keep, { ...options, mtimeNs: clock.wallNs() });
+    const snapshots = this.contextOf(entry) ?? ANY_SNAPSHOTS;
+    await objects.truncate(address, keep, { ...options, snapshots, mtimeNs: clock.wallNs() });
   }
 
   /** Takes down the tree of a removed directory's pages, leaves first. */
@@ -247,6 +293,6 @@ export class Purger {
  * finds; in a volume that lives on it would be wrong bytes.
  */
 function passesOf(entry: PurgeEntry): number {
-  return entry.shrinks ? 2 : 1;
+  return entry.shrinks || entry.what === "rollback" ? 2 : 1;
 }
 const NONE = Object.freeze({ seq: 0, size: 0 });

@@ -6,6 +6,7 @@ import { DssError } from "../cluster/base/errors.js";
 import { LOCK_END, type Layout, type MdsCall, type Request, type SessionOpen } from "./proto.js";
 
 type Kind =
+  | "activity"
   | "int"
   | "size"
   | "bytes"
@@ -112,6 +113,13 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "continues?": "bool",
   },
   volumeClose: { id: "int" },
+  volumeReport: { volumes: "activity" },
+  volumeTop: {},
+  volumeSnapCreate: { name: "text", snapshot: "text", actor: "actor" },
+  volumeSnapRemove: { name: "text", snapshot: "text" },
+  volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
+  volumeRollback: { name: "text", snapshot: "text" },
+  volumeContext: { id: "int" },
   lock: { ...LOCK, waiter: "int" },
   unlock: LOCK_RANGE,
   lockTest: LOCK,
@@ -120,6 +128,13 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
 };
 
 const TEXT_MAX = 1024;
+/** Volumes in one report. */
+const REPORT_MAX = 4_096;
+const ACTIVITY_FIGURES = [
+  ...["volume", "spanMs", "reads", "writes", "others", "readBytes", "writeBytes"],
+  ...["failures", "heldMs"],
+];
+const LATENCY_FIGURES = ["p50Us", "p99Us", "maxUs"];
 const INT64_LIMIT = 2n ** 63n;
 const LOCK_OWNER = /^[0-9a-f]{1,16}$/;
 
@@ -140,6 +155,8 @@ function isOf(kind: Kind, value: unknown): boolean {
       return typeof value === "boolean";
     case "time":
       return typeof value === "bigint" && value < INT64_LIMIT && value >= -INT64_LIMIT;
+    case "activity":
+      return Array.isArray(value) && value.length <= REPORT_MAX && value.every(isActivity);
     case "capability":
     case "lockMode":
       return value === "shared" || value === "exclusive";
@@ -165,6 +182,19 @@ function isOf(kind: Kind, value: unknown): boolean {
       );
     }
   }
+}
+
+function hasFigures(value: unknown, names: readonly string[]): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return names.every((name) => {
+    const figure = (value as Record<string, unknown>)[name];
+    return typeof figure === "number" && figure >= 0 && figure < Infinity;
+  });
+}
+function isActivity(value: unknown): boolean {
+  if (!hasFigures(value, ACTIVITY_FIGURES)) return false;
+  const parts = value as Record<string, unknown>;
+  return ["read", "write", "other"].every((part) => hasFigures(parts[part], LATENCY_FIGURES));
 }
 
 /** Malformed unless the call is one of the protocol. */

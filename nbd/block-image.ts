@@ -31,6 +31,8 @@ export interface BlockImage {
    */
   readonly size: number;
   readonly readOnly: boolean;
+  /** What all connections together may do a second, read again for every request; 0: no limit. */
+  readonly limits?: { readonly operations: number; readonly bytes: number };
   /**
    * Bytes. `minimum` is a power of two up to 65,536, `preferred` a power of two of at least 512,
    * `maximum` the longest read or write. The server refuses requests outside them.

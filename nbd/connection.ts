@@ -89,6 +89,8 @@ export class NbdConnection {
   /** Charged for replies that the link has not sent. */
   private outputCharge = 0;
   private waiter: BudgetWaiter | undefined;
+  /** Runs while the volume's limits hold this connection back. */
+  private limitTimer: Timer | undefined;
 
   private out: Buffer[] = [];
   private turnDue = false;
@@ -362,6 +364,11 @@ export class NbdConnection {
         this.pause();
         return;
       }
+      const heldMs = this.limitDelayMs();
+      if (heldMs > 0) {
+        this.holdBack(heldMs);
+        return;
+      }
       if (budget.crowded) {
         budget.whenLessCrowded(this.schedule);
         this.pause();
@@ -403,6 +410,22 @@ export class NbdConnection {
     }
   }
 
+  /** What the volume's limits say to wait. What has begun to arrive holds memory: it goes on. */
+  private limitDelayMs(): number {
+    const { image, meter } = this.share!;
+    if (image.limits === undefined || this.stopping || this.prepaid > 0) return 0;
+    return meter.throttle.delayMs(image.limits);
+  }
+  private holdBack(ms: number): void {
+    this.pause();
+    if (this.limitTimer !== undefined) return;
+    this.share!.meter.held(ms);
+    this.limitTimer = this.host.clock.setTimer(ms, () => {
+      this.limitTimer = undefined;
+      if (this.phase === "serving") this.pump();
+    });
+  }
+
   private full(): boolean {
     return (
       this.inFlight >= this.host.limits.connectionRequestsMax ||
@@ -430,17 +453,17 @@ export class NbdConnection {
       if (this.prepaid === 0) this.charge(request.charge);
       this.prepaid = 0;
     }
-    const image = this.share!.image;
+    const { image, meter } = this.share!;
     const { offset, length, flags } = request;
+    request.begunMs = this.host.clock.now();
+    meter.throttle.take(moves(request) ? length : 0);
     const durability = (flags & COMMAND_FLAG.FUA) !== 0 ? DURABLE : BUFFERED;
     const onDone = (): void => this.onDone(request);
     const onFailed = (error: unknown): void => this.onFailed(request, error);
     switch (request.command) {
       case "read":
         if (this.transmission!.partial) {
-          image
-            .readParts(offset, length)
-            .then((parts) => this.onRead(request, parts), onFailed);
+          image.readParts(offset, length).then((parts) => this.onRead(request, parts), onFailed);
         } else {
           image
             .read(offset, length)
@@ -500,7 +523,10 @@ export class NbdConnection {
     const known = error instanceof DssError ? error : undefined;
     const code = known?.code ?? "unexpected";
     // A zero that is not fast is an answer, not a failure.
-    if (code !== "NotSupported") this.logFailure(request, code, error);
+    if (code !== "NotSupported") {
+      this.share!.meter.failed();
+      this.logFailure(request, code, error);
+    }
     if (this.phase !== "closed") {
       const failure = { error: known?.nbd ?? NBD_ERROR.EIO, message: known?.message ?? "" };
       this.transmission!.fail(request, failure, this.out);
@@ -511,6 +537,8 @@ export class NbdConnection {
   /** The request is over, its reply is in `out`. */
   private settle(request: StartRequest, carriesData: boolean): void {
     this.inFlight--;
+    const bytes = moves(request) ? request.length : 0;
+    this.share!.meter.done(request.command, bytes, this.host.clock.now() - request.begunMs);
     if (this.phase === "closed" || !carriesData) this.discharge(request.charge);
     else this.corkedCharge += request.charge;
     if (this.phase !== "closed") this.schedule();
@@ -588,6 +616,11 @@ export class NbdConnection {
     this.outputCharge = held;
     this.discharge(sent);
   }
+}
+
+/** Its bytes go over the network and count for the limits. */
+function moves({ command }: StartRequest): boolean {
+  return command === "read" || command === "write";
 }
 
 function stateOf({ length, hole, zero }: ImageExtent): { length: number; flags: number } {

@@ -6,11 +6,15 @@
 import { assert } from "../cluster/base/assert.js";
 import { describeError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
+import type { Clock } from "../cluster/platform/ports.js";
 import type { BlockImage, ExportDirectory } from "./block-image.js";
+import { Meter, type Activity } from "./meter.js";
 
 /** One connection's right to use an image. */
 export interface ExportShare {
   readonly image: BlockImage;
+  /** Shared by all who use the image. */
+  readonly meter: Meter;
   /** Once, when none of the holder's requests is in flight. */
   release(): void;
 }
@@ -22,6 +26,8 @@ interface Entry {
 
 export class ExportTable {
   private readonly entries = new Map<string, Entry>();
+  /** Of the open images: an image may be open under two names. */
+  private readonly meters = new Map<BlockImage, Meter>();
   /** Images being flushed and closed, by name. */
   private readonly closing = new Map<string, Promise<void>>();
   /** The first failure to flush or close since the start; `stop` of the server reports it. */
@@ -30,7 +36,13 @@ export class ExportTable {
   constructor(
     private readonly directory: ExportDirectory,
     private readonly log: Logger,
+    private readonly clock: Pick<Clock, "now">,
   ) {}
+
+  /** What the open images did since the last call. */
+  activity(): { image: BlockImage; activity: Activity }[] {
+    return [...this.meters].map(([image, meter]) => ({ image, activity: meter.take() }));
+  }
 
   get openCount(): number {
     return this.entries.size + this.closing.size;
@@ -59,13 +71,18 @@ export class ExportTable {
       throw error;
     }
     let released = false;
+    let meter = this.meters.get(image);
+    if (meter === undefined) this.meters.set(image, (meter = new Meter(this.clock)));
     return {
       image,
+      meter,
       release: () => {
         assert(!released, `export ${name}: released twice`);
         released = true;
         held.users--;
-        if (held.users === 0) this.close(name, image);
+        if (held.users > 0) return;
+        this.meters.delete(image);
+        this.close(name, image);
       },
     };
   }

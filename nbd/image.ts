@@ -22,6 +22,7 @@ import { objectName, objectSizeWithin } from "../osd/client/striper.js";
 import type { BlockImage, ImageExtent, ImagePart } from "./block-image.js";
 import { statusSpan, volumeExtents, type ObjectRun } from "./block-status.js";
 import { objectRanges, type ObjectRange } from "./object-ranges.js";
+import { ChangeGate } from "./change-gate.js";
 import { RangeOrder } from "./range-order.js";
 
 /** Longest read or write, bytes: what NBD clients may always ask for. */
@@ -40,6 +41,8 @@ const STATUS_BYTES_MAX = 4 * 1024 * 1024;
 /** A cache request reads so many bytes at a time, and no more in all: an OSD's memory is small. */
 const CACHE_PIECE_BYTES = 1024 * 1024;
 const CACHE_BYTES_MAX = 32 * 1024 * 1024;
+/** How often a record that is too old is fetched again for one change. */
+const RENEWALS_MAX = 3;
 /** Source of every hole that is read and every zero that is written. */
 const ZEROS = Buffer.alloc(1024 * 1024);
 
@@ -50,6 +53,8 @@ export interface VolumeImageOptions {
   readonly readOnly: boolean;
   /** Of the lock under which the volume is used; makes OSDs see fences first. */
   readonly minEpoch: Epoch;
+  /** Gets the volume's record anew: its snapshots are others than are known here. */
+  readonly renew?: (image: VolumeImage) => Promise<void>;
 }
 
 export class VolumeImage implements BlockImage {
@@ -62,20 +67,29 @@ export class VolumeImage implements BlockImage {
   private readonly clock: Clock;
   private readonly options: AccessOptions;
   private readonly order = new RangeOrder();
+  /** Object by object: what snapshots wait for is short. */
+  readonly gate = new ChangeGate();
+  private readonly renew: VolumeImageOptions["renew"];
   private loss: DssError | undefined;
 
-  constructor({ volume, access, clock, readOnly, minEpoch }: VolumeImageOptions) {
+  constructor({ volume, access, clock, readOnly, minEpoch, renew }: VolumeImageOptions) {
+    const { snapshot } = volume;
+    const taken = volume.snapshots.find(({ id }) => id === snapshot)?.name;
     this.volume = volume;
-    this.name = volume.name;
+    this.renew = renew;
+    this.name = taken === undefined ? volume.name : `${volume.name}@${taken}`;
     this.description = `dss volume ${volume.id}`;
-    this.readOnly = readOnly;
+    this.readOnly = readOnly || snapshot !== 0;
     this.access = access;
     this.clock = clock;
-    this.options = { truncation: NO_TRUNCATION, minEpoch };
+    this.options = { truncation: NO_TRUNCATION, minEpoch, snap: snapshot };
   }
 
   get size(): number {
     return this.volume.size;
+  }
+  get limits(): { operations: number; bytes: number } {
+    return { operations: this.volume.iopsLimit, bytes: this.volume.bandwidthLimit };
   }
   /** A number tells every byte below 2^53 and every block up to 2^65. */
   get blockSize(): BlockImage["blockSize"] {
@@ -84,7 +98,8 @@ export class VolumeImage implements BlockImage {
 
   /** The record has changed, for example its size. Older news are left alone. */
   update(volume: Volume): void {
-    if (volume.id === this.volume.id && volume.revision > this.volume.revision) {
+    const { id, snapshot, revision } = this.volume;
+    if (volume.id === id && volume.snapshot === snapshot && volume.revision > revision) {
       this.volume = volume;
     }
   }
@@ -142,11 +157,13 @@ export class VolumeImage implements BlockImage {
       const { objects } = objectRanges(this.volume.layout, offset, data.length);
       await allEnded(
         objects.map((object) =>
-          this.access.write(
-            this.address(object.index),
-            object.offset,
-            object.pieces.map(({ at, length }) => data.subarray(at, at + length)),
-            this.stamped(),
+          this.changeObject(() =>
+            this.access.write(
+              this.address(object.index),
+              object.offset,
+              object.pieces.map(({ at, length }) => data.subarray(at, at + length)),
+              this.stamped(),
+            ),
           ),
         ),
       );
@@ -218,6 +235,7 @@ export class VolumeImage implements BlockImage {
   /** Runs a change in its order. */
   private async change(offset: number, length: number, run: () => Promise<void>): Promise<void> {
     this.check();
+    if (this.readOnly) throw new DssError("ReadOnly", `${this.name} cannot be written`);
     await this.order.run(offset, length, () => {
       this.check();
       return run();
@@ -234,13 +252,18 @@ export class VolumeImage implements BlockImage {
     return this.inSlices(offset, length, OPERATIONS_MAX, async (object) => {
       const address = this.address(object.index);
       if (object.length >= objectSizeWithin(layout, object.index, this.size)) {
-        await this.access.remove(address, { ...this.options, unconditional: true });
+        const whiteout = this.volume.snapshots.length > 0;
+        const options = { unconditional: true, whiteout };
+        await this.changeObject(() =>
+          this.access.remove(address, { ...this.stamped(), ...options }),
+        );
         return;
       }
       const end = object.offset + object.length;
       const start = wholeBlocks ? Math.ceil(object.offset / BLOCK) * BLOCK : object.offset;
       const stop = wholeBlocks ? Math.floor(end / BLOCK) * BLOCK : end;
-      if (stop > start) await this.access.zero(address, start, stop - start, this.stamped());
+      if (stop <= start) return;
+      await this.changeObject(() => this.access.zero(address, start, stop - start, this.stamped()));
     });
   }
 
@@ -249,8 +272,26 @@ export class VolumeImage implements BlockImage {
     return this.inSlices(offset, length, ZERO_WRITES_MAX, async (object) => {
       const data: Buffer[] = [];
       pushZeros(data, object.length);
-      await this.access.write(this.address(object.index), object.offset, data, this.stamped());
+      await this.changeObject(() =>
+        this.access.write(this.address(object.index), object.offset, data, this.stamped()),
+      );
     });
+  }
+
+  /** A change of one object, under the volume's snapshots as they are when it is sent. */
+  private async changeObject<T>(change: () => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.gate.run(() => {
+          this.check();
+          return change();
+        });
+      } catch (error) {
+        const isStale = isDssError(error, "StaleSnapshots") && this.renew !== undefined;
+        if (!isStale || attempt >= RENEWALS_MAX) throw error;
+        await this.renew(this);
+      }
+    }
   }
 
   /**
@@ -298,7 +339,9 @@ export class VolumeImage implements BlockImage {
     return { pool: layout.pool, object: objectName(objectPrefix, index) };
   }
   private stamped(): AccessOptions & { mtimeNs: bigint } {
-    return { ...this.options, mtimeNs: this.clock.wallNs() };
+    const { snapSeq: seq, snapshots } = this.volume;
+    const newest = snapshots.at(-1)?.id ?? 0;
+    return { ...this.options, snapshots: { seq, newest }, mtimeNs: this.clock.wallNs() };
   }
 }
 

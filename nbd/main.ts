@@ -15,6 +15,7 @@ import { formatAddress, type Address } from "../cluster/platform/ports.js";
 import { connectCluster, type ClusterSession } from "../mds/client/cluster-session.js";
 import type { SessionType } from "../mds/proto.js";
 import { Objecter } from "../osd/client/objecter.js";
+import { ActivityReporter } from "./activity-reporter.js";
 import type { BlockImage } from "./block-image.js";
 import type { ServerTls } from "./connection.js";
 import { NbdServer } from "./server.js";
@@ -84,9 +85,13 @@ export async function runNbd(options: NbdProcessOptions): Promise<RunningNbd> {
     ...(tls !== undefined && { tls }),
     ...(names.length === 1 && { defaultExport: names[0]! }),
   });
+  const { clock } = nodePlatform;
+  const { mds } = cluster;
+  const reporter = new ActivityReporter({ clock, mds, activity: () => server.activity() });
   let stopping: Promise<void> | undefined;
   const stop = (): Promise<void> => {
     stopping ??= inOrder([
+      () => reporter.stop(),
       () => server.stop(),
       () => directory.release(),
       () => directory.shutDown(),
@@ -101,6 +106,7 @@ export async function runNbd(options: NbdProcessOptions): Promise<RunningNbd> {
     const addresses: Address[] = [];
     for (const address of listen) addresses.push(await server.listen(address));
     logger.info({ version: options.version, names: serving }, "volumes can be used");
+    reporter.start();
     options.onReady?.(addresses);
     return { ended, stop };
   } catch (error) {

@@ -86,7 +86,7 @@ export class NbdServer {
     assert(this.limits.inFlightBytesMax >= WRITE_BYTES_MAX, "NBD limit inFlightBytesMax");
     this.clock = options.clock;
     this.log = options.log;
-    this.exports = new ExportTable(options.directory, options.log);
+    this.exports = new ExportTable(options.directory, options.log, options.clock);
     const { requestsMax: requests, inFlightBytesMax: bytes } = this.limits;
     this.budget = new Budget({ requests, bytes }, () => this.watchStalls());
     this.host = {
@@ -107,6 +107,11 @@ export class NbdServer {
     this.listeners.push(listener);
     this.log.info({ address: formatAddress(listener.address) }, "serving NBD");
     return listener.address;
+  }
+
+  /** What the exports in use did since the last call. */
+  activity(): ReturnType<ExportTable["activity"]> {
+    return this.exports.activity();
   }
 
   /** For status displays and tests. */

@@ -73,6 +73,8 @@ export interface StartRequest extends RequestKey {
   readonly flags: number;
   /** The payload of a write, empty otherwise. It may lie inside the chunk that was pushed. */
   readonly data: Buffer;
+  /** For whoever carries it out: when that began. */
+  begunMs: number;
 }
 
 export type TransmissionEffect =
@@ -447,6 +449,7 @@ export class Transmission {
       charge: this.charge,
       flags: this.flags,
       data,
+      begunMs: 0,
     };
   }
 

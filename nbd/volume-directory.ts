@@ -12,7 +12,17 @@ import { DssError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId } from "../cluster/base/ids.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import { NO_CACHE, type SessionCache } from "../mds/client/session-cache.js";
-import type { Answer, MdsReply, Request, Volume } from "../mds/proto.js";
+import {
+  contextKey,
+  volumeUse,
+  type Answer,
+  type Grant,
+  type MdsReply,
+  type Recall,
+  type Released,
+  type Request,
+  type Volume,
+} from "../mds/proto.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import type { BlockImage, ExportDirectory, ExportEntry } from "./block-image.js";
 import { VolumeImage } from "./image.js";
@@ -23,6 +33,7 @@ export interface VolumeSession {
   readonly client: ClientId;
   call(request: Request, options?: { wait?: "unsafe" | "safe" }): Promise<MdsReply>;
   setCache(cache: SessionCache): void;
+  release(released: Released): boolean;
 }
 
 export interface SessionAccess extends ObjectAccess {
@@ -37,6 +48,8 @@ export interface VolumeLocking {
   /** An earlier server of the line had the volume, and its clients go on. */
   readonly continues?: boolean;
 }
+
+const CONTEXT_AGAIN_MS = 50;
 
 export interface VolumeDirectoryOptions {
   readonly mds: VolumeSession;
@@ -60,11 +73,23 @@ export class VolumeDirectory implements ExportDirectory {
   /** Open whether or not a client uses them, by name. */
   private readonly held = new Map<string, VolumeImage>();
   private access: { client: ClientId; objects: SessionAccess } | undefined;
+  /** Rights to change objects under the snapshots that are known, by `contextKey`. */
+  private readonly contexts = new Map<number, Grant>();
+  /** The newest number under which each was given back. */
+  private readonly given = new Map<number, number>();
 
   constructor(private readonly options: VolumeDirectoryOptions) {
     options.mds.setCache({
       ...NO_CACHE,
       evicted: (reason) => this.onEvicted(reason),
+      held: () => [...this.contexts.values()],
+      apply: (_, { grants }) => {
+        for (const grant of grants) {
+          // A recall may have overtaken it.
+          if (grant.seq > (this.given.get(grant.ino) ?? 0)) this.contexts.set(grant.ino, grant);
+        }
+      },
+      recall: (recall) => this.onRecall(recall),
       volumeChanged: (volume) => this.onChanged(volume),
       // What was told over a lost connection is asked for.
       resumed: () => void this.refresh(),
@@ -93,7 +118,8 @@ export class VolumeDirectory implements ExportDirectory {
     }
   }
   private async openNew(name: string): Promise<VolumeImage> {
-    const { mds, clock, readOnly, lock } = this.options;
+    const { mds, clock, lock } = this.options;
+    const readOnly = this.options.readOnly || name.includes("@");
     const locking = readOnly ? {} : lock;
     const current = await this.nameInLine(name);
     const request = { op: "volumeOpen", name: current, write: !readOnly } as const;
@@ -103,16 +129,68 @@ export class VolumeDirectory implements ExportDirectory {
       throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
     }
     for (const [image, count] of this.images) {
-      if (image.volume.id !== volume.id) continue;
+      if (volumeUse(image.volume) !== volumeUse(volume)) continue;
       this.images.set(image, count + 1);
       image.update(volume);
       return image;
     }
     // The reply is the present session's: those of an evicted one fail.
     const access = this.accessAs(mds.client);
-    const image = new VolumeImage({ volume, access, clock, readOnly, minEpoch });
+    const renew = (stale: VolumeImage): Promise<void> => this.takeContext(stale);
+    const image = new VolumeImage({ volume, access, clock, readOnly, minEpoch, renew });
     this.images.set(image, 1);
+    if (!readOnly && !this.contexts.has(contextKey(volume.id))) {
+      // Its snapshots are being changed just now.
+      await image.gate.close();
+      await this.takeContext(image).catch((error: unknown) => {
+        this.images.delete(image);
+        throw error;
+      });
+    }
     return image;
+  }
+
+  /** The leader changes the volume's snapshots: what is under way ends first. */
+  private onRecall(recall: Recall): void {
+    const { ino, seq } = recall;
+    const held = this.contexts.get(ino);
+    if (held !== undefined && held.seq > seq) return;
+    const image = [...this.images.keys()].find(
+      (each) => !each.readOnly && contextKey(each.volume.id) === ino,
+    );
+    // It was given back already, or it is not used yet.
+    if (held === undefined || image === undefined) this.giveBackContext(ino, seq);
+    else if (image.gate.isOpen) void this.yieldContext(image, recall);
+  }
+  private giveBackContext(ino: number, seq: number): void {
+    this.contexts.delete(ino);
+    this.given.set(ino, seq);
+    this.options.mds.release({ ino, mode: "none", seq, open: false });
+  }
+  private async yieldContext(image: VolumeImage, { ino, seq }: Recall): Promise<void> {
+    // Who cannot tell what is under way lets itself be fenced.
+    if (!(await image.gate.close())) return;
+    this.giveBackContext(ino, seq);
+    if (!this.images.has(image)) return;
+    try {
+      await this.takeContext(image);
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      image.lose(error);
+      image.gate.open();
+    }
+  }
+  /** Goes on under the snapshots that there are now. */
+  private async takeContext(image: VolumeImage): Promise<void> {
+    const { id } = image.volume;
+    for (;;) {
+      const { volume } = await this.ask({ op: "volumeContext", id });
+      if (volume !== undefined) image.update(volume);
+      if (this.contexts.has(contextKey(id))) break;
+      // They are about to change again.
+      await new Promise<void>((done) => void this.options.clock.setTimer(CONTEXT_AGAIN_MS, done));
+    }
+    image.gate.open();
   }
 
   /** What the volume is called by now that an earlier server of this line has opened as `name`. */
@@ -158,7 +236,10 @@ export class VolumeDirectory implements ExportDirectory {
       return;
     }
     this.images.delete(image);
-    await this.ask({ op: "volumeClose", id: image.volume.id });
+    const ino = contextKey(image.volume.id);
+    const held = image.readOnly ? undefined : this.contexts.get(ino);
+    if (held !== undefined) this.giveBackContext(ino, held.seq);
+    await this.ask({ op: "volumeClose", id: volumeUse(image.volume) });
   }
 
   private isOffered(name: string): boolean {
@@ -192,7 +273,11 @@ export class VolumeDirectory implements ExportDirectory {
     const lost = [...this.images.keys()];
     this.images.clear();
     this.held.clear();
-    for (const image of lost) image.lose(reason);
+    this.contexts.clear();
+    for (const image of lost) {
+      image.lose(reason);
+      image.gate.open();
+    }
     this.access?.objects.close();
     this.access = undefined;
     if (lost.length > 0) {

@@ -34,8 +34,7 @@ export const WRITE_UNCONDITIONAL = 1;
 /** write: nothing happens when the object exists. */
 export const WRITE_IF_ABSENT = 2;
 /**
- * remove: an empty object stays, which says that nothing is there: it keeps the snapshot context,
- * and hides what a parent has.
+ * remove: an empty object stays of one that exists: it keeps the snapshot context.
  */
 export const WRITE_WHITEOUT = 4;
 

@@ -82,11 +82,11 @@ export class StepPlanner {
   ): Step[] | Promise<Step[]> {
     const { message } = request;
     if (message.kind === WriteKind.rollback) return [this.rollbackStep(message, info)];
-    if (message.kind === WriteKind.remove && (message.flags & WRITE_WHITEOUT) !== 0) {
-      return [info === undefined ? touch(0) : step(OpKind.truncate, 0, 0, 0)];
-    }
     if (info === undefined && message.kind !== WriteKind.write) {
       return [step(OpKind.remove, 0, 0, 0)]; // Nothing to change, but the answer is remembered.
+    }
+    if (message.kind === WriteKind.remove && (message.flags & WRITE_WHITEOUT) !== 0) {
+      return [step(OpKind.truncate, 0, 0, 0)];
     }
     if (message.kind === WriteKind.remove) {
       const newer = info !== undefined && info.truncateSeq >= message.truncateSeq;

@@ -5,14 +5,16 @@ import { Progress } from "../progress.js";
 
 const LOOK_MS = 100;
 
-export function describePurge({ name, shrinking }: VolumePurge): string {
+export function describePurge({ name, what, shrinking }: VolumePurge): string {
+  if (what === "clones") return `freeing the space of removed snapshots of ${name}`;
+  if (what === "rollback") return `rolling ${name} back`;
   return shrinking ? `shrinking ${name}` : `freeing the space of ${name}, which was removed`;
 }
 export function percentOf({ done, total }: VolumePurge): number {
   return total === 0 ? 0 : Math.floor((100 * done) / total);
 }
 
-/** Waits until the volume has no deletes under way any more, and shows how far they are. */
+/** Waits until nothing is done to the volume any more, and shows how far that is. */
 export async function purged(mds: MdsClient, volume: number, title: string): Promise<void> {
   const progress = new Progress(title);
   try {

@@ -3,21 +3,11 @@ import type { Command } from "commander";
 import { DssError } from "../../cluster/base/errors.js";
 import { examples, withCluster, withJson } from "../options.js";
 import { note, printJson, printLine, printTable } from "../output.js";
-import { formatSize, KIB, MIB, parseCount, parseSize, VOLUME_SIZE } from "../sizes.js";
-import type { StripeLayout } from "../../osd/client/striper.js";
+import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
+import { createVolume, layoutOf, withLayout, type LayoutFlags } from "./layout.js";
 import { objectsOf } from "./objects.js";
 import { describePurge, percentOf, purged } from "./purges.js";
-import { actorOf, infoOf, inSession, viewOf } from "./session.js";
-
-interface CreateFlags {
-  pool: string;
-  objectSize?: string;
-  stripeUnit?: string;
-  stripeCount?: string;
-  json?: boolean;
-}
-
-const DEFAULT_POOL = "data";
+import { infoOf, inSession, viewOf } from "./session.js";
 
 export function registerCreate(parent: Command): void {
   const create = withJson(
@@ -25,29 +15,15 @@ export function registerCreate(parent: Command): void {
       .command("create")
       .description("create a volume; it takes space only for what is written")
       .argument("<name>", "name of the volume")
-      .argument("<size>", "such as 512M, 10G or 1T; a bare number is GiB")
-      .option("--pool <pool>", "pool that keeps its objects", DEFAULT_POOL)
-      .option("--object-size <size>", "64K to 64M, a power of two (the pool's)")
-      .option("--stripe-unit <size>", "consecutive bytes in one object (the object size)")
-      .option("--stripe-count <count>", "objects that consecutive stripe units alternate over (1)"),
+      .argument("<size>", "such as 512M, 10G or 1T; a bare number is GiB"),
   );
-  create.action(async (name: string, text: string, options: CreateFlags) => {
+  withLayout(create);
+  create.action(async (name: string, text: string, options: LayoutFlags & { json?: boolean }) => {
     const size = parseSize(text, VOLUME_SIZE);
     const layout = layoutOf(options);
-    const volume = await inSession(create, async (mds, client) => {
-      const pools = client.needMap().pools.map((pool) => pool.name);
-      // The default name is a convention: in a cluster with one pool there is no choice to make.
-      const only = pools.length === 1 && options.pool === DEFAULT_POOL ? pools[0]! : options.pool;
-      if (!pools.includes(only)) {
-        throw new DssError("NotFound", `there is no pool "${only}"`, {
-          hint: `the cluster has: ${pools.join(", ")}`,
-        });
-      }
-      const actor = actorOf();
-      const request = { op: "volumeCreate", name, size, pool: only, ...layout, actor } as const;
-      const { answer } = await mds.call(request, { wait: "safe" });
-      return answer.volume ?? (await infoOf(mds, name));
-    });
+    const volume = await inSession(create, (mds, client) =>
+      createVolume(mds, client, { name, size, ...layout }),
+    );
     if (options.json === true) printJson(viewOf(volume));
     else printLine(`created volume ${volume.name} of ${formatSize(volume.size)}`);
   });
@@ -57,19 +33,6 @@ export function registerCreate(parent: Command): void {
     "dss volume create small 512M",
     "dss volume create wide 1T --stripe-unit 64K --stripe-count 8",
   );
-}
-
-/** What was asked for; the leader checks whether the parts fit together. Throws UsageError. */
-function layoutOf(flags: CreateFlags): Partial<StripeLayout> {
-  const { objectSize, stripeUnit, stripeCount } = flags;
-  const object = { what: "object size", bare: "bytes", min: 64 * KIB, max: 64 * MIB } as const;
-  const unit = { what: "stripe unit", bare: "bytes", min: 4 * KIB, max: 64 * MIB } as const;
-  const count = { what: "stripe count", min: 1, max: 256 };
-  return {
-    ...(objectSize !== undefined && { objectSize: parseSize(objectSize, object) }),
-    ...(stripeUnit !== undefined && { stripeUnit: parseSize(stripeUnit, unit) }),
-    ...(stripeCount !== undefined && { stripeCount: parseCount(stripeCount, count) }),
-  };
 }
 
 export function registerList(parent: Command): void {

@@ -40,7 +40,7 @@ export async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
   throw new DssError("NotFound", `there is no volume ${name}`);
 }
 
-const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
+export const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
 
 export const viewOf = (volume: Volume): object => ({
   id: volume.id,
@@ -52,6 +52,7 @@ export const viewOf = (volume: Volume): object => ({
   stripeCount: volume.layout.stripeCount,
   objectPrefix: volume.objectPrefix,
   features: volume.features,
+  snapshots: volume.snapshots.map(({ name }) => name),
   shrinkingTo: volume.shrinkTo === 0 ? null : volume.shrinkTo,
   iops: volume.iopsLimit,
   bandwidth: volume.bandwidthLimit,

@@ -110,6 +110,10 @@ const CHANGES: ReadonlySet<Operation> = new Set<Operation>([
   "volumeResize",
   "volumeRename",
   "volumeLimit",
+  "volumeSnapCreate",
+  "volumeSnapRemove",
+  "volumeSnapProtect",
+  "volumeRollback",
 ]);
 /** Harmless to do twice, so a new session may issue them again. */
 const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
@@ -123,6 +127,8 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "inoRange",
   "volumeList",
   "volumeInfo",
+  "volumeReport",
+  "volumeTop",
 ]);
 
 function evictedError(cause?: DssError): DssError {

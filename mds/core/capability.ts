@@ -195,6 +195,14 @@ export class Access {
     return safeAfter > 0 || recalls.size > 0 || behind !== undefined || purging;
   }
   /**
+   * A refusal may rest on what another session's change makes untrue: it is not safe yet, or its
+   * holder has not told. Nobody is asked for a volume on account of a refusal.
+   */
+  sawOld(): boolean {
+    for (const key of this.recalls.keys()) if (key < 0) this.recalls.delete(key);
+    return this.safeAfter > 0 || this.recalls.size > 0;
+  }
+  /**
    * Looks at names in a directory, or at what no capability covers. `key`: an inode, or a negative
    * number.
    */

@@ -30,8 +30,8 @@ import { faultTogether } from "./metadata.js";
 import { NEW_FILE_GRANT, type Layout } from "../proto.js";
 
 /** Those of a volume say so. */
-type NewPurge = Omit<PurgeEntry, "id" | "next" | "volume" | "name" | "shrinks"> &
-  Partial<Pick<PurgeEntry, "volume" | "name" | "shrinks">>;
+type NewPurge = Omit<PurgeEntry, "id" | "next" | "volume" | "name" | "shrinks" | "snap"> &
+  Partial<Pick<PurgeEntry, "volume" | "name" | "shrinks" | "snap">>;
 
 export class Draft {
   private readonly inodes = new Map<Ino, InodeRecord | undefined>();
@@ -94,7 +94,7 @@ export class Draft {
     this.setCounter("nextPurge", id + 1);
     const page = purgePageNumber(id);
     if (!this.metadata.super.purgePages.has(page)) this.add({ d: "purgePage", page, used: true });
-    const defaults = { volume: 0, name: "", shrinks: false, next: 0 };
+    const defaults = { volume: 0, name: "", shrinks: false, snap: 0, next: 0 };
     this.add({ d: "purgePut", entry: { ...defaults, ...entry, id } });
   }
 

@@ -3,21 +3,27 @@
  *
  * A key's first letter tells the kind; the rest is hexadecimal (directory pages: inode, a dot, the
  * hash prefix): `i` 128 inodes with consecutive numbers, `d` part of a directory, `x` extended
- * attributes of one inode, `c` a session, `v` 128 volumes, `p` 256 entries of the purge queue, `s`
+ * attributes of one inode, `c` a session, `v` 16 volumes, `p` 256 entries of the purge queue, `s`
  * the counters. Every stored page says up to which journal batch it is complete, so that replay
  * skips what it has.
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import type { Layout, SessionType, Volume, VolumeWriter } from "../proto.js";
+import type {
+  Layout,
+  SessionType,
+  Volume,
+  VolumeSnapshot,
+  VolumeWriter,
+} from "../proto.js";
 import { Reader, Writer, unseal } from "./binary.js";
 import { nameKey, readDentry, writeDentry, type Dentry } from "./dentry.js";
 import { readInode, readLayout, writeInode, writeLayout, type InodeRecord } from "./inode.js";
 
 const PAGE_FORMAT = 2;
 export const INODES_PER_PAGE = 128;
-export const VOLUMES_PER_PAGE = 128;
+export const VOLUMES_PER_PAGE = 16;
 export const PURGES_PER_PAGE = 256;
 
 export interface InodesBody {
@@ -68,18 +74,22 @@ export interface SessionBody {
   /** Open volumes; true: with the exclusive lock. */
   volumes: Map<number, boolean>;
 }
-export type VolumeRecord = Omit<Volume, "owner" | "ownerClient" | "ownerSinceNs">;
+export type VolumeRecord = Omit<Volume, "owner" | "ownerClient" | "ownerSinceNs" | "snapshot">;
 export interface VolumesBody {
   kind: "v";
   volumes: Map<number, VolumeRecord>;
 }
+/** The places are the numbers in the journal. */
+const PURGES = ["objects", "directory", "clones", "rollback"] as const;
 /** Objects of a file or volume (or the pages of a directory) to be removed. */
 export interface PurgeEntry {
   id: number;
   /**
    * objects: those wholly beyond `from`, below `bound`. directory: pages of the directory `ino`.
+   * clones: what no snapshot of the volume needs any more. rollback: the volume's objects become
+   * what they were at its snapshot `snap`.
    */
-  what: "objects" | "directory";
+  what: (typeof PURGES)[number];
   ino: Ino;
   prefix: string;
   layout: Layout;
@@ -95,6 +105,8 @@ export interface PurgeEntry {
   name: string;
   /** The volume's size becomes `from` when the work is done. */
   shrinks: boolean;
+  /** rollback: a snapshot id; else 0. */
+  snap: number;
   /** Objects below this index are gone; with lists (purger.ts) those of placement groups below. */
   next: number;
 }
@@ -450,6 +462,16 @@ export function writeVolume(out: Writer, volume: VolumeRecord): void {
   out.uint(volume.writer.client);
   out.time(volume.writer.sinceNs);
   out.text(volume.writer.holder);
+  out.uint(volume.snapSeq);
+  out.uint(volume.rollbackTo);
+  out.uint(volume.snapshots.length);
+  for (const { id, name, size, createdNs, isProtected } of volume.snapshots) {
+    out.uint(id);
+    out.text(name);
+    out.size(size);
+    out.time(createdNs);
+    out.bool(isProtected);
+  }
 }
 export function readVolume(from: Reader): VolumeRecord {
   const volume: VolumeRecord = {
@@ -462,6 +484,7 @@ export function readVolume(from: Reader): VolumeRecord {
     features: [],
     ...{ revision: 0, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
     writer: NO_WRITER,
+    ...{ snapSeq: 0, rollbackTo: 0, snapshots: [] as VolumeSnapshot[] },
   };
   for (let left = from.uint(); left > 0; left--) volume.features.push(from.text());
   volume.revision = from.uint();
@@ -469,29 +492,42 @@ export function readVolume(from: Reader): VolumeRecord {
   volume.iopsLimit = from.uint();
   volume.bandwidthLimit = from.uint();
   volume.writer = { client: from.uint(), sinceNs: from.time(), holder: from.text() };
+  volume.snapSeq = from.uint();
+  volume.rollbackTo = from.uint();
+  for (let left = from.uint(); left > 0; left--) {
+    volume.snapshots.push({
+      id: from.uint(),
+      name: from.text(),
+      size: from.size(),
+      createdNs: from.time(),
+      isProtected: from.bool(),
+    });
+  }
   return volume;
 }
 
 export function writePurge(out: Writer, entry: PurgeEntry): void {
   out.uint(entry.id);
-  out.bool(entry.what === "directory");
+  out.u8(PURGES.indexOf(entry.what));
   out.uint(entry.ino);
   out.text(entry.prefix);
   writeLayout(out, entry.layout);
   for (const value of [entry.from, entry.likely, entry.bound]) out.size(value);
-  for (const value of [entry.truncateSeq, entry.next, entry.volume]) out.uint(value);
+  const { truncateSeq, next, volume, snap } = entry;
+  for (const value of [truncateSeq, next, volume, snap]) out.uint(value);
   out.text(entry.name);
   out.bool(entry.shrinks);
   out.bool(entry.unconditional);
 }
 export function readPurge(from: Reader): PurgeEntry {
   const id = from.uint();
-  const what = from.bool() ? "directory" : "objects";
+  const what = PURGES[from.u8()];
+  if (what === undefined) throw new DssError("Malformed", "an unknown kind of purge");
   const ino = from.uint();
   const prefix = from.text();
   const layout = readLayout(from);
   const [start, likely, bound] = [from.size(), from.size(), from.size()];
-  const [truncateSeq, next, volume] = [from.uint(), from.uint(), from.uint()];
+  const [truncateSeq, next, volume, snap] = [from.uint(), from.uint(), from.uint(), from.uint()];
   const name = from.text();
   const shrinks = from.bool();
   const unconditional = from.bool();
@@ -506,6 +542,6 @@ export function readPurge(from: Reader): PurgeEntry {
     bound,
     truncateSeq,
     unconditional,
-    ...{ volume, name, shrinks, next },
+    ...{ volume, name, shrinks, snap, next },
   };
 }

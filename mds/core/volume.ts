@@ -5,7 +5,16 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
-import type { Layout, Request, Volume, VolumePurge } from "../proto.js";
+import {
+  contextKey,
+  volumeUse,
+  type Layout,
+  type Request,
+  type Volume,
+  type VolumeActivity,
+  type VolumePurge,
+  type VolumeTop,
+} from "../proto.js";
 import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
@@ -18,6 +27,7 @@ import {
   type SessionBody,
   type VolumeRecord,
 } from "./page.js";
+import { snapshotNamed } from "./snapshot.js";
 
 /**
  * The end of the address space of 64 bits, less a unit. Above 2^53 bytes sizes and offsets are
@@ -43,6 +53,9 @@ export function volumeKey(id: number): number {
 type Of<Op extends Request["op"]> = Extract<Request, { op: Op }>;
 
 export class Volumes {
+  /** The newest of every server; not journaled, because the next ones come within a second. */
+  private readonly reports = new Map<ClientId, readonly VolumeActivity[]>();
+
   constructor(
     private readonly metadata: Metadata,
     private readonly options: {
@@ -81,7 +94,7 @@ export class Volumes {
       objectPrefix: `v${id.toString(16)}`,
       features: [],
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
-      writer: NO_WRITER,
+      ...{ writer: NO_WRITER, snapSeq: 0, snapshots: [], rollbackTo: 0 },
     };
     draft.add({ d: "volumePut", volume });
     this.metadata.cache.get(volumePageKey(id));
@@ -99,8 +112,9 @@ export class Volumes {
     const volumes = [...this.metadata.volumes()].map((volume) => this.describe(volume));
     volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
     const volumePurges = [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
-      const { volume, name, shrinks: shrinking } = entry;
-      return volume === 0 ? [] : [{ volume, name, shrinking, ...this.options.progress(entry) }];
+      const { volume, name, what, shrinks: shrinking } = entry;
+      if (volume === 0 || what === "directory") return [];
+      return [{ volume, name, what, shrinking, ...this.options.progress(entry) }];
     });
     return { ...emptyPlan(), answer: { volumes, volumePurges } };
   }
@@ -113,6 +127,13 @@ export class Volumes {
   remove(access: Access, { name }: Of<"volumeRemove">): Plan {
     access.see(VOLUMES_KEY);
     const volume = this.named(name);
+    if (volume.snapshots.length > 0) {
+      const count = volume.snapshots.length;
+      throw new DssError("Busy", `volume ${name} has ${count} snapshot${count > 1 ? "s" : ""}`, {
+        hint: `remove them first: dss volume snap rm --all ${name}`,
+      });
+    }
+    this.refuseRollback(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.add({ d: "volumeRemove", volume: volume.id });
@@ -128,7 +149,7 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     const volume = this.named(name);
     const size = checkSize(request.size);
-    this.refuseShrinking(volume);
+    this.refuseRest(volume);
     if (size === volume.size) return { ...emptyPlan(), answer: { volume: this.describe(volume) } };
     if (size > volume.size) {
       this.refuseNewBlockSize(volume, size);
@@ -173,8 +194,10 @@ export class Volumes {
   open(access: Access, request: Of<"volumeOpen">): Plan {
     const { name, write, holder = "" } = request;
     access.see(VOLUMES_KEY);
+    if (name.includes("@")) return this.openSnapshot(access, request);
     let volume = this.named(name);
-    this.refuseShrinking(volume);
+    this.refuseRest(volume);
+    if (write) access.queue(contextKey(volume.id));
     const mine = this.metadata.session(access.session)?.volumes.get(volume.id);
     const draft = new Draft(this.metadata);
     if (write) this.clearWay(access, volume, request);
@@ -192,6 +215,28 @@ export class Volumes {
       described.owner = describeSession(self);
       described.ownerClient = self.id;
       described.ownerSinceNs = volume.writer.sinceNs;
+    }
+    return {
+      ...emptyPlan(),
+      record: draft.finish(),
+      answer: { volume: described, minEpoch: this.options.minEpoch() },
+      hides: [VOLUMES_KEY],
+      durable: true,
+      shared: write ? [contextKey(volume.id)] : [],
+    };
+  }
+
+  /** NAME@SNAPSHOT, to be read. */
+  private openSnapshot(access: Access, { name, write }: Of<"volumeOpen">): Plan {
+    const at = name.indexOf("@");
+    const volume = this.named(name.slice(0, at));
+    const { id, size } = snapshotNamed(volume, name.slice(at + 1));
+    if (write) throw new DssError("ReadOnly", `${name} is a snapshot and cannot be written`);
+    const described = { ...this.describe(volume), size, snapshot: id };
+    const use = volumeUse(described);
+    const draft = new Draft(this.metadata);
+    if (this.metadata.session(access.session)?.volumes.has(use) !== true) {
+      draft.add({ d: "volumeUse", id: access.session, volume: use, write: false });
     }
     return {
       ...emptyPlan(),
@@ -235,7 +280,29 @@ export class Volumes {
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY] };
   }
 
-  private change(changed: VolumeRecord, draft = new Draft(this.metadata)): Plan {
+  report(access: Access, { volumes }: Of<"volumeReport">): Plan {
+    for (const client of this.reports.keys()) {
+      if (this.metadata.session(client) === undefined) this.reports.delete(client);
+    }
+    this.reports.set(access.session, volumes);
+    return emptyPlan();
+  }
+  top(): Plan {
+    const volumeTop: VolumeTop[] = [];
+    for (const [client, volumes] of this.reports) {
+      const session = this.metadata.session(client);
+      if (session === undefined) continue;
+      const server = describeSession(session);
+      for (const activity of volumes) {
+        const name = this.metadata.volume(activity.volume)?.name;
+        if (name !== undefined) volumeTop.push({ name, server, client, activity });
+      }
+    }
+    return { ...emptyPlan(), answer: { volumeTop } };
+  }
+
+  /** For the journal and for all who have the volume open. */
+  change(changed: VolumeRecord, draft = new Draft(this.metadata)): Plan {
     const volume = { ...changed, revision: changed.revision + 1 };
     draft.add({ d: "volumePut", volume });
     const described = this.describe(volume);
@@ -249,7 +316,7 @@ export class Volumes {
     };
   }
   /** Nobody has the volume open: those whose lease is over are fenced first. Errors: Busy. */
-  private endUse(access: Access, volume: VolumeRecord): void {
+  endUse(access: Access, volume: VolumeRecord): void {
     const users = this.users(volume.id);
     const lapsed = users.filter((user) => user.id !== access.session && this.lapsed(user));
     const alive = users.find((user) => !lapsed.includes(user));
@@ -266,17 +333,39 @@ export class Volumes {
       hint: "detach it: beyond 8 PiB its smallest block is another one",
     });
   }
-  private refuseShrinking({ name, shrinkTo }: VolumeRecord): void {
+  /** A snapshot that somebody reads stays; silent sessions are evicted. Errors: Busy. */
+  refuseUse(access: Access, volume: VolumeRecord, snapshot: number): void {
+    const use = volumeUse({ id: volume.id, snapshot });
+    const users = this.users(use);
+    const lapsed = users.filter((user) => user.id !== access.session && this.lapsed(user));
+    const alive = users.find((user) => !lapsed.includes(user));
+    if (alive !== undefined) {
+      const text = `the snapshot of volume ${volume.name} is in use by ${describeSession(alive)}`;
+      throw new DssError("Busy", text, { hint: "end that first" });
+    }
+    evict(access, use, lapsed);
+  }
+  /** While objects are being changed in the background nothing else changes. Errors: Busy. */
+  refuseRest(volume: VolumeRecord): void {
+    this.refuseRollback(volume);
+    const { name, shrinkTo } = volume;
     if (shrinkTo === 0) return;
     throw new DssError("Busy", `volume ${name} is being shrunk to ${shrinkTo} bytes`, {
       hint: "its deletes go on by themselves: see dss volume ls",
+    });
+  }
+  private refuseRollback({ name, rollbackTo, snapshots }: VolumeRecord): void {
+    if (rollbackTo === 0) return;
+    const to = snapshots.find(({ id }) => id === rollbackTo)?.name ?? rollbackTo;
+    throw new DssError("Busy", `volume ${name} is being rolled back to its snapshot ${to}`, {
+      hint: "that goes on by itself: see dss volume ls",
     });
   }
   private find(name: string): VolumeRecord | undefined {
     for (const volume of this.metadata.volumes()) if (volume.name === name) return volume;
     return undefined;
   }
-  private named(name: string): VolumeRecord {
+  named(name: string): VolumeRecord {
     const volume = this.find(name);
     if (volume === undefined) throw new DssError("NotFound", `there is no volume ${name}`);
     return volume;
@@ -287,10 +376,11 @@ export class Volumes {
   private lapsed(session: SessionBody): boolean {
     return this.options.lapsed(session.id);
   }
-  private describe(volume: VolumeRecord): Volume {
+  describe(volume: VolumeRecord): Volume {
     const owner = this.users(volume.id).find((user) => user.volumes.get(volume.id) === true);
     return {
       ...volume,
+      snapshot: 0,
       owner: owner === undefined ? "" : describeSession(owner),
       ownerClient: owner?.id ?? 0,
       ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
@@ -330,16 +420,16 @@ function chosenLayout(standard: Layout, chosen: Partial<Omit<Layout, "pool">>): 
     throw new DssError("InvalidArgument", text);
   }
   if (!(stripeCount >= 1 && stripeCount <= STRIPE_COUNT_MAX)) {
-    const text = `stripes over ${stripeCount} objects are not possible: give 1 to ${STRIPE_COUNT_MAX}`;
+    const text = `stripes over ${stripeCount} objects: give 1 to ${STRIPE_COUNT_MAX}`;
     throw new DssError("InvalidArgument", text);
   }
   return { pool: standard.pool, objectSize, stripeUnit, stripeCount };
 }
 /** What all deletes of a volume have in common. */
-function wholeOf({ id, name, objectPrefix, layout, size }: VolumeRecord) {
+export function wholeOf({ id, name, objectPrefix, layout, size }: VolumeRecord) {
   return {
     ...{ what: "objects" as const, ino: 0, prefix: objectPrefix, layout, likely: 0, bound: size },
-    ...{ truncateSeq: 0, unconditional: true, volume: id, name },
+    ...{ truncateSeq: 0, unconditional: true, volume: id, name, snap: 0 },
   };
 }
 

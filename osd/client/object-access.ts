@@ -121,7 +121,8 @@ export interface ObjectAccess {
   ): Promise<void>;
   /**
    * No error when it does not exist. Unless `unconditional`, keeps an object whose truncation is as
-   * new as `truncation.seq`. `whiteout`: an empty object stays, or is made.
+   * new as `truncation.seq`. `whiteout`: of one that exists an empty one
+   * stays.
    */
   remove(
     address: ObjectAddress,

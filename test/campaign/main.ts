@@ -127,6 +127,20 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
   },
   {
+    name: "volume-model",
+    about: "20,000 random operations on volumes against a model, OSDs killed: 10 clusters",
+    steps: 10,
+    stepSeconds: 200,
+    step: (number) => ({
+      program: "test/integration/nbd/volume-model.test.js",
+      env: {
+        DSS_MODEL_SEED: String(100 + number),
+        DSS_MODEL_OPERATIONS: "2000",
+        DSS_MODEL_KILL_EVERY: "400",
+      },
+    }),
+  },
+  {
     name: "nbd-fuzz",
     about: "1,000,000 mutated frames of NBD negotiation and transmission, memory flat",
     steps: 4,

@@ -5,20 +5,25 @@ import type { Logger } from "../../cluster/base/log.js";
 import { runFilesScenario } from "./files-scenario.js";
 import { runFailoverScenario, type Trouble } from "./failover-scenario.js";
 import { runOsdScenario } from "./osd-scenario.js";
+import { runHolderScenario } from "./holder-scenario.js";
 import { runSnapshotsScenario } from "./snapshots-scenario.js";
+import { runVolumesScenario } from "./volumes-scenario.js";
 import { memoryDisk, simulatedDisk } from "./stores.js";
 
 /**
  * failover: five OSDs under every fault. thin: the same, with one copy enough to serve. writer:
  * three OSDs and one writer whose every byte is known, with zeroing and truncation. snapshots: the
- * same with four OSDs, and with snapshots. The others are
- * rounds of one trouble (failover-scenario.ts).
+ * same with four OSDs, and with snapshots. volumes: a client's volumes against a model, with sizes
+ * and names that change, under OSDs and metadata servers that crash. holder: snapshots of a volume
+ * while it is written. The others are rounds of one trouble (failover-scenario.ts).
  */
 export const SCENARIOS = [
   "failover",
   "thin",
   "writer",
   "snapshots",
+  "volumes",
+  "holder",
   "power",
   "lease",
   "deposed",
@@ -56,6 +61,12 @@ export async function runScenario(
   }
   if (scenario === "snapshots") {
     return await runSnapshotsScenario({ seed, disk, operations: 400, ...log });
+  }
+  if (scenario === "volumes") {
+    return await runVolumesScenario({ seed, disk, operations: 400, ...log });
+  }
+  if (scenario === "holder") {
+    return await runHolderScenario({ seed, disk, snapshots: 12, ...log });
   }
   if (scenario === "files" || isFilesTrouble(scenario)) {
     const trouble = scenario === "files" ? "mixed" : scenario;

@@ -168,7 +168,8 @@ class Scenario extends ScenarioBase {
     const whiteout = this.snapshots.size > 0;
     const options = { ...this.access(), unconditional: true, whiteout };
     await this.objects.remove(this.address(index), options);
-    this.contents[index] = whiteout ? Buffer.alloc(0) : undefined;
+    const isThere = this.contents[index] !== undefined;
+    this.contents[index] = whiteout && isThere ? Buffer.alloc(0) : undefined;
   }
 
   // ——— Snapshots; nothing is under way ———

@@ -157,7 +157,9 @@ t.test("of two that open a volume at the same time exactly one gets it", async (
   for (let round = 0; round < 20; round++) {
     const results = await Promise.allSettled([open(`a${round}`), open(`b${round}`)]);
     const won = results.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
-    const lost = results.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
+    const lost = results.flatMap((each) =>
+      each.status === "rejected" ? [each.reason as unknown] : [],
+    );
     t.equal(won.length, 1, `round ${round}: ${lost.map(String).join("; ")}`);
     t.match(lost, [{ code: "Busy", message: /raced is in use by / }]);
     for (const each of won) await each.close();

@@ -1,4 +1,9 @@
-/** Volumes of a real cluster that change: size, name, layout, removal; and what they take. */
+/**
+ * Volumes of a real cluster that change: size, name, layout, removal; what they take; to files and
+ * back; limits and figures.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { startCluster, type Cluster } from "../../support/cluster.js";
@@ -41,6 +46,22 @@ async function serve(...names: string[]): Promise<{ server: Program; socket: str
 const sizeOf = async (socket: string, name: string): Promise<string> =>
   (await succeed(t, "nbdinfo", ["--size", `nbd+unix:///${name}?socket=${socket}`])).trim();
 
+t.test("a volume of 16 EiB, finely striped: used at its end, gone at once", async (t) => {
+  const layout = ["--object-size", "1M", "--stripe-unit", "64K", "--stripe-count", "4"];
+  await volume("create", "huge", "16E", ...layout);
+  t.match(await info("huge"), { objectSize: MIB, stripeUnit: 65_536, stripeCount: 4 });
+  const last = String(2n ** 64n - 8192n);
+  await volume("write", "huge", last, "x".repeat(4096));
+  t.equal(await volume("read", "huge", last, "4096"), "x".repeat(4096));
+  t.match(await used("huge"), { objects: 1, used: 4096 });
+  await volume("resize", "huge", "1G", "--allow-shrink");
+  t.match(await used("huge"), { objects: 0, used: 0 });
+  await volume("rm", "huge", "--wait");
+  const bad = await cluster.dss(["volume", "create", "odd", "1G", "--stripe-unit", "100K"]);
+  t.match(bad, { code: 1 });
+  t.match(bad.stderr, /stripe unit/);
+});
+
 t.test("a served volume grows and gets another name under its users", async (t) => {
   await volume("create", "disk", "64M");
   const { server, socket } = await serve("disk");
@@ -75,18 +96,68 @@ t.test("what a volume lost by shrinking stays lost when it grows again", async (
   await volume("rm", "tide", "--wait");
 });
 
-t.test("a volume of 16 EiB, finely striped: used at its end, gone at once", async (t) => {
-  const layout = ["--object-size", "1M", "--stripe-unit", "64K", "--stripe-count", "4"];
-  await volume("create", "huge", "16E", ...layout);
-  t.match(await info("huge"), { objectSize: MIB, stripeUnit: 65_536, stripeCount: 4 });
-  const last = String(2n ** 64n - 8192n);
-  await volume("write", "huge", last, "x".repeat(4096));
-  t.equal(await volume("read", "huge", last, "4096"), "x".repeat(4096));
-  t.match(await used("huge"), { objects: 1, used: 4096 });
-  await volume("resize", "huge", "1G", "--allow-shrink");
-  t.match(await used("huge"), { objects: 0, used: 0 });
-  await volume("rm", "huge", "--wait");
-  const bad = await cluster.dss(["volume", "create", "odd", "1G", "--stripe-unit", "100K"]);
-  t.match(bad, { code: 1 });
-  t.match(bad.stderr, /stripe unit/);
+t.test("a volume goes to a file with holes and comes back, with checksums", async (t) => {
+  const content = Buffer.alloc(24 * MIB + 1000);
+  for (const at of [0, 5 * MIB + 123, 17 * MIB, content.length - 50]) {
+    content.fill(`stretch at ${at} `, at, Math.min(at + 200_000, content.length));
+  }
+  const source = join(folder, "source.raw");
+  writeFileSync(source, content);
+  const sum = createHash("sha256").update(content).digest("hex");
+  t.match(await volume("import", source, "copy", "--checksum"), `${sum}  ${source}`);
+  const { used: taken } = await used("copy");
+  t.ok(taken < 700_000, `zeros take no space: ${taken} bytes`);
+  const again = await cluster.dss(["volume", "import", source, "copy"]);
+  t.match(again.stderr, /exists/);
+  t.equal(existsSync(`${source}.dss-progress`), false);
+
+  const target = join(folder, "target.raw");
+  const padded = Buffer.concat([content, Buffer.alloc((4096 - (content.length % 4096)) % 4096)]);
+  const whole = createHash("sha256").update(padded).digest("hex");
+  t.match(await volume("export", "copy", target, "--checksum"), `${whole}  ${target}`);
+  t.ok(readFileSync(target).equals(padded));
+  t.ok(statSync(target).blocks * 512 < 2 * MIB, "the file has holes");
+  t.match((await cluster.dss(["volume", "export", "copy", target])).stderr, /exists/);
+
+  // An export that was interrupted at 6 MiB, and what was written beyond that is not believed.
+  truncateSync(target, 6 * MIB);
+  writeFileSync(target, Buffer.alloc(100, 7), { flag: "a" });
+  const { id } = await cluster.json<{ id: number }>(["volume", "info", "copy"]);
+  const about = { direction: "export", volume: id, size: padded.length, modifiedMs: 0 };
+  writeFileSync(`${target}.dss-progress`, JSON.stringify({ ...about, next: 6 * MIB }));
+  t.match(await volume("export", "copy", target, "--resume", "--checksum"), whole);
+  t.ok(readFileSync(target).equals(padded));
+
+  const streamed = await cluster.dss(["volume", "import", "-", "piped"], { input: content });
+  t.equal(streamed.code, 0, streamed.stderr);
+  const { size } = await info("piped");
+  t.equal(size, padded.length, "a stream's volume is as long as the stream");
+  const piped = join(folder, "piped.raw");
+  t.match(await volume("export", "piped", piped, "--checksum"), whole);
+});
+
+t.test("limits hold, change at once, and top shows what goes on", async (t) => {
+  await volume("create", "slow", "64M");
+  const { server, socket } = await serve("slow");
+  const uri = `nbd+unix:///slow?socket=${socket}`;
+  t.match(await volume("limit", "slow", "--iops", "20"), /20 operations/);
+  const begin = performance.now();
+  // The burst is 20 operations, and of the others 20 a second may be begun.
+  const reads = Array.from({ length: 60 }, (_, index) => ["-c", `read ${index * 65_536} 4096`]);
+  const flood = succeed(t, "qemu-io", ["-r", "-f", "raw", ...reads.flat(), uri]);
+  let top: { volume: string; readsPerSecond: number }[] = [];
+  for (let look = 0; look < 20 && !top.some((row) => row.readsPerSecond > 0); look++) {
+    top = await cluster.json(["volume", "top"]);
+  }
+  t.match(top, [{ volume: "slow", read: { p50Us: Number, p99Us: Number } }]);
+  await flood;
+  t.ok(performance.now() - begin > 1_900, "60 operations do not fit into less than 2 s");
+  await volume("limit", "slow", "--iops", "0");
+  await server.stop();
+  const [seq] = await cluster.json<{ operationsPerSecond: number; p99Us: number }[]>([
+    ...["volume", "bench", "slow", "--tests", "rand-write", "--seconds", "1"],
+  ]);
+  t.ok(seq!.operationsPerSecond > 0 && seq!.p99Us > 0);
+  const full = await cluster.dss(["volume", "bench", "slow", "--tests", "seq-write"]);
+  t.match(full.stderr, /not empty/);
 });

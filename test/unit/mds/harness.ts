@@ -117,7 +117,7 @@ export class FakeObjects {
       mtimeNs: found?.mtimeNs ?? 0n,
       truncateSeq: 0,
       allocated: found?.size ?? 0,
-      ...{ clones: [], snapSeq: 0 },
+      ...{ clones: [], snapSeq: this.snapSeqs.get(address.object) ?? 0 },
     };
   }
   async trim(
@@ -143,6 +143,17 @@ export class FakeObjects {
     const names = [...this.sizes.keys()].filter((object) => object > after).sort();
     return Promise.resolve(names.slice(0, options.limit).map((object) => ({ object })));
   }
+  readonly rolledBack: { object: string; snap: number; seq: number | undefined }[] = [];
+  async rollback(
+    { object }: { object: string },
+    snap: number,
+    { snapshots }: { snapshots?: { seq: number } },
+  ) {
+    await this.heldRemovals;
+    this.rolledBack.push({ object, snap, seq: snapshots?.seq });
+  }
+  /** `snapSeq` of what has one: clones above all. */
+  readonly snapSeqs = new Map<string, number>();
   /** While set, removals wait for it. */
   heldRemovals: Promise<void> | undefined;
   async remove(address: { object: string }, options: { truncation: { seq: number } }) {

@@ -187,3 +187,22 @@ t.test("a layout is taken when its parts fit together", async (t) => {
     );
   }
 });
+
+t.test("what servers report is shown while their sessions last", async (t) => {
+  const { cluster, a, b } = await begin();
+  const { id } = await create(a, "disk", OBJECT);
+  const zero = { p50Us: 0, p99Us: 0, maxUs: 0 };
+  const activity = {
+    ...{ volume: id, spanMs: 1_000, reads: 5, writes: 0, others: 0, readBytes: 20_480 },
+    ...{ writeBytes: 0, read: zero, write: zero, other: zero, failures: 0, heldMs: 0 },
+  };
+  await a.send({ op: "volumeReport", volumes: [activity, { ...activity, volume: 99 }] });
+  const top = async () => (await b.send({ op: "volumeTop" })).answer.volumeTop;
+  t.match(await top(), [{ name: "disk", client: a.id, activity: { reads: 5 } }]);
+  for (const bad of [{ ...activity, reads: -1 }, { ...activity, read: {} }, 7, null]) {
+    const volumes = [bad] as unknown as (typeof activity)[];
+    await t.rejects(a.send({ op: "volumeReport", volumes }), { code: "Malformed" });
+  }
+  await cluster.leader.closeSession({ client: a.id }, a.link);
+  t.same(await top(), []);
+});

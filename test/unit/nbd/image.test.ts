@@ -28,6 +28,7 @@ function volumeOf(layout: StripeLayout, size = SIZE): Volume {
     createdNs: 0n,
     objectPrefix: "v5",
     features: [],
+  ...{ snapSeq: 0, snapshots: [], rollbackTo: 0, snapshot: 0 },
     owner: "",
     ownerClient: 0,
     revision: 1,

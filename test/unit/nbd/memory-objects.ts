@@ -6,6 +6,7 @@ import type {
   ObjectAddress,
   ObjectContent,
   ObjectStat,
+  SnapContext,
 } from "../../../osd/client/object-access.js";
 
 export class MemoryObjects implements ObjectAccess {
@@ -19,6 +20,8 @@ export class MemoryObjects implements ObjectAccess {
   runningMax = 0;
   /** Of the newest operation. */
   minEpoch = -1;
+  /** Of changes, in the order of arrival. */
+  readonly contexts: (SnapContext | undefined)[] = [];
 
   constructor(private readonly objectSize: number) {}
 
@@ -124,9 +127,10 @@ export class MemoryObjects implements ObjectAccess {
   private bound(offset: number, length: number): void {
     assert(length > 0 && offset >= 0 && offset + length <= this.objectSize, "outside the object");
   }
-  private async enter<T>(call: string, { minEpoch }: AccessOptions, act: () => T): Promise<T> {
+  private async enter<T>(call: string, options: AccessOptions, act: () => T): Promise<T> {
     this.calls.push(call);
-    this.minEpoch = minEpoch;
+    this.minEpoch = options.minEpoch;
+    if (options.snapshots !== undefined) this.contexts.push(options.snapshots);
     this.runningMax = Math.max(this.runningMax, ++this.running);
     try {
       await this.gate?.(call);

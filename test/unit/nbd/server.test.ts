@@ -545,7 +545,11 @@ t.test("block status and cache reach the image", async (t) => {
   const [slow] = parseChunks(link.take());
   t.equal(slow!.payload.readUInt32BE(0), 95);
   t.same(s.disk.calls.slice(-3), ["cache 512+1024", "zero 0+4096 fast", "zero 1+4096 fast"]);
-  t.same(s.lines.filter((line) => /failed/.test(line)), [], "a slow zero is no failure");
+  t.same(
+    s.lines.filter((line) => /failed/.test(line)),
+    [],
+    "a slow zero is no failure",
+  );
   link.hangUp();
   await s.clock.settle();
   t.equal(s.server.figures.bytes, 0);
@@ -615,4 +619,22 @@ t.test("a client that does not agree on encryption is dropped", async (t) => {
   silent.tls!.refuse(new DssError("NotPermitted", "closed"));
   await s.clock.settle();
   t.equal(s.server.figures.connections, 0);
+});
+
+t.test("a volume's limits hold its connections back together", async (t) => {
+  const { clock, disk, attach, server } = await setting();
+  let operations = 10;
+  Object.defineProperty(disk, "limits", { get: () => ({ operations, bytes: 0 }) });
+  const flood = Array.from({ length: 50 }, () => request({ type: READ, length: 512 }));
+  for (const link of [await attach(), await attach()]) link.push(Buffer.concat(flood));
+  await clock.settle();
+  t.equal(disk.calls.length, 10, "the burst");
+  await clock.advance(2_000);
+  t.ok(disk.calls.length >= 28 && disk.calls.length <= 32, `${disk.calls.length} after 2 s`);
+  const { activity } = server.activity().find(({ image }) => image === disk)!;
+  t.equal(activity.reads, disk.calls.length);
+  t.ok(activity.heldMs > 0);
+  operations = 0;
+  await clock.advance(100);
+  t.equal(disk.calls.length, 100, "without a limit the rest goes at once");
 });

@@ -4,7 +4,15 @@ import { DssError } from "../../../cluster/base/errors.js";
 import type { ClientId } from "../../../cluster/base/ids.js";
 import type { Clock } from "../../../cluster/platform/ports.js";
 import type { SessionCache } from "../../../mds/client/session-cache.js";
-import type { Answer, MdsReply, Request, Volume } from "../../../mds/proto.js";
+import {
+  contextKey,
+  type Answer,
+  type Grant,
+  type MdsReply,
+  type Released,
+  type Request,
+  type Volume,
+} from "../../../mds/proto.js";
 import {
   VolumeDirectory,
   type VolumeLocking,
@@ -23,6 +31,7 @@ function volume(id: number, name: string): Volume {
       owner: "",
       ownerClient: 0,
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
+      ...{ snapSeq: 0, snapshots: [], rollbackTo: 0, snapshot: 0 },
       ownerSinceNs: 0n,
       writer: { client: 0, sinceNs: 0n, holder: "" },
     },
@@ -37,7 +46,18 @@ class Leader implements VolumeSession {
   /** Taken by somebody else. */
   busy: string | undefined;
   private cache: SessionCache | undefined;
+  private grants = 0;
+  /** What was given back. */
+  readonly released: Released[] = [];
 
+  release(released: Released): boolean {
+    this.released.push(released);
+    return true;
+  }
+  /** Asks for the right to change the volume's objects. */
+  recall(id: number): void {
+    this.cache?.recall({ ino: contextKey(id), mode: "none", seq: ++this.grants });
+  }
   setCache(cache: SessionCache): void {
     this.cache = cache;
   }
@@ -68,13 +88,27 @@ class Leader implements VolumeSession {
         if (found !== undefined) Object.assign(answer, { volume: found, minEpoch: 33 });
         break;
       }
+      case "volumeContext": {
+        this.calls.push(`context ${request.id}`);
+        const found = this.volumes.find((each) => each.id === request.id);
+        if (found !== undefined) answer.volume = found;
+        break;
+      }
       case "volumeClose":
         this.calls.push(`close ${request.id}`);
         break;
       default:
         throw new Error(`unexpected ${request.op}`);
     }
-    return { id: 1, journal: 0, notFound, answer, grants: [] };
+    const grants: Grant[] = [];
+    const { volume: opened } = answer;
+    if (opened !== undefined && (request.op !== "volumeOpen" || request.write)) {
+      const ino = contextKey(opened.id);
+      grants.push({ ino, mode: "shared", seq: ++this.grants, maxSize: 0, minEpoch: 33 });
+    }
+    const reply: MdsReply = { id: 1, journal: 0, notFound, answer, grants };
+    this.cache?.apply(request, reply, false);
+    return reply;
   }
 }
 
@@ -233,4 +267,48 @@ t.test("a renamed volume has one image and one lock under both names", async (t)
   t.notOk(leader.calls.includes("close 1"), "it is in use again");
   await directory.close(image);
   t.equal(leader.calls.at(-1), "close 1");
+});
+
+t.test(
+  "a snapshot is taken between changes: those under way end, the next ones know it",
+  async (t) => {
+    const { leader, directory, accesses } = world();
+    const image = await directory.open("alpha");
+    const access = accesses[0]!;
+    const { contexts } = access;
+    let release: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => (release = resolve));
+    access.gate = () => held;
+    const before = image.write(0, Buffer.alloc(10, 1));
+    await new Promise((resolve) => setImmediate(resolve));
+    leader.recall(1);
+    const taken = { id: 1, name: "s", size: 10 * OBJECT, createdNs: 0n, isProtected: false };
+    leader.volumes[0] = { ...volume(1, "alpha"), snapSeq: 1, snapshots: [taken], revision: 2 };
+    const after = image.write(0, Buffer.alloc(10, 2));
+    await new Promise((resolve) => setImmediate(resolve));
+    t.same(leader.released, [], "not while something is under way");
+    t.equal(contexts.length, 1, "and nothing more is begun");
+    release();
+    await Promise.all([before, after]);
+    t.match(leader.released, [{ ino: contextKey(1), mode: "none" }]);
+    t.same(leader.calls, ["open alpha write", "context 1"]);
+    t.same(contexts, [
+      { seq: 0, newest: 0 },
+      { seq: 1, newest: 1 },
+    ]);
+  },
+);
+
+t.test("who gave up on a change does not let a snapshot be taken over it", async (t) => {
+  const { leader, directory, accesses } = world();
+  const image = await directory.open("alpha");
+  accesses[0]!.gate = () => Promise.reject(new DssError("TimedOut", "no answer"));
+  await t.rejects(image.write(0, Buffer.alloc(10)), { code: "TimedOut" });
+  accesses[0]!.gate = undefined;
+  leader.recall(1);
+  const later = image.write(0, Buffer.alloc(10));
+  await new Promise((resolve) => setImmediate(resolve));
+  t.same(leader.released, [], "it is fenced");
+  leader.evict(70_001);
+  await t.rejects(later, { code: "Fenced" });
 });

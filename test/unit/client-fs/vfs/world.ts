@@ -299,7 +299,10 @@ class World {
           }),
           usage: () => ({ total: 2 ** 30, available: 2 ** 29 }),
         },
-        objects: this.objects.for(0),
+        objects: {
+          ...this.objects.for(0),
+          rollback: () => Promise.reject(new Error("there are no volumes")),
+        },
         lister: { pools: () => [], listActive: () => Promise.resolve([]) },
         options: { ...LEADER_DEFAULTS, ...options },
         onFailure: (error) => this.failures.push(error),
