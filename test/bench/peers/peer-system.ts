@@ -17,13 +17,15 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { findLeftovers, RUN_VARIABLE } from "../../../tools/leftovers.js";
 import { run } from "../../support/process.js";
-import { tempFolder } from "../../support/temp.js";
-import type { Scope } from "../scope.js";
+import { tempFolder, withDeadline } from "../../support/temp.js";
+import { Scope } from "../scope.js";
 import { SetupError } from "./system.js";
 import type { BlockDevice, Running, System, SystemProcess } from "./system.js";
 
 /** The first start may install the packages. */
 const UP_MS = 900_000;
+/** How long a start may go on after the benchmark was told to stop. */
+const UP_GRACE_MS = 180_000;
 const DOWN_MS = 180_000;
 const COLD_MS = 180_000;
 const BLOCK_MS = 60_000;
@@ -134,7 +136,15 @@ async function startPeer(peer: Peer, folder: string, scope: Scope): Promise<Runn
   const mark = `peers-${process.pid}-${++started}`;
   const running = new RunningPeer(peer, folder, root, mark, scope);
   scope.teardown(() => running.down());
-  await running.up();
+  // Not stopped halfway: it may be installing packages, or have started a daemon that it has not
+  // recorded yet.
+  const starter = new Scope();
+  const starting = running.up(starter);
+  scope.teardown(async () => {
+    await withDeadline(UP_GRACE_MS, `${peer.name}: up`, starting).catch(() => undefined);
+    await starter.end();
+  });
+  await starting;
   return running;
 }
 
@@ -153,8 +163,8 @@ class RunningPeer implements Running {
     this.mount = join(this.base, "mnt");
   }
 
-  async up(): Promise<void> {
-    await this.script("up", UP_MS, this.scope);
+  async up(scope: Scope): Promise<void> {
+    await this.script("up", UP_MS, scope);
     if ((await this.processes()).length > 0) return;
     throw new SetupError(
       `${this.peer.script}.sh up left no processes in ${this.base}/run/pids: it has to keep its ` +

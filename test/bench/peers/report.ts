@@ -169,20 +169,23 @@ function failureLines({ systems }: PeersDocument): string[] {
   return systems.flatMap(({ name, failures }) =>
     failures.map(
       ({ run, row, message }) =>
-        `FAILED: ${name}, run ${run + 1}${row === undefined ? "" : `, ${row}`}: ${message}`,
+        `FAILED: ${name}, run ${run + 1}${row === undefined ? "" : `, ${row}`}: ${head(message)}`,
     ),
   );
 }
 
+/** The whole message is in the JSON document. */
+const head = (message: string): string => message.split("\n").slice(0, 4).join(" | ");
+
 export function describePeers(document: PeersDocument): string {
-  const { head, rows } = judgementTable(document);
+  const { head: columns, rows } = judgementTable(document);
   const { machine } = document;
   return [
     `commit ${document.commit}, ${document.date}, ${Math.round(document.seconds)} s in all`,
     `${machine.processors}, ${Math.round(machine.memoryBytes / 2 ** 20)} MiB, Linux ` +
       `${machine.kernel}, Node ${machine.node}; sizes: ${document.profile ?? "full"}`,
     "",
-    table(head, rows),
+    rows.length === 0 ? "no row was measured" : table(columns, rows),
     "",
     spreadTable(document),
     "",
