@@ -23,6 +23,7 @@ import {
   MdsAdmin,
   MdsKeepAlive,
   MdsOperation,
+  MdsOperations,
   MdsPing,
   MdsReleased,
   OpenMdsSession,
@@ -137,6 +138,7 @@ export class MdsDaemon {
         );
     });
     messenger.handle(MdsOperation, (incoming) => this.leader().onOperation(incoming));
+    messenger.handle(MdsOperations, (incoming) => this.leader().onOperations(incoming));
     messenger.handle(MdsKeepAlive, (incoming) => {
       incoming.reply(this.leader().keepAlive(incoming.message, incoming.link));
     });

@@ -68,12 +68,23 @@ export function badObjects(
     }
     const ino = Number.parseInt(parts[2]!, 16);
     if (purgedInos.has(ino)) continue;
+    if (inodes.get(ino) === undefined && mayBeMade(metadata, ino)) continue;
     const kind = badFileObject(metadata, capabilities, inodes.get(ino), { index, ...each });
     if (kind !== undefined) found.push({ ...each, kind, ino, index });
   }
   return found;
 }
 
+/**
+ * A mount makes files before it tells the leader, and may have written to one whose creation is
+ * still on its way. What its session leaves behind is found when that has ended.
+ */
+function mayBeMade(metadata: Metadata, ino: Ino): boolean {
+  for (const { ranges } of metadata.sessions()) {
+    for (const { first, count } of ranges) if (ino >= first && ino < first + count) return true;
+  }
+  return false;
+}
 /** A clone is for snapshots up to its id, of which one at least exists. */
 function isCloneNeeded({ snapshots }: VolumeRecord, clone: number): boolean {
   return snapshots.some(({ id }) => id <= clone);

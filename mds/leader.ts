@@ -16,6 +16,7 @@ import type { Incoming, Link } from "../cluster/messenger/messenger.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { Checkpointer } from "./checkpointer.js";
+import { serveBatch } from "./batch.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
@@ -37,11 +38,14 @@ import {
   MdsSafe,
   MdsVolumeChanged,
   ROOT_INO,
+  covers,
   type CapabilityMode,
   type Grant,
   type KeepAlive,
   type KeptAlive,
   type Layout,
+  type MdsBatch,
+  type MdsBatchReply,
   type MdsCall,
   type MdsReply,
   type MdsStatus,
@@ -131,6 +135,8 @@ interface Pending {
 }
 interface LiveSession {
   id: ClientId;
+  /** It keeps what it is given, and tells what it did under it. */
+  isMount: boolean;
   link: Link | undefined;
   lastSeen: number;
   floor: number;
@@ -513,6 +519,7 @@ export class MdsLeader {
   private newSession(id: ClientId, link: Link | undefined, floor: number): LiveSession {
     return {
       id,
+      isMount: this.metadata.session(id)?.type === "mount",
       link,
       lastSeen: this.now(),
       floor,
@@ -617,32 +624,38 @@ export class MdsLeader {
       if (held.mode === "exclusive") {
         // The holder's last word went to a leader that is gone: its objects tell.
         if (claim?.mode !== "exclusive" && returning) lost.push(ino);
-      } else if (claim === undefined || claim.mode === "none") {
-        this.lower(session, ino, "none");
+      } else if (claim === undefined || !covers(claim.mode, held.mode)) {
+        this.lower(session, ino, claim?.mode ?? "none");
       }
     }
     for (const { ino, mode, seq } of open.held) {
-      if (mode !== "shared" || this.capabilities.exclusiveHolder(ino) !== undefined) continue;
-      // A new leader learns of shared capabilities only here; an old one knows what it has granted.
-      if (returning) this.capabilities.raise(session.id, ino, "shared", seq);
+      const told = mode === "shared" || mode === "sole";
+      if (!told || this.capabilities.exclusiveHolder(ino) !== undefined) continue;
+      // A new leader learns of these only here; an old one knows what it has granted.
+      if (returning) this.capabilities.raise(session.id, ino, mode, seq);
     }
     for (const ino of open.open ?? []) this.capabilities.setOpen(session.id, ino, true);
     if (returning && !this.locks.claim(session.id, open)) {
       void this.evict(session, "it claims locks that others hold");
     }
-    void this.recoverReleased(session, lost).catch((error: unknown) => this.fail(error));
+    const kept = new Map(lost.map((ino) => [ino, told.get(ino)?.mode ?? "none"]));
+    void this.recoverReleased(session, kept).catch((error: unknown) => this.fail(error));
   }
   /** One after the other: there may be many, and clients' own work comes first. */
-  private async recoverReleased(session: LiveSession, inos: readonly Ino[]): Promise<void> {
+  private async recoverReleased(
+    session: LiveSession,
+    kept: ReadonlyMap<Ino, CapabilityMode>,
+  ): Promise<void> {
+    const inos = [...kept.keys()];
     const seqs = new Map(inos.map((ino) => [ino, this.capabilities.held(session.id, ino)?.seq]));
-    for (const ino of inos) {
+    for (const [ino, mode] of kept) {
       const found = await this.probe(session.id, ino);
       if (this.phase === "stopped" || session.evicting !== undefined) return;
       // The session may have acquired it again meanwhile: then it is the authority once more.
       const isOld = (): boolean => this.capabilities.held(session.id, ino)?.seq === seqs.get(ino);
       if (!isOld()) continue;
       await this.endGrant(session, ino, found, isOld);
-      if (isOld()) this.lower(session, ino, "none");
+      if (isOld()) this.lower(session, ino, mode);
     }
   }
 
@@ -825,9 +838,13 @@ export class MdsLeader {
     const session = this.byLink.get(link);
     if (session === undefined || session.evicting !== undefined) return;
     session.lastSeen = this.now();
-    void this.release(session, message).catch((error: unknown) => this.fail(error));
+    // What it did under the capability comes first.
+    this.afterReplays(session, () => {
+      void this.release(session, message).catch((error: unknown) => this.fail(error));
+    });
   }
   private async release(session: LiveSession, message: Released): Promise<void> {
+    if (session.evicting !== undefined) return;
     const { ino, mode, seq, size, mtimeNs } = message;
     const held = this.capabilities.held(session.id, ino);
     // Sent before the newest grant arrived: the client holds that grant.
@@ -843,7 +860,7 @@ export class MdsLeader {
     }
     this.capabilities.setOpen(session.id, ino, message.open && mode === "none");
     const recalled = session.recalls.get(ino);
-    if (recalled !== undefined && rank(mode) <= rank(recalled.mode)) session.recalls.delete(ino);
+    if (recalled !== undefined && covers(recalled.mode, mode)) session.recalls.delete(ino);
     this.lower(session, ino, mode);
   }
   private lower(session: LiveSession, ino: Ino, mode: CapabilityMode): void {
@@ -885,6 +902,13 @@ export class MdsLeader {
       this.recallAgain(session, ino);
       grants.push({ ino, mode: "exclusive", seq: held.seq, maxSize, minEpoch });
     }
+    for (const ino of session.isMount ? plan.sole : []) {
+      if (plan.removed.includes(ino) || !capabilities.alone(ino, session.id)) continue;
+      const held = capabilities.raise(session.id, ino, "sole");
+      if (held === undefined) continue;
+      this.recallAgain(session, ino);
+      grants.push({ ino, mode: "sole", seq: held.seq, maxSize: 0, minEpoch });
+    }
     for (const ino of plan.shared) {
       if (ino === plan.exclusive?.ino || plan.removed.includes(ino)) continue;
       if (capabilities.pendingBefore(ino, Infinity) !== undefined) continue;
@@ -899,7 +923,7 @@ export class MdsLeader {
   private limitCapabilities(session: LiveSession): void {
     const journaled = this.metadata.session(session.id)?.exclusive;
     if (journaled !== undefined && journaled.size > EXCLUSIVE_MAX) {
-      this.recallOldest(session, journaled.keys(), "shared");
+      this.recallOldest(session, journaled.keys(), session.isMount ? "sole" : "shared");
     }
     const { capabilitiesMax } = this.parts.options;
     if (this.capabilities.count(session.id) - session.recalls.size <= capabilitiesMax) return;
@@ -932,7 +956,8 @@ export class MdsLeader {
     const known = session.requests.get(call.id);
     if (known !== undefined) {
       known.incoming = incoming; // The earlier link is gone; this one gets the answer.
-      if (known.reply !== undefined) this.send(session, call, known.reply);
+      if (known.reply !== undefined)
+        this.send(session, call, this.stillGranted(session, known.reply));
       return;
     }
     session.requests.set(call.id, { incoming });
@@ -941,8 +966,10 @@ export class MdsLeader {
       // another session holds, which
       // gives it back with requests of its own. They follow what some client knows to be done, or
       // it might wait for them.
-      if (this.phase === "active") this.execute(session, call, () => undefined);
-      else this.whenActive.push(() => this.execute(session, call, () => undefined));
+      this.afterReplays(session, () => {
+        if (this.phase === "active") this.execute(session, call, () => undefined);
+        else this.whenActive.push(() => this.execute(session, call, () => undefined));
+      });
       return;
     }
     // Replays run one after the other, as they were sent.
@@ -953,6 +980,21 @@ export class MdsLeader {
         session.replaying--;
         this.checkAgain();
       });
+  }
+
+  onOperations(incoming: Incoming<MdsBatch, MdsBatchReply>): void {
+    serveBatch(incoming, (one) => this.onOperation(one));
+  }
+  /** At once, unless replays that came earlier are not executed yet. */
+  private afterReplays(session: LiveSession, work: () => void): void {
+    if (session.replaying === 0) work();
+    else void session.replays.then(work);
+  }
+  /** An answer of an earlier link may grant what was given back since. */
+  private stillGranted(session: LiveSession, reply: MdsReply): MdsReply {
+    const isHeld = ({ ino, mode }: Grant): boolean =>
+      covers(this.capabilities.mode(session.id, ino), mode);
+    return { ...reply, grants: reply.grants.filter(isHeld) };
   }
 
   private execute(session: LiveSession, call: MdsCall, over: () => void): void {
@@ -1182,8 +1224,4 @@ export class MdsLeader {
             ],
     };
   }
-}
-
-function rank(mode: CapabilityMode): number {
-  return mode === "none" ? 0 : mode === "shared" ? 1 : 2;
 }

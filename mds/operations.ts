@@ -82,6 +82,7 @@ export class Operations {
           answer: {},
           notFound: false,
           shared: [],
+          sole: [],
           hides: [...hides],
           durable: false,
           removed: [],
@@ -139,9 +140,10 @@ export class Operations {
       cache.touched = undefined;
       if (error instanceof PageFault) void this.load(task, touched, error.keys);
       else if (!isDssError(error)) this.parts.panic(error);
-      else if (access.safeAfter > journal.safe) {
-        // What it ran into may be another session's change that is not safe yet.
-        journal.whenSafe(access.safeAfter, () => this.again(task));
+      else if (access.sawOld()) {
+        // What it ran into may be another session's change that is not safe yet, or that its
+        // holder has not told.
+        this.wait(task, access);
       } else {
         this.end(task);
         task.fail(error);

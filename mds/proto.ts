@@ -58,10 +58,24 @@ export interface Inode {
 
 /**
  * What a session may cache of one inode. shared: attributes, data for reading, and of a directory
- * its names (also absent ones). exclusive (files only): also buffered writes; the holder is the
- * authority on size and mtime.
+ * its names (also absent ones). sole: nobody else holds anything of it or has it open, so the
+ * holder may change attributes, and names in a directory, itself, and tell the leader afterwards
+ * (`MdsCall.replay`). Given unasked to mounts that change something; not journaled, because like
+ * shared it is told to a new leader before anybody else is served. exclusive (files only): also
+ * buffered writes; the holder is the authority on size and mtime.
  */
-export type CapabilityMode = "none" | "shared" | "exclusive";
+export type CapabilityMode = "none" | "shared" | "sole" | "exclusive";
+const CAPABILITY_RANK: Record<CapabilityMode, number> = {
+  none: 0,
+  shared: 1,
+  sole: 2,
+  exclusive: 3,
+};
+export function covers(held: CapabilityMode, wanted: CapabilityMode): boolean {
+  return CAPABILITY_RANK[held] >= CAPABILITY_RANK[wanted];
+}
+/** What a new file's exclusive grant lets its maker write: one object. */
+export const NEW_FILE_GRANT = 4 * 2 ** 20;
 
 /**
  * Every answer brings the capabilities that it grants; a grant never lowers what the session holds.
@@ -157,6 +171,8 @@ export type Request =
       /** Permission bits before the umask: where a default access control list starts from. */
       unmasked?: number;
       exclusive: boolean;
+      /** The layout that the maker has begun to use (from `inoRange`); a replay carries it. */
+      layout?: Layout;
       actor: Actor;
     }
   /**
@@ -469,7 +485,8 @@ export interface Answer {
   other?: Inode;
   xattrs?: { name: Buffer; value: Buffer }[];
   usage?: FileSystemUsage;
-  inoRange?: { first: Ino; count: number };
+  /** `layout`: of new files, so that their maker need not ask; absent while there is no pool. */
+  inoRange?: { first: Ino; count: number; layout?: Layout };
   volume?: Volume;
   volumes?: Volume[];
   /** lock, lockTest (`conflict` with its `holder`, or `granted`), lockCancel. */
@@ -497,7 +514,9 @@ export interface MdsCall {
   /** "safe": answer only when it is safe. */
   wait: "unsafe" | "safe";
   /**
-   * Answered by an earlier leader: executed again before anything new, unless the journal has it.
+   * Its caller has had an answer, by an earlier leader or by the client itself under a sole
+   * capability: executed in the order of the ids and before anything that comes later, unless the
+   * journal has it.
    */
   replay: boolean;
   request: Request;
@@ -513,6 +532,21 @@ export interface MdsReply {
   notFound: boolean;
   answer: Answer;
   grants: Grant[];
+}
+
+/** Several requests in one frame, in the order of their ids. Those that are replays are answered
+ * with their grants alone: the client knows the rest. */
+export interface MdsBatch {
+  floor: number;
+  calls: { id: number; replay: boolean; request: Request }[];
+}
+/** When all of them have been executed; an error says which code of cluster/base/errors.ts. */
+export interface MdsBatchReply {
+  replies: (MdsReply | MdsRefusal)[];
+}
+export interface MdsRefusal {
+  id: number;
+  error: { code: number; message: string; epoch: number };
 }
 
 /** Leader to client: everything up to this journal number is in ZooKeeper. */
@@ -729,6 +763,10 @@ export const CloseMdsSession = defineCall(302, "CloseMdsSession", {
 export const MdsOperation = defineCall(304, "MdsOperation", {
   request: msgpack<MdsCall>(),
   reply: msgpack<MdsReply>(),
+});
+export const MdsOperations = defineCall(320, "MdsOperations", {
+  request: msgpack<MdsBatch>(),
+  reply: msgpack<MdsBatchReply>(),
 });
 export const MdsKeepAlive = defineCall(306, "MdsKeepAlive", {
   request: msgpack<KeepAlive>(),

@@ -3,7 +3,7 @@
  * say.
  */
 import { DssError } from "../cluster/base/errors.js";
-import { LOCK_END, type MdsCall, type Request, type SessionOpen } from "./proto.js";
+import { LOCK_END, type Layout, type MdsCall, type Request, type SessionOpen } from "./proto.js";
 
 type Kind =
   | "activity"
@@ -16,6 +16,7 @@ type Kind =
   | "mode"
   | "time"
   | "capability"
+  | "layout"
   | "lockKind"
   | "lockMode"
   | "lockOwner"
@@ -45,6 +46,7 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "target?": "bytes",
     "unmasked?": "mode",
     exclusive: "bool",
+    "layout?": "layout",
     actor: "actor",
   },
   tmpfile: { parent: "int", ino: "int", mode: "mode", "unmasked?": "mode", actor: "actor" },
@@ -164,6 +166,14 @@ function isOf(kind: Kind, value: unknown): boolean {
       return typeof value === "string" && LOCK_OWNER.test(value);
     case "lockByte":
       return typeof value === "bigint" && value >= 0n && value <= LOCK_END;
+    case "layout": {
+      const layout = value as Partial<Layout> | null;
+      if (typeof layout !== "object" || layout === null) return false;
+      const { pool, objectSize = 0, stripeUnit = 0, stripeCount = 0 } = layout;
+      // Objects of whole stripe units, as pools are made.
+      const isSound = stripeUnit > 0 && stripeCount > 0 && objectSize % stripeUnit === 0;
+      return [pool, objectSize, stripeUnit, stripeCount].every((n) => isOf("int", n)) && isSound;
+    }
     case "actor": {
       const actor = value as Record<string, unknown> | null;
       if (typeof actor !== "object" || actor === null) return false;

@@ -11,7 +11,7 @@
 import { DssError, isDssError } from "../cluster/base/errors.js";
 import type { ClientId } from "../cluster/base/ids.js";
 import type { Clock } from "../cluster/platform/ports.js";
-import { NO_CACHE, type SessionCache } from "../mds/client/mds-client.js";
+import { NO_CACHE, type SessionCache } from "../mds/client/session-cache.js";
 import {
   contextKey,
   volumeUse,

@@ -62,6 +62,10 @@ export class FileData {
     );
   }
 
+  /** Object writes that cannot be called back any more. */
+  get inFlight(): boolean {
+    return this.writer.inFlight || this.direct.length > 0;
+  }
   get clean(): boolean {
     return this.writer.clean && this.direct.length === 0;
   }

@@ -17,7 +17,8 @@ import { DssError, describeError, isDssError } from "../../cluster/base/errors.j
 import type { Ino } from "../../cluster/base/ids.js";
 import { lowerRange, setRange, type LockedRange } from "../../cluster/base/lock-ranges.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { MdsClient, SessionLocks } from "../../mds/client/mds-client.js";
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import type { SessionLocks } from "../../mds/client/session-cache.js";
 import {
   LOCK_END,
   type Answer,

@@ -408,7 +408,8 @@ export class FileOperations {
 
   private async clearSetId(node: Node): Promise<void> {
     const actor = { uid: 0, gid: 0, timeNs: this.clock.wallNs() };
-    await this.mds.call({ op: "setattr", ino: node.ino, clearSuid: true, actor });
+    const request = { op: "setattr", ino: node.ino, clearSuid: true, actor } as const;
+    await this.table.local.during(request, [], this.mds.call(request));
   }
 
   // ---- Sizes -----------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ export class ListingAhead {
   private async list(directory: Node): Promise<void> {
     const { ino, namesEpoch } = directory;
     try {
-      for (let cookie = 0; ; ) {
+      for (let cookie = 0; ;) {
         const request = { op: "readdir", ino, cookie, limit: PAGE, plus: true } as const;
         const { answer } = await this.mds.call(request);
         // Somebody else changes it: what is left of the listing would not be kept.
@@ -80,7 +80,7 @@ export class ListingAhead {
         if (answer.end === true || entries.length === 0) break;
         cookie = entries[entries.length - 1]!.cookie;
       }
-      this.table.noteComplete(directory);
+      this.table.names.noteComplete(directory);
     } catch (error) {
       if (!isDssError(error)) throw error;
       // Whoever waits asks for its own name now, and reports what is wrong with that.

@@ -16,26 +16,28 @@ import { DssError, describeError, isDssError } from "../../cluster/base/errors.j
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
-import type { MdsClient, SessionCache } from "../../mds/client/mds-client.js";
-import type {
-  CapabilityMode,
-  Grant,
-  Inode,
-  MdsReply,
-  Recall,
-  Released,
-  Request,
+import type { MdsClient } from "../../mds/client/mds-client.js";
+import type { SessionCache } from "../../mds/client/session-cache.js";
+import {
+  covers,
+  type CapabilityMode,
+  type Grant,
+  type Inode,
+  type MdsReply,
+  type Recall,
+  type Released,
+  type Request,
 } from "../../mds/proto.js";
 import type { KernelNotifier } from "../file-system.js";
 import { FileData, type DataEnvironment } from "./file-data.js";
-import { Node, S_IFDIR, S_IFMT, covers } from "./node.js";
+import { LocalChanges } from "./local-changes.js";
+import { Names } from "./names.js";
+import { Node } from "./node.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
 const HOLD_MS = 20;
 /** Inodes without users that are kept, capabilities included. */
 const NODES_MAX = 65_536;
-/** Names of one directory that are kept. */
-const NAMES_MAX = 262_144;
 /** Sizes are told to the MDS this long after a file's data became durable. */
 const PUBLISH_MS = 500;
 /** Given back at a time when there are too many. */
@@ -49,6 +51,8 @@ export interface NodeTableOptions {
   clock: Clock;
   logger: Logger;
   data: Omit<DataEnvironment, "onError" | "onClean">;
+  /** Every change waits for the journal. */
+  sync?: boolean;
   /** Test hook: how many idle inodes to keep. */
   nodesMax?: number;
 }
@@ -68,6 +72,8 @@ export class NodeTable implements SessionCache {
   private publishing: Promise<void>[] = [];
   private trimming = false;
   private notifier: KernelNotifier | undefined;
+  readonly names: Names;
+  readonly local: LocalChanges;
   /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
   canInvalidate = false;
   canInvalidateNames = false;
@@ -79,6 +85,8 @@ export class NodeTable implements SessionCache {
     this.clock = options.clock;
     this.logger = options.logger;
     this.nodesMax = options.nodesMax ?? NODES_MAX;
+    this.names = new Names(this);
+    this.local = new LocalChanges(options.mds, this, options.sync !== true);
     this.dataEnvironment = {
       ...options.data,
       onError: (node, error) => this.onDataError(node, error),
@@ -110,6 +118,21 @@ export class NodeTable implements SessionCache {
   }
   peek(ino: Ino): Node | undefined {
     return this.nodes.get(ino);
+  }
+  /** A new inode, made here. */
+  adopt(inode: Inode, mode: CapabilityMode, parent: Ino): Node {
+    const node = this.get(inode.ino);
+    node.inode = inode;
+    node.mode = mode;
+    node.parent = parent;
+    node.publishedSize = inode.size;
+    node.publishedMtimeNs = inode.mtimeNs;
+    node.unshared = true;
+    if (node.isDirectory) {
+      node.names = new Map();
+      node.complete = true;
+    }
+    return node;
   }
   all(): IterableIterator<Node> {
     return this.nodes.values();
@@ -300,7 +323,7 @@ export class NodeTable implements SessionCache {
     if (answer.entries !== undefined) {
       for (const entry of answer.entries) this.learn(entry.inode, authority);
     }
-    this.applyNames(request, reply);
+    this.names.apply(request, reply);
   }
 
   /** More room under a capability that was given back meanwhile: somebody else waits for it. */
@@ -314,6 +337,7 @@ export class NodeTable implements SessionCache {
   /** `fresh` collects files of which this mount is the authority only from now on. */
   private grant(grant: Grant, fresh: Set<Ino>): void {
     const node = this.get(grant.ino);
+    if (node.removed) return; // Of a file that is gone here, and soon there.
     if (grant.seq < node.seq) return; // A recall overtook it.
     if (grant.seq === node.seq) {
       if (node.mode === "exclusive") node.maxSize = Math.max(node.maxSize, grant.maxSize);
@@ -342,6 +366,11 @@ export class NodeTable implements SessionCache {
     if (inode === undefined) return;
     const node = this.get(inode.ino);
     const known = node.inode;
+    if (node.removed) return;
+    if (known !== undefined && node.promised > 0) {
+      node.publishedSize = inode.size; // The rest is older than what was changed here since.
+      return;
+    }
     // Overtaken by the answer to a later change of ours.
     if (known !== undefined && inode.truncateSeq < known.truncateSeq) return;
     if (known !== undefined && node.mode === "exclusive" && !fresh.has(inode.ino)) {
@@ -360,96 +389,6 @@ export class NodeTable implements SessionCache {
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
     if (inode.nlink === 0 && node.opens > 0 && node.removing === undefined) node.orphan = true;
-  }
-
-  private applyNames(request: Request, reply: MdsReply): void {
-    const { answer } = reply;
-    switch (request.op) {
-      case "lookup":
-        this.setName(request.parent, request.name, answer.inode?.ino ?? 0);
-        return;
-      case "create": {
-        const ino = answer.inode?.ino;
-        if (ino === undefined) return;
-        this.setName(request.parent, request.name, ino);
-        const node = this.get(ino);
-        if (ino === request.ino) node.unshared = node.mode !== "none";
-        if (ino === request.ino && (request.mode & S_IFMT) === S_IFDIR && node.mode !== "none") {
-          node.names = new Map(); // Empty, and all names are known.
-          node.complete = true;
-        }
-        return;
-      }
-      case "link":
-        this.setName(request.parent, request.name, request.ino);
-        return;
-      case "unlink":
-      case "rmdir":
-        this.setName(request.parent, request.name, 0);
-        return;
-      case "rename": {
-        const moved = answer.inode?.ino;
-        if (moved === undefined) {
-          this.forgetName(request.parent, request.name);
-          this.forgetName(request.newParent, request.newName);
-          return;
-        }
-        if (answer.removed === undefined && answer.other === undefined) {
-          // Nothing was there, or it was another name of the same file, and then both stay.
-          const directory = this.nodes.get(request.newParent);
-          const target = directory && this.nameOf(directory, request.newName);
-          if (target === moved) return;
-          if (target === undefined) {
-            this.forgetName(request.parent, request.name);
-            this.forgetName(request.newParent, request.newName);
-            return;
-          }
-        }
-        this.setName(request.parent, request.name, answer.other?.ino ?? 0);
-        this.setName(request.newParent, request.newName, moved);
-        return;
-      }
-      case "readdir":
-        for (const entry of answer.entries ?? []) {
-          this.setName(request.ino, entry.name, entry.ino);
-        }
-        return;
-      default: // Does not concern names.
-    }
-  }
-  private setName(parent: Ino, name: Buffer, ino: Ino): void {
-    const directory = this.get(parent);
-    if (ino !== 0) {
-      const child = this.nodes.get(ino);
-      if (child !== undefined) child.parent = parent;
-    }
-    if (directory.mode === "none") return;
-    directory.names ??= new Map();
-    const key = nameKey(name);
-    if (ino === 0 && directory.complete) directory.names.delete(key);
-    else if (directory.names.size < NAMES_MAX || directory.names.has(key)) {
-      directory.names.set(key, ino);
-    } else {
-      directory.complete = false;
-    }
-  }
-  private forgetName(parent: Ino, name: Buffer): void {
-    const directory = this.nodes.get(parent);
-    if (directory === undefined) return;
-    directory.names?.delete(nameKey(name));
-    directory.complete = false;
-  }
-  /** The inode behind a name: 0 when it does not exist, undefined when that must be asked. */
-  nameOf(directory: Node, name: Buffer): Ino | undefined {
-    if (!this.valid(directory) || directory.names === undefined) return undefined;
-    return directory.names.get(nameKey(name)) ?? (directory.complete ? 0 : undefined);
-  }
-
-  /** A listing has brought every name, and nothing was thrown away since it began. */
-  noteComplete(directory: Node): void {
-    if (!this.lasting(directory)) return;
-    directory.names ??= new Map();
-    if (directory.names.size < NAMES_MAX) directory.complete = true;
   }
 
   // ---- Recalls ---------------------------------------------------------------------------------
@@ -509,10 +448,10 @@ export class NodeTable implements SessionCache {
     const recall = node.recall!;
     const over = (): boolean => generation !== this.generation || node.recall !== recall;
     const { isDirectory } = node;
-    if (isDirectory) node.dropNames();
     let mode: CapabilityMode;
     for (;;) {
       mode = recall.mode;
+      if (isDirectory && mode === "none") node.dropNames();
       recall.stage = "flush";
       if (node.mode === "exclusive" && node.data !== undefined) {
         await node.data.flush({ untilDone: true, recalled: true });
@@ -609,7 +548,19 @@ export class NodeTable implements SessionCache {
     return inos;
   }
 
-  evicted(reason: DssError): void {
+  confirmed(request: Request): void {
+    this.local.confirmed(request);
+  }
+  refused(request: Request, error: DssError): void {
+    this.local.refused(request, error);
+  }
+  /** What is known of it is wrong: it is given back, and asked for again. */
+  distrust(node: Node): void {
+    node.dropNames();
+    this.recall({ ino: node.ino, mode: "none", seq: node.seq }, true);
+  }
+
+  evicted(reason: DssError, lostRequests: readonly Request[]): void {
     this.generation++;
     let lost = 0;
     for (const node of this.nodes.values()) {
@@ -629,12 +580,16 @@ export class NodeTable implements SessionCache {
       node.xattrs = undefined;
       node.resizing = 0;
       node.toldOpen = false;
+      node.promised = 0;
+      node.promisedNames = undefined;
+      node.removed = false;
       node.dropNames();
       if (node.orphan) node.stale = true;
       for (const wake of node.gate.splice(0)) wake();
       if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
     }
     this.toPublish.clear();
+    this.local.evicted(lostRequests, reason);
     this.forgetKernelNames();
     this.logger.error({ files: lost }, "the session was lost; unwritten files report EIO");
   }
@@ -700,7 +655,8 @@ export class NodeTable implements SessionCache {
   /** Tells the MDS the size and mtime of data that is durable. */
   async publish(node: Node, wait: "unsafe" | "safe"): Promise<void> {
     const { size, mtimeNs } = node.inode!;
-    await this.mds.call({ op: "publish", ino: node.ino, size, mtimeNs }, { wait });
+    const request = { op: "publish", ino: node.ino, size, mtimeNs } as const;
+    await (wait === "safe" ? this.mds.call(request, { wait }) : this.mds.callLater(request));
   }
   /** Publishes everything that is durable and not yet told; resolves when the leader has it. */
   async publishAll(): Promise<void> {
@@ -781,8 +737,4 @@ export class NodeTable implements SessionCache {
     this.publishTimer?.cancel();
     this.publishTimer = undefined;
   }
-}
-
-export function nameKey(name: Buffer): string {
-  return name.toString("latin1");
 }

@@ -19,11 +19,6 @@ export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 export const S_IXGRP = 0o010;
 
-const RANK: Record<CapabilityMode, number> = { none: 0, shared: 1, exclusive: 2 };
-export function covers(held: CapabilityMode, wanted: CapabilityMode): boolean {
-  return RANK[held] >= RANK[wanted];
-}
-
 /** What the leader asked back. `stage`: see `NodeTable.surrender`. */
 export interface PendingRecall {
   mode: CapabilityMode;
@@ -55,6 +50,14 @@ export class Node {
   writers = 0;
   /** Made by this mount, and nobody else has looked at it since. */
   unshared = false;
+  /** Requests of ours on their way that may change it: until then nothing is decided here. */
+  asked = 0;
+  /** Changes made here that the leader has not confirmed: what it tells is older. */
+  promised = 0;
+  /** Directories: the names that these are about. */
+  promisedNames: Map<string, number> | undefined = undefined;
+  /** Its last name was taken away here. */
+  removed = false;
   /** Unlinked, and ours until the last close. */
   orphan = false;
   /** The leader was told at a release that the file is open here. */
@@ -105,6 +108,8 @@ export class Node {
       this.recall === undefined &&
       this.acquiring === undefined &&
       this.removing === undefined &&
+      this.promised === 0 &&
+      this.asked === 0 &&
       this.barrier === undefined &&
       (this.data === undefined || this.data.clean)
     );

@@ -45,7 +45,8 @@ import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
-import { NodeTable, nameKey } from "./node-table.js";
+import { nameKey } from "./names.js";
+import { NodeTable } from "./node-table.js";
 import { WriteBudget } from "./writer.js";
 
 export interface VfsOptions {
@@ -86,6 +87,8 @@ export class Vfs implements FileSystem {
   private readonly files: FileOperations;
   private readonly locks: FileLocks;
   private readonly listingAhead: ListingAhead;
+  /** Lists directories that this mount holds alone, to hold what is in them too. */
+  private readonly adopting: ListingAhead;
   private readonly mds: MdsClient;
   private readonly clock: Clock;
   private readonly budget: WriteBudget;
@@ -109,10 +112,12 @@ export class Vfs implements FileSystem {
       logger,
       data: { objects, cache, budget: this.budget, readAheadBytes: options.readAheadBytes },
       ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
+      ...(options.sync === true ? { sync: true } : {}),
     });
     this.files = new FileOperations({ mds, table: this.table, budget: this.budget, clock, logger });
     this.locks = new FileLocks({ mds, logger, lost: (handle) => this.files.loseLock(handle) });
     this.listingAhead = new ListingAhead(mds, this.table, logger);
+    this.adopting = new ListingAhead(mds, this.table, logger);
     mds.setCache(this.table);
     mds.setLocks(this.locks);
     this.watchAge();
@@ -182,8 +187,9 @@ export class Vfs implements FileSystem {
   /**
    * A change: answered as soon as the leader has executed it, or when it is durable with -o sync.
    */
-  private change(request: Request): ReturnType<MdsClient["call"]> {
-    return this.mds.call(request, { wait: this.options.sync === true ? "safe" : "unsafe" });
+  private change(request: Request, others: readonly Ino[] = []): ReturnType<MdsClient["call"]> {
+    const wait = this.options.sync === true ? "safe" : "unsafe";
+    return this.table.local.during(request, others, this.mds.call(request, { wait }));
   }
   /** Attributes that may be believed, asked for when need be. */
   private async known(ino: Ino): Promise<Node> {
@@ -210,7 +216,7 @@ export class Vfs implements FileSystem {
       // NFS export asks for "..".
       if (name[1] === 0x2e) return this.lookupKnown(directory.parent, directory);
     }
-    const ino = this.table.nameOf(directory, name);
+    const ino = this.table.names.find(directory, name);
     if (ino === 0) return Promise.reject(NOT_FOUND);
     if (ino !== undefined && this.table.valid(this.table.get(ino))) {
       return Promise.resolve(this.lookedUp(ino, directory));
@@ -222,7 +228,7 @@ export class Vfs implements FileSystem {
   }
   private async lookupListed(listed: Promise<void>, directory: Node, name: Buffer): Promise<Entry> {
     await listed;
-    const ino = this.table.nameOf(directory, name);
+    const ino = this.table.names.find(directory, name);
     if (ino === 0) throw NOT_FOUND;
     if (ino !== undefined && this.table.valid(this.table.get(ino))) {
       return this.lookedUp(ino, directory);
@@ -280,13 +286,11 @@ export class Vfs implements FileSystem {
       // Ours to say while exclusive, and said before the answer, so that a recall in between
       // repeats it.
       if (mtimeNs !== undefined && node.mode === "exclusive") node.inode!.mtimeNs = mtimeNs;
-      await this.change({
-        op: "setattr",
-        ino,
-        ...rest,
+      const request = {
+        ...{ op: "setattr" as const, ino, ...rest, actor },
         ...(clearSuid ? { clearSuid } : {}),
-        actor,
-      });
+      };
+      if (!this.table.local.setattr(request)) await this.change(request);
       // An access control list follows the mode.
       if (rest.mode !== undefined) this.table.get(ino).xattrs = undefined;
     }
@@ -312,20 +316,16 @@ export class Vfs implements FileSystem {
     options: { rdev?: number; target?: Buffer; exclusive?: boolean } = {},
   ): Promise<{ inode: Inode; created: boolean }> {
     const { rdev = 0, target, exclusive = true } = options;
-    const ino = await this.mds.nextIno();
     const masked = target === undefined ? mode & ~caller.umask : mode;
-    const reply = await this.change({
-      op: "create",
-      parent,
-      name,
-      ino,
-      mode: masked,
+    const making = {
+      ...{ parent, name, mode: masked, rdev, exclusive, actor: this.actor(caller) },
       ...(masked === mode ? {} : { unmasked: mode }),
-      rdev,
       ...(target === undefined ? {} : { target }),
-      exclusive,
-      actor: this.actor(caller),
-    });
+    };
+    const made = this.table.local.make(making);
+    if (made !== undefined) return { inode: made, created: true };
+    const ino = await this.mds.inos.next();
+    const reply = await this.change({ op: "create", ...making, ino });
     const { inode } = reply.answer;
     if (inode === undefined) throw new DssError("Malformed", "create brought no inode");
     return { inode, created: inode.ino === ino };
@@ -384,7 +384,7 @@ export class Vfs implements FileSystem {
     flags: number,
     caller: Caller,
   ): Promise<Entry & OpenReply> {
-    const ino = await this.mds.nextIno();
+    const ino = await this.mds.inos.next();
     const unmasked = S_IFREG | (mode & 0o7777);
     const masked = unmasked & ~caller.umask;
     const node = this.table.get(ino);
@@ -411,7 +411,7 @@ export class Vfs implements FileSystem {
   /** What a name stands for now, for the operations that take it away. */
   private async childOf(parent: Ino, name: Buffer): Promise<Node | undefined> {
     const directory = this.table.get(parent);
-    let ino = this.table.nameOf(directory, name);
+    let ino = this.table.names.find(directory, name);
     if (ino === undefined) {
       const reply = await this.mds.call({ op: "lookup", parent, name });
       ino = reply.answer.inode?.ino ?? 0;
@@ -461,13 +461,21 @@ export class Vfs implements FileSystem {
     const node = await this.childOf(parent, name);
     if (node === undefined) throw NOT_FOUND;
     const actor = this.actor(caller);
+    const { local } = this.table;
+    if (local.unlink(parent, name, node, actor)) return;
+    if (local.lacksChild(parent, node)) {
+      await this.adopting.missed(this.table.get(parent));
+      if (local.unlink(parent, name, node, actor)) return;
+    }
     await this.removing(node, async (stillOpen) => {
       const reply = await this.change({ op: "unlink", parent, name, stillOpen, actor });
       return reply.answer.removed;
     });
   }
   async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
-    const reply = await this.change({ op: "rmdir", parent, name, actor: this.actor(caller) });
+    const actor = this.actor(caller);
+    if (this.table.local.rmdir(parent, name, actor)) return;
+    const reply = await this.change({ op: "rmdir", parent, name, actor });
     const { removed } = reply.answer;
     if (removed !== undefined) this.table.gone(this.table.get(removed.ino));
   }
@@ -481,19 +489,23 @@ export class Vfs implements FileSystem {
   ): Promise<void> {
     const { noReplace, exchange } = flags;
     const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
+    const moved = this.table.names.find(this.table.get(parent), name) ?? 0;
     const actor = this.actor(caller);
     await this.removing(replaced, async (stillOpen) => {
-      const reply = await this.change({
-        op: "rename",
-        parent,
-        name,
-        newParent,
-        newName,
-        noReplace,
-        exchange,
-        stillOpen,
-        actor,
-      });
+      const reply = await this.change(
+        {
+          op: "rename",
+          parent,
+          name,
+          newParent,
+          newName,
+          noReplace,
+          exchange,
+          stillOpen,
+          actor,
+        },
+        moved === 0 ? [] : [moved],
+      );
       return reply.answer.removed;
     });
   }
@@ -655,7 +667,7 @@ export class Vfs implements FileSystem {
     listing.entries = reply.answer.entries ?? [];
     listing.from = after;
     listing.end = reply.answer.end === true || listing.entries.length === 0;
-    if (listing.end && listing.whole === node.namesEpoch) this.table.noteComplete(node);
+    if (listing.end && listing.whole === node.namesEpoch) this.table.names.noteComplete(node);
   }
 
   private *entries(

@@ -232,6 +232,9 @@ export class FileWriter {
     return this.dirty.length === 0 && this.flights.length === 0;
   }
 
+  get inFlight(): boolean {
+    return this.flights.length > 0;
+  }
   /** Bytes that are not on their way yet. */
   get waitingBytes(): number {
     return this.dirtyBytes;

@@ -12,8 +12,8 @@
  * themselves belong to the `SessionCache`.
  */
 import { assert } from "../../cluster/base/assert.js";
-import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
-import type { ClientId, Epoch, Ino } from "../../cluster/base/ids.js";
+import { DssError, codeFromWire, describeError, isDssError } from "../../cluster/base/errors.js";
+import type { ClientId, Epoch } from "../../cluster/base/ids.js";
 import { heldFor } from "../../cluster/base/lease.js";
 import type { Logger } from "../../cluster/base/log.js";
 import { Backoff } from "../../cluster/messenger/backoff.js";
@@ -31,6 +31,7 @@ import {
   MdsKeepAlive,
   MdsLockOutcome,
   MdsOperation,
+  MdsOperations,
   MdsRecall,
   MdsReleased,
   MdsSafe,
@@ -38,18 +39,15 @@ import {
   OpenMdsSession,
   type AdminReply,
   type AdminRequest,
-  type CapabilityMode,
-  type LockClaim,
-  type LockOutcomeMessage,
   type MdsReply,
   type Operation,
-  type Recall,
   type Released,
   type Request,
   type SessionOpened,
   type SessionType,
-  type Volume,
 } from "../proto.js";
+import { InoRanges } from "./ino-ranges.js";
+import { NO_CACHE, NO_LOCKS, type SessionCache, type SessionLocks } from "./session-cache.js";
 
 /** Who leads, as far as this program knows. The real one watches ZooKeeper. */
 export interface LeaderSource {
@@ -57,65 +55,6 @@ export interface LeaderSource {
   /** Returns a function that ends the subscription. */
   onChange(listener: () => void): () => void;
 }
-
-/**
- * What the owner of the capabilities does for the session. All methods are synchronous and do not
- * throw.
- */
-export interface SessionCache {
-  /** What is held, for a leader that must learn it again. */
-  held(): { ino: Ino; mode: CapabilityMode; seq: number }[];
-  /** Unlinked files that are open here. */
-  orphans(): Ino[];
-  /** Files that are open here without a capability. */
-  opened(): Ino[];
-  /**
-   * An answer arrived; `repeated`: the caller had its answer before (a replay), only the grants
-   * are news.
-   */
-  apply(request: Request, reply: MdsReply, repeated: boolean): void;
-  recall(recall: Recall): void;
-  /** A volume that is open has another size or other limits. Lost with a connection. */
-  volumeChanged?(volume: Volume): void;
-  /** The session is over: nothing that was held counts, data not yet written is lost. */
-  evicted(reason: DssError): void;
-  /** The lease ran out: what is cached must not be believed until `resumed`. */
-  lapsed(): void;
-  resumed(): void;
-}
-/** For programs that hold no capabilities. */
-export const NO_CACHE: SessionCache = {
-  held: () => [],
-  orphans: () => [],
-  opened: () => [],
-  apply: () => undefined,
-  recall: () => undefined,
-  evicted: () => undefined,
-  lapsed: () => undefined,
-  resumed: () => undefined,
-};
-
-/**
- * What the owner of file locks does for the session; synchronous, and does not throw. Locks are
- * the leader's only as long as it lasts: the next one learns of them from here.
- */
-export interface SessionLocks {
-  /** What is held for certain: granted, and not on its way back. */
-  claims(): LockClaim[];
-  /** The end of a wait. */
-  outcome(message: LockOutcomeMessage): void;
-  /** There is a link again: the leader may know nothing of those who wait. */
-  reconnected(): void;
-  /** The session is over, and with it every lock. */
-  evicted(): void;
-}
-/** For programs that lock nothing. */
-const NO_LOCKS: SessionLocks = {
-  claims: () => [],
-  outcome: () => undefined,
-  reconnected: () => undefined,
-  evicted: () => undefined,
-};
 
 export interface MdsClientOptions {
   messenger: Messenger;
@@ -145,12 +84,13 @@ const SLOW_MS = 5_000;
 const CHECK_MS = 1_000;
 /** Look again for a leader although nothing said that it changed. */
 const LEADER_POLL_MS = 500;
-/** Fetch the next range when this part of the current one is left. */
-const RANGE_LOW_PART = 4;
 /**
  * Requests without an answer before callers wait: the leader's memory of answers is bounded too.
  */
 const OUTSTANDING_MAX = 4_096;
+/** Promised changes wait this long for others, unless something waits for them. */
+const BATCH_MS = 5;
+const BATCH_MAX = 256;
 
 /**
  * Their effect is journaled, so `fsync` waits for it; sizes are not among them (design §6 Sizes).
@@ -200,6 +140,10 @@ interface Outstanding {
   id: number;
   readonly request: Request;
   readonly wait: "unsafe" | "safe";
+  /** Done here, under a sole capability; the leader is told afterwards. */
+  readonly promised: boolean;
+  /** The leader has executed it. */
+  confirmed: boolean;
   readonly deadlineAt: number;
   readonly slowAt: number;
   slowLogged: boolean;
@@ -257,10 +201,12 @@ export class MdsClient {
    */
   private lostChange: DssError | undefined;
 
-  private ranges: { next: Ino; left: number; count: number }[] = [];
-  /** The lowest number that was given to the present session; those of earlier ones are lower. */
-  private firstIno = Infinity;
-  private fetchingRange: Promise<void> | undefined;
+  /** Inode numbers for `create`. */
+  readonly inos = new InoRanges(() => this.call({ op: "inoRange" }));
+
+  /** Not sent yet: they go together, and before anything that is sent later. */
+  private batch: Outstanding[] = [];
+  private batchTimer: Timer | undefined;
 
   private lastContactMs = 0;
   private hasLapsed = false;
@@ -372,6 +318,33 @@ export class MdsClient {
     return this.issue(request, wait);
   }
 
+  /** There is room for changes that are promised, and reason to believe that they will be taken. */
+  get mayPromise(): boolean {
+    return this.trusted && this.state !== "closed" && this.outstanding.size < OUTSTANDING_MAX;
+  }
+  /**
+   * A change that the caller has made already, under a sole capability, and that is certain to be
+   * taken. It is executed after what was promised before it and before what is sent after it, by
+   * this leader or the next; until it is safe it is lost with the session, like any other.
+   */
+  promise(request: Request): void {
+    this.start();
+    const entry = this.newEntry(request, "unsafe", true);
+    this.enter(entry);
+    this.sendSoon(entry);
+  }
+  /** As `call`, for what nobody waits for: it may travel with others. */
+  callLater(request: Request): Promise<MdsReply> {
+    if (this.state !== "active" || this.outstanding.size >= OUTSTANDING_MAX) {
+      return this.call(request);
+    }
+    return new Promise((resolve, reject) => {
+      const entry = this.newEntry(request, "unsafe", false, resolve, reject);
+      this.enter(entry);
+      this.sendSoon(entry);
+    });
+  }
+
   /**
    * Resolves when every change made before is in the journal. Reports, once, a change that was
    * lost.
@@ -396,23 +369,9 @@ export class MdsClient {
    */
   release(released: Released): boolean {
     if (this.state !== "active" || this.link === undefined) return false;
+    this.sendBatch(); // What was done under the capability comes first.
     this.link.post(MdsReleased, released);
     return true;
-  }
-
-  /** An inode number for `create`, never used before. */
-  async nextIno(): Promise<Ino> {
-    for (;;) {
-      const range = this.ranges[0];
-      if (range !== undefined) {
-        const ino = range.next++;
-        if (--range.left === 0) this.ranges.shift();
-        const left = this.ranges.reduce((sum, each) => sum + each.left, 0);
-        if (left < range.count / RANGE_LOW_PART) this.fetchRange().catch(() => undefined);
-        return ino;
-      }
-      await this.fetchRange();
-    }
   }
 
   /**
@@ -477,7 +436,7 @@ export class MdsClient {
 
   /** It cannot be asked again in the session that follows the one for which it was made. */
   private isOutlived(request: Request, wasSent: boolean): boolean {
-    if (request.op === "create") return request.ino < this.firstIno;
+    if (request.op === "create") return request.ino < this.inos.first;
     return wasSent && !REPEATABLE.has(request.op);
   }
 
@@ -485,24 +444,37 @@ export class MdsClient {
     // It had waited while the session ended.
     if (this.isOutlived(request, false)) return Promise.reject(evictedError());
     return new Promise((resolve, reject) => {
-      const now = this.clock.now();
-      const entry: Outstanding = {
-        id: this.nextId++,
-        request,
-        wait,
-        deadlineAt: now + this.options.operationDeadlineMs,
-        slowAt: now + SLOW_MS,
-        slowLogged: false,
-        sent: false,
-        answered: false,
-        journal: 0,
-        resolve,
-        reject,
-      };
+      const entry = this.newEntry(request, wait, false, resolve, reject);
       this.enter(entry);
+      if (this.state !== "active") return;
+      this.sendBatch();
       if (this.state === "active") this.send(entry);
-      this.checkTimer ??= this.clock.setTimer(CHECK_MS, () => this.onCheck());
     });
+  }
+  private newEntry(
+    request: Request,
+    wait: "unsafe" | "safe",
+    promised: boolean,
+    resolve: (reply: MdsReply) => void = () => undefined,
+    reject: (error: DssError) => void = () => undefined,
+  ): Outstanding {
+    const now = this.clock.now();
+    this.checkTimer ??= this.clock.setTimer(CHECK_MS, () => this.onCheck());
+    return {
+      id: this.nextId++,
+      request,
+      wait,
+      promised,
+      confirmed: false,
+      deadlineAt: now + this.options.operationDeadlineMs,
+      slowAt: now + SLOW_MS,
+      slowLogged: false,
+      sent: false,
+      answered: promised,
+      journal: promised ? Number.MAX_SAFE_INTEGER : 0,
+      resolve,
+      reject,
+    };
   }
 
   private enter(entry: Outstanding): void {
@@ -512,6 +484,43 @@ export class MdsClient {
 
   private floor(): number {
     return this.outstanding.keys().next().value ?? this.nextId;
+  }
+
+  private sendSoon(entry: Outstanding): void {
+    if (this.state !== "active") return; // The next leader gets it with the others.
+    this.batch.push(entry);
+    if (this.batch.length >= BATCH_MAX) this.sendBatch();
+    else this.batchTimer ??= this.clock.setTimer(BATCH_MS, () => this.sendBatch());
+  }
+  private sendBatch(): void {
+    this.batchTimer?.cancel();
+    this.batchTimer = undefined;
+    const { link, batch } = this;
+    if (batch.length === 0 || link === undefined || this.state !== "active") return;
+    this.batch = [];
+    const [first] = batch as [Outstanding, ...Outstanding[]];
+    if (batch.length === 1) {
+      this.send(first);
+      return;
+    }
+    const calls = batch.map((entry) => {
+      entry.sent = true;
+      return { id: entry.id, replay: entry.answered, request: entry.request };
+    });
+    link.call(MdsOperations, { floor: this.floor(), calls }, { deadlineMs: ATTEMPT_MS }).then(
+      ({ message: { replies } }) => {
+        replies.forEach((reply, at) => {
+          const entry = batch[at];
+          if (entry === undefined || entry.id !== reply.id) return;
+          if (!("error" in reply)) return this.onReply(entry, reply);
+          const { code, message, epoch } = reply.error;
+          this.onFailure(entry, link, new DssError(codeFromWire(code), message, { epoch }));
+        });
+      },
+      (error: unknown) => {
+        for (const entry of batch) this.onFailure(entry, link, error);
+      },
+    );
   }
 
   private send(entry: Outstanding): void {
@@ -535,6 +544,7 @@ export class MdsClient {
     if (this.outstanding.get(entry.id) !== entry) return; // Evicted or given up meanwhile.
     const repeated = entry.answered;
     this.cache.apply(entry.request, reply, repeated);
+    this.confirm(entry);
     entry.answered = true;
     entry.journal = reply.journal;
     if (reply.journal === 0 || reply.journal <= this.safe || entry.wait === "safe") {
@@ -552,7 +562,8 @@ export class MdsClient {
     }
     if (error.retry === "same") {
       if (link !== this.link) return; // The next leader gets it again.
-      if (error.code === "TimedOut" || error.code === "Overloaded") {
+      // Promised changes keep their order: all of them go again, over another connection.
+      if (!entry.promised && (error.code === "TimedOut" || error.code === "Overloaded")) {
         void this.pause(this.backoff.next()).then(() => {
           if (link !== this.link || this.outstanding.get(entry.id) !== entry) return;
           this.send(entry);
@@ -562,11 +573,12 @@ export class MdsClient {
       }
       return;
     }
+    if (entry.promised) this.cache.refused(entry.request, error);
     this.settle(entry);
     if (entry.answered) {
       this.logger.error(
         { request: entry.id, op: entry.request.op, error: describeError(error) },
-        "a change that had been answered failed when it was replayed",
+        "a change that had been answered failed when it was executed",
       );
       this.loseChange(error);
     } else {
@@ -574,7 +586,13 @@ export class MdsClient {
     }
   }
 
+  private confirm(entry: Outstanding): void {
+    if (!entry.promised || entry.confirmed) return;
+    entry.confirmed = true;
+    this.cache.confirmed(entry.request);
+  }
   private settle(entry: Outstanding): void {
+    this.confirm(entry);
     this.outstanding.delete(entry.id);
     if (this.changes.delete(entry.id)) this.wakeSafeWaiters();
     if (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
@@ -627,22 +645,6 @@ export class MdsClient {
     if (this.outstanding.size > 0) {
       this.checkTimer = this.clock.setTimer(CHECK_MS, () => this.onCheck());
     }
-  }
-
-  private fetchRange(): Promise<void> {
-    this.fetchingRange ??= this.call({ op: "inoRange" })
-      .then((reply) => {
-        const range = reply.answer.inoRange;
-        if (range === undefined || range.count < 1) {
-          throw new DssError("Malformed", "the metadata server gave no inode numbers");
-        }
-        this.ranges.push({ next: range.first, left: range.count, count: range.count });
-        this.firstIno = Math.min(this.firstIno, range.first);
-      })
-      .finally(() => {
-        this.fetchingRange = undefined;
-      });
-    return this.fetchingRange;
   }
 
   // ---- Session ---------------------------------------------------------------------------------
@@ -777,8 +779,11 @@ export class MdsClient {
     this.cache.resumed();
     this.locks.reconnected();
     const completed = new Set(opened.completed);
+    this.batch = []; // Sent with all others, in order.
     for (const entry of [...this.outstanding.values()]) {
-      if (entry.answered && completed.has(entry.id)) {
+      // Of a promised change the answer may have been lost with a connection to this leader.
+      const isKnown = entry.answered && (entry.confirmed || !entry.promised || !sameTerm);
+      if (isKnown && completed.has(entry.id)) {
         // Executed by this very leader: its Safe will come. Known to a new leader: it read it in
         // the journal.
         if (!sameTerm || entry.journal <= this.safe) this.settle(entry);
@@ -894,15 +899,17 @@ export class MdsClient {
     );
     const error = evictedError(reason);
     this.sessionId = 0;
-    this.ranges = [];
-    this.firstIno = Infinity;
+    this.inos.clear();
     const entries = [...this.outstanding.values()];
     this.outstanding.clear();
     this.changes.clear();
+    this.batch = [];
     let lost = this.safeWaiters.length > 0;
+    const lostRequests: Request[] = [];
     for (const entry of entries) {
       if (entry.answered) {
         lost ||= CHANGES.has(entry.request.op);
+        lostRequests.push(entry.request);
       } else if (!this.isOutlived(entry.request, entry.sent)) {
         entry.id = this.nextId++;
         entry.sent = false;
@@ -914,7 +921,7 @@ export class MdsClient {
     if (lost) this.loseChange(error);
     while (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
     this.locks.evicted();
-    this.cache.evicted(error);
+    this.cache.evicted(error, lostRequests);
     const link = this.link;
     if (link !== undefined) this.lose(link);
   }
@@ -925,6 +932,7 @@ export class MdsClient {
     this.keepAliveTimer?.cancel();
     this.leaseTimer?.cancel();
     this.checkTimer?.cancel();
+    this.batchTimer?.cancel();
     const error = new DssError("ShuttingDown", "the metadata session is closed");
     const entries = [...this.outstanding.values()];
     this.outstanding.clear();

@@ -8,15 +8,11 @@
  */
 import { faults } from "../../cluster/base/faults.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import type { CapabilityMode } from "../proto.js";
+import { covers, type CapabilityMode } from "../proto.js";
 
 export interface Held {
   mode: CapabilityMode;
   seq: number;
-}
-const RANK: Record<CapabilityMode, number> = { none: 0, shared: 1, exclusive: 2 };
-export function covers(held: CapabilityMode, wanted: CapabilityMode): boolean {
-  return RANK[held] >= RANK[wanted];
 }
 
 /** Grants of one leader are numbered from its term up, so that they rise across leaders. */
@@ -94,6 +90,14 @@ export class CapabilityTable {
     } else if (sessions?.delete(session) === true && sessions.size === 0) {
       this.openers.delete(ino);
     }
+  }
+  /** No other session holds anything of it, has it open, or waits for it. */
+  alone(ino: Ino, session: ClientId): boolean {
+    const holders = this.byIno.get(ino);
+    const others = holders === undefined ? 0 : holders.size - (holders.has(session) ? 1 : 0);
+    if (others > 0 || this.pending.has(ino)) return false;
+    const openers = this.openers.get(ino);
+    return openers === undefined || (openers.size === 1 && openers.has(session));
   }
   openElsewhere(ino: Ino, session: ClientId): ClientId[] {
     return [...(this.openers.get(ino) ?? [])].filter((id) => id !== session);
@@ -191,6 +195,14 @@ export class Access {
     return safeAfter > 0 || recalls.size > 0 || behind !== undefined || purging;
   }
   /**
+   * A refusal may rest on what another session's change makes untrue: it is not safe yet, or its
+   * holder has not told. Nobody is asked for a volume on account of a refusal.
+   */
+  sawOld(): boolean {
+    for (const key of this.recalls.keys()) if (key < 0) this.recalls.delete(key);
+    return this.safeAfter > 0 || this.recalls.size > 0;
+  }
+  /**
    * Looks at names in a directory, or at what no capability covers. `key`: an inode, or a negative
    * number.
    */
@@ -216,8 +228,12 @@ export class Access {
     this.recall(ino, "none");
     this.queue(ino);
   }
-  /** Wants a lasting grant: waits its turn. */
+  /**
+   * Wants a lasting grant: waits its turn. Not behind those who wait for what this session holds:
+   * what it did under the capability comes before it is given back.
+   */
   queue(ino: Ino): void {
+    if (covers(this.capabilities.mode(this.session, ino), "sole")) return;
     const before = this.capabilities.pendingBefore(ino, this.operation);
     if (before !== undefined) this.behind = before;
   }

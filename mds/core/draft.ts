@@ -27,7 +27,7 @@ import {
   type PurgeEntry,
 } from "./page.js";
 import { faultTogether } from "./metadata.js";
-import type { Layout } from "../proto.js";
+import { NEW_FILE_GRANT, type Layout } from "../proto.js";
 
 /** Those of a volume say so. */
 type NewPurge = Omit<PurgeEntry, "id" | "next" | "volume" | "name" | "shrinks" | "snap"> &
@@ -199,7 +199,7 @@ export function dataBound(
 
 const MiB = 2 ** 20;
 /** One object: deleting a small file then need not look for others. */
-const GRANT_MIN = 4 * MiB;
+const GRANT_MIN = NEW_FILE_GRANT;
 /**
  * Probing after a crash looks at every object between the published size and the grant: 16 GiB are
  * 4,096 objects.

@@ -72,7 +72,7 @@ export class Namespace {
   lookup(access: Access, { parent, name }: Of<"lookup">): Plan {
     checkName(name);
     const plan = emptyPlan();
-    access.see(parent);
+    access.attributes(parent);
     const directory = this.directory(parent);
     plan.shared.push(parent);
     plan.answer.parent = publicInode(directory);
@@ -80,6 +80,7 @@ export class Namespace {
     if (entry === undefined) return { ...plan, notFound: true };
     access.attributes(entry.ino);
     plan.shared.push(entry.ino);
+    if (holdsSole(access, parent)) plan.sole.push(entry.ino);
     plan.answer.inode = publicInode(this.inode(entry.ino));
     return plan;
   }
@@ -112,7 +113,7 @@ export class Namespace {
   readdir(access: Access, request: Of<"readdir">): Plan {
     const { ino, cookie, plus } = request;
     const limit = Math.min(Math.max(1, request.limit), READDIR_MAX);
-    access.see(ino);
+    access.attributes(ino);
     const directory = this.directory(ino);
     const { entries, end } = this.list(ino, cookie, limit);
     const plan = emptyPlan();
@@ -124,6 +125,7 @@ export class Namespace {
         entries.map((entry) => inodePageKey(entry.ino)),
       );
     }
+    const sole = holdsSole(access, ino);
     for (const entry of entries) {
       const listed: DirectoryEntry = { ...entry };
       const inode = plus ? this.metadata.inode(entry.ino) : undefined;
@@ -131,6 +133,7 @@ export class Namespace {
       if (inode !== undefined && access.ready(entry.ino)) {
         listed.inode = publicInode(inode);
         plan.shared.push(entry.ino);
+        if (sole) plan.sole.push(entry.ino);
       }
       plan.answer.entries!.push(listed);
     }
@@ -159,7 +162,7 @@ export class Namespace {
     checkName(name);
     const type = mode & S_IFMT;
     if (!FILE_TYPES.has(type)) throw new DssError("InvalidArgument", "no such type of file");
-    access.see(parent);
+    access.attributes(parent);
     const directory = this.directory(parent);
     const known = this.metadata.dentry(parent, name);
     if (known !== undefined) return this.createExisting(access, request, directory, known);
@@ -182,6 +185,7 @@ export class Namespace {
     );
     plan.answer = { inode: publicInode(inode), parent: publicInode(changed) };
     plan.shared.push(inode.ino, parent);
+    plan.sole.push(inode.ino, parent);
     plan.hides.push(inode.ino, parent);
     if (type === S_IFREG) this.grantExclusive(access, draft, inode, plan);
     plan.record = draft.finish();
@@ -190,7 +194,7 @@ export class Namespace {
 
   /** As POSIX wants it: with group and set-group-id bit, or the access list, of its directory. */
   private newInode(
-    request: Pick<Of<"create">, "ino" | "mode" | "rdev" | "actor"> & { unmasked?: number },
+    request: Pick<Of<"create">, "ino" | "mode" | "rdev" | "actor" | "unmasked" | "layout">,
     directory: InodeRecord,
   ): { inode: InodeRecord; xattrs: NewAcls["xattrs"] } {
     const { mode, actor } = request;
@@ -217,7 +221,7 @@ export class Namespace {
       dataMax: 0,
       xattrBytes: bytesOf(acls.xattrs),
     };
-    if (type === S_IFREG) inode.layout = this.newLayout();
+    if (type === S_IFREG) inode.layout = this.newLayout(request.layout);
     return { inode, xattrs: acls.xattrs };
   }
 
@@ -226,7 +230,7 @@ export class Namespace {
    * gives it one.
    */
   tmpfile(access: Access, request: Of<"tmpfile">): Plan {
-    access.see(request.parent);
+    access.attributes(request.parent);
     const directory = this.directory(request.parent);
     if ((request.mode & S_IFMT) !== S_IFREG) {
       throw new DssError("InvalidArgument", "only regular files can be without a name");
@@ -270,8 +274,8 @@ export class Namespace {
       throw new DssError("InvalidArgument", `inode number ${ino} is in use`);
     }
   }
-  private newLayout(): Layout {
-    const layout = this.options.fileLayout();
+  private newLayout(begun: Layout | undefined): Layout {
+    const layout = begun ?? this.options.fileLayout();
     if (layout === undefined) {
       throw new DssError("NoSpace", "the cluster has no pool for files", {
         hint: "create one with `dss pool create`",
@@ -282,7 +286,7 @@ export class Namespace {
 
   link(access: Access, { ino, parent, name, actor }: Of<"link">): Plan {
     checkName(name);
-    access.see(parent);
+    access.attributes(parent);
     access.see(ino);
     const directory = this.directory(parent);
     const inode = this.inode(ino);
@@ -309,7 +313,7 @@ export class Namespace {
 
   unlink(access: Access, { parent, name, stillOpen, actor }: Of<"unlink">): Plan {
     checkName(name);
-    access.see(parent);
+    access.attributes(parent);
     const directory = this.directory(parent);
     const entry = this.entry(parent, name);
     access.see(entry.ino);
@@ -331,10 +335,10 @@ export class Namespace {
 
   rmdir(access: Access, { parent, name, actor }: Of<"rmdir">): Plan {
     checkName(name);
-    access.see(parent);
+    access.attributes(parent);
     const directory = this.directory(parent);
     const entry = this.entry(parent, name);
-    access.see(entry.ino);
+    access.attributes(entry.ino);
     const inode = this.inode(entry.ino);
     if (!isDirectory(inode)) throw new DssError("NotDirectory", "rmdir of what is no directory");
     checkSticky(directory, inode, actor);
@@ -390,8 +394,8 @@ export class Namespace {
     if (request.noReplace && request.exchange) {
       throw new DssError("InvalidArgument", "rename both without replacing and with exchange");
     }
-    access.see(parent);
-    access.see(newParent);
+    access.attributes(parent);
+    access.attributes(newParent);
     const source = this.directory(parent);
     const target = this.directory(newParent);
     const entry = this.entry(parent, name);
@@ -406,7 +410,7 @@ export class Namespace {
       return this.move(access, request, { source, target, moved, replaced: undefined });
     }
     if (request.noReplace) throw exists(newName);
-    access.see(known.ino);
+    access.attributes(known.ino);
     const other = this.inode(known.ino);
     if (other.ino === moved.ino) {
       // Two names of one file (or one name twice): POSIX says that nothing happens.
@@ -559,6 +563,7 @@ export class Namespace {
     if (request.mode !== undefined) aclAfterChmod(this.metadata, draft, changed);
     plan.answer.inode = publicInode(changed);
     plan.shared.push(ino);
+    plan.sole.push(ino);
     plan.hides.push(ino);
     plan.record = draft.finish();
     return plan;
@@ -660,9 +665,14 @@ export class Namespace {
     return {
       ...emptyPlan(),
       record: draft.finish(),
-      answer: { inoRange: { first, count } },
+      answer: { inoRange: { first, count, ...this.layoutAnswer() } },
       durable: true,
     };
+  }
+
+  private layoutAnswer(): { layout?: Layout } {
+    const layout = this.options.fileLayout();
+    return layout === undefined ? {} : { layout };
   }
 
   /** After a replay of what has been executed: the answer as the present state gives it. */
@@ -687,7 +697,7 @@ export class Namespace {
     }
     if (request.op === "inoRange") {
       const range = this.metadata.session(access.session)?.ranges.at(-1);
-      if (range !== undefined) plan.answer.inoRange = { ...range };
+      if (range !== undefined) plan.answer.inoRange = { ...range, ...this.layoutAnswer() };
     }
     return plan;
   }
@@ -738,6 +748,10 @@ export class Namespace {
   }
 }
 
+/** The session changes names there by itself, and may want to remove what they lead to. */
+function holdsSole(access: Access, directory: Ino): boolean {
+  return access.capabilities.mode(access.session, directory) === "sole";
+}
 function checkName(name: Buffer): void {
   if (name.length > NAME_MAX) throw new DssError("NameTooLong", `name of ${name.length} bytes`);
   const dots = name.length <= 2 && name.every((byte) => byte === 0x2e);

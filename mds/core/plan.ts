@@ -12,6 +12,8 @@ export interface Plan {
   notFound: boolean;
   /** The session may cache these, unless somebody waits for them. */
   shared: Ino[];
+  /** A mount may have these for itself, if it is alone with them. */
+  sole: Ino[];
   /**
    * The session gets (or has) the exclusive capability; its grant is in the record unless it had it
    * before.
@@ -33,6 +35,7 @@ export function emptyPlan(): Plan {
     answer: {},
     notFound: false,
     shared: [],
+    sole: [],
     hides: [],
     durable: false,
     removed: [],
@@ -45,5 +48,6 @@ export function changing(
   { answer, inodes, removed = [] }: { answer: Answer; inodes: Ino[]; removed?: Ino[] },
 ): Plan {
   const shared = inodes.filter((ino) => !removed.includes(ino));
-  return { ...emptyPlan(), record: draft.finish(), answer, shared, hides: inodes, removed };
+  const record = draft.finish();
+  return { ...emptyPlan(), record, answer, shared, sole: shared, hides: inodes, removed };
 }

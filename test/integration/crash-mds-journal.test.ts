@@ -14,7 +14,7 @@ import { JOURNAL_PATH, pagePath } from "../../cluster/zk/schema.js";
 import type { Coordination } from "../../cluster/zk/coordination.js";
 import { connectZooKeeper } from "../../cluster/zk/session.js";
 import { connectCluster, type ClusterSession } from "../../mds/client/cluster-session.js";
-import { NO_CACHE } from "../../mds/client/mds-client.js";
+import { NO_CACHE } from "../../mds/client/session-cache.js";
 import { ROOT_INO, type Actor } from "../../mds/proto.js";
 import { dss, run, start, type Program } from "../support/process.js";
 import { freePort, waitFor, withDeadline } from "../support/temp.js";
@@ -71,7 +71,7 @@ async function connect(): Promise<ClusterSession> {
 }
 
 async function create(session: ClusterSession, parent: number, name: string): Promise<number> {
-  const ino = await session.mds.nextIno();
+  const ino = await session.mds.inos.next();
   await session.mds.call({
     op: "create",
     parent,

@@ -47,7 +47,7 @@ async function connect(zookeeper: string): Promise<ClusterSession> {
 }
 
 async function create(session: ClusterSession, parent: number, name: string): Promise<void> {
-  const ino = await session.mds.nextIno();
+  const ino = await session.mds.inos.next();
   await session.mds.call({
     op: "create",
     parent,

@@ -29,6 +29,61 @@ async function shell(t: Test, script: string, ...args: string[]): Promise<string
   return await succeed(t, "bash", ["-euc", script, "bash", ...args], { withinMs: 60_000 });
 }
 
+/** A program of its own: it works on the mounts as anybody does, one call after the other. */
+async function program(t: Test, source: string, ...args: string[]): Promise<string> {
+  const script = `const fs = require("node:fs"); const args = process.argv.slice(1); ${source}`;
+  return await succeed(t, process.execPath, ["-e", script, ...args], { withinMs: 120_000 });
+}
+/** One side changes the directory a few times, and the other looks at every change. */
+const TAKES_TURNS = `
+  const assert = require("node:assert");
+  const [a, b] = args.map((folder) => folder + "/turns");
+  fs.mkdirSync(a);
+  const expected = new Set();
+  for (let round = 0; round < 15; round++) {
+    const [here, there] = round % 2 === 0 ? [a, b] : [b, a];
+    const made = [];
+    for (let i = 0; i < 1 + (round % 5); i++) {
+      const name = "f" + round + "-" + i;
+      fs.writeFileSync(here + "/" + name, "text of " + name, { flag: "wx" });
+      made.push(name);
+      expected.add(name);
+    }
+    fs.chmodSync(here + "/" + made[0], 0o640);
+    fs.mkdirSync(here + "/d");
+    for (const name of made) {
+      assert.equal(fs.readFileSync(there + "/" + name, "utf8"), "text of " + name);
+    }
+    assert.equal(fs.statSync(there + "/" + made[0]).mode & 0o777, 0o640);
+    assert.throws(() => fs.writeFileSync(there + "/" + made[0], "", { flag: "wx" }), /EEXIST/);
+    fs.rmdirSync(there + "/d");
+    assert.equal(fs.existsSync(here + "/d"), false);
+    if (round % 3 === 0) {
+      fs.unlinkSync(there + "/" + made[0]);
+      expected.delete(made[0]);
+      assert.equal(fs.existsSync(here + "/" + made[0]), false);
+    }
+    if (round % 5 === 4) {
+      const all = [...expected].sort();
+      for (const side of [a, b]) assert.deepEqual(fs.readdirSync(side).sort(), all);
+    }
+  }
+  console.log("done");
+`;
+/** Makes the same names as another one at the same time; prints those that were its own. */
+const MAKES = `
+  const won = [];
+  for (let i = 0; i < 60; i++) {
+    try {
+      fs.closeSync(fs.openSync(args[0] + "/n" + i, "wx"));
+      won.push("n" + i);
+    } catch (error) {
+      if (error.code !== "EEXIST") throw error;
+    }
+  }
+  console.log(won.join(" "));
+`;
+
 export async function twoMountsSuite(t: Test, { a, b }: TwoMounts): Promise<void> {
   await t.test("written and closed here, read there", async (t) => {
     for (let i = 0; i < 10; i++) {
@@ -106,6 +161,20 @@ export async function twoMountsSuite(t: Test, { a, b }: TwoMounts): Promise<void
       assert.equal(attempts.filter((out) => out === "won\n").length, 1, `round ${round}`);
     }
     t.pass("in each of 10 rounds");
+  });
+
+  await t.test("bursts of changes in one directory, in turn: each is seen at once", async (t) => {
+    t.equal(await program(t, TAKES_TURNS, a, b), "done\n");
+  });
+
+  await t.test("both sides make the same names at once: each has one maker", async (t) => {
+    await shell(t, 'mkdir "$1/race"', a);
+    const won = await Promise.all([a, b].map((folder) => program(t, MAKES, join(folder, "race"))));
+    const names = won.flatMap((out) => out.split(/\s+/).filter(Boolean)).sort();
+    t.same(names, Array.from({ length: 60 }, (_, i) => `n${i}`).sort());
+    for (const folder of [a, b]) {
+      t.equal((await shell(t, 'ls "$1/race" | wc -l', folder)).trim(), "60");
+    }
   });
 
   await t.test("renames from both sides at once lose no file", async (t) => {

@@ -259,7 +259,8 @@ class FilesScenario extends ScenarioBase {
     try {
       if (roll < 0.08) await this.sync(mount);
       else if (roll < 0.5) await this.content(mount);
-      else await this.name(mount);
+      else if (roll < 0.8) await this.name(mount);
+      else await this.burst(mount);
     } catch (error) {
       if (!isDssError(error) || !LOST.includes(error.code)) throw error;
       if (!mount.alive) return;
@@ -321,6 +322,10 @@ class FilesScenario extends ScenarioBase {
     mount.reads.push({ history, read });
   }
 
+  /** Several in a row: from the second on the mount may hold the directory alone. */
+  private async burst(mount: Mount): Promise<void> {
+    for (let left = this.random.int(2, 6); left > 0 && mount.alive; left--) await this.name(mount);
+  }
   private async name(mount: Mount): Promise<void> {
     const roll = this.random.float();
     const slot = this.random.int(0, SLOTS - 1);

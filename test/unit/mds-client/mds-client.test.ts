@@ -246,7 +246,7 @@ t.test("an inode number of an ended session is of no use in the next one", async
     const what = { parent: 1, name, ino, mode: 0o100644, rdev: 0, exclusive: true, actor };
     return stage.client.call({ op: "create", ...what });
   };
-  const old = await stage.run(stage.client.nextIno());
+  const old = await stage.run(stage.client.inos.next());
   leader.opening = (open) => {
     if (open.client !== 0) throw new DssError("NoSession", "evicted");
     return { client: 65_540 };
@@ -255,7 +255,7 @@ t.test("an inode number of an ended session is of no use in the next one", async
   await stage.clock.advance(20);
   const waiting = make(old);
   await t.rejects(stage.run(waiting), { code: "NoSession" });
-  await stage.run(make(await stage.run(stage.client.nextIno())));
+  await stage.run(make(await stage.run(stage.client.inos.next())));
   await t.rejects(stage.run(make(old)), { code: "NoSession" });
   t.equal(leader.calls.filter(({ request }) => request.op === "create").length, 1);
 });
@@ -333,7 +333,7 @@ t.test("a hundred creations survive leaders that die one after the other", async
   const made: Promise<MdsReply>[] = [];
   const inos = new Set<number>();
   for (let i = 0; i < 100; i++) {
-    const ino = await world.run(client.nextIno());
+    const ino = await world.run(client.inos.next());
     inos.add(ino);
     made.push(
       client.call({

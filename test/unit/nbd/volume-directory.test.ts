@@ -3,7 +3,7 @@ import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
 import type { ClientId } from "../../../cluster/base/ids.js";
 import type { Clock } from "../../../cluster/platform/ports.js";
-import type { SessionCache } from "../../../mds/client/mds-client.js";
+import type { SessionCache } from "../../../mds/client/session-cache.js";
 import {
   contextKey,
   type Answer,
@@ -69,7 +69,7 @@ class Leader implements VolumeSession {
   }
   evict(next: ClientId): void {
     this.client = next;
-    this.cache?.evicted(new DssError("NoSession", "evicted"));
+    this.cache?.evicted(new DssError("NoSession", "evicted"), []);
   }
   async call(request: Request): Promise<MdsReply> {
     const answer: Answer = {};

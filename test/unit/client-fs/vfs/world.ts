@@ -17,6 +17,7 @@ import {
   CloseMdsSession,
   MdsKeepAlive,
   MdsOperation,
+  MdsOperations,
   MdsReleased,
   OpenMdsSession,
 } from "../../../../mds/proto.js";
@@ -319,6 +320,7 @@ class World {
         );
       });
       messenger.handle(MdsOperation, (incoming) => leader.onOperation(incoming));
+      messenger.handle(MdsOperations, (incoming) => leader.onOperations(incoming));
       messenger.handle(MdsKeepAlive, (incoming) => {
         incoming.reply(leader.keepAlive(incoming.message, incoming.link));
       });
