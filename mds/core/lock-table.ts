@@ -216,7 +216,7 @@ export class LockTable {
   private *blocking(
     file: File,
     request: LockRequest,
-  ): Iterable<{ key: string; session: ClientId; range: LockedRange }> {
+  ): Generator<{ key: string; session: ClientId; range: LockedRange }, void> {
     const own = ownerKey(request);
     for (const [key, owner] of file.owners) {
       if (key === own) continue;
@@ -231,8 +231,7 @@ export class LockTable {
     }
   }
   private conflicts(file: File, request: LockRequest): boolean {
-    for (const _found of this.blocking(file, request)) return true;
-    return false;
+    return this.blocking(file, request).next().done !== true;
   }
 
   /** Sets [start, end] of the owner to `mode` (undefined: unlocked), then serves who waited. */
