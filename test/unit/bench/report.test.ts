@@ -40,7 +40,7 @@ function documentOf(systems: readonly SystemReport[], more: Partial<Document> = 
     results: systems[0]?.results ?? [],
     systems,
     ...more,
-  } as PeersDocument;
+  };
 }
 
 t.test("medians", (t) => {

@@ -1,7 +1,8 @@
 /** Volumes' records: sizes, names, layouts, limits, and deletes in the background. */
 import t from "tap";
 import type { Request, Volume } from "../../../mds/proto.js";
-import { TestClient, TestCluster, settle } from "./harness.js";
+import type { TestClient} from "./harness.js";
+import { TestCluster, settle } from "./harness.js";
 
 const MIB = 2 ** 20;
 const OBJECT = 4 * MIB;
