@@ -18,6 +18,7 @@ export function registerSnapshots(parent: Command): void {
   registerRollback(snap);
   registerProtect(snap, true);
   registerProtect(snap, false);
+  examples(snap, "dss volume snap create mydevice@monday", "dss volume snap ls mydevice");
 }
 
 interface Named {

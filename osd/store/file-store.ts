@@ -357,7 +357,7 @@ export class FileStore implements ChunkStore {
     this.wal = new Wal(
       files,
       geometry,
-      { tail: loaded.point, end: found.end },
+      { tail: loaded.point, end: found.end, isDeclared: found.isDeclared },
       this.overlay,
       config.clock,
       {

@@ -37,6 +37,19 @@ export interface ReplayGroup {
   damaged: number;
 }
 
+export interface RecoveredWal {
+  /** Where the log goes on. */
+  end: WalPoint;
+  groups: number;
+  /** A torn tail was cut off, or damage. */
+  cut: boolean;
+  /**
+   * The last group is an empty one: all that has records is declared by it already. An empty group
+   * more could be one too many, because a full log has room for one.
+   */
+  isDeclared: boolean;
+}
+
 function parseHeader(page: Buffer, geometry: WalGeometry, position: number): Header | undefined {
   if (page.readUInt32LE(0) !== WAL_MAGIC) return undefined;
   if (page.compare(geometry.salt, 0, SALT_BYTES, 8, 8 + SALT_BYTES) !== 0) return undefined;
@@ -100,13 +113,14 @@ export async function recoverWal(
     onDamage?: (what: string) => void;
     logger: Logger;
   },
-): Promise<{ end: WalPoint; groups: number; cut: boolean }> {
+): Promise<RecoveredWal> {
   const headers = await scanHeaders(files, geometry, from);
   let declared = from.number;
   for (const header of headers.values()) declared = Math.max(declared, header.declared);
   let end = from;
   let groups = 0;
   let cut = false;
+  let isDeclared = false;
   for (;;) {
     const nextSegment =
       (Math.floor(end.position / geometry.segmentBytes) + 1) * geometry.segmentBytes;
@@ -131,7 +145,7 @@ export async function recoverWal(
       }
       hooks.onDamage(what);
       // The log goes on where it had really come to: nothing of it is ever read again.
-      return { end: endOf(headers, end), groups, cut: true };
+      return { end: endOf(headers, end), groups, cut: true, isDeclared: false };
     }
     if (!mustExist && !(await directsAreThere(group, hooks.verifyDirect))) {
       cut = true;
@@ -143,14 +157,17 @@ export async function recoverWal(
         "blocks in the write-ahead log fail their checksums; reads will report them",
       );
     }
-    if (!hooks.apply(group)) return { end: endOf(headers, end), groups, cut: true };
+    if (!hooks.apply(group)) {
+      return { end: endOf(headers, end), groups, cut: true, isDeclared: false };
+    }
     groups++;
+    isDeclared = header.records === 0;
     end = {
       number,
       position: header.position + pages(header.headBytes) + header.blocks * BLOCK_SIZE,
     };
   }
-  return { end, groups, cut };
+  return { end, groups, cut, isDeclared };
 }
 
 /** Where the newest group ends. */

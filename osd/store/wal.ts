@@ -95,7 +95,7 @@ export class Wal {
 
   /**
    * Order of the last durable group, and of the last one that a later durable group declares.
-   * What recovery replayed has order 0 and is not declared yet.
+   * What recovery replayed has order 0 and is not declared yet, unless it ended with an empty group.
    */
   durable = 0;
   declared = -1;
@@ -117,7 +117,7 @@ export class Wal {
   constructor(
     private readonly files: readonly DiskFile[],
     private readonly geometry: WalGeometry,
-    start: { tail: WalPoint; end: WalPoint },
+    start: { tail: WalPoint; end: WalPoint; isDeclared: boolean },
     private readonly overlay: Overlay,
     private readonly clock: Clock,
     private readonly host: WalHost,
@@ -125,6 +125,7 @@ export class Wal {
     this.tail = start.tail;
     this.end = start.end;
     this.lastSealed = { order: 0, point: start.end };
+    if (start.isDeclared) this.declared = 0;
     this.current = this.newGroup(this.nextOrder++);
   }
 
