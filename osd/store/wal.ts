@@ -95,7 +95,8 @@ export class Wal {
 
   /**
    * Order of the last durable group, and of the last one that a later durable group declares.
-   * What recovery replayed has order 0 and is not declared yet, unless it ended with an empty group.
+   * What recovery replayed has order 0 and is not declared yet, unless it ended with an empty
+   * group.
    */
   durable = 0;
   declared = -1;
