@@ -135,11 +135,14 @@ async function addMountLanes(folder: string): Promise<void> {
   };
   addBlockLanes("mount", blocks, Math.floor(request.fileBytes / BLOCK_STRIDE));
   let next = 0;
+  const directory = await open(folder, constants.O_RDONLY);
   lanes.push(
     new Lane("mount names", async () => {
       const path = join(folder, `d${next++}`);
       await mkdir(path);
       await rmdir(path);
+      // Without it the mount does both by itself, as long as it holds the directory alone.
+      await directory.sync();
     }),
   );
 }
