@@ -179,6 +179,9 @@ export async function expireSession(port: number, session: bigint): Promise<void
   while (await closeSession(port, session));
 }
 
+const isReset = (error: NodeJS.ErrnoException): boolean =>
+  error.code === "ECONNRESET" || error.code === "EPIPE";
+
 /** False when the session was over before. */
 async function closeSession(port: number, session: bigint): Promise<boolean> {
   const connectRequest = Buffer.alloc(4 + 44);
@@ -197,10 +200,9 @@ async function closeSession(port: number, session: bigint): Promise<boolean> {
       let received = Buffer.alloc(0);
       let joined = false;
       socket.setTimeout(5_000, () => fail(new Error("ZooKeeper does not answer")));
-      // With the session; or because its owner took it back.
-      const ended = (error: Error) => (joined ? done(true) : fail(error));
-      socket.on("error", ended);
-      socket.on("close", () => ended(new Error("ZooKeeper closed the connection")));
+      // With the session; or because its owner took it back, perhaps before we had the answer.
+      socket.on("error", (error) => (isReset(error) ? done(true) : fail(error)));
+      socket.on("close", () => done(true));
       socket.on("data", (chunk) => {
         received = Buffer.concat([received, chunk]);
         if (joined || received.length < 4 + 16) return;
