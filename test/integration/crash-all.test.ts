@@ -1,7 +1,7 @@
 /**
  * All OSDs, metadata servers and clients die at the same instant under load, again and again. After
  * each restart every acknowledged write is there, every block is old or new and never torn, every
- * name that was made durable exists. DSS_CRASH_ROUNDS (4; the campaign runs 20) and DSS_CRASH_SEED.
+ * name that was made durable exists. DSS_CRASH_ROUNDS (2; the campaign runs 20) and DSS_CRASH_SEED.
  *
  * kill -9 keeps the kernel's page cache: this proves the order of acknowledgements and recovery,
  * and crash-strace.test.ts that each acknowledgement follows a sync on every replica.
@@ -15,7 +15,7 @@ import { Load, verify } from "../support/load.js";
 import { Ledger } from "../support/stamped-blocks.js";
 import type { WriterRequest } from "../support/writer.js";
 
-const ROUNDS = Number(process.env["DSS_CRASH_ROUNDS"] ?? 4);
+const ROUNDS = Number(process.env["DSS_CRASH_ROUNDS"] ?? 2);
 const SEED = Number(process.env["DSS_CRASH_SEED"] ?? 1);
 /** 12 MiB a file: three objects, so that requests cross borders. */
 const BLOCKS = 3_072;
