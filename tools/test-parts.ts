@@ -88,7 +88,7 @@ export const PARTS: readonly Part[] = [
     title: "files and POSIX",
     prefixes: ["test/posix/", "test/integration/mount/"],
     budgetSeconds: 240,
-    limitSeconds: 450,
+    limitSeconds: 720,
     concurrency: 1,
     needs: ["up", "test"],
   },
