@@ -73,8 +73,14 @@ export function removeXattr(metadata: Metadata, access: Access, request: Of<"rem
   const { ino, name, actor } = request;
   access.see(ino);
   const inode = inodeOf(metadata, ino);
-  const known = valueOf(metadata, inode, nameKey(name));
-  if (known === undefined) throw new DssError("NoAttribute", "there is no such attribute");
+  const key = nameKey(name);
+  const known = valueOf(metadata, inode, key);
+  if (known === undefined) {
+    // Every inode has an access control list: without one that is its mode.
+    const isList = key === ACL_ACCESS || key === ACL_DEFAULT;
+    if (!isList) throw new DssError("NoAttribute", "there is no such attribute");
+    return { ...emptyPlan(), answer: { inode: publicInode(inode) } };
+  }
   access.change(ino);
   const draft = new Draft(metadata);
   const changed = draft.put({ ...drop(draft, inode, { name, known }), ctimeNs: actor.timeNs });
