@@ -10,6 +10,16 @@ export type ImagePart =
   | { readonly length: number; readonly pieces: readonly Buffer[] }
   | { readonly length: number; readonly failure: DssError };
 
+/** All of a read's bytes. Errors: that of the first part that failed. */
+export function wholeOf(parts: readonly ImagePart[]): Buffer[] {
+  const pieces: Buffer[] = [];
+  for (const part of parts) {
+    if ("failure" in part) throw part.failure;
+    for (const piece of part.pieces) pieces.push(piece);
+  }
+  return pieces;
+}
+
 /** What is known of a stretch without reading it; true to both is a hole. */
 export interface ImageExtent {
   /** Bytes, more than 0. */

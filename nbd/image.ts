@@ -19,7 +19,7 @@ import {
   type ObjectContent,
 } from "../osd/client/object-access.js";
 import { objectName, objectSizeWithin } from "../osd/client/striper.js";
-import type { BlockImage, ImageExtent, ImagePart } from "./block-image.js";
+import { wholeOf, type BlockImage, type ImageExtent, type ImagePart } from "./block-image.js";
 import { statusSpan, volumeExtents, type ObjectRun } from "./block-status.js";
 import { objectRanges, type ObjectRange } from "./object-ranges.js";
 import { ChangeGate } from "./change-gate.js";
@@ -110,12 +110,7 @@ export class VolumeImage implements BlockImage {
   }
 
   async read(offset: number, length: number): Promise<Buffer[]> {
-    const pieces: Buffer[] = [];
-    for (const part of await this.readParts(offset, length)) {
-      if ("failure" in part) throw part.failure;
-      for (const piece of part.pieces) pieces.push(piece);
-    }
-    return pieces;
+    return wholeOf(await this.readParts(offset, length));
   }
 
   async readParts(offset: number, length: number): Promise<ImagePart[]> {

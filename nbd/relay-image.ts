@@ -11,7 +11,7 @@
  */
 import { DssError } from "../cluster/base/errors.js";
 import { COMMAND, COMMAND_FLAG, NBD_ERROR, type ExportFacts } from "./abi.js";
-import type { BlockImage, ImageExtent, ImagePart } from "./block-image.js";
+import { wholeOf, type BlockImage, type ImageExtent, type ImagePart } from "./block-image.js";
 import { encodeRequest, type ClientRequest, type ReplyChunk } from "./client-replies.js";
 import { RangeOrder } from "./range-order.js";
 
@@ -163,12 +163,7 @@ export class RelayImage implements BlockImage {
   // ---- The image ----
 
   async read(offset: number, length: number): Promise<Buffer[]> {
-    const pieces: Buffer[] = [];
-    for (const part of await this.readParts(offset, length)) {
-      if ("failure" in part) throw part.failure;
-      for (const piece of part.pieces) pieces.push(piece);
-    }
-    return pieces;
+    return wholeOf(await this.readParts(offset, length));
   }
 
   async readParts(offset: number, length: number): Promise<ImagePart[]> {

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { createHash, type Hash } from "node:crypto";
 import { statSync } from "node:fs";
-import { open, type FileHandle } from "node:fs/promises";
+import { open, readFile, type FileHandle } from "node:fs/promises";
 import { DssError } from "../../cluster/base/errors.js";
 import type { Volume } from "../../mds/proto.js";
 import type { BlockImage } from "../../nbd/block-image.js";
@@ -160,7 +160,6 @@ async function sizeOf(file: FileHandle, path: string): Promise<number> {
   const found = await file.stat();
   if (found.isFile()) return found.size;
   if (found.isBlockDevice()) {
-    const { readFile } = await import("node:fs/promises");
     const major = (found.rdev >> 8) & 0xfff;
     const minor = (found.rdev & 0xff) | ((found.rdev >> 12) & 0xfff00);
     const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, "utf8");

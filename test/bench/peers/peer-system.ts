@@ -141,6 +141,7 @@ async function startPeer(peer: Peer, folder: string, scope: Scope): Promise<Runn
   const starter = new Scope();
   const starting = running.up(starter);
   scope.teardown(async () => {
+    // How it ended is told where it is awaited; here only that it did.
     await withDeadline(UP_GRACE_MS, `${peer.name}: up`, starting).catch(() => undefined);
     await starter.end();
   });

@@ -59,6 +59,7 @@ async function settle(outputs: readonly string[]): Promise<void> {
     last = now;
     return same;
   };
+  // One that never stops is counted with its own syncs: the figure is an upper bound then.
   await waitFor("no more syncs", quiet, { withinMs: 8_000, everyMs: 1_000 }).catch(() => undefined);
 }
 

@@ -117,6 +117,7 @@ t.test("a frozen server wakes up without its volume", { timeout: 150_000 }, asyn
       async () => {
         const unix = join(folder, `next-${Date.now()}.sock`);
         const next = cluster.start(["volume", "serve", "shared", "--unix", unix]);
+        // Refused as long as the lock is held: asked again.
         const uri = await next.output(URI).catch(() => undefined);
         return uri === undefined ? undefined : { next, uri: uri[1]! };
       },
