@@ -3,7 +3,7 @@
  * behind. Pure. Leases, links and answers in memory belong to the leader (mds/leader.ts).
  */
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import type { SessionOpen } from "../proto.js";
+import type { LastWord, SessionOpen } from "../proto.js";
 import type { CapabilityTable } from "./capability.js";
 import type { Delta } from "./delta.js";
 import { Draft, afterGrant } from "./draft.js";
@@ -26,10 +26,7 @@ export function predecessors(metadata: Metadata, open: SessionOpen): ClientId[] 
 }
 
 /** What a dead holder's objects say about a file. */
-export interface Recovered {
-  size: number;
-  mtimeNs: bigint;
-}
+export type Recovered = LastWord;
 
 /**
  * The end of a session: grants are dropped (with what was recovered of the files it wrote),
