@@ -24,6 +24,7 @@ import { Namespace } from "./core/namespace.js";
 import { emptyPlan, type Plan } from "./core/plan.js";
 import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
+import { Clones, isCloneRequest } from "./core/clone.js";
 import { isSnapshotRequest, Snapshots } from "./core/snapshot.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
@@ -176,6 +177,7 @@ export class MdsLeader {
   private readonly namespace: Namespace;
   private readonly volumes: Volumes;
   private readonly snapshots: Snapshots;
+  private readonly clones: Clones;
   private readonly locks: LockService;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
@@ -266,6 +268,7 @@ export class MdsLeader {
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
     this.snapshots = new Snapshots(metadata, this.volumes);
+    this.clones = new Clones(metadata, this.volumes);
     this.locks = new LockService({
       send: (id, message) => {
         const link = this.sessions.get(id)?.link;
@@ -288,7 +291,11 @@ export class MdsLeader {
       },
       lister: parts.lister,
       minEpoch: () => this.fenceEpoch,
-      completed: (entry) => [...this.volumes.shrunk(entry), ...this.snapshots.rolledBack(entry)],
+      completed: (entry) => [
+        ...this.volumes.shrunk(entry),
+        ...this.snapshots.rolledBack(entry),
+        ...this.clones.flattened(entry),
+      ],
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
@@ -1080,6 +1087,7 @@ export class MdsLeader {
   private plan(access: Access, { request }: MdsCall): Plan {
     const { namespace, volumes } = this;
     if (isSnapshotRequest(request)) return this.snapshots.plan(access, request);
+    if (isCloneRequest(request)) return this.clones.plan(access, request);
     switch (request.op) {
       case "lookup":
         return namespace.lookup(access, request);

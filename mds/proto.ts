@@ -300,6 +300,10 @@ export type Request =
    * change objects under the snapshots that it names.
    */
   | { op: "volumeContext"; id: number }
+  /** A volume that begins as what `name` was at the snapshot. Exists when the name is taken. */
+  | { op: "volumeClone"; name: string; snapshot: string; newName: string; actor: Actor }
+  /** The volume gets what it has of its parent as its own, in the background, also while in use. */
+  | { op: "volumeFlatten"; name: string }
   /**
    * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
    * it waits under that number (the session's own, above 0), and `MdsLockOutcome` tells the end of
@@ -356,8 +360,16 @@ export interface Volume {
   size: number;
   layout: Layout;
   createdNs: bigint;
-  /** Object names are `<prefix>.<index hex>`. */
+  /** What its objects are named by (cluster/base/object-name.ts). */
   objectPrefix: string;
+  /** What it was cloned from; null: nothing, or it has become independent. */
+  parent: VolumeParent | null;
+  /** The parent, its parent and so on. */
+  ancestors: VolumeAncestor[];
+  /** volumeInfo, volumeList: the clones of its snapshots. */
+  children: { name: string; snap: number }[];
+  /** It is being made independent of its parent. */
+  isFlattening: boolean;
   features: string[];
   /** The newest snapshot id there has been. */
   snapSeq: number;
@@ -385,6 +397,24 @@ export interface Volume {
    * servers that goes on would not know.
    */
   writer: VolumeWriter;
+}
+
+export interface VolumeParent {
+  /** Id. */
+  volume: number;
+  /** Snapshot id. */
+  snap: number;
+  /** Bytes of the volume that can come from the parent; less after it was shrunk. */
+  overlap: number;
+}
+export interface VolumeAncestor {
+  name: string;
+  snapshot: string;
+  objectPrefix: string;
+  /** Snapshot id. */
+  snap: number;
+  /** Of the volume at the snapshot. */
+  size: number;
 }
 
 export interface VolumeWriter {
@@ -429,8 +459,11 @@ export interface VolumeTop {
 export interface VolumePurge {
   volume: number;
   name: string;
-  /** clones: what removed snapshots have left. rollback: the volume is returned to a snapshot. */
-  what: "objects" | "clones" | "rollback";
+  /**
+   * clones: what removed snapshots have left. rollback: the volume is returned to a snapshot.
+   * flatten: it gets what it has of its parent as its own.
+   */
+  what: "objects" | "clones" | "rollback" | "flatten";
   /** The volume stays, smaller. */
   shrinking: boolean;
   done: number;

@@ -120,6 +120,8 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
   volumeRollback: { name: "text", snapshot: "text" },
   volumeContext: { id: "int" },
+  volumeClone: { name: "text", snapshot: "text", newName: "text", actor: "actor" },
+  volumeFlatten: { name: "text" },
   lock: { ...LOCK, waiter: "int" },
   unlock: LOCK_RANGE,
   lockTest: LOCK,

@@ -5,6 +5,7 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
+import { isClonePrefix } from "../../cluster/base/object-name.js";
 import {
   contextKey,
   volumeUse,
@@ -27,6 +28,7 @@ import {
   type SessionBody,
   type VolumeRecord,
 } from "./page.js";
+import { ancestorsOf, childrenOf } from "./clone.js";
 import { snapshotNamed } from "./snapshot.js";
 
 /**
@@ -76,7 +78,7 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     checkName(name);
     const size = checkSize(request.size);
-    if (this.find(name) !== undefined) throw new DssError("Exists", `volume ${name} exists`);
+    this.refuseExisting(name);
     const standard = this.options.layoutOf(pool);
     if (standard === undefined) {
       throw new DssError("NotFound", pool === "" ? "there is no pool" : `there is no pool ${pool}`);
@@ -95,6 +97,7 @@ export class Volumes {
       features: [],
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       ...{ writer: NO_WRITER, snapSeq: 0, snapshots: [], rollbackTo: 0 },
+      ...{ parent: null, isFlattening: false },
     };
     draft.add({ d: "volumePut", volume });
     this.metadata.cache.get(volumePageKey(id));
@@ -111,6 +114,10 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     const volumes = [...this.metadata.volumes()].map((volume) => this.describe(volume));
     volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
+    const byId = new Map(volumes.map((volume) => [volume.id, volume]));
+    for (const { name, parent } of volumes) {
+      if (parent !== null) byId.get(parent.volume)?.children.push({ name, snap: parent.snap });
+    }
     const volumePurges = [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
       const { volume, name, what, shrinks: shrinking } = entry;
       if (volume === 0 || what === "directory") return [];
@@ -121,7 +128,9 @@ export class Volumes {
 
   info(access: Access, { name }: Of<"volumeInfo">): Plan {
     access.see(VOLUMES_KEY);
-    return { ...emptyPlan(), answer: { volume: this.describe(this.named(name)) } };
+    const volume = this.describe(this.named(name));
+    volume.children = childrenOf(this.metadata, volume.id);
+    return { ...emptyPlan(), answer: { volume } };
   }
 
   remove(access: Access, { name }: Of<"volumeRemove">): Plan {
@@ -134,13 +143,14 @@ export class Volumes {
       });
     }
     this.refuseRollback(volume);
+    this.refuseFlatten(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.add({ d: "volumeRemove", volume: volume.id });
-    draft.purge({
-      ...wholeOf(volume),
-      from: 0,
-    });
+    // Beyond its end there may be empty objects, which it got when it was shrunk.
+    const isSimple = volume.snapSeq === 0 && !isClonePrefix(volume.objectPrefix);
+    const bound = isSimple ? volume.size : VOLUME_SIZE_MAX;
+    draft.purge({ ...wholeOf(volume), from: 0, bound });
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY], durable: true };
   }
 
@@ -158,6 +168,7 @@ export class Volumes {
     if (!request.shrink) {
       throw new DssError("InvalidArgument", `volume ${name} has ${volume.size} bytes already`);
     }
+    this.refuseFlatten(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.purge({ ...wholeOf(volume), from: size, shrinks: true });
@@ -169,9 +180,7 @@ export class Volumes {
     const volume = this.named(name);
     checkName(newName);
     if (newName === name) return { ...emptyPlan(), answer: { volume: this.describe(volume) } };
-    if (this.find(newName) !== undefined) {
-      throw new DssError("Exists", `volume ${newName} exists`);
-    }
+    this.refuseExisting(newName);
     return this.change({ ...volume, name: newName });
   }
 
@@ -188,7 +197,13 @@ export class Volumes {
     const volume = this.metadata.volume(entry.volume);
     if (!entry.shrinks || volume === undefined) return [];
     const revision = volume.revision + 1;
-    return [{ d: "volumePut", volume: { ...volume, size: entry.from, shrinkTo: 0, revision } }];
+    const { from: size } = entry;
+    // What was cut off hides the parent from now on, whatever size the volume will have.
+    const parent = volume.parent && {
+      ...volume.parent,
+      overlap: Math.min(volume.parent.overlap, size),
+    };
+    return [{ d: "volumePut", volume: { ...volume, size, shrinkTo: 0, parent, revision } }];
   }
 
   open(access: Access, request: Of<"volumeOpen">): Plan {
@@ -361,6 +376,17 @@ export class Volumes {
       hint: "that goes on by itself: see dss volume ls",
     });
   }
+  /** Errors: Busy. */
+  refuseFlatten({ name, isFlattening }: VolumeRecord): void {
+    if (!isFlattening) return;
+    throw new DssError("Busy", `volume ${name} is being made independent of its parent`, {
+      hint: "that goes on by itself: see dss volume ls",
+    });
+  }
+  /** Errors: Exists. */
+  refuseExisting(name: string): void {
+    if (this.find(name) !== undefined) throw new DssError("Exists", `volume ${name} exists`);
+  }
   private find(name: string): VolumeRecord | undefined {
     for (const volume of this.metadata.volumes()) if (volume.name === name) return volume;
     return undefined;
@@ -381,6 +407,8 @@ export class Volumes {
     return {
       ...volume,
       snapshot: 0,
+      ancestors: ancestorsOf(this.metadata, volume),
+      children: [],
       owner: owner === undefined ? "" : describeSession(owner),
       ownerClient: owner?.id ?? 0,
       ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
@@ -388,7 +416,7 @@ export class Volumes {
   }
 }
 
-function checkName(name: string): void {
+export function checkName(name: string): void {
   if (NAME.test(name)) return;
   throw new DssError("InvalidArgument", `${JSON.stringify(name)} is no name for a volume`, {
     hint: "use 1 to 128 letters, digits, dots, underscores or hyphens, not beginning with . or -",
