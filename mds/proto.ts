@@ -8,6 +8,7 @@
  * has). `wait: "safe"` delays the answer itself.
  */
 import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../cluster/base/ids.js";
+import type { ErrorBody } from "../cluster/wire/error-body.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
 
 export const ROOT_INO: Ino = 1;
@@ -551,13 +552,13 @@ export interface MdsBatch {
   floor: number;
   calls: { id: number; replay: boolean; request: Request }[];
 }
-/** When all of them have been executed; an error says which code of cluster/base/errors.ts. */
+/** When all of them have been executed. */
 export interface MdsBatchReply {
   replies: (MdsReply | MdsRefusal)[];
 }
 export interface MdsRefusal {
   id: number;
-  error: { code: number; message: string; epoch: number };
+  error: ErrorBody;
 }
 
 /** Leader to client: everything up to this journal number is in ZooKeeper. */
