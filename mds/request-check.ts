@@ -233,6 +233,9 @@ export function checkOpen(open: SessionOpen): void {
   for (const member of ["client", "floor", "pid"] as const) {
     if (!isOf("int", open[member])) throw new DssError("Malformed", `session: ${member}`);
   }
+  if (!isOf("int", open.generation ?? 0) || !isOf("bool", open.restoring ?? false)) {
+    throw new DssError("Malformed", "session: which worker asks");
+  }
   if (!["mount", "nbd", "cli", "library"].includes(open.type)) {
     throw new DssError("Malformed", `session: type ${String(open.type)}`);
   }

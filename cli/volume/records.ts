@@ -1,6 +1,5 @@
 /** `dss volume create`, `ls`, `info`, `rm`: the records of volumes. */
 import type { Command } from "commander";
-import { DssError } from "../../cluster/base/errors.js";
 import { examples, withCluster, withJson } from "../options.js";
 import { note, printJson, printLine, printTable } from "../output.js";
 import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
@@ -109,8 +108,7 @@ export function registerRemove(parent: Command): void {
   remove.action(async (name: string, options: { wait?: boolean }) => {
     await inSession(remove, async (mds) => {
       const { id } = await infoOf(mds, name);
-      const { notFound } = await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
-      if (notFound) throw new DssError("NotFound", `there is no volume ${name}`);
+      await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
       if (options.wait === true) await purged(mds, id, `remove ${name}`);
     });
     printLine(`removed volume ${name}`);

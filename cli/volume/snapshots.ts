@@ -1,6 +1,5 @@
 /** `dss volume snap`: what a volume was, to be read, and to return to. */
 import type { Command } from "commander";
-import { DssError } from "../../cluster/base/errors.js";
 import type { Request, Volume, VolumeSnapshot } from "../../mds/proto.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import { UsageError } from "../failure.js";
@@ -37,8 +36,7 @@ export function parseSnapshot(text: string): Named {
 }
 
 async function change(mds: MdsClient, request: Request & { name: string }): Promise<Volume> {
-  const { answer, notFound } = await mds.call(request, { wait: "safe" });
-  if (notFound) throw new DssError("NotFound", `there is no volume ${request.name}`);
+  const { answer } = await mds.call(request, { wait: "safe" });
   // A new leader that knows the request answers without the record.
   return answer.volume ?? (await infoOf(mds, request.name));
 }

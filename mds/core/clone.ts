@@ -38,7 +38,7 @@ export class Clones {
     const parent = this.volumes.named(name);
     const { id: snap, size } = snapshotNamed(parent, snapshot);
     checkName(newName);
-    this.volumes.refuseExisting(newName);
+    this.volumes.refuseTaken(newName);
     if (ancestorsOf(this.metadata, parent).length + 1 > ANCESTORS_MAX) {
       const text = `${name}@${snapshot} is the end of ${ANCESTORS_MAX} clones of clones`;
       throw new DssError("TooBig", text, {

@@ -58,6 +58,10 @@ export interface SessionBody {
   host: string;
   pid: number;
   detail: string;
+  /** Whose object operations count: those of the session's present worker. */
+  worker: ClientId;
+  /** Which worker of its mount that is, from 0. */
+  generation: number;
   floor: number;
   /** Executed requests at or above the floor. */
   completed: Set<number>;
@@ -260,6 +264,8 @@ export function emptySession(id: ClientId): SessionBody {
     host: "",
     pid: 0,
     detail: "",
+    worker: id,
+    generation: 0,
     floor: 0,
     completed: new Set(),
     ranges: [],
@@ -398,6 +404,8 @@ function writeSession(out: Writer, session: SessionBody): void {
   out.uint(session.id);
   for (const text of [session.type, session.instance, session.host, session.detail]) out.text(text);
   out.uint(session.pid);
+  out.uint(session.worker);
+  out.uint(session.generation);
   out.uint(session.floor);
   writeNumbers(out, session.completed);
   out.uint(session.ranges.length);
@@ -425,6 +433,8 @@ function readSession(from: Reader, session: SessionBody): void {
   session.host = from.text();
   session.detail = from.text();
   session.pid = from.uint();
+  session.worker = from.uint();
+  session.generation = from.uint();
   session.floor = from.uint();
   session.completed = new Set(readNumbers(from));
   for (let left = from.uint(); left > 0; left--) {

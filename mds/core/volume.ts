@@ -78,10 +78,13 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     checkName(name);
     const size = checkSize(request.size);
-    this.refuseExisting(name);
+    this.refuseTaken(name);
     const standard = this.options.layoutOf(pool);
     if (standard === undefined) {
-      throw new DssError("NotFound", pool === "" ? "there is no pool" : `there is no pool ${pool}`);
+      const what = pool === "" ? "there is no pool" : `there is no pool ${pool}`;
+      throw new DssError("NotFound", what, {
+        hint: "see dss pool ls, or make one: dss pool create",
+      });
     }
     const layout = chosenLayout(standard, request);
     const draft = new Draft(this.metadata);
@@ -166,7 +169,9 @@ export class Volumes {
       return this.change({ ...volume, size });
     }
     if (!request.shrink) {
-      throw new DssError("InvalidArgument", `volume ${name} has ${volume.size} bytes already`);
+      throw new DssError("InvalidArgument", `volume ${name} has ${volume.size} bytes already`, {
+        hint: "what is beyond the new size would be lost; if you mean it, add --allow-shrink",
+      });
     }
     this.refuseFlatten(volume);
     this.endUse(access, volume);
@@ -180,7 +185,7 @@ export class Volumes {
     const volume = this.named(name);
     checkName(newName);
     if (newName === name) return { ...emptyPlan(), answer: { volume: this.describe(volume) } };
-    this.refuseExisting(newName);
+    this.refuseTaken(newName);
     return this.change({ ...volume, name: newName });
   }
 
@@ -246,7 +251,11 @@ export class Volumes {
     const at = name.indexOf("@");
     const volume = this.named(name.slice(0, at));
     const { id, size } = snapshotNamed(volume, name.slice(at + 1));
-    if (write) throw new DssError("ReadOnly", `${name} is a snapshot and cannot be written`);
+    if (write) {
+      throw new DssError("ReadOnly", `${name} is a snapshot and cannot be written`, {
+        hint: "open it --read-only",
+      });
+    }
     const described = { ...this.describe(volume), size, snapshot: id };
     const use = volumeUse(described);
     const draft = new Draft(this.metadata);
@@ -275,7 +284,9 @@ export class Volumes {
     if (continues && (holder === "" || writer.holder !== holder)) {
       const who = owner === undefined ? `client.${writer.client}` : describeSession(owner);
       const when = this.options.dateOf(writer.sinceNs);
-      throw new DssError("StaleHandle", `volume ${name} was taken over by ${who} at ${when}`);
+      throw new DssError("StaleHandle", `volume ${name} was taken over by ${who} at ${when}`, {
+        hint: "what was written here since then is lost: detach, and attach it when it is free",
+      });
     }
     if (owner === undefined) return;
     if (!force && !this.lapsed(owner)) {
@@ -283,6 +294,9 @@ export class Volumes {
       throw new DssError(
         "Busy",
         `volume ${name} is in use by ${describeSession(owner)} since ${since}`,
+        {
+          hint: "stop it there, open the volume --read-only, or take it away: --force fences the owner",
+        },
       );
     }
     evict(access, volume.id, [owner]);
@@ -336,7 +350,9 @@ export class Volumes {
     const lapsed = users.filter((user) => user.id !== access.session && this.lapsed(user));
     const alive = users.find((user) => !lapsed.includes(user));
     if (alive !== undefined) {
-      throw new DssError("Busy", `volume ${volume.name} is in use by ${describeSession(alive)}`);
+      throw new DssError("Busy", `volume ${volume.name} is in use by ${describeSession(alive)}`, {
+        hint: "stop or detach it there first",
+      });
     }
     evict(access, volume.id, lapsed);
   }
@@ -356,7 +372,7 @@ export class Volumes {
     const alive = users.find((user) => !lapsed.includes(user));
     if (alive !== undefined) {
       const text = `the snapshot of volume ${volume.name} is in use by ${describeSession(alive)}`;
-      throw new DssError("Busy", text, { hint: "end that first" });
+      throw new DssError("Busy", text, { hint: "stop or detach it there first" });
     }
     evict(access, use, lapsed);
   }
@@ -383,18 +399,20 @@ export class Volumes {
       hint: "that goes on by itself: see dss volume ls",
     });
   }
-  /** Errors: Exists. */
-  refuseExisting(name: string): void {
-    if (this.find(name) !== undefined) throw new DssError("Exists", `volume ${name} exists`);
-  }
   private find(name: string): VolumeRecord | undefined {
     for (const volume of this.metadata.volumes()) if (volume.name === name) return volume;
     return undefined;
   }
   named(name: string): VolumeRecord {
     const volume = this.find(name);
-    if (volume === undefined) throw new DssError("NotFound", `there is no volume ${name}`);
-    return volume;
+    if (volume !== undefined) return volume;
+    throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
+  }
+  refuseTaken(name: string): void {
+    if (this.find(name) === undefined) return;
+    throw new DssError("Exists", `volume ${name} exists`, {
+      hint: "choose another name, or remove it first: dss volume rm",
+    });
   }
   private users(id: number): SessionBody[] {
     return [...this.metadata.sessions()].filter((session) => session.volumes.has(id));

@@ -74,7 +74,6 @@ class Leader implements VolumeSession {
   }
   async call(request: Request): Promise<MdsReply> {
     const answer: Answer = {};
-    let notFound = false;
     switch (request.op) {
       case "volumeList":
         answer.volumes = this.volumes;
@@ -85,8 +84,10 @@ class Leader implements VolumeSession {
           throw new DssError("Busy", `volume ${request.name} is in use by h1 (nbd client.9)`);
         }
         const found = this.volumes.find((each) => each.name === request.name);
-        notFound = found === undefined;
-        if (found !== undefined) Object.assign(answer, { volume: found, minEpoch: 33 });
+        if (found === undefined) {
+          throw new DssError("NotFound", `there is no volume ${request.name}`);
+        }
+        Object.assign(answer, { volume: found, minEpoch: 33 });
         break;
       }
       case "volumeContext": {
@@ -107,7 +108,7 @@ class Leader implements VolumeSession {
       const ino = contextKey(opened.id);
       grants.push({ ino, mode: "shared", seq: ++this.grants, maxSize: 0, minEpoch: 33 });
     }
-    const reply: MdsReply = { id: 1, journal: 0, notFound, answer, grants };
+    const reply: MdsReply = { id: 1, journal: 0, notFound: false, answer, grants };
     this.cache?.apply(request, reply, false);
     return reply;
   }
