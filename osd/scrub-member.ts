@@ -83,7 +83,7 @@ export class ScrubMember {
     const endTurn = await this.host.work.turn("scrub", entries * ROW_COST_BYTES);
     try {
       this.mustBeWhole(pg);
-      const found = this.host.store.verifyIndex(pg.id);
+      const found = await this.host.store.verifyIndex(pg.id);
       if (found.damaged > 0) pg.damage.seen(this.host.clock.now());
       return found;
     } finally {
