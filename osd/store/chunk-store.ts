@@ -104,6 +104,8 @@ export interface ObjectImage {
    * repaired later.
    */
   spoiled?: readonly SpoiledBlock[];
+  /** The extents are not needed any more: their memory may be used again. At most once. */
+  recycle?: () => void;
 }
 
 export interface SpoiledBlock {

@@ -125,7 +125,11 @@ t.test("scrub of the index rewrites what memory knows and finds what is lost", a
   h.disk.flipIndexBit("index", objectKey(PG, "o1"));
   for (const prefix of [2, 5]) h.disk.flipIndexBit("index", Buffer.from([prefix]));
   t.match(await h.wait(h.store.verifyIndex(PG)), { damaged: 3, lost: false });
-  t.match(await h.wait(h.store.verifyIndex(PG)), { damaged: 0 }, "not found again: it is mended on disk");
+  t.match(
+    await h.wait(h.store.verifyIndex(PG)),
+    { damaged: 0 },
+    "not found again: it is mended on disk",
+  );
   await h.reopen();
   h.store.onDamage((damage) => t.fail(damage.message));
   t.match(await h.wait(h.store.verifyIndex(PG)), { damaged: 0, lost: false });
