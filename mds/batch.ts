@@ -3,6 +3,7 @@
  * answer leaves when all have theirs. Owns the answers until then.
  */
 import { DssError } from "../cluster/base/errors.js";
+import { errorBody } from "../cluster/wire/error-body.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { MdsBatch, MdsBatchReply, MdsCall, MdsReply } from "./proto.js";
 
@@ -33,8 +34,7 @@ export function serveBatch(
       fail: (error) => {
         // As for one request: a bug must not look like an operating error.
         if (!(error instanceof DssError)) throw error;
-        const { wire: code, message } = error;
-        answered(at, { id: call?.id, error: { code, message, epoch: error.epoch } });
+        answered(at, { id: call?.id, error: errorBody(error) });
       },
     };
     try {

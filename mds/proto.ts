@@ -8,6 +8,7 @@
  * has). `wait: "safe"` delays the answer itself.
  */
 import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../cluster/base/ids.js";
+import type { ErrorBody } from "../cluster/wire/error-body.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
 
 export const ROOT_INO: Ino = 1;
@@ -119,9 +120,20 @@ export interface SessionOpen {
   locks?: LockClaim[];
   /** The oldest request id whose answer is missing or unsafe. */
   floor: number;
+  /**
+   * Which worker of its mount asks, from 0 (absent). A higher one than the session has known takes
+   * it over: what earlier workers do is void from then on (mds/takeover.ts).
+   */
+  generation?: number;
+  /** It has taken the session over and not yet ended that with `MdsTakenOver`. */
+  restoring?: boolean;
 }
 export interface SessionOpened {
   client: ClientId;
+  /** The id of its object operations: the session's own, or that of the worker that took over. */
+  worker: ClientId;
+  /** Requests below this number are over: nobody asks for their outcome again. */
+  floor: number;
   term: number;
   leaseMs: number;
   /** Everything up to here is safe. */
@@ -300,6 +312,10 @@ export type Request =
    * change objects under the snapshots that it names.
    */
   | { op: "volumeContext"; id: number }
+  /** A volume that begins as what `name` was at the snapshot. Exists when the name is taken. */
+  | { op: "volumeClone"; name: string; snapshot: string; newName: string; actor: Actor }
+  /** The volume gets what it has of its parent as its own, in the background, also while in use. */
+  | { op: "volumeFlatten"; name: string }
   /**
    * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
    * it waits under that number (the session's own, above 0), and `MdsLockOutcome` tells the end of
@@ -356,8 +372,16 @@ export interface Volume {
   size: number;
   layout: Layout;
   createdNs: bigint;
-  /** Object names are `<prefix>.<index hex>`. */
+  /** What its objects are named by (cluster/base/object-name.ts). */
   objectPrefix: string;
+  /** What it was cloned from; null: nothing, or it has become independent. */
+  parent: VolumeParent | null;
+  /** The parent, its parent and so on. */
+  ancestors: VolumeAncestor[];
+  /** volumeInfo, volumeList: the clones of its snapshots. */
+  children: { name: string; snap: number }[];
+  /** It is being made independent of its parent. */
+  isFlattening: boolean;
   features: string[];
   /** The newest snapshot id there has been. */
   snapSeq: number;
@@ -385,6 +409,24 @@ export interface Volume {
    * servers that goes on would not know.
    */
   writer: VolumeWriter;
+}
+
+export interface VolumeParent {
+  /** Id. */
+  volume: number;
+  /** Snapshot id. */
+  snap: number;
+  /** Bytes of the volume that can come from the parent; less after it was shrunk. */
+  overlap: number;
+}
+export interface VolumeAncestor {
+  name: string;
+  snapshot: string;
+  objectPrefix: string;
+  /** Snapshot id. */
+  snap: number;
+  /** Of the volume at the snapshot. */
+  size: number;
 }
 
 export interface VolumeWriter {
@@ -429,8 +471,11 @@ export interface VolumeTop {
 export interface VolumePurge {
   volume: number;
   name: string;
-  /** clones: what removed snapshots have left. rollback: the volume is returned to a snapshot. */
-  what: "objects" | "clones" | "rollback";
+  /**
+   * clones: what removed snapshots have left. rollback: the volume is returned to a snapshot.
+   * flatten: it gets what it has of its parent as its own.
+   */
+  what: "objects" | "clones" | "rollback" | "flatten";
   /** The volume stays, smaller. */
   shrinking: boolean;
   done: number;
@@ -540,13 +585,13 @@ export interface MdsBatch {
   floor: number;
   calls: { id: number; replay: boolean; request: Request }[];
 }
-/** When all of them have been executed; an error says which code of cluster/base/errors.ts. */
+/** When all of them have been executed. */
 export interface MdsBatchReply {
   replies: (MdsReply | MdsRefusal)[];
 }
 export interface MdsRefusal {
   id: number;
-  error: { code: number; message: string; epoch: number };
+  error: ErrorBody;
 }
 
 /** Leader to client: everything up to this journal number is in ZooKeeper. */
@@ -581,6 +626,19 @@ export interface Released {
 export interface LockOutcomeMessage {
   waiter: number;
   outcome: "granted" | "deadlock";
+}
+
+/**
+ * A worker that took a session over has sent again whatever its predecessor had not heard to be
+ * safe: the session's capabilities end. How far these files were written is asked of their objects.
+ */
+export interface TakeoverEnd {
+  client: ClientId;
+  inos: Ino[];
+}
+export interface TakenOver {
+  /** What was found of the files that the predecessor had a write grant of. */
+  sizes: { ino: Ino; size: number }[];
 }
 
 /** Client to leader, every third of the lease. Also how a leader learns that a session lives. */
@@ -767,6 +825,10 @@ export const MdsOperation = defineCall(304, "MdsOperation", {
 export const MdsOperations = defineCall(320, "MdsOperations", {
   request: msgpack<MdsBatch>(),
   reply: msgpack<MdsBatchReply>(),
+});
+export const MdsTakenOver = defineCall(332, "MdsTakenOver", {
+  request: msgpack<TakeoverEnd>(),
+  reply: msgpack<TakenOver>(),
 });
 export const MdsKeepAlive = defineCall(306, "MdsKeepAlive", {
   request: msgpack<KeepAlive>(),

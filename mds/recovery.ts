@@ -4,12 +4,12 @@
  * up to there are asked.
  */
 import type { Epoch } from "../cluster/base/ids.js";
+import { objectName } from "../cluster/base/object-name.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import {
   fileSizeProvedBy,
   filePrefix,
   objectCount,
-  objectName,
   objectSizeWithin,
 } from "../osd/client/striper.js";
 import type { InodeRecord } from "./core/inode.js";

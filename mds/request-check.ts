@@ -120,6 +120,8 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
   volumeRollback: { name: "text", snapshot: "text" },
   volumeContext: { id: "int" },
+  volumeClone: { name: "text", snapshot: "text", newName: "text", actor: "actor" },
+  volumeFlatten: { name: "text" },
   lock: { ...LOCK, waiter: "int" },
   unlock: LOCK_RANGE,
   lockTest: LOCK,
@@ -230,6 +232,9 @@ export function checkOpen(open: SessionOpen): void {
   }
   for (const member of ["client", "floor", "pid"] as const) {
     if (!isOf("int", open[member])) throw new DssError("Malformed", `session: ${member}`);
+  }
+  if (!isOf("int", open.generation ?? 0) || !isOf("bool", open.restoring ?? false)) {
+    throw new DssError("Malformed", "session: which worker asks");
   }
   if (!["mount", "nbd", "cli", "library"].includes(open.type)) {
     throw new DssError("Malformed", `session: type ${String(open.type)}`);

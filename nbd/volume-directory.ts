@@ -126,7 +126,7 @@ export class VolumeDirectory implements ExportDirectory {
     const answer = await this.ask({ ...request, ...locking });
     const { volume, minEpoch = 0 } = answer;
     if (volume === undefined) {
-      throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
+      throw new DssError("Malformed", `the metadata server did not say what ${name} is`);
     }
     for (const [image, count] of this.images) {
       if (volumeUse(image.volume) !== volumeUse(volume)) continue;
@@ -292,12 +292,6 @@ export class VolumeDirectory implements ExportDirectory {
   }
 
   private async ask(request: Request): Promise<Answer> {
-    const { answer, notFound } = await this.options.mds.call(request, { wait: "safe" });
-    if (notFound) throw new DssError("NotFound", `there is no volume ${nameIn(request)}`);
-    return answer;
+    return (await this.options.mds.call(request, { wait: "safe" })).answer;
   }
-}
-
-function nameIn(request: Request): string {
-  return "name" in request ? String(request.name) : "";
 }

@@ -7,7 +7,7 @@ import type { TableEntry } from "../local/attachment-table.js";
 import { UsageError } from "../failure.js";
 import { checkEndpoints, examples, withJson, zookeeperOf } from "../options.js";
 import { note, printJson, printLine, printTable } from "../output.js";
-import { infoOf, inSession, withAdvice } from "./session.js";
+import { infoOf, inSession } from "./session.js";
 
 interface AttachFlags {
   all?: boolean;
@@ -77,14 +77,10 @@ async function attachOne(command: Command, entry: TableEntry, force: boolean): P
       ? zookeeperOf(command)
       : checkEndpoints(entry.zookeeper, `the table's line of ${volume}`);
   if (entry.zookeeper === undefined) await inSession(command, (mds) => infoOf(mds, volume));
-  return await local
-    .attach({
-      ...{ volume, zookeeper, kind, readOnly, force },
-      ...(device !== undefined && { device }),
-    })
-    .catch((error: unknown) => {
-      throw withAdvice(error);
-    });
+  return await local.attach({
+    ...{ volume, zookeeper, kind, readOnly, force },
+    ...(device !== undefined && { device }),
+  });
 }
 
 /** One that fails does not keep the others from being attached. */

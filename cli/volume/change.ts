@@ -14,8 +14,7 @@ const IOPS = { what: "--iops", min: 0, max: 1_000_000_000 };
 const BANDWIDTH = { what: "--bandwidth", bare: "bytes", min: 0, max: 1024 * GIB } as const;
 
 async function change(mds: MdsClient, request: Request & { name: string }): Promise<Volume> {
-  const { answer, notFound } = await mds.call(request, { wait: "safe" });
-  if (notFound) throw new DssError("NotFound", `there is no volume ${request.name}`);
+  const { answer } = await mds.call(request, { wait: "safe" });
   // A new leader that knows the request answers without the record.
   const name = request.op === "volumeRename" ? request.newName : request.name;
   return answer.volume ?? (await infoOf(mds, name));

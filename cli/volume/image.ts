@@ -5,7 +5,6 @@ import { DssError } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
 import type { BlockImage } from "../../nbd/block-image.js";
 import { settingsOf, zookeeperOf } from "../options.js";
-import { withAdvice } from "./session.js";
 
 /** Bytes of one request to the image; also what a command keeps in memory at a time. */
 export const PIECE_BYTES = 4 * 2 ** 20;
@@ -22,8 +21,6 @@ export async function withImage<T>(
     ...wanted,
     ...{ zookeeper, config, logger: silentLogger },
     ...{ type: "cli", host: hostname(), detail: `dss volume ${wanted.write ? "write" : "read"}` },
-  }).catch((error: unknown) => {
-    throw withAdvice(error);
   });
   try {
     return await action(opened.image);

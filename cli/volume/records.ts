@@ -1,13 +1,12 @@
 /** `dss volume create`, `ls`, `info`, `rm`: the records of volumes. */
 import type { Command } from "commander";
-import { DssError } from "../../cluster/base/errors.js";
 import { examples, withCluster, withJson } from "../options.js";
 import { note, printJson, printLine, printTable } from "../output.js";
 import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
 import { createVolume, layoutOf, withLayout, type LayoutFlags } from "./layout.js";
 import { objectsOf } from "./objects.js";
 import { describePurge, percentOf, purged } from "./purges.js";
-import { infoOf, inSession, viewOf } from "./session.js";
+import { infoOf, inSession, parentOf, viewOf } from "./session.js";
 
 export function registerCreate(parent: Command): void {
   const create = withJson(
@@ -51,9 +50,10 @@ export function registerList(parent: Command): void {
       volume.name,
       formatSize(volume.size),
       volume.id,
+      parentOf(volume) ?? "-",
       volume.owner || "-",
     ]);
-    printTable(["VOLUME", "SIZE", "ID", "IN USE BY"], rows);
+    printTable(["VOLUME", "SIZE", "ID", "PARENT", "IN USE BY"], rows);
     for (const purge of purges) note(`${describePurge(purge)}: ${percentOf(purge)} % done`);
   });
   examples(list, "dss volume ls", "dss device list --json");
@@ -80,7 +80,7 @@ export function registerInfo(parent: Command): void {
       return;
     }
     for (const [key, value] of Object.entries(viewOf(volume))) {
-      const shown = Array.isArray(value) ? value.join(", ") : String(value);
+      const shown = Array.isArray(value) ? value.join(", ") : String(value ?? "");
       printLine(`${key.padEnd(13)} ${shown || "-"}`);
     }
     if (objects === undefined) return;
@@ -108,8 +108,7 @@ export function registerRemove(parent: Command): void {
   remove.action(async (name: string, options: { wait?: boolean }) => {
     await inSession(remove, async (mds) => {
       const { id } = await infoOf(mds, name);
-      const { notFound } = await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
-      if (notFound) throw new DssError("NotFound", `there is no volume ${name}`);
+      await mds.call({ op: "volumeRemove", name }, { wait: "safe" });
       if (options.wait === true) await purged(mds, id, `remove ${name}`);
     });
     printLine(`removed volume ${name}`);

@@ -8,7 +8,6 @@ import { examples, settingsOf, withCluster, withSettings, zookeeperOf } from "..
 import { parsePort } from "../osd.js";
 import { printLine } from "../output.js";
 import { version } from "../version.js";
-import { withAdvice } from "./session.js";
 import { tlsOf, withTls, type TlsFlags } from "./tls.js";
 
 const NBD_PORT = 10_809;
@@ -85,8 +84,6 @@ export function registerServe(parent: Command): void {
       const { runNbd } = await import("../../nbd/main.js");
       const about = { host: hostname(), version: version() };
       return await runNbd({ ...common, ...about, names, lock: { force } });
-    }).catch((error: unknown) => {
-      throw withAdvice(error);
     });
   });
   examples(

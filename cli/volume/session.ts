@@ -1,6 +1,6 @@
 /** What the commands of `dss volume` share: a session with the leader, a volume's record. */
 import type { Command } from "commander";
-import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
+import { DssError } from "../../cluster/base/errors.js";
 import type { Actor, Volume } from "../../mds/proto.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { ClusterClient } from "../context.js";
@@ -13,34 +13,23 @@ export async function inSession<T>(
 ): Promise<T> {
   return await useCluster(command, async (client) => {
     client.needMap();
-    try {
-      return await client.withSession("dss volume", (mds) => action(mds, client));
-    } catch (error) {
-      throw withAdvice(error);
-    }
+    return await client.withSession("dss volume", (mds) => action(mds, client));
   });
 }
 
-const ADVICE: Partial<Record<ErrorCode, string>> = {
-  NotFound: "see dss volume ls",
-  Exists: "choose another name, or remove it first: dss volume rm",
-  Busy: "stop it there, open the volume --read-only, or take it away: --force fences the owner",
-};
-
-/** The leader's refusals come without advice. */
-export function withAdvice(error: unknown): unknown {
-  if (!isDssError(error) || error.hint !== undefined) return error;
-  const hint = ADVICE[error.code];
-  return hint === undefined ? error : new DssError(error.code, error.message, { hint });
-}
-
 export async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
-  const { answer, notFound } = await mds.call({ op: "volumeInfo", name });
-  if (!notFound && answer.volume !== undefined) return answer.volume;
-  throw new DssError("NotFound", `there is no volume ${name}`);
+  const { volume } = (await mds.call({ op: "volumeInfo", name })).answer;
+  if (volume !== undefined) return volume;
+  throw new DssError("Malformed", `the metadata server did not say what ${name} is`);
 }
 
 export const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
+
+/** NAME@SNAPSHOT that it was cloned from; undefined: it is independent. */
+export function parentOf({ ancestors }: Volume): string | undefined {
+  const [parent] = ancestors;
+  return parent && `${parent.name}@${parent.snapshot}`;
+}
 
 export const viewOf = (volume: Volume): object => ({
   id: volume.id,
@@ -53,6 +42,10 @@ export const viewOf = (volume: Volume): object => ({
   objectPrefix: volume.objectPrefix,
   features: volume.features,
   snapshots: volume.snapshots.map(({ name }) => name),
+  parent: parentOf(volume) ?? null,
+  overlap: volume.parent?.overlap ?? null,
+  flattening: volume.isFlattening,
+  clones: volume.children.map(({ name }) => name),
   shrinkingTo: volume.shrinkTo === 0 ? null : volume.shrinkTo,
   iops: volume.iopsLimit,
   bandwidth: volume.bandwidthLimit,

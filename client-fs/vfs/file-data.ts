@@ -16,7 +16,8 @@ import {
   type ObjectAccess,
   type ObjectAddress,
 } from "../../osd/client/object-access.js";
-import { extentsOf, filePrefix, objectName, objectSizeWithin } from "../../osd/client/striper.js";
+import { objectName } from "../../cluster/base/object-name.js";
+import { extentsOf, filePrefix, objectSizeWithin } from "../../osd/client/striper.js";
 import type { ExtentCache } from "./extent-cache.js";
 import type { ReadStream } from "./handle.js";
 import type { Node } from "./node.js";

@@ -8,9 +8,10 @@
  */
 import { assert } from "../base/assert.js";
 import type { BufferPool } from "../base/buffer-pool.js";
-import { DssError, codeFromWire, describeError } from "../base/errors.js";
+import { DssError, describeError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { Clock, Connection, Timer } from "../platform/ports.js";
+import { errorCodec } from "../wire/error-body.js";
 import { FrameParser, encodeFrame, type Frame, type FrameLimits } from "../wire/frame.js";
 import {
   defineCall,
@@ -25,12 +26,6 @@ import type { Answered, CallOptions, Incoming, Link } from "./messenger.js";
 
 /** Reply type of a failed request. */
 const ERROR_REPLY = 1;
-interface ErrorBody {
-  code: number;
-  message: string;
-  epoch: number;
-}
-const errorCodec = msgpack<ErrorBody>();
 
 /** First message of the connecting side; both sides then know who the other is. */
 interface HelloMessage {
@@ -250,8 +245,7 @@ export class LinkSession implements Link {
     if (pending === undefined) return; // Timed out here; the outcome is the caller's to find out.
     this.pending.delete(frame.sequence);
     if (frame.type === ERROR_REPLY) {
-      const { code, message, epoch } = errorCodec.decode(frame.body);
-      pending.reject(new DssError(codeFromWire(code), message, { epoch }));
+      this.settleReply(pending, () => pending.reject(errorCodec.decode(frame.body)));
       return;
     }
     if (frame.type !== pending.call.number + 1) {
@@ -262,14 +256,19 @@ export class LinkSession implements Link {
       pending.reject(error);
       throw error;
     }
-    let message: unknown;
+    this.settleReply(pending, () => {
+      const message = pending.call.reply.decode(frame.body);
+      pending.resolve(new AnswerFrame(message, frame, this.host.pool));
+    });
+  }
+  /** A reply that cannot be decoded fails its call, and the connection with it. */
+  private settleReply(pending: Pending, settle: () => void): void {
     try {
-      message = pending.call.reply.decode(frame.body);
+      settle();
     } catch (error) {
       pending.reject(error as DssError);
       throw error;
     }
-    pending.resolve(new AnswerFrame(message, frame, this.host.pool));
   }
 
   private onRequest(frame: Frame): void {
@@ -321,12 +320,7 @@ export class LinkSession implements Link {
     this.adjustFlow();
   }
   private fail(sequence: number, error: DssError): void {
-    const body = errorCodec.encode({
-      code: error.wire,
-      message: error.message,
-      epoch: error.epoch,
-    });
-    this.send(ERROR_REPLY, sequence, body);
+    this.send(ERROR_REPLY, sequence, errorCodec.encode(error));
   }
 
   private adjustFlow(): void {

@@ -12,7 +12,7 @@
  * themselves belong to the `SessionCache`.
  */
 import { assert } from "../../cluster/base/assert.js";
-import { DssError, codeFromWire, describeError, isDssError } from "../../cluster/base/errors.js";
+import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
 import { heldFor } from "../../cluster/base/lease.js";
 import type { Logger } from "../../cluster/base/log.js";
@@ -25,6 +25,7 @@ import {
   type RandomSource,
   type Timer,
 } from "../../cluster/platform/ports.js";
+import { errorFromBody } from "../../cluster/wire/error-body.js";
 import {
   CloseMdsSession,
   MdsAdmin,
@@ -513,8 +514,7 @@ export class MdsClient {
           const entry = batch[at];
           if (entry === undefined || entry.id !== reply.id) return;
           if (!("error" in reply)) return this.onReply(entry, reply);
-          const { code, message, epoch } = reply.error;
-          this.onFailure(entry, link, new DssError(codeFromWire(code), message, { epoch }));
+          this.onFailure(entry, link, errorFromBody(reply.error));
         });
       },
       (error: unknown) => {

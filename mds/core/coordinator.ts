@@ -455,11 +455,12 @@ class Draft {
     );
     if (holding.length > 0) {
       const pools = holding.map((pool) => pool.name).join(", ");
-      const text = `osd.${id} still holds data of ${pools}: move it away with dss osd drain ${id}`;
-      throw new DssError("Busy", text);
+      throw new DssError("Busy", `osd.${id} still holds data of ${pools}`, {
+        hint: `move it away first: dss osd drain ${id}`,
+      });
     }
     if (osd.up) {
-      throw new DssError("Busy", `osd.${id} is running: stop its daemon first`);
+      throw new DssError("Busy", `osd.${id} is running`, { hint: "stop its daemon first" });
     }
     this.osds.delete(id);
     this.isChanged = true;
@@ -467,7 +468,9 @@ class Draft {
 
   addPool(wanted: Omit<PoolEntry, "id">): void {
     if (this.pools.some((pool) => pool.name === wanted.name)) {
-      throw new DssError("Exists", `there is a pool "${wanted.name}" already`);
+      throw new DssError("Exists", `there is a pool "${wanted.name}" already`, {
+        hint: "choose another name, or change that one: dss pool set",
+      });
     }
     // Ids are never used twice: the id of an earlier pool may still be on disks.
     const id = Math.max(0, ...Object.keys(this.pgs).map(Number)) + 1;
@@ -604,7 +607,7 @@ class Draft {
 
   private known(id: OsdId): OsdEntry {
     const osd = this.osds.get(id);
-    if (!osd) throw new DssError("NotFound", `there is no osd.${id}`);
+    if (!osd) throw new DssError("NotFound", `there is no osd.${id}`, { hint: "see dss osd ls" });
     return osd;
   }
 }

@@ -5,6 +5,7 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
+import { isClonePrefix } from "../../cluster/base/object-name.js";
 import {
   contextKey,
   volumeUse,
@@ -27,6 +28,7 @@ import {
   type SessionBody,
   type VolumeRecord,
 } from "./page.js";
+import { ancestorsOf, childrenOf } from "./clone.js";
 import { snapshotNamed } from "./snapshot.js";
 
 /**
@@ -76,10 +78,13 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     checkName(name);
     const size = checkSize(request.size);
-    if (this.find(name) !== undefined) throw new DssError("Exists", `volume ${name} exists`);
+    this.refuseTaken(name);
     const standard = this.options.layoutOf(pool);
     if (standard === undefined) {
-      throw new DssError("NotFound", pool === "" ? "there is no pool" : `there is no pool ${pool}`);
+      const what = pool === "" ? "there is no pool" : `there is no pool ${pool}`;
+      throw new DssError("NotFound", what, {
+        hint: "see dss pool ls, or make one: dss pool create",
+      });
     }
     const layout = chosenLayout(standard, request);
     const draft = new Draft(this.metadata);
@@ -95,6 +100,7 @@ export class Volumes {
       features: [],
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       ...{ writer: NO_WRITER, snapSeq: 0, snapshots: [], rollbackTo: 0 },
+      ...{ parent: null, isFlattening: false },
     };
     draft.add({ d: "volumePut", volume });
     this.metadata.cache.get(volumePageKey(id));
@@ -111,6 +117,10 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     const volumes = [...this.metadata.volumes()].map((volume) => this.describe(volume));
     volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
+    const byId = new Map(volumes.map((volume) => [volume.id, volume]));
+    for (const { name, parent } of volumes) {
+      if (parent !== null) byId.get(parent.volume)?.children.push({ name, snap: parent.snap });
+    }
     const volumePurges = [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
       const { volume, name, what, shrinks: shrinking } = entry;
       if (volume === 0 || what === "directory") return [];
@@ -121,7 +131,9 @@ export class Volumes {
 
   info(access: Access, { name }: Of<"volumeInfo">): Plan {
     access.see(VOLUMES_KEY);
-    return { ...emptyPlan(), answer: { volume: this.describe(this.named(name)) } };
+    const volume = this.describe(this.named(name));
+    volume.children = childrenOf(this.metadata, volume.id);
+    return { ...emptyPlan(), answer: { volume } };
   }
 
   remove(access: Access, { name }: Of<"volumeRemove">): Plan {
@@ -134,13 +146,14 @@ export class Volumes {
       });
     }
     this.refuseRollback(volume);
+    this.refuseFlatten(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.add({ d: "volumeRemove", volume: volume.id });
-    draft.purge({
-      ...wholeOf(volume),
-      from: 0,
-    });
+    // Beyond its end there may be empty objects, which it got when it was shrunk.
+    const isSimple = volume.snapSeq === 0 && !isClonePrefix(volume.objectPrefix);
+    const bound = isSimple ? volume.size : VOLUME_SIZE_MAX;
+    draft.purge({ ...wholeOf(volume), from: 0, bound });
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY], durable: true };
   }
 
@@ -156,8 +169,11 @@ export class Volumes {
       return this.change({ ...volume, size });
     }
     if (!request.shrink) {
-      throw new DssError("InvalidArgument", `volume ${name} has ${volume.size} bytes already`);
+      throw new DssError("InvalidArgument", `volume ${name} has ${volume.size} bytes already`, {
+        hint: "what is beyond the new size would be lost; if you mean it, add --allow-shrink",
+      });
     }
+    this.refuseFlatten(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.purge({ ...wholeOf(volume), from: size, shrinks: true });
@@ -169,9 +185,7 @@ export class Volumes {
     const volume = this.named(name);
     checkName(newName);
     if (newName === name) return { ...emptyPlan(), answer: { volume: this.describe(volume) } };
-    if (this.find(newName) !== undefined) {
-      throw new DssError("Exists", `volume ${newName} exists`);
-    }
+    this.refuseTaken(newName);
     return this.change({ ...volume, name: newName });
   }
 
@@ -188,7 +202,13 @@ export class Volumes {
     const volume = this.metadata.volume(entry.volume);
     if (!entry.shrinks || volume === undefined) return [];
     const revision = volume.revision + 1;
-    return [{ d: "volumePut", volume: { ...volume, size: entry.from, shrinkTo: 0, revision } }];
+    const { from: size } = entry;
+    // What was cut off hides the parent from now on, whatever size the volume will have.
+    const parent = volume.parent && {
+      ...volume.parent,
+      overlap: Math.min(volume.parent.overlap, size),
+    };
+    return [{ d: "volumePut", volume: { ...volume, size, shrinkTo: 0, parent, revision } }];
   }
 
   open(access: Access, request: Of<"volumeOpen">): Plan {
@@ -231,7 +251,11 @@ export class Volumes {
     const at = name.indexOf("@");
     const volume = this.named(name.slice(0, at));
     const { id, size } = snapshotNamed(volume, name.slice(at + 1));
-    if (write) throw new DssError("ReadOnly", `${name} is a snapshot and cannot be written`);
+    if (write) {
+      throw new DssError("ReadOnly", `${name} is a snapshot and cannot be written`, {
+        hint: "open it --read-only",
+      });
+    }
     const described = { ...this.describe(volume), size, snapshot: id };
     const use = volumeUse(described);
     const draft = new Draft(this.metadata);
@@ -260,7 +284,9 @@ export class Volumes {
     if (continues && (holder === "" || writer.holder !== holder)) {
       const who = owner === undefined ? `client.${writer.client}` : describeSession(owner);
       const when = this.options.dateOf(writer.sinceNs);
-      throw new DssError("StaleHandle", `volume ${name} was taken over by ${who} at ${when}`);
+      throw new DssError("StaleHandle", `volume ${name} was taken over by ${who} at ${when}`, {
+        hint: "what was written here since then is lost: detach, and attach it when it is free",
+      });
     }
     if (owner === undefined) return;
     if (!force && !this.lapsed(owner)) {
@@ -268,6 +294,9 @@ export class Volumes {
       throw new DssError(
         "Busy",
         `volume ${name} is in use by ${describeSession(owner)} since ${since}`,
+        {
+          hint: "stop it there, open the volume --read-only, or take it away: --force fences the owner",
+        },
       );
     }
     evict(access, volume.id, [owner]);
@@ -321,7 +350,9 @@ export class Volumes {
     const lapsed = users.filter((user) => user.id !== access.session && this.lapsed(user));
     const alive = users.find((user) => !lapsed.includes(user));
     if (alive !== undefined) {
-      throw new DssError("Busy", `volume ${volume.name} is in use by ${describeSession(alive)}`);
+      throw new DssError("Busy", `volume ${volume.name} is in use by ${describeSession(alive)}`, {
+        hint: "stop or detach it there first",
+      });
     }
     evict(access, volume.id, lapsed);
   }
@@ -341,7 +372,7 @@ export class Volumes {
     const alive = users.find((user) => !lapsed.includes(user));
     if (alive !== undefined) {
       const text = `the snapshot of volume ${volume.name} is in use by ${describeSession(alive)}`;
-      throw new DssError("Busy", text, { hint: "end that first" });
+      throw new DssError("Busy", text, { hint: "stop or detach it there first" });
     }
     evict(access, use, lapsed);
   }
@@ -361,14 +392,27 @@ export class Volumes {
       hint: "that goes on by itself: see dss volume ls",
     });
   }
+  /** Errors: Busy. */
+  refuseFlatten({ name, isFlattening }: VolumeRecord): void {
+    if (!isFlattening) return;
+    throw new DssError("Busy", `volume ${name} is being made independent of its parent`, {
+      hint: "that goes on by itself: see dss volume ls",
+    });
+  }
   private find(name: string): VolumeRecord | undefined {
     for (const volume of this.metadata.volumes()) if (volume.name === name) return volume;
     return undefined;
   }
   named(name: string): VolumeRecord {
     const volume = this.find(name);
-    if (volume === undefined) throw new DssError("NotFound", `there is no volume ${name}`);
-    return volume;
+    if (volume !== undefined) return volume;
+    throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
+  }
+  refuseTaken(name: string): void {
+    if (this.find(name) === undefined) return;
+    throw new DssError("Exists", `volume ${name} exists`, {
+      hint: "choose another name, or remove it first: dss volume rm",
+    });
   }
   private users(id: number): SessionBody[] {
     return [...this.metadata.sessions()].filter((session) => session.volumes.has(id));
@@ -381,6 +425,8 @@ export class Volumes {
     return {
       ...volume,
       snapshot: 0,
+      ancestors: ancestorsOf(this.metadata, volume),
+      children: [],
       owner: owner === undefined ? "" : describeSession(owner),
       ownerClient: owner?.id ?? 0,
       ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
@@ -388,7 +434,7 @@ export class Volumes {
   }
 }
 
-function checkName(name: string): void {
+export function checkName(name: string): void {
   if (NAME.test(name)) return;
   throw new DssError("InvalidArgument", `${JSON.stringify(name)} is no name for a volume`, {
     hint: "use 1 to 128 letters, digits, dots, underscores or hyphens, not beginning with . or -",

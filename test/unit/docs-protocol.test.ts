@@ -32,7 +32,7 @@ keeps it true.
 A frame is a header of ${head}, a body of at most
 ${limits}; the fields are listed in \`cluster/wire/frame.ts\`.
 Requests are even, the reply to a request is its number plus one, and 1 is the reply to a request
-that failed (code, message, map epoch).
+that failed (code, message, map epoch, and what a person can do about it).
 
 | Number | Message | Declared in |
 | --- | --- | --- |

@@ -152,6 +152,16 @@ export class FakeObjects {
     await this.heldRemovals;
     this.rolledBack.push({ object, snap, seq: snapshots?.seq });
   }
+  readonly copiedUp: { object: string; parents: readonly string[] }[] = [];
+  async copyUp(
+    { object }: { object: string },
+    { parents = [] }: { parents?: readonly { object: string; snap: number }[] },
+  ) {
+    await this.heldRemovals;
+    const names = parents.map((each) => `${each.object}@${each.snap}`);
+    this.copiedUp.push({ object, parents: names });
+    this.sizes.set(object, { size: LAYOUT.objectSize, mtimeNs: 0n });
+  }
   /** `snapSeq` of what has one: clones above all. */
   readonly snapSeqs = new Map<string, number>();
   /** While set, removals wait for it. */

@@ -32,6 +32,7 @@ function volume(id: number, name: string): Volume {
       ownerClient: 0,
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       ...{ snapSeq: 0, snapshots: [], rollbackTo: 0, snapshot: 0 },
+      ...{ parent: null, ancestors: [], children: [], isFlattening: false },
       ownerSinceNs: 0n,
       writer: { client: 0, sinceNs: 0n, holder: "" },
     },
@@ -73,7 +74,6 @@ class Leader implements VolumeSession {
   }
   async call(request: Request): Promise<MdsReply> {
     const answer: Answer = {};
-    let notFound = false;
     switch (request.op) {
       case "volumeList":
         answer.volumes = this.volumes;
@@ -84,8 +84,10 @@ class Leader implements VolumeSession {
           throw new DssError("Busy", `volume ${request.name} is in use by h1 (nbd client.9)`);
         }
         const found = this.volumes.find((each) => each.name === request.name);
-        notFound = found === undefined;
-        if (found !== undefined) Object.assign(answer, { volume: found, minEpoch: 33 });
+        if (found === undefined) {
+          throw new DssError("NotFound", `there is no volume ${request.name}`);
+        }
+        Object.assign(answer, { volume: found, minEpoch: 33 });
         break;
       }
       case "volumeContext": {
@@ -106,7 +108,7 @@ class Leader implements VolumeSession {
       const ino = contextKey(opened.id);
       grants.push({ ino, mode: "shared", seq: ++this.grants, maxSize: 0, minEpoch: 33 });
     }
-    const reply: MdsReply = { id: 1, journal: 0, notFound, answer, grants };
+    const reply: MdsReply = { id: 1, journal: 0, notFound: false, answer, grants };
     this.cache?.apply(request, reply, false);
     return reply;
   }

@@ -302,6 +302,7 @@ class World {
         objects: {
           ...this.objects.for(0),
           rollback: () => Promise.reject(new Error("there are no volumes")),
+          copyUp: () => Promise.reject(new Error("there are no volumes")),
         },
         lister: { pools: () => [], listActive: () => Promise.resolve([]) },
         options: { ...LEADER_DEFAULTS, ...options },

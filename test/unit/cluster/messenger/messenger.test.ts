@@ -53,7 +53,7 @@ function serve(network: SimNetwork): {
   messenger.handle(Echo, (request) => {
     const { text, waitMs = 0, fail = false } = request.message;
     executed.push(text);
-    if (fail) throw new DssError("NoSpace", "full", { epoch: 9 });
+    if (fail) throw new DssError("NoSpace", "full", { epoch: 9, hint: "add an OSD" });
     const answer = (): void => request.reply({ text }, [request.data], request.sums);
     clock.setTimer(waitMs, answer);
   });
@@ -88,13 +88,15 @@ t.test("answers find their calls, whatever their order; data comes along", async
   t.same(order, [10, 20, 30]);
 });
 
-t.test("an error comes over with code and epoch; an unknown call is refused", async (t) => {
+t.test("an error comes over with code, epoch and hint; an unknown call is refused", async (t) => {
   const { clock, network } = world();
   serve(network);
   const { messenger } = messengerOn(network, "client", 70_000);
   const peer = messenger.peer(SERVER);
   const failing = peer.call(Echo, { text: "", fail: true }, { deadlineMs: 1_000 });
-  await t.rejects(settled(clock, failing), { code: "NoSpace", epoch: 9 });
+  await t.rejects(settled(clock, failing), {
+    ...{ code: "NoSpace", message: "full", epoch: 9, hint: "add an OSD" },
+  });
   const codecs = { request: msgpack<object>(), reply: msgpack<object>() };
   const Unknown = defineCall(60_020, "TestUnknown", codecs);
   const unknown = peer.call(Unknown, {}, { deadlineMs: 1_000 });
