@@ -106,7 +106,7 @@ t.test("a lookup goes to the file system and its entry comes back", async (t) =>
   t.equal(reply.unique, unique);
   t.equal(reply.body.length, abi.ENTRY_OUT_SIZE);
   t.equal(reply.body.readBigUInt64LE(0), 77n);
-  t.same(seen, [9, "hello", { uid: 1000, gid: 100, pid: 4242, umask: 0 }]);
+  t.same(seen, [9, "hello", { uid: 1000, gid: 100, pid: 4242, umask: 0, cause: 6 }]);
   t.equal(kernel.released, kernel.leased, "the buffer is free again");
 });
 
