@@ -37,6 +37,7 @@ import type {
   AccessOptions,
   ObjectAddress,
   ObjectContent,
+  ObjectParent,
   ObjectStat,
   VolumeObjects,
 } from "./object-access.js";
@@ -215,6 +216,12 @@ export class Objecter implements VolumeObjects {
     await this.change(address, options, change);
   }
 
+  async copyUp(address: ObjectAddress, options: AccessOptions): Promise<void> {
+    const kind = WriteKind.copyUp;
+    const change = { kind, flags: 0, offset: 0, length: 0, data: [], mtimeNs: 0n };
+    await this.change(address, options, change);
+  }
+
   /** Operations under way fail with ShuttingDown at their next attempt. */
   close(): void {
     this.closed = true;
@@ -252,6 +259,7 @@ export class Objecter implements VolumeObjects {
           snap: change.snap ?? 0,
           mtimeNs: change.mtimeNs,
           object: address.object,
+          parents: options.parents ?? NO_PARENTS,
         }),
         change.data,
       );
@@ -280,6 +288,7 @@ export class Objecter implements VolumeObjects {
       truncateSize: options.truncation.size,
       snap: options.snap ?? 0,
       object: address.object,
+      parents: options.parents ?? NO_PARENTS,
     }));
   }
 
@@ -406,3 +415,4 @@ export class Objecter implements VolumeObjects {
 }
 
 const EMPTY = Buffer.alloc(0);
+const NO_PARENTS: readonly ObjectParent[] = [];
