@@ -10,7 +10,7 @@ import { readInodes } from "./core/fsck.js";
 import type { InodeRecord } from "./core/inode.js";
 import type { Metadata } from "./core/metadata.js";
 import type { VolumeRecord } from "./core/page.js";
-import type { FsckKind } from "./proto.js";
+import type { FsckKind } from "./proto-fsck.js";
 
 export interface ListedObject {
   pool: number;

@@ -17,6 +17,7 @@ import type { Clock, Timer } from "../cluster/platform/ports.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { Checkpointer } from "./checkpointer.js";
 import { serveBatch } from "./batch.js";
+import { noteAccessed } from "./core/access-times.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
@@ -44,6 +45,7 @@ import {
   type Grant,
   type KeepAlive,
   type KeptAlive,
+  type LastWord,
   type Layout,
   type MdsBatch,
   type MdsBatchReply,
@@ -59,9 +61,10 @@ import {
   type Volume,
 } from "./proto.js";
 import { Purger, type PurgeLister, type PurgerParts } from "./purger.js";
+import { Recounter } from "./recounter.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
-import { checkCall, checkOpen } from "./request-check.js";
+import { checkCall, checkLast, checkOpen } from "./request-check.js";
 import { Takeovers } from "./takeover.js";
 import type { MetadataStore } from "./store/metadata-store.js";
 
@@ -188,6 +191,7 @@ export class MdsLeader {
   private readonly takeovers: Takeovers;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
+  private readonly recounter: Recounter;
   private readonly sessions = new Map<ClientId, LiveSession>();
   private readonly byLink = new Map<Link, LiveSession>();
   /** Journaled sessions that have not come back yet. */
@@ -317,6 +321,12 @@ export class MdsLeader {
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
     });
+    this.recounter = new Recounter({
+      ...{ metadata, clock, logger, operations: this.operations },
+      ...{ objects: parts.objects, lister: parts.lister },
+      minEpoch: () => this.fenceEpoch,
+      stopped: () => this.phase === "stopped",
+    });
   }
 
   private get metadata() {
@@ -370,6 +380,8 @@ export class MdsLeader {
         btimeNs: timeNs,
         truncateSeq: 0,
         truncateSize: 0,
+        allocated: 0,
+        recount: false,
         xattrCount: 0,
         parent: ROOT_INO,
         dataMax: 0,
@@ -893,17 +905,13 @@ export class MdsLeader {
   }
   private async release(session: LiveSession, message: Released): Promise<void> {
     if (session.evicting !== undefined) return;
-    const { ino, mode, seq, size, mtimeNs } = message;
+    const { ino, mode, seq } = message;
     const held = this.capabilities.held(session.id, ino);
     // Sent before the newest grant arrived: the client holds that grant.
     if (held !== undefined && seq < held.seq) return;
     if (session.restoring && held?.mode === "exclusive") return; // How far it was written is open.
     if (held?.mode === "exclusive" && mode !== "exclusive") {
-      const told =
-        Number.isSafeInteger(size) && typeof mtimeNs === "bigint"
-          ? { size: size!, mtimeNs }
-          : undefined;
-      await this.endGrant(session, ino, told);
+      await this.endGrant(session, ino, checkLast(message.last));
       // It was acquired again while that was journaled.
       if ((this.capabilities.held(session.id, ino)?.seq ?? 0) > seq) return;
     }
@@ -920,7 +928,7 @@ export class MdsLeader {
   private async endGrant(
     session: LiveSession,
     ino: Ino,
-    last: { size: number; mtimeNs: bigint } | undefined,
+    last: LastWord | undefined,
     isOld: () => boolean = () => true,
   ): Promise<void> {
     await this.operations.change(
@@ -1087,6 +1095,7 @@ export class MdsLeader {
       answer: plan.answer,
       grants: this.grants(session, plan),
     };
+    this.recounter.see(plan.answer);
     if (seq > session.lastJournal) session.lastJournal = seq;
     const pending = session.requests.get(call.id);
     if (pending !== undefined) {
@@ -1156,6 +1165,8 @@ export class MdsLeader {
         return namespace.setattr(access, request);
       case "publish":
         return namespace.publish(access, request);
+      case "accessed":
+        return noteAccessed(this.metadata, access, request);
       case "extend":
         return namespace.extend(access, request);
       case "orphanRelease":

@@ -10,6 +10,7 @@
 import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../cluster/base/ids.js";
 import type { ErrorBody } from "../cluster/wire/error-body.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
+import type { FsckStatus } from "./proto-fsck.js";
 
 export const ROOT_INO: Ino = 1;
 export const NAME_MAX = 255;
@@ -51,6 +52,10 @@ export interface Inode {
   truncateSize: number;
   /** Absent for anything but regular files. */
   layout?: Layout;
+  /** Regular files: bytes of the blocks that hold data (`st_blocks`). */
+  allocated: number;
+  /** `allocated` may be wrong: its last writer died or failed. The leader counts. */
+  recount: boolean;
   /** Symlinks only. */
   target?: Buffer;
   /** How many extended attributes there are, so that a client need not ask. */
@@ -158,6 +163,16 @@ export interface Actor {
   timeNs: bigint;
 }
 
+/** What the exclusive holder of a file says of it. */
+export interface LastWord {
+  size: number;
+  mtimeNs: bigint;
+  allocated: number;
+  recount: boolean;
+}
+/** Files in one `accessed`. */
+export const ACCESSED_MAX = 1_024;
+
 export type Request =
   | { op: "lookup"; parent: Ino; name: Buffer }
   | { op: "getattr"; ino: Ino }
@@ -231,7 +246,9 @@ export type Request =
    * The exclusive holder tells size and mtime of data that is durable (on close, fsync, recall, now
    * and then).
    */
-  | { op: "publish"; ino: Ino; size: number; mtimeNs: bigint }
+  | ({ op: "publish"; ino: Ino } & LastWord)
+  /** Reads since: never awaited by anybody, and others' cached attributes stay as they are. */
+  | { op: "accessed"; reads: { ino: Ino; atimeNs: bigint }[] }
   /** Raises maxSize to at least `size`; the leader is generous. Journaled before it is answered. */
   | { op: "extend"; ino: Ino; size: number }
   | { op: "orphanRelease"; ino: Ino }
@@ -613,8 +630,7 @@ export interface Released {
   mode: CapabilityMode;
   seq: number;
   /** The authority's last word, when it was exclusive. */
-  size?: number;
-  mtimeNs?: bigint;
+  last?: LastWord;
   /**
    * The session still has the file open: it becomes an orphan of this session if its last name
    * goes.
@@ -681,72 +697,6 @@ export interface MdsStatus {
     summary: string;
     detail: string[];
   }[];
-}
-
-/** What `dss fsck` can find. */
-export const FSCK_KINDS = [
-  /** A name leads to an inode that does not exist. Repair: the name goes. */
-  "name-without-inode",
-  /** The type beside a name is not the inode's. Repair: it is set. */
-  "wrong-type",
-  /** A directory has a second name, or another parent than its name says. Repair: one of them. */
-  "directory-parent",
-  /** A directory counts other entries than it has. Repair: the count is set. */
-  "directory-count",
-  /** Repair: the link count is set to the number of names. */
-  "link-count",
-  /** Nothing leads to the inode. Repair: it gets a name in /lost+found. */
-  "inode-without-name",
-  /** Directories that are below themselves. Repair: one of them moves to /lost+found. */
-  "cycle",
-  /** The last name is gone and nobody has it open. Repair: it is deleted. */
-  "unlinked-inode",
-  /** The total of inodes is wrong. Repair: it is set. */
-  "inode-total",
-  /** Deletion is queued for data that is in use. Repair: it is called off. */
-  "purge-in-use",
-  /** A stored page cannot be read, or tells of journal batches that do not exist. No repair. */
-  "page-damaged",
-  /** A stored page is not what the leader wrote. Repair: it is written again. */
-  "page-differs",
-  /** A journal batch that is needed is missing or damaged. No repair. */
-  "journal-damaged",
-  /** An object of a file or volume that does not exist. Repair: it is removed. */
-  "object-without-owner",
-  /** An object beyond the end of its file or volume. No repair. */
-  "object-beyond-end",
-  /** The objects hold more than the file's size says. Repair: the size is raised. */
-  "file-too-short",
-  /** An object whose name is of no known form. No repair. */
-  "object-unknown",
-  /** A placement group could not be listed. */
-  "not-checked",
-] as const;
-export type FsckKind = (typeof FSCK_KINDS)[number];
-export interface FsckFinding {
-  kind: FsckKind;
-  /** For people: which inode, name, page or object. */
-  what: string;
-  repaired: boolean;
-}
-export interface FsckStatus {
-  /** Differs for every run, of any leader. */
-  run: string;
-  state: "running" | "done" | "failed";
-  phase: "journal" | "names" | "links" | "purge queue" | "objects" | "done";
-  repair: boolean;
-  /** So far. */
-  inodes: number;
-  names: number;
-  objects: number;
-  pgs: number;
-  pgsTotal: number;
-  found: number;
-  repaired: number;
-  /** Those from the number asked for, some at a time; beyond a limit they are only counted. */
-  findings: FsckFinding[];
-  /** Why it failed. */
-  error: string;
 }
 
 /** Operations on the cluster map by people and by OSDs; the leader's coordinator executes them. */

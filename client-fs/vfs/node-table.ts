@@ -30,9 +30,11 @@ import {
 } from "../../mds/proto.js";
 import type { KernelNotifier } from "../file-system.js";
 import { FileData, type DataEnvironment } from "./file-data.js";
+import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
 import { Names } from "./names.js";
 import { Node } from "./node.js";
+import type { WorkerRecord } from "./worker-record.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
 const HOLD_MS = 20;
@@ -53,6 +55,7 @@ export interface NodeTableOptions {
   data: Omit<DataEnvironment, "onError" | "onClean">;
   /** Every change waits for the journal. */
   sync?: boolean;
+  record?: WorkerRecord;
   /** Test hook: how many idle inodes to keep. */
   nodesMax?: number;
 }
@@ -74,6 +77,9 @@ export class NodeTable implements SessionCache {
   private notifier: KernelNotifier | undefined;
   readonly names: Names;
   readonly local: LocalChanges;
+  readonly marks: DataMarks;
+  /** The kernel had this connection with an earlier worker: it may know of any inode. */
+  readonly isHeir: boolean;
   /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
   canInvalidate = false;
   canInvalidateNames = false;
@@ -85,6 +91,8 @@ export class NodeTable implements SessionCache {
     this.clock = options.clock;
     this.logger = options.logger;
     this.nodesMax = options.nodesMax ?? NODES_MAX;
+    this.marks = new DataMarks(options.record);
+    this.isHeir = options.record?.inherited !== undefined;
     this.names = new Names(this);
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
     this.dataEnvironment = {
@@ -110,6 +118,7 @@ export class NodeTable implements SessionCache {
     let node = this.nodes.get(ino);
     if (node === undefined) {
       node = new Node(ino);
+      node.kernelMayBeStale = this.isHeir;
       this.nodes.set(ino, node);
       this.idle.add(node);
       if (this.nodes.size > this.nodesMax) this.trimSoon();
@@ -125,8 +134,7 @@ export class NodeTable implements SessionCache {
     node.inode = inode;
     node.mode = mode;
     node.parent = parent;
-    node.publishedSize = inode.size;
-    node.publishedMtimeNs = inode.mtimeNs;
+    node.noteTold(inode);
     node.unshared = true;
     if (node.isDirectory) {
       node.names = new Map();
@@ -296,8 +304,7 @@ export class NodeTable implements SessionCache {
       open: node.opens > 0 && !node.orphan,
     };
     if (node.mode === "exclusive" && node.resizing === 0 && node.inode !== undefined) {
-      released.size = node.inode.size;
-      released.mtimeNs = node.inode.mtimeNs;
+      released.last = node.lastWord();
     }
     return released;
   }
@@ -354,6 +361,7 @@ export class NodeTable implements SessionCache {
     if (grant.mode === "exclusive") {
       if (node.mode !== "exclusive") {
         fresh.add(grant.ino);
+        node.space = undefined;
         node.maxSize = grant.maxSize;
       } else {
         node.maxSize = Math.max(node.maxSize, grant.maxSize);
@@ -368,23 +376,23 @@ export class NodeTable implements SessionCache {
     const known = node.inode;
     if (node.removed) return;
     if (known !== undefined && node.promised > 0) {
-      node.publishedSize = inode.size; // The rest is older than what was changed here since.
+      const { publishedMtimeNs } = node; // This and the rest is older than what was changed since.
+      node.noteTold({ ...inode, mtimeNs: publishedMtimeNs });
       return;
     }
     // Overtaken by the answer to a later change of ours.
     if (known !== undefined && inode.truncateSeq < known.truncateSeq) return;
     if (known !== undefined && node.mode === "exclusive" && !fresh.has(inode.ino)) {
-      // Size and mtime are ours; a change of them that we asked for is set by who asked.
-      node.inode = { ...inode, size: known.size, mtimeNs: known.mtimeNs };
-      node.publishedSize = inode.size;
-      node.publishedMtimeNs = inode.mtimeNs;
+      // Size, mtime and blocks are ours; a change of them that we asked for is set by who asked.
+      const { size, mtimeNs, allocated, recount } = known;
+      node.inode = { ...inode, size, mtimeNs, allocated, recount };
+      node.noteTold(inode);
       if (known.mtimeNs > inode.ctimeNs && known.ctimeNs > inode.ctimeNs) {
         node.inode.ctimeNs = known.ctimeNs;
       }
     } else {
       node.inode = inode;
-      node.publishedSize = inode.size;
-      node.publishedMtimeNs = inode.mtimeNs;
+      node.noteTold(inode);
     }
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
@@ -479,11 +487,13 @@ export class NodeTable implements SessionCache {
       node.data?.dropCache();
     }
     const released = this.released(node, mode);
+    node.endSpace();
     node.mode = mode;
     node.seq = recall.seq;
     node.recall = undefined;
     if (released.open) node.toldOpen = true;
     this.mds.release({ ...released, seq: recall.seq });
+    if (mode !== "exclusive") this.marks.told(node);
     for (const wake of node.gate.splice(0)) wake();
     this.noteIdle(node);
   }
@@ -504,7 +514,10 @@ export class NodeTable implements SessionCache {
   private async dropKernelCache(node: Node, isDirectory: boolean): Promise<void> {
     if (!this.canInvalidate) return;
     if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();
-    if (node.lookups > 0) await this.tellKernel(node.ino, 0, 0);
+    if (this.mayBeKnown(node)) await this.tellKernel(node.ino, 0, 0);
+  }
+  private mayBeKnown(node: Node): boolean {
+    return node.lookups > 0 || this.isHeir;
   }
   private async tellKernel(ino: Ino, offset: number, length: number): Promise<void> {
     const { notifier } = this;
@@ -573,6 +586,7 @@ export class NodeTable implements SessionCache {
         node.data.discard();
       }
       node.mode = "none";
+      node.space = undefined;
       node.seq = 0;
       node.recall = undefined;
       node.early = undefined;
@@ -586,7 +600,8 @@ export class NodeTable implements SessionCache {
       node.dropNames();
       if (node.orphan) node.stale = true;
       for (const wake of node.gate.splice(0)) wake();
-      if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
+      this.marks.dropped(node);
+      if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.toPublish.clear();
     this.local.evicted(lostRequests, reason);
@@ -595,13 +610,29 @@ export class NodeTable implements SessionCache {
   }
   lapsed(): void {
     for (const node of this.nodes.values()) {
-      if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
+      if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.forgetKernelNames();
   }
   resumed(): void {
     for (const node of this.nodes.values()) {
       if (node.unpublished && (node.data?.clean ?? true)) this.publishSoon(node);
+    }
+  }
+  /** For a worker that follows another one: what the kernel knows is that one's. */
+  async forgetInKernel(inos: readonly Ino[]): Promise<void> {
+    this.forgetKernelNames();
+    await Promise.all(inos.map((ino) => this.tellKernel(ino, 0, 0)));
+  }
+  /** Nothing that answers have brought so far is held. Before anything is done under it. */
+  disownAll(): void {
+    for (const node of this.nodes.values()) {
+      node.mode = "none";
+      node.seq = 0;
+      node.maxSize = 0;
+      node.unshared = false;
+      node.xattrs = undefined;
+      node.dropNames();
     }
   }
   private forgetKernelNames(): void {
@@ -613,15 +644,19 @@ export class NodeTable implements SessionCache {
 
   // ---- Data ------------------------------------------------------------------------------------
 
-  private failNode(node: Node, error: DssError): void {
+  failNode(node: Node, error: DssError): void {
     node.fail(error);
+    this.marks.failed(node);
     this.failure ??= error;
   }
   private onDataError(node: Node, error: DssError): void {
+    node.space?.failed();
     this.failNode(node, error);
     if (error.code === "Fenced") this.mds.checkSession();
   }
   private onDataClean(node: Node): void {
+    this.marks.durable(node);
+    node.space?.settled();
     if (node.unpublished && node.writers === 0) this.publishSoon(node);
     else this.noteIdle(node);
   }
@@ -654,9 +689,20 @@ export class NodeTable implements SessionCache {
   }
   /** Tells the MDS the size and mtime of data that is durable. */
   async publish(node: Node, wait: "unsafe" | "safe"): Promise<void> {
-    const { size, mtimeNs } = node.inode!;
-    const request = { op: "publish", ino: node.ino, size, mtimeNs } as const;
+    const request = { op: "publish" as const, ino: node.ino, ...node.lastWord() };
     await (wait === "safe" ? this.mds.call(request, { wait }) : this.mds.callLater(request));
+    this.marks.told(node);
+  }
+  /**
+   * Before the first hole is punched: should this mount die, a file that had none is not taken for
+   * one that has none still.
+   */
+  async announceHoles(node: Node): Promise<void> {
+    if (node.publishedRecount) return;
+    const { publishedSize: size, publishedMtimeNs: mtimeNs, publishedAllocated: allocated } = node;
+    const told = { size, mtimeNs, allocated, recount: true };
+    await this.mds.call({ op: "publish", ino: node.ino, ...told }, { wait: "safe" });
+    node.noteTold(told);
   }
   /** Publishes everything that is durable and not yet told; resolves when the leader has it. */
   async publishAll(): Promise<void> {
@@ -719,6 +765,7 @@ export class NodeTable implements SessionCache {
     if (node.mode === "none" || node.recall !== undefined) return;
     this.logger.warn({ ino: node.ino, seq: node.seq }, "a capability was not the leader's to know");
     node.mode = "none";
+    node.space = undefined;
     node.xattrs = undefined;
     node.data?.dropCache();
     this.invalidateLater(node.ino, 0, 0);
@@ -726,7 +773,9 @@ export class NodeTable implements SessionCache {
   /** The inode does not exist any more: nothing of it is written. */
   gone(node: Node): void {
     node.data?.discard();
+    this.marks.gone(node);
     node.mode = "none";
+    node.space = undefined;
     node.orphan = false;
     this.toPublish.delete(node);
     node.dropNames();

@@ -3,7 +3,7 @@
  * behind. Pure. Leases, links and answers in memory belong to the leader (mds/leader.ts).
  */
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import type { SessionOpen } from "../proto.js";
+import type { LastWord, SessionOpen } from "../proto.js";
 import type { CapabilityTable } from "./capability.js";
 import type { Delta } from "./delta.js";
 import { Draft, afterGrant } from "./draft.js";
@@ -27,10 +27,7 @@ export function predecessors(metadata: Metadata, open: SessionOpen): ClientId[] 
 }
 
 /** What a dead holder's objects say about a file. */
-export interface Recovered {
-  size: number;
-  mtimeNs: bigint;
-}
+export type Recovered = LastWord;
 
 /**
  * The end of a session: grants are dropped (with what was recovered of the files it wrote),
@@ -77,7 +74,13 @@ export function endGrants(
   const session = metadata.session(id);
   if (session === undefined) return [];
   const draft = new Draft(metadata);
+  const unwritten = [...session.exclusive.keys()].filter((ino) => !recovered.has(ino));
+  const before = new Map(unwritten.map((ino) => [ino, draft.inode(ino)]));
   dropGrants(draft, session, recovered);
+  for (const [ino, known] of before) {
+    const inode = draft.inode(ino);
+    if (inode !== undefined && known !== undefined) draft.put({ ...inode, recount: known.recount });
+  }
   for (const ino of session.exclusive.keys()) draft.add({ d: "grantRemove", id, ino });
   return draft.finish();
 }

@@ -283,7 +283,9 @@ export class TestClient {
     return this.cluster.leader.keepAlive({ client: this.id, floor: this.floor }, this.link);
   }
   release(ino: number, mode: CapabilityMode, seq: number, open = false): void {
-    const last = this.size === undefined ? {} : { size: this.size, mtimeNs: 7_000n };
+    const { size } = this;
+    const word = { size: size ?? 0, mtimeNs: 7_000n, allocated: 0, recount: true };
+    const last = size === undefined ? {} : { last: word };
     this.cluster.leader.onReleased({ ino, mode, seq, open, ...last }, this.link);
   }
   actor(extra: Partial<Actor> = {}): Actor {
