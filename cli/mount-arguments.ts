@@ -9,7 +9,8 @@ const ANY_SOURCE: ReadonlySet<string> = new Set(["dss", "none", ""]);
 const FLAGS_WITH_VALUE: ReadonlySet<string> = new Set(["-o", "-t", "-N"]);
 
 /**
- * Arguments of `dss`; undefined: nothing is to be mounted (`mount -f`). A string says what is wrong.
+ * Arguments of `dss`; undefined: nothing is to be mounted (`mount -f`). A string says what is
+ * wrong.
  */
 export function mountArguments(args: readonly string[]): string[] | undefined | string {
   const places: string[] = [];
