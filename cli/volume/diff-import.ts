@@ -13,8 +13,7 @@ import type { VolumeImage } from "../../nbd/image.js";
 import { examples, useCluster, withJson } from "../options.js";
 import { note, printJson } from "../output.js";
 import { formatSize } from "../sizes.js";
-import { originOf } from "./diff-export.js";
-import { changedObjects } from "./diff-objects.js";
+import { changesSince, originOf } from "./diff-export.js";
 import { DATA_BYTES_MAX, readDiff, type DiffHeader, type DiffRecord } from "./diff-stream.js";
 import { withImage } from "./image.js";
 import { createVolume } from "./layout.js";
@@ -175,11 +174,14 @@ async function refuseChangedImage(
   image: VolumeImage,
   base: VolumeSnapshot,
 ): Promise<void> {
-  const range = { from: base.id, to: 0, size: image.size };
-  await useCluster(run.command, async (client) => {
-    const { done } = await changedObjects(client, image, range).next();
-    if (done !== true) throw changed(run, base);
-  });
+  const then = { name: `${run.name}@${base.name}`, write: false };
+  await useCluster(run.command, (client) =>
+    // Byte by byte: a volume that was rolled back has other objects with the same bytes.
+    withImage(run.command, then, async (old) => {
+      const { done } = await changesSince(client, old, image).next();
+      if (done !== true) throw changed(run, base);
+    }),
+  );
 }
 function changed({ name }: Run, { name: base }: VolumeSnapshot): DssError {
   return new DssError("Conflict", `volume ${name} has changed since its snapshot ${base}`, {
