@@ -140,6 +140,7 @@ export class FileOperations {
     node.kernelMayBeStale = false;
     // Appends go past the kernel's cache: only the holder of the size knows where they end up.
     const directIo = handle.direct || (handle.writable && (flags & O_APPEND) !== 0);
+    handle.keptCache = keepCache && !directIo;
     return { handle: id, directIo, keepCache };
   }
 
@@ -173,6 +174,7 @@ export class FileOperations {
     this.record?.closed(id);
     const node = this.table.get(ino);
     node.opens--;
+    this.table.accessTimes.closed(node, handle);
     if (handle.writable && --node.writers === 0 && !node.orphan) {
       const writer = node.data?.writer;
       if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer);
@@ -243,6 +245,7 @@ export class FileOperations {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
     checkAlive(node, handle);
+    this.table.accessTimes.read(node, handle);
     const isSure = this.mds.trusted || offset + length <= node.size;
     if (node.barrier === undefined && isSure && this.table.tryPin(node, "shared")) {
       return this.readPinned(node, handle, offset, length);
@@ -585,13 +588,12 @@ export class FileOperations {
     if (how.killPrivileges && hasSetId(node)) await this.clearSetId(node);
     if (zeroes) await this.zero(node, offset, end);
     // Space is never reserved: holes cost nothing, and a write may find the cluster full.
-    if (!keepSize) {
-      await this.table.pin(node, "exclusive", false);
-      this.table.unpin(node);
-      if (end > node.size) {
-        await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
-      }
-    }
+    await this.table.pin(node, "exclusive", false);
+    const grows = !keepSize && end > node.size;
+    // It is a modification in any case.
+    if (!grows && !zeroes) this.wrote(node, 0);
+    this.table.unpin(node);
+    if (grows) await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
   }
   private async zero(node: Node, offset: number, end: number): Promise<void> {
     await this.alone(node, async () => {

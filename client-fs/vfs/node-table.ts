@@ -29,6 +29,7 @@ import {
   type Request,
 } from "../../mds/proto.js";
 import type { KernelNotifier } from "../file-system.js";
+import { AccessTimes, type AccessTimeMode } from "./access-times.js";
 import { FileData, type DataEnvironment } from "./file-data.js";
 import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
@@ -56,6 +57,8 @@ export interface NodeTableOptions {
   /** Every change waits for the journal. */
   sync?: boolean;
   record?: WorkerRecord;
+  /** What reads do to the time of access; relatime when left out. */
+  atime?: { mode: AccessTimeMode; directories: boolean };
   /** Test hook: how many idle inodes to keep. */
   nodesMax?: number;
 }
@@ -77,6 +80,7 @@ export class NodeTable implements SessionCache {
   private notifier: KernelNotifier | undefined;
   readonly names: Names;
   readonly local: LocalChanges;
+  readonly accessTimes: AccessTimes;
   readonly marks: DataMarks;
   /** The kernel had this connection with an earlier worker: it may know of any inode. */
   readonly isHeir: boolean;
@@ -95,6 +99,8 @@ export class NodeTable implements SessionCache {
     this.isHeir = options.record?.inherited !== undefined;
     this.names = new Names(this);
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
+    const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
+    this.accessTimes = new AccessTimes(this.mds, this.clock, this.logger, mode, directories);
     this.dataEnvironment = {
       ...options.data,
       onError: (node, error) => this.onDataError(node, error),
@@ -394,6 +400,7 @@ export class NodeTable implements SessionCache {
       node.inode = inode;
       node.noteTold(inode);
     }
+    this.accessTimes.keep(node);
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
     if (inode.nlink === 0 && node.opens > 0 && node.removing === undefined) node.orphan = true;
@@ -604,6 +611,7 @@ export class NodeTable implements SessionCache {
       if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.toPublish.clear();
+    this.accessTimes.clear();
     this.local.evicted(lostRequests, reason);
     this.forgetKernelNames();
     this.logger.error({ files: lost }, "the session was lost; unwritten files report EIO");
@@ -777,12 +785,14 @@ export class NodeTable implements SessionCache {
     node.mode = "none";
     node.space = undefined;
     node.orphan = false;
+    this.accessTimes.forget(node.ino);
     this.toPublish.delete(node);
     node.dropNames();
     this.noteIdle(node);
   }
 
   stop(): void {
+    this.accessTimes.stop();
     this.publishTimer?.cancel();
     this.publishTimer = undefined;
   }

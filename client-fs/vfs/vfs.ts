@@ -5,8 +5,7 @@
  *
  * What the kernel may keep: names while the directory's shared capability is held, attributes
  * while the inode's is, both for `attributeValidMs` at most and only when the kernel can be told
- * to drop them. Access times are not kept up (as with noatime): the kernel does not report reads,
- * and explicit changes by utimes are.
+ * to drop them.
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
@@ -38,11 +37,12 @@ import type {
   SetAttributes,
   StatFs,
 } from "../file-system.js";
+import type { AccessTimeMode } from "./access-times.js";
 import { attributesOf } from "./attributes.js";
 import { ExtentCache } from "./extent-cache.js";
 import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
-import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
+import { DirectoryHandle, O_EXCL, O_SYNC, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { nameKey } from "./names.js";
@@ -62,6 +62,10 @@ export interface VfsOptions {
   readAheadBytes: number;
   /** How long the kernel may keep names and attributes without asking. */
   attributeValidMs: number;
+  /** -o noatime and the like; relatime when left out. */
+  atime?: { mode: AccessTimeMode; directories: boolean };
+  /** Whose every file is shown to be (-o uid, gid). */
+  owner?: { uid?: number; gid?: number };
   /** -o sync: every change waits until it is in the journal. */
   sync?: boolean;
   /** Idle inodes to keep; a test gives a small one. */
@@ -120,6 +124,7 @@ export class Vfs implements FileSystem {
       data: { objects, cache, budget: this.budget, readAheadBytes: options.readAheadBytes },
       ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
       ...(options.sync === true ? { sync: true } : {}),
+      ...(options.atime === undefined ? {} : { atime: options.atime }),
       ...(options.record === undefined ? {} : { record: options.record }),
     });
     const { record } = options;
@@ -184,6 +189,7 @@ export class Vfs implements FileSystem {
     try {
       await this.table.flushAll();
       await this.table.publishAll();
+      await this.table.accessTimes.tell();
       this.table.releaseAll();
     } catch (error) {
       failure = error as Error;
@@ -203,7 +209,7 @@ export class Vfs implements FileSystem {
     const { table } = this;
     const valid = this.options.attributeValidMs;
     return {
-      attributes: attributesOf(node),
+      attributes: attributesOf(node, this.options.owner),
       generation: 0,
       entryValidMs:
         parent !== undefined && table.canInvalidateNames && table.lasting(parent) ? valid : 0,
@@ -330,7 +336,8 @@ export class Vfs implements FileSystem {
     const clearSuid = changes.killPrivileges === true && size === undefined;
     if (Object.keys(rest).length > 0 || clearSuid) {
       const node = this.table.get(ino);
-      const { mtimeNs } = rest as { mtimeNs?: bigint };
+      const { mtimeNs, atimeNs } = rest as { mtimeNs?: bigint; atimeNs?: bigint };
+      if (atimeNs !== undefined) this.table.accessTimes.forget(ino);
       // Ours to say while exclusive, and said before the answer, so that a recall in between
       // repeats it.
       if (mtimeNs !== undefined && node.mode === "exclusive") node.inode!.mtimeNs = mtimeNs;
@@ -347,7 +354,9 @@ export class Vfs implements FileSystem {
   }
 
   async readlink(ino: Ino): Promise<Buffer> {
-    const { inode } = await this.known(ino);
+    const node = await this.known(ino);
+    const { inode } = node;
+    this.table.accessTimes.note(node);
     if (inode?.target === undefined) {
       throw new DssError("InvalidArgument", "readlink of what is no symbolic link");
     }
@@ -600,7 +609,11 @@ export class Vfs implements FileSystem {
     data: Buffer,
     options: WriteOptions,
   ): Promise<number> {
-    return this.files.write(ino, handle, offset, data, options);
+    if (this.options.sync !== true) return this.files.write(ino, handle, offset, data, options);
+    return this.files.write(ino, handle, offset, data, {
+      ...options,
+      flags: options.flags | O_SYNC,
+    });
   }
   flush(ino: Ino, handle: number, lockOwner: bigint): Promise<void> {
     const unlocked = this.locks.closed(ino, lockOwner);
@@ -690,6 +703,7 @@ export class Vfs implements FileSystem {
       throw new DssError("BadHandle", `directory handle ${handle} is not open`);
     }
     const after = cookie <= COOKIE_DOTDOT ? 0 : cookie - COOKIE_DOTDOT;
+    if (cookie === 0) this.table.accessTimes.listed(this.table.get(ino));
     // rewinddir(3) must see what changed since.
     if (after === 0) listing.from = -1;
     const start = this.positionIn(listing, after);

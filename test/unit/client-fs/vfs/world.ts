@@ -465,6 +465,7 @@ export class TestMount implements KernelNotifier {
       writeBackAgeMs: 5_000,
       readAheadBytes: 2 ** 20,
       attributeValidMs: 1_000,
+      atime: { mode: "noatime", directories: true },
       ...options,
     });
     this.vfs.init(this, { canInvalidateAllEntries: true });
