@@ -1,4 +1,4 @@
-/** The form of differences between volumes: nothing that is cut short or changed passes for whole. */
+/** The form of differences: nothing that is cut short or changed passes for whole. */
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
 import { Prng } from "../../../cluster/base/prng.js";
