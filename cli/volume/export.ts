@@ -208,7 +208,7 @@ export function registerExport(parent: Command): void {
     const hash = flags.checksum === true ? createHash("sha256") : undefined;
     const progress = new TransferProgress(`export ${name}`, size);
     let data = 0;
-    await withImage(command, { name, write: false }, async (image) => {
+    await withImage(command, { name, write: false, listed: true }, async (image) => {
       const file = toStream ? undefined : await FileTarget.open(path, about, begin);
       const target = file ?? new StreamTarget();
       try {

@@ -114,12 +114,16 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     const volumes = [...this.metadata.volumes()].map((volume) => this.describe(volume));
     volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
-    const volumePurges = [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
+    return { ...emptyPlan(), answer: { volumes, volumePurges: this.purges() } };
+  }
+
+  /** What is done to objects of volumes in the background. */
+  purges(): VolumePurge[] {
+    return [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
       const { volume, name, what, shrinks: shrinking } = entry;
       if (volume === 0 || what === "directory") return [];
       return [{ volume, name, what, shrinking, ...this.options.progress(entry) }];
     });
-    return { ...emptyPlan(), answer: { volumes, volumePurges } };
   }
 
   info(access: Access, { name }: Of<"volumeInfo">): Plan {

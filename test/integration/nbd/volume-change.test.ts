@@ -8,7 +8,7 @@ import { join } from "node:path";
 import t from "tap";
 import { startCluster, type Cluster } from "../../support/cluster.js";
 import { succeed, type Program } from "../../support/process.js";
-import { tempFolder } from "../../support/temp.js";
+import { tempFolder, waitFor } from "../../support/temp.js";
 
 const MIB = 1024 * 1024;
 
@@ -134,6 +134,54 @@ t.test("a volume goes to a file with holes and comes back, with checksums", asyn
   t.equal(size, padded.length, "a stream's volume is as long as the stream");
   const piped = join(folder, "piped.raw");
   t.match(await volume("export", "piped", piped, "--checksum"), whole);
+});
+
+t.test("a terabyte that is mostly holes is exported in seconds, every byte of it", async (t) => {
+  await volume("create", "sparse", "1T");
+  const places = ["0", "511G", "1023G"];
+  for (const at of places) await volume("write", "sparse", at, `written at ${at}`);
+  await volume("snap", "create", "sparse@kept");
+  await volume("write", "sparse", "511G", "changed");
+  await volume("write", "sparse", "700G", "later");
+  const read = async (file: string, at: number): Promise<string> => {
+    const args = [`if=${file}`, "bs=32", "count=1", "status=none", `skip=${at * 2 ** 25}`];
+    return (await succeed(t, "dd", args)).replaceAll("\0", "");
+  };
+  const target = join(folder, "sparse.raw");
+  const snapshot = join(folder, "snapshot.raw");
+  await volume("export", "sparse", target);
+  await volume("export", "sparse@kept", snapshot);
+  for (const [file, middle, last] of [
+    [target, "changed at 511G", "later"],
+    [snapshot, "written at 511G", ""],
+  ] as const) {
+    t.equal(statSync(file).size, 2 ** 40);
+    t.ok(statSync(file).blocks * 512 < MIB, "the file has holes");
+    t.equal(await read(file, 0), "written at 0");
+    t.equal(await read(file, 511), middle);
+    t.equal(await read(file, 700), last);
+    t.equal(await read(file, 1023), "written at 1023G");
+  }
+  await volume("snap", "rm", "--all", "sparse");
+  await volume("rm", "sparse");
+});
+
+t.test("the progress of a removal is part of the cluster's status", async (t) => {
+  await volume("create", "leaving", "64M");
+  await volume("write", "leaving", "20M", "data");
+  // The deletes wait, as if they took long.
+  await cluster.ok(["cluster", "set", "pause"]);
+  await volume("rm", "leaving");
+  const about = "freeing the space of leaving, which was removed";
+  const { purges } = await cluster.json<{ purges: { entries: number; volumes: object[] } }>([
+    "status",
+  ]);
+  t.match(purges.volumes, [{ name: "leaving", about, percent: 0 }]);
+  t.match(await cluster.ok(["status"]), new RegExp(`^purges +${about}: 0 % done$`, "m"));
+  t.match((await cluster.dss(["volume", "ls"])).stderr, new RegExp(`${about}: 0 % done`));
+  await cluster.ok(["cluster", "unset", "pause"]);
+  const done = async () => !/^purges/m.test(await cluster.ok(["status"])) || undefined;
+  await t.resolves(waitFor("the end of the removal", done));
 });
 
 t.test("limits hold, change at once, and top shows what goes on", async (t) => {
