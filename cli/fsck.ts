@@ -5,7 +5,7 @@
 import type { Command } from "commander";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DssError, isDssError } from "../cluster/base/errors.js";
-import type { FsckFinding, FsckStatus } from "../mds/proto.js";
+import type { FsckFinding, FsckStatus } from "../mds/proto-fsck.js";
 import type { ClusterClient } from "./context.js";
 import { examples, useCluster, withJson } from "./options.js";
 import { printJson, printLine } from "./output.js";

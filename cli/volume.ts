@@ -4,6 +4,7 @@ import { registerAttach, registerAttached, registerDetach } from "./volume/attac
 import { registerRead, registerWrite } from "./volume/bytes.js";
 import { registerLimit, registerRename, registerResize } from "./volume/change.js";
 import { registerBenchmark } from "./volume/bench.js";
+import { registerClone, registerFlatten } from "./volume/clone.js";
 import { registerUsage } from "./volume/du.js";
 import { registerExport } from "./volume/export.js";
 import { registerImport } from "./volume/import.js";
@@ -26,6 +27,8 @@ export function register(command: Command): void {
   registerTop(command);
   registerBenchmark(command);
   registerSnapshots(command);
+  registerClone(command);
+  registerFlatten(command);
   registerRead(command);
   registerWrite(command);
   registerServe(command);

@@ -26,6 +26,7 @@ import {
   MdsOperations,
   MdsPing,
   MdsReleased,
+  MdsTakenOver,
   OpenMdsSession,
   type AdminReply,
   type AdminRequest,
@@ -134,6 +135,14 @@ export class MdsDaemon {
         .closeSession(incoming.message, incoming.link)
         .then(
           () => incoming.reply({}),
+          (error: unknown) => incoming.fail(error),
+        );
+    });
+    messenger.handle(MdsTakenOver, (incoming) => {
+      this.leader()
+        .endTakeover(incoming.message, incoming.link)
+        .then(
+          (taken) => incoming.reply(taken),
           (error: unknown) => incoming.fail(error),
         );
     });

@@ -10,7 +10,7 @@ import { readInodes } from "./core/fsck.js";
 import type { InodeRecord } from "./core/inode.js";
 import type { Metadata } from "./core/metadata.js";
 import type { VolumeRecord } from "./core/page.js";
-import type { FsckKind } from "./proto.js";
+import type { FsckKind } from "./proto-fsck.js";
 
 export interface ListedObject {
   pool: number;
@@ -24,8 +24,8 @@ export interface BadObject extends ListedObject {
   index?: number;
 }
 
-/** With the snapshot id of a clone. */
-const OBJECT_NAME = /^(v?)([0-9a-f]{1,13})\.([0-9a-f]{1,13})(#[0-9a-f]{8})?$/;
+/** Of a volume that was cloned with its id; with the snapshot that it was at. */
+const OBJECT_NAME = /^(v?)([0-9a-f]{1,13})\.([0-9a-f]{1,13})(\$[0-9a-f]{8,13})?(#[0-9a-f]{8})?$/;
 
 /** Objects that belong to nothing, or that are not where their owner's data ends. */
 export function badObjects(
@@ -36,7 +36,7 @@ export function badObjects(
   const purgedInos = new Set<Ino>();
   const purgedPrefixes = new Set<string>();
   for (const { what, ino, prefix } of metadata.purges()) {
-    if (what === "directory" || what === "rollback") continue;
+    if (what === "directory" || what === "rollback" || what === "flatten") continue;
     purgedPrefixes.add(prefix);
     purgedInos.add(ino);
   }
@@ -54,14 +54,15 @@ export function badObjects(
     }
     const index = Number.parseInt(parts[3]!, 16);
     if (parts[1] === "v") {
-      const prefix = `v${parts[2]!}`;
+      const prefix = `v${parts[2]!}${parts[4] ?? ""}`;
       const volume = volumes.get(prefix);
       if (purgedPrefixes.has(prefix)) continue; // The rest of it goes soon.
       if (volume === undefined) found.push({ ...each, kind: "object-without-owner" });
-      else if (parts[4] !== undefined) {
-        const isNeeded = isCloneNeeded(volume, Number.parseInt(parts[4].slice(1), 16));
+      else if (parts[5] !== undefined) {
+        const isNeeded = isCloneNeeded(volume, Number.parseInt(parts[5].slice(1), 16));
         if (!isNeeded) found.push({ ...each, kind: "object-without-owner" });
-      } else if (index >= objectCount(volume.layout, volume.size)) {
+      } else if (each.size > 0 && index >= objectCount(volume.layout, volume.size)) {
+        // An empty one says that there is nothing, to snapshots or instead of a parent's.
         found.push({ ...each, kind: "object-beyond-end" });
       }
       continue;

@@ -40,7 +40,8 @@ import { emptyPlan } from "./core/plan.js";
 import { INODES_PER_PAGE, directoryPageKey, encodePage, inodePageKey } from "./core/page.js";
 import { badObjects, type BadObject, type ListedObject } from "./fsck-objects.js";
 import type { LeaderInside } from "./leader.js";
-import { ROOT_INO, type FsckFinding, type FsckKind, type FsckStatus } from "./proto.js";
+import { ROOT_INO } from "./proto.js";
+import { type FsckFinding, type FsckKind, type FsckStatus } from "./proto-fsck.js";
 
 type Listed = Omit<ListedObject, "pool">;
 
@@ -354,7 +355,10 @@ class FsckRun {
       if (isFirst) this.counts.inodes += page.length;
       for (const inode of page) if (isDirectory(inode)) await this.walk(inode.ino, counts, isFirst);
       if (this.touched.size > TOUCHED_MAX) {
-        throw new DssError("Overloaded", "too many names change meanwhile: run it at a quieter time");
+        throw new DssError(
+          "Overloaded",
+          "too many names change meanwhile: run it at a quieter time",
+        );
       }
     }
     // Without all names nobody can tell what has none.
@@ -437,7 +441,8 @@ class FsckRun {
   }
   private async reportName(kind: FsckKind, name: FoundName): Promise<void> {
     const what = describeName(name);
-    if (kind === "directory-parent") this.secondNames.push(name); // When all names are counted.
+    if (kind === "directory-parent")
+      this.secondNames.push(name); // When all names are counted.
     else if (kind === "wrong-type") {
       await this.report(kind, what, () =>
         this.change((access) => setType(this.metadata, access, name)),

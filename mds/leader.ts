@@ -17,6 +17,7 @@ import type { Clock, Timer } from "../cluster/platform/ports.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import { Checkpointer } from "./checkpointer.js";
 import { serveBatch } from "./batch.js";
+import { noteAccessed } from "./core/access-times.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
@@ -24,6 +25,7 @@ import { Namespace } from "./core/namespace.js";
 import { emptyPlan, type Plan } from "./core/plan.js";
 import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
+import { Clones, isCloneRequest } from "./core/clone.js";
 import { isSnapshotRequest, Snapshots } from "./core/snapshot.js";
 import { Volumes, volumeKey } from "./core/volume.js";
 import type { Metadata } from "./core/metadata.js";
@@ -43,6 +45,7 @@ import {
   type Grant,
   type KeepAlive,
   type KeptAlive,
+  type LastWord,
   type Layout,
   type MdsBatch,
   type MdsBatchReply,
@@ -53,12 +56,16 @@ import {
   type SessionClose,
   type SessionOpen,
   type SessionOpened,
+  type TakenOver,
+  type TakeoverEnd,
   type Volume,
 } from "./proto.js";
 import { Purger, type PurgeLister, type PurgerParts } from "./purger.js";
+import { Recounter } from "./recounter.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
-import { checkCall, checkOpen } from "./request-check.js";
+import { checkCall, checkLast, checkOpen } from "./request-check.js";
+import { Takeovers } from "./takeover.js";
 import type { MetadataStore } from "./store/metadata-store.js";
 
 export interface LeaderOptions {
@@ -150,6 +157,9 @@ interface LiveSession {
   /** Its replays after a reconnection are over. */
   settled: boolean;
   openedAt: number;
+  /** Its worker has taken it over and does not know yet what it holds. */
+  restoring: boolean;
+  taking: Promise<void> | undefined;
   /** Recalls that it has not answered. */
   recalls: Map<Ino, { mode: CapabilityMode; seq: number; since: number; asked?: number }>;
   evicting: Promise<void> | undefined;
@@ -176,9 +186,12 @@ export class MdsLeader {
   private readonly namespace: Namespace;
   private readonly volumes: Volumes;
   private readonly snapshots: Snapshots;
+  private readonly clones: Clones;
   private readonly locks: LockService;
+  private readonly takeovers: Takeovers;
   private readonly checkpointer: Checkpointer;
   private readonly purger: Purger;
+  private readonly recounter: Recounter;
   private readonly sessions = new Map<ClientId, LiveSession>();
   private readonly byLink = new Map<Link, LiveSession>();
   /** Journaled sessions that have not come back yet. */
@@ -266,6 +279,7 @@ export class MdsLeader {
       dateOf: (ns) => new Date(Number(ns / 1_000_000n)).toISOString(),
     });
     this.snapshots = new Snapshots(metadata, this.volumes);
+    this.clones = new Clones(metadata, this.volumes);
     this.locks = new LockService({
       send: (id, message) => {
         const link = this.sessions.get(id)?.link;
@@ -278,6 +292,16 @@ export class MdsLeader {
         if (session !== undefined) void this.evict(session, LAPSED);
       },
     });
+    this.takeovers = new Takeovers({
+      ...{ metadata, logger, operations: this.operations, capabilities: this.capabilities },
+      locks: this.locks,
+      fence: async (client) => {
+        this.fenceEpoch = Math.max(this.fenceEpoch, await cluster.fence(client));
+      },
+      allocateClient: () => cluster.allocateClient(),
+      safe: (seq) => this.safe(seq),
+      probe: (id, ino) => this.probe(id, ino),
+    });
     this.purger = new Purger({
       metadata,
       objects: parts.objects,
@@ -288,10 +312,20 @@ export class MdsLeader {
       },
       lister: parts.lister,
       minEpoch: () => this.fenceEpoch,
-      completed: (entry) => [...this.volumes.shrunk(entry), ...this.snapshots.rolledBack(entry)],
+      completed: (entry) => [
+        ...this.volumes.shrunk(entry),
+        ...this.snapshots.rolledBack(entry),
+        ...this.clones.flattened(entry),
+      ],
       read: (read) => loader.run(read),
       stopped: () => this.phase === "stopped",
       isSafe: (id) => this.operations.isPurgeSafe(id),
+    });
+    this.recounter = new Recounter({
+      ...{ metadata, clock, logger, operations: this.operations },
+      ...{ objects: parts.objects, lister: parts.lister },
+      minEpoch: () => this.fenceEpoch,
+      stopped: () => this.phase === "stopped",
     });
   }
 
@@ -318,10 +352,13 @@ export class MdsLeader {
     );
     for (const session of this.sessions.values()) {
       // Our predecessor died on the way: no OSD takes its data, so it must not go on here.
-      if (this.parts.cluster.isFenced(session.id)) void this.evict(session, FENCED);
+      if (this.parts.cluster.isFenced(this.workerOf(session.id))) void this.evict(session, FENCED);
     }
     this.onTick();
     this.purger.wake();
+  }
+  private workerOf(id: ClientId): ClientId {
+    return this.metadata.session(id)?.worker ?? id;
   }
   private async format(): Promise<void> {
     const timeNs = this.parts.clock.wallNs();
@@ -343,6 +380,8 @@ export class MdsLeader {
         btimeNs: timeNs,
         truncateSeq: 0,
         truncateSize: 0,
+        allocated: 0,
+        recount: false,
         xattrCount: 0,
         parent: ROOT_INO,
         dataMax: 0,
@@ -458,7 +497,7 @@ export class MdsLeader {
         void this.evict(session, LAPSED);
         return;
       }
-      if (now - since > this.parts.options.recallTimeoutMs) {
+      if (now - since > this.parts.options.recallTimeoutMs && !session.restoring) {
         void this.evict(session, KEEPS);
         return;
       }
@@ -530,6 +569,8 @@ export class MdsLeader {
       replaying: 0,
       settled: false,
       openedAt: this.now(),
+      restoring: false,
+      taking: undefined,
       recalls: new Map(),
       evicting: undefined,
     };
@@ -576,11 +617,15 @@ export class MdsLeader {
     if (session === undefined || known === undefined || session.evicting !== undefined) {
       throw new DssError("NoSession", `session ${open.client} has ended`);
     }
+    session.lastSeen = this.now();
+    await this.takeovers.admit(session, open);
+    if (link.closed) throw new DssError("ConnectionLost", "the client has gone");
     const returning = this.awaited.delete(session.id);
     session.openedAt = this.now();
     session.settled = false;
     session.floor = Math.max(session.floor, open.floor);
     this.bind(session, link);
+    session.restoring = open.restoring === true;
     this.takeHeld(session, open, returning);
     for (const [ino, { mode, seq }] of session.recalls) link.post(MdsRecall, { ino, mode, seq });
     this.parts.logger.info({ client: session.id, returning }, "session resumed");
@@ -607,6 +652,8 @@ export class MdsLeader {
   private opened(session: LiveSession, completed: number[]): SessionOpened {
     return {
       client: session.id,
+      worker: this.workerOf(session.id),
+      floor: session.floor,
       term: this.parts.term,
       leaseMs: this.parts.options.leaseMs,
       safe: this.journal.safe,
@@ -619,7 +666,9 @@ export class MdsLeader {
   private takeHeld(session: LiveSession, open: SessionOpen, returning: boolean): void {
     const told = new Map(open.held.map((held) => [held.ino, held]));
     const lost: Ino[] = [];
-    for (const [ino, held] of [...this.capabilities.ofSession(session.id)]) {
+    // Until a takeover has ended nothing is given back: what was done under it comes first.
+    const known = session.restoring ? [] : [...this.capabilities.ofSession(session.id)];
+    for (const [ino, held] of known) {
       const claim = told.get(ino);
       if (held.mode === "exclusive") {
         // The holder's last word went to a leader that is gone: its objects tell.
@@ -668,6 +717,15 @@ export class MdsLeader {
     this.parts.logger.info({ client: session.id }, "session closed");
   }
 
+  /** See mds/takeover.ts. */
+  endTakeover(message: TakeoverEnd, link: Link): Promise<TakenOver> {
+    const session = this.byLink.get(link);
+    if (session === undefined || session.id !== message.client) {
+      throw new DssError("NoSession", "this link has no such session");
+    }
+    return this.takeovers.end(session, message.inos);
+  }
+
   keepAlive(message: KeepAlive, link: Link): KeptAlive {
     const session = this.byLink.get(link);
     const isEvicted = session?.evicting !== undefined;
@@ -705,7 +763,9 @@ export class MdsLeader {
     try {
       for (;;) {
         try {
-          const epoch = faults.grantBeforeFence ? cluster.epoch() : await cluster.fence(session.id);
+          const epoch = faults.grantBeforeFence
+            ? cluster.epoch()
+            : await cluster.fence(this.workerOf(session.id));
           this.fenceEpoch = Math.max(this.fenceEpoch, epoch);
           // It will not come back. What it holds is found out below, and conflicts wait for that.
           this.awaited.delete(session.id);
@@ -845,16 +905,13 @@ export class MdsLeader {
   }
   private async release(session: LiveSession, message: Released): Promise<void> {
     if (session.evicting !== undefined) return;
-    const { ino, mode, seq, size, mtimeNs } = message;
+    const { ino, mode, seq } = message;
     const held = this.capabilities.held(session.id, ino);
     // Sent before the newest grant arrived: the client holds that grant.
     if (held !== undefined && seq < held.seq) return;
+    if (session.restoring && held?.mode === "exclusive") return; // How far it was written is open.
     if (held?.mode === "exclusive" && mode !== "exclusive") {
-      const told =
-        Number.isSafeInteger(size) && typeof mtimeNs === "bigint"
-          ? { size: size!, mtimeNs }
-          : undefined;
-      await this.endGrant(session, ino, told);
+      await this.endGrant(session, ino, checkLast(message.last));
       // It was acquired again while that was journaled.
       if ((this.capabilities.held(session.id, ino)?.seq ?? 0) > seq) return;
     }
@@ -871,7 +928,7 @@ export class MdsLeader {
   private async endGrant(
     session: LiveSession,
     ino: Ino,
-    last: { size: number; mtimeNs: bigint } | undefined,
+    last: LastWord | undefined,
     isOld: () => boolean = () => true,
   ): Promise<void> {
     await this.operations.change(
@@ -1024,6 +1081,7 @@ export class MdsLeader {
   ): Plan {
     // It may have waited while its session was evicted.
     if (session.evicting !== undefined) throw new DssError("NoSession", "the session is over");
+    this.takeovers.checkAlive(session.requests.get(call.id)?.incoming);
     // To open again what is open changes nothing, and the client needs the record.
     const again = repeated && call.request.op !== "volumeOpen";
     return again ? this.namespace.again(access, call.request) : this.plan(access, call);
@@ -1037,6 +1095,7 @@ export class MdsLeader {
       answer: plan.answer,
       grants: this.grants(session, plan),
     };
+    this.recounter.see(plan.answer);
     if (seq > session.lastJournal) session.lastJournal = seq;
     const pending = session.requests.get(call.id);
     if (pending !== undefined) {
@@ -1080,6 +1139,7 @@ export class MdsLeader {
   private plan(access: Access, { request }: MdsCall): Plan {
     const { namespace, volumes } = this;
     if (isSnapshotRequest(request)) return this.snapshots.plan(access, request);
+    if (isCloneRequest(request)) return this.clones.plan(access, request);
     switch (request.op) {
       case "lookup":
         return namespace.lookup(access, request);
@@ -1105,6 +1165,8 @@ export class MdsLeader {
         return namespace.setattr(access, request);
       case "publish":
         return namespace.publish(access, request);
+      case "accessed":
+        return noteAccessed(this.metadata, access, request);
       case "extend":
         return namespace.extend(access, request);
       case "orphanRelease":
@@ -1180,7 +1242,9 @@ export class MdsLeader {
   }
   /** People fence a client: its session ends too. */
   async fence(client: ClientId): Promise<Epoch> {
-    const session = this.sessions.get(client);
+    const isOf = (session: LiveSession): boolean =>
+      session.id === client || this.workerOf(session.id) === client;
+    const session = [...this.sessions.values()].find(isOf);
     if (session === undefined) return this.parts.cluster.fence(client);
     await this.evict(session, "an administrator asked for it");
     return this.fenceEpoch;

@@ -68,6 +68,12 @@ export class LockService {
   claim(session: ClientId, open: SessionOpen): boolean {
     return this.table.claim(session, open.locks ?? []);
   }
+  /** Its next worker claims what its programs hold. */
+  retain(session: ClientId, open: SessionOpen): void {
+    const woken: Woken[] = [];
+    this.table.retain(session, open.locks ?? [], woken);
+    this.tell(woken);
+  }
   /** The session is over, and nothing that it sent can still take effect. */
   ended(session: ClientId): void {
     const woken: Woken[] = [];

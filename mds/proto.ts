@@ -10,6 +10,7 @@
 import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../cluster/base/ids.js";
 import type { ErrorBody } from "../cluster/wire/error-body.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
+import type { FsckStatus } from "./proto-fsck.js";
 
 export const ROOT_INO: Ino = 1;
 export const NAME_MAX = 255;
@@ -51,6 +52,10 @@ export interface Inode {
   truncateSize: number;
   /** Absent for anything but regular files. */
   layout?: Layout;
+  /** Regular files: bytes of the blocks that hold data (`st_blocks`). */
+  allocated: number;
+  /** `allocated` may be wrong: its last writer died or failed. The leader counts. */
+  recount: boolean;
   /** Symlinks only. */
   target?: Buffer;
   /** How many extended attributes there are, so that a client need not ask. */
@@ -120,9 +125,20 @@ export interface SessionOpen {
   locks?: LockClaim[];
   /** The oldest request id whose answer is missing or unsafe. */
   floor: number;
+  /**
+   * Which worker of its mount asks, from 0 (absent). A higher one than the session has known takes
+   * it over: what earlier workers do is void from then on (mds/takeover.ts).
+   */
+  generation?: number;
+  /** It has taken the session over and not yet ended that with `MdsTakenOver`. */
+  restoring?: boolean;
 }
 export interface SessionOpened {
   client: ClientId;
+  /** The id of its object operations: the session's own, or that of the worker that took over. */
+  worker: ClientId;
+  /** Requests below this number are over: nobody asks for their outcome again. */
+  floor: number;
   term: number;
   leaseMs: number;
   /** Everything up to here is safe. */
@@ -146,6 +162,16 @@ export interface Actor {
   gid: number;
   timeNs: bigint;
 }
+
+/** What the exclusive holder of a file says of it. */
+export interface LastWord {
+  size: number;
+  mtimeNs: bigint;
+  allocated: number;
+  recount: boolean;
+}
+/** Files in one `accessed`. */
+export const ACCESSED_MAX = 1_024;
 
 export type Request =
   | { op: "lookup"; parent: Ino; name: Buffer }
@@ -220,7 +246,9 @@ export type Request =
    * The exclusive holder tells size and mtime of data that is durable (on close, fsync, recall, now
    * and then).
    */
-  | { op: "publish"; ino: Ino; size: number; mtimeNs: bigint }
+  | ({ op: "publish"; ino: Ino } & LastWord)
+  /** Reads since: never awaited by anybody, and others' cached attributes stay as they are. */
+  | { op: "accessed"; reads: { ino: Ino; atimeNs: bigint }[] }
   /** Raises maxSize to at least `size`; the leader is generous. Journaled before it is answered. */
   | { op: "extend"; ino: Ino; size: number }
   | { op: "orphanRelease"; ino: Ino }
@@ -301,6 +329,10 @@ export type Request =
    * change objects under the snapshots that it names.
    */
   | { op: "volumeContext"; id: number }
+  /** A volume that begins as what `name` was at the snapshot. Exists when the name is taken. */
+  | { op: "volumeClone"; name: string; snapshot: string; newName: string; actor: Actor }
+  /** The volume gets what it has of its parent as its own, in the background, also while in use. */
+  | { op: "volumeFlatten"; name: string }
   /**
    * Takes a lock on a file. `waiter` 0: answered with `conflict` when somebody is in the way; else
    * it waits under that number (the session's own, above 0), and `MdsLockOutcome` tells the end of
@@ -357,8 +389,16 @@ export interface Volume {
   size: number;
   layout: Layout;
   createdNs: bigint;
-  /** Object names are `<prefix>.<index hex>`. */
+  /** What its objects are named by (cluster/base/object-name.ts). */
   objectPrefix: string;
+  /** What it was cloned from; null: nothing, or it has become independent. */
+  parent: VolumeParent | null;
+  /** The parent, its parent and so on. */
+  ancestors: VolumeAncestor[];
+  /** volumeInfo, volumeList: the clones of its snapshots. */
+  children: { name: string; snap: number }[];
+  /** It is being made independent of its parent. */
+  isFlattening: boolean;
   features: string[];
   /** The newest snapshot id there has been. */
   snapSeq: number;
@@ -386,6 +426,24 @@ export interface Volume {
    * servers that goes on would not know.
    */
   writer: VolumeWriter;
+}
+
+export interface VolumeParent {
+  /** Id. */
+  volume: number;
+  /** Snapshot id. */
+  snap: number;
+  /** Bytes of the volume that can come from the parent; less after it was shrunk. */
+  overlap: number;
+}
+export interface VolumeAncestor {
+  name: string;
+  snapshot: string;
+  objectPrefix: string;
+  /** Snapshot id. */
+  snap: number;
+  /** Of the volume at the snapshot. */
+  size: number;
 }
 
 export interface VolumeWriter {
@@ -430,8 +488,11 @@ export interface VolumeTop {
 export interface VolumePurge {
   volume: number;
   name: string;
-  /** clones: what removed snapshots have left. rollback: the volume is returned to a snapshot. */
-  what: "objects" | "clones" | "rollback";
+  /**
+   * clones: what removed snapshots have left. rollback: the volume is returned to a snapshot.
+   * flatten: it gets what it has of its parent as its own.
+   */
+  what: "objects" | "clones" | "rollback" | "flatten";
   /** The volume stays, smaller. */
   shrinking: boolean;
   done: number;
@@ -569,8 +630,7 @@ export interface Released {
   mode: CapabilityMode;
   seq: number;
   /** The authority's last word, when it was exclusive. */
-  size?: number;
-  mtimeNs?: bigint;
+  last?: LastWord;
   /**
    * The session still has the file open: it becomes an orphan of this session if its last name
    * goes.
@@ -582,6 +642,19 @@ export interface Released {
 export interface LockOutcomeMessage {
   waiter: number;
   outcome: "granted" | "deadlock";
+}
+
+/**
+ * A worker that took a session over has sent again whatever its predecessor had not heard to be
+ * safe: the session's capabilities end. How far these files were written is asked of their objects.
+ */
+export interface TakeoverEnd {
+  client: ClientId;
+  inos: Ino[];
+}
+export interface TakenOver {
+  /** What was found of the files that the predecessor had a write grant of. */
+  sizes: { ino: Ino; size: number }[];
 }
 
 /** Client to leader, every third of the lease. Also how a leader learns that a session lives. */
@@ -625,72 +698,6 @@ export interface MdsStatus {
     summary: string;
     detail: string[];
   }[];
-}
-
-/** What `dss fsck` can find. */
-export const FSCK_KINDS = [
-  /** A name leads to an inode that does not exist. Repair: the name goes. */
-  "name-without-inode",
-  /** The type beside a name is not the inode's. Repair: it is set. */
-  "wrong-type",
-  /** A directory has a second name, or another parent than its name says. Repair: one of them. */
-  "directory-parent",
-  /** A directory counts other entries than it has. Repair: the count is set. */
-  "directory-count",
-  /** Repair: the link count is set to the number of names. */
-  "link-count",
-  /** Nothing leads to the inode. Repair: it gets a name in /lost+found. */
-  "inode-without-name",
-  /** Directories that are below themselves. Repair: one of them moves to /lost+found. */
-  "cycle",
-  /** The last name is gone and nobody has it open. Repair: it is deleted. */
-  "unlinked-inode",
-  /** The total of inodes is wrong. Repair: it is set. */
-  "inode-total",
-  /** Deletion is queued for data that is in use. Repair: it is called off. */
-  "purge-in-use",
-  /** A stored page cannot be read, or tells of journal batches that do not exist. No repair. */
-  "page-damaged",
-  /** A stored page is not what the leader wrote. Repair: it is written again. */
-  "page-differs",
-  /** A journal batch that is needed is missing or damaged. No repair. */
-  "journal-damaged",
-  /** An object of a file or volume that does not exist. Repair: it is removed. */
-  "object-without-owner",
-  /** An object beyond the end of its file or volume. No repair. */
-  "object-beyond-end",
-  /** The objects hold more than the file's size says. Repair: the size is raised. */
-  "file-too-short",
-  /** An object whose name is of no known form. No repair. */
-  "object-unknown",
-  /** A placement group could not be listed. */
-  "not-checked",
-] as const;
-export type FsckKind = (typeof FSCK_KINDS)[number];
-export interface FsckFinding {
-  kind: FsckKind;
-  /** For people: which inode, name, page or object. */
-  what: string;
-  repaired: boolean;
-}
-export interface FsckStatus {
-  /** Differs for every run, of any leader. */
-  run: string;
-  state: "running" | "done" | "failed";
-  phase: "journal" | "names" | "links" | "purge queue" | "objects" | "done";
-  repair: boolean;
-  /** So far. */
-  inodes: number;
-  names: number;
-  objects: number;
-  pgs: number;
-  pgsTotal: number;
-  found: number;
-  repaired: number;
-  /** Those from the number asked for, some at a time; beyond a limit they are only counted. */
-  findings: FsckFinding[];
-  /** Why it failed. */
-  error: string;
 }
 
 /** Operations on the cluster map by people and by OSDs; the leader's coordinator executes them. */
@@ -769,6 +776,10 @@ export const MdsOperation = defineCall(304, "MdsOperation", {
 export const MdsOperations = defineCall(320, "MdsOperations", {
   request: msgpack<MdsBatch>(),
   reply: msgpack<MdsBatchReply>(),
+});
+export const MdsTakenOver = defineCall(332, "MdsTakenOver", {
+  request: msgpack<TakeoverEnd>(),
+  reply: msgpack<TakenOver>(),
 });
 export const MdsKeepAlive = defineCall(306, "MdsKeepAlive", {
   request: msgpack<KeepAlive>(),

@@ -6,24 +6,36 @@
  *
  * Where there may be many more objects than placement groups, which are mostly holes then, the
  * groups are asked which objects there are, instead of trying every one. So they are about
- * snapshots: clones that none needs are removed, and objects return to what they were.
+ * snapshots: clones that none needs are removed, and objects return to what they were; and a volume
+ * that is made independent of its parent gets the parent's objects as its own.
  */
 import { describeError } from "../cluster/base/errors.js";
 import { pgId, type Epoch, type PgId } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
-import { cloneIdOf, headOf } from "../cluster/base/object-name.js";
+import {
+  cloneIdOf,
+  isClonePrefix,
+  isObjectOf,
+  listedFrom,
+  objectIndex,
+  objectName,
+} from "../cluster/base/object-name.js";
 import { inParallel } from "../cluster/base/parallel.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import {
   ANY_SNAPSHOTS,
+  type ObjectParent,
   type SnapContext,
   type VolumeObjects,
 } from "../osd/client/object-access.js";
-import { objectCount, objectName, objectSizeWithin } from "../osd/client/striper.js";
+import { parentObjects } from "../osd/client/ancestry.js";
+import { objectCount, objectSizeWithin } from "../osd/client/striper.js";
 import { directoryPageKey, purgePageNumber, type PurgeEntry } from "./core/page.js";
+import { ancestorsOf } from "./core/clone.js";
 import type { Delta } from "./core/delta.js";
 import type { Metadata } from "./core/metadata.js";
 import { VOLUMES_KEY } from "./core/volume.js";
+import type { VolumeAncestor } from "./proto.js";
 
 const PARALLEL = 8;
 /** Files of so few objects have all of them, most likely. */
@@ -51,7 +63,7 @@ export interface PurgeLister {
 
 export interface PurgerParts {
   metadata: Metadata;
-  objects: Pick<VolumeObjects, "stat" | "remove" | "trim" | "truncate" | "rollback">;
+  objects: Pick<VolumeObjects, "stat" | "remove" | "trim" | "truncate" | "rollback" | "copyUp">;
   lister: PurgeLister;
   /** Requests carry it: what fenced clients sent is over then. */
   minEpoch(): Epoch;
@@ -183,27 +195,33 @@ export class Purger {
   }
   private async removeGroup(entry: PurgeEntry, pg: PgId): Promise<void> {
     const { lister, minEpoch } = this.parts;
-    const prefix = `${entry.prefix}.`;
+    const prefix = listedFrom(entry.prefix);
+    const parents = this.ancestorsFor(entry).map(({ objectPrefix }) => objectPrefix);
+    const prefixes = entry.what === "flatten" ? parents : [entry.prefix, ...parents];
     for (let after = prefix; ;) {
       if (this.parts.stopped()) throw new Error("stopped");
       const options = { limit: STEP, minEpoch: minEpoch() };
       const listed = await lister.listActive(pg, after, options);
-      const own = listed.filter(({ object }) => object.startsWith(prefix));
-      const names = own.map(({ object }) => object);
+      const family = listed.filter(({ object }) => object.startsWith(prefix));
+      const names = family
+        .map(({ object }) => object)
+        .filter((object) => prefixes.some((each) => isObjectOf(each, object)));
       const isAboutClones = entry.what === "clones";
-      const work = isAboutClones ? names : [...new Set(names.map((name) => headOf(name)))];
+      const ofIndex = (name: string): string => objectName(entry.prefix, objectIndex(name));
+      const work = isAboutClones ? names : [...new Set(names.map(ofIndex))];
       await inParallel(work, PARALLEL, async (object) => {
         if (this.parts.stopped()) return;
         if (isAboutClones) return await this.removeUnneeded(entry, object);
         if (entry.what === "rollback") return await this.rollBack(entry, object);
-        const index = Number.parseInt(object.slice(prefix.length), 16);
+        const index = objectIndex(object);
+        if (entry.what === "flatten") return await this.copyUp(entry, index);
         const keep = objectSizeWithin(entry.layout, index, entry.from);
         if (keep === 0) await this.removeObject(entry, index, true);
         else if (keep < entry.layout.objectSize) await this.trimObject(entry, index, keep);
       });
       // Names come in order: the first one of another prefix ends the list.
       const last = listed.at(-1);
-      if (last === undefined || own.length < listed.length || listed.length < STEP) return;
+      if (last === undefined || family.length < listed.length || listed.length < STEP) return;
       after = last.object;
     }
   }
@@ -213,6 +231,23 @@ export class Purger {
     const volume = this.parts.metadata.volume(entry.volume);
     if (volume === undefined) return ANY_SNAPSHOTS;
     return { seq: volume.snapSeq, newest: volume.snapshots.at(-1)?.id ?? 0 };
+  }
+  /** Where a volume that shrinks or becomes independent has objects from besides its own. */
+  private ancestorsFor(entry: PurgeEntry): readonly VolumeAncestor[] {
+    const { metadata } = this.parts;
+    const isAffected = entry.what === "flatten" || entry.shrinks;
+    const volume = isAffected ? metadata.volume(entry.volume) : undefined;
+    return volume === undefined ? [] : ancestorsOf(metadata, volume);
+  }
+  private parentsOf(entry: PurgeEntry, index: number): readonly ObjectParent[] {
+    return parentObjects(this.ancestorsFor(entry), entry.layout, index);
+  }
+  private async copyUp(entry: PurgeEntry, index: number): Promise<void> {
+    const { objects, minEpoch } = this.parts;
+    const address = { pool: entry.layout.pool, object: objectName(entry.prefix, index) };
+    const options = { truncation: NONE, minEpoch: minEpoch() };
+    if ((await objects.stat(address, options)).exists) return;
+    await objects.copyUp(address, { ...options, parents: this.parentsOf(entry, index) });
   }
   private async removeUnneeded(entry: PurgeEntry, object: string): Promise<void> {
     const id = cloneIdOf(object);
@@ -239,13 +274,15 @@ export class Purger {
     const { objects, minEpoch } = this.parts;
     const address = { pool: entry.layout.pool, object: objectName(entry.prefix, index) };
     const truncation = { seq: entry.truncateSeq, size: 0 };
-    const options = { truncation, minEpoch: minEpoch() };
+    const parents = this.parentsOf(entry, index);
+    const options = { truncation, minEpoch: minEpoch(), parents };
     if (!likely && !(await objects.stat(address, { ...options, truncation: NONE })).exists) return;
     const { unconditional } = entry;
     const snapshots = this.contextOf(entry);
     if (snapshots === undefined) await objects.remove(address, { ...options, unconditional });
     else {
-      const whiteout = snapshots.newest > 0;
+      const isThere = this.parts.metadata.volume(entry.volume) !== undefined;
+      const whiteout = snapshots.newest > 0 || (isThere && isClonePrefix(entry.prefix));
       await objects.remove(address, { ...options, unconditional, snapshots, whiteout });
     }
   }
@@ -259,7 +296,11 @@ export class Purger {
       await objects.trim(address, { truncation, minEpoch: minEpoch() });
       return;
     }
-    const options = { truncation: NONE, minEpoch: minEpoch() };
+    const options = {
+      truncation: NONE,
+      minEpoch: minEpoch(),
+      parents: this.parentsOf(entry, index),
+    };
     const found = await objects.stat(address, options);
     if (!found.exists || found.size <= keep) return;
     const snapshots = this.contextOf(entry) ?? ANY_SNAPSHOTS;

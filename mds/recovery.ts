@@ -4,16 +4,17 @@
  * up to there are asked.
  */
 import type { Epoch } from "../cluster/base/ids.js";
+import { objectName } from "../cluster/base/object-name.js";
 import type { ObjectAccess } from "../osd/client/object-access.js";
 import {
   fileSizeProvedBy,
   filePrefix,
   objectCount,
-  objectName,
   objectSizeWithin,
 } from "../osd/client/striper.js";
 import type { InodeRecord } from "./core/inode.js";
 import type { Recovered } from "./core/session.js";
+import { denseBytes, isDense } from "./core/space.js";
 
 /** Objects asked at the same time for one file. */
 const PARALLEL = 16;
@@ -24,13 +25,20 @@ export async function recoverFile(
   inode: InodeRecord,
   { bound, minEpoch }: { bound: number; minEpoch: Epoch },
 ): Promise<Recovered> {
-  const { layout } = inode;
-  const found: Recovered = { size: inode.size, mtimeNs: inode.mtimeNs };
+  const { layout, allocated } = inode;
+  const found: Recovered = { size: inode.size, mtimeNs: inode.mtimeNs, allocated, recount: true };
   if (layout === undefined) return found;
   const count = objectCount(layout, Math.max(bound, inode.size));
   // The stripe that holds the published end may reach beyond it.
   const setBytes = layout.objectSize * layout.stripeCount;
-  let next = Math.floor(Math.max(0, inode.size - 1) / setBytes) * layout.stripeCount;
+  const sets = Math.floor(Math.max(0, inode.size - 1) / setBytes);
+  let next = sets * layout.stripeCount;
+  // Below that a file without holes has no room for more; any other may have got something there.
+  const before = { mode: inode.mode, size: sets * setBytes };
+  if (isDense(inode) && !inode.recount) {
+    found.allocated = denseBytes(before);
+    found.recount = false;
+  }
   const worker = async (): Promise<void> => {
     while (next < count) {
       const index = next++;
@@ -41,6 +49,7 @@ export async function recoverFile(
       };
       const stat = await objects.stat(address, { truncation, minEpoch });
       if (!stat.exists) continue;
+      if (!found.recount) found.allocated += stat.allocated;
       found.size = Math.max(found.size, fileSizeProvedBy(layout, index, stat.size));
       if (stat.mtimeNs > found.mtimeNs) found.mtimeNs = stat.mtimeNs;
     }

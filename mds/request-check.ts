@@ -3,10 +3,20 @@
  * say.
  */
 import { DssError } from "../cluster/base/errors.js";
-import { LOCK_END, type Layout, type MdsCall, type Request, type SessionOpen } from "./proto.js";
+import {
+  ACCESSED_MAX,
+  FILE_SIZE_MAX,
+  LOCK_END,
+  type LastWord,
+  type Layout,
+  type MdsCall,
+  type Request,
+  type SessionOpen,
+} from "./proto.js";
 
 type Kind =
   | "activity"
+  | "reads"
   | "int"
   | "size"
   | "bytes"
@@ -74,7 +84,8 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "clearSuid?": "bool",
     actor: "actor",
   },
-  publish: { ino: "int", size: "int", mtimeNs: "time" },
+  publish: { ino: "int", size: "int", mtimeNs: "time", allocated: "int", recount: "bool" },
+  accessed: { reads: "reads" },
   extend: { ino: "int", size: "int" },
   orphanRelease: { ino: "int" },
   getxattrs: { ino: "int" },
@@ -120,6 +131,8 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
   volumeRollback: { name: "text", snapshot: "text" },
   volumeContext: { id: "int" },
+  volumeClone: { name: "text", snapshot: "text", newName: "text", actor: "actor" },
+  volumeFlatten: { name: "text" },
   lock: { ...LOCK, waiter: "int" },
   unlock: LOCK_RANGE,
   lockTest: LOCK,
@@ -157,6 +170,8 @@ function isOf(kind: Kind, value: unknown): boolean {
       return typeof value === "bigint" && value < INT64_LIMIT && value >= -INT64_LIMIT;
     case "activity":
       return Array.isArray(value) && value.length <= REPORT_MAX && value.every(isActivity);
+    case "reads":
+      return Array.isArray(value) && value.length <= ACCESSED_MAX && value.every(isRead);
     case "capability":
     case "lockMode":
       return value === "shared" || value === "exclusive";
@@ -197,6 +212,20 @@ function isActivity(value: unknown): boolean {
   return ["read", "write", "other"].every((part) => hasFigures(parts[part], LATENCY_FIGURES));
 }
 
+function isRead(value: unknown): boolean {
+  const { ino, atimeNs } = (value ?? {}) as Record<string, unknown>;
+  return isOf("int", ino) && isOf("time", atimeNs);
+}
+
+/** The last word of a released grant; undefined: it is none. */
+export function checkLast(last: LastWord | null | undefined): LastWord | undefined {
+  if (last === undefined || last === null) return undefined;
+  const { size, mtimeNs, allocated, recount } = last;
+  const isSound = isOf("int", size) && size <= FILE_SIZE_MAX && isOf("int", allocated);
+  if (!isSound || !isOf("time", mtimeNs)) return undefined;
+  return { size, mtimeNs, allocated, recount: recount !== false };
+}
+
 /** Malformed unless the call is one of the protocol. */
 export function checkCall(call: MdsCall): void {
   const request = call?.request as unknown as Record<string, unknown> | undefined;
@@ -230,6 +259,9 @@ export function checkOpen(open: SessionOpen): void {
   }
   for (const member of ["client", "floor", "pid"] as const) {
     if (!isOf("int", open[member])) throw new DssError("Malformed", `session: ${member}`);
+  }
+  if (!isOf("int", open.generation ?? 0) || !isOf("bool", open.restoring ?? false)) {
+    throw new DssError("Malformed", "session: which worker asks");
   }
   if (!["mount", "nbd", "cli", "library"].includes(open.type)) {
     throw new DssError("Malformed", `session: type ${String(open.type)}`);

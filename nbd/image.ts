@@ -9,8 +9,10 @@
  */
 import { DssError, isDssError } from "../cluster/base/errors.js";
 import type { Epoch } from "../cluster/base/ids.js";
+import { isClonePrefix, objectName } from "../cluster/base/object-name.js";
 import type { Clock } from "../cluster/platform/ports.js";
 import type { Volume } from "../mds/proto.js";
+import { parentObjects } from "../osd/client/ancestry.js";
 import {
   NO_TRUNCATION,
   type AccessOptions,
@@ -18,7 +20,7 @@ import {
   type ObjectAddress,
   type ObjectContent,
 } from "../osd/client/object-access.js";
-import { objectName, objectSizeWithin } from "../osd/client/striper.js";
+import { objectSizeWithin } from "../osd/client/striper.js";
 import { wholeOf, type BlockImage, type ImageExtent, type ImagePart } from "./block-image.js";
 import { statusSpan, volumeExtents, type ObjectRun } from "./block-status.js";
 import { objectRanges, type ObjectRange } from "./object-ranges.js";
@@ -123,7 +125,8 @@ export class VolumeImage implements BlockImage {
         const address = this.address(object.index);
         const from = object.offset;
         try {
-          const content = await this.access.read(address, from, object.length, this.options);
+          const options = this.reading(object.index);
+          const content = await this.access.read(address, from, object.length, options);
           contents.set(object.index, { from, content });
         } catch (error) {
           // A part that failed leaves the others good, unless nothing may be believed any more.
@@ -157,7 +160,7 @@ export class VolumeImage implements BlockImage {
               this.address(object.index),
               object.offset,
               object.pieces.map(({ at, length }) => data.subarray(at, at + length)),
-              this.stamped(),
+              this.stamped(object.index),
             ),
           ),
         ),
@@ -194,11 +197,12 @@ export class VolumeImage implements BlockImage {
     const wanted = Math.min(length, CACHE_BYTES_MAX);
     for (const object of this.objectsOf(offset, wanted)) {
       const end = object.offset + object.length;
+      const options = this.reading(object.index);
       for (let at = object.offset; at < end; at += CACHE_PIECE_BYTES) {
         this.check();
         const bytes = Math.min(CACHE_PIECE_BYTES, end - at);
         const address = this.address(object.index);
-        const content = await this.access.read(address, at, bytes, this.options);
+        const content = await this.access.read(address, at, bytes, options);
         content.recycle?.();
         if (content.size <= at + bytes) break;
       }
@@ -213,10 +217,11 @@ export class VolumeImage implements BlockImage {
     await this.inSlices(offset, span, STATUS_QUESTIONS_MAX, async (object) => {
       const found: ObjectRun[] = [];
       const end = object.offset + object.length;
+      const options = this.reading(object.index);
       for (let at = object.offset; at < end; at += STATUS_BYTES_MAX) {
         const bytes = Math.min(STATUS_BYTES_MAX, end - at);
         const address = this.address(object.index);
-        const known = await this.access.extents(address, at, bytes, this.options);
+        const known = await this.access.extents(address, at, bytes, options);
         for (const run of known.extents) found.push(run);
         if (!known.exists || known.size <= at + bytes) break;
       }
@@ -247,10 +252,13 @@ export class VolumeImage implements BlockImage {
     return this.inSlices(offset, length, OPERATIONS_MAX, async (object) => {
       const address = this.address(object.index);
       if (object.length >= objectSizeWithin(layout, object.index, this.size)) {
-        const whiteout = this.volume.snapshots.length > 0;
+        // What is gone must not let a parent's through; who has not heard yet that the volume is
+        // independent would still look there.
+        const { snapshots, objectPrefix } = this.volume;
+        const whiteout = snapshots.length > 0 || isClonePrefix(objectPrefix);
         const options = { unconditional: true, whiteout };
         await this.changeObject(() =>
-          this.access.remove(address, { ...this.stamped(), ...options }),
+          this.access.remove(address, { ...this.stamped(object.index), ...options }),
         );
         return;
       }
@@ -258,7 +266,9 @@ export class VolumeImage implements BlockImage {
       const start = wholeBlocks ? Math.ceil(object.offset / BLOCK) * BLOCK : object.offset;
       const stop = wholeBlocks ? Math.floor(end / BLOCK) * BLOCK : end;
       if (stop <= start) return;
-      await this.changeObject(() => this.access.zero(address, start, stop - start, this.stamped()));
+      await this.changeObject(() =>
+        this.access.zero(address, start, stop - start, this.stamped(object.index)),
+      );
     });
   }
 
@@ -268,7 +278,12 @@ export class VolumeImage implements BlockImage {
       const data: Buffer[] = [];
       pushZeros(data, object.length);
       await this.changeObject(() =>
-        this.access.write(this.address(object.index), object.offset, data, this.stamped()),
+        this.access.write(
+          this.address(object.index),
+          object.offset,
+          data,
+          this.stamped(object.index),
+        ),
       );
     });
   }
@@ -333,10 +348,16 @@ export class VolumeImage implements BlockImage {
     const { layout, objectPrefix } = this.volume;
     return { pool: layout.pool, object: objectName(objectPrefix, index) };
   }
-  private stamped(): AccessOptions & { mtimeNs: bigint } {
+  /** For an operation on the object. */
+  private reading(index: number): AccessOptions {
+    const { ancestors, layout } = this.volume;
+    if (ancestors.length === 0) return this.options;
+    return { ...this.options, parents: parentObjects(ancestors, layout, index) };
+  }
+  private stamped(index: number): AccessOptions & { mtimeNs: bigint } {
     const { snapSeq: seq, snapshots } = this.volume;
     const newest = snapshots.at(-1)?.id ?? 0;
-    return { ...this.options, snapshots: { seq, newest }, mtimeNs: this.clock.wallNs() };
+    return { ...this.reading(index), snapshots: { seq, newest }, mtimeNs: this.clock.wallNs() };
   }
 }
 

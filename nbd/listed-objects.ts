@@ -1,7 +1,7 @@
 /**
  * Objects for a look at a whole volume: which of them there are is asked of the placement groups
- * once, when the first object of a volume is asked about; one that was not there then has no
- * extents, and nobody is asked. A huge volume that is mostly holes is seen in seconds.
+ * once, when the first object of a volume is asked about; one of which nothing was there then has
+ * no extents, and nobody is asked. A huge volume that is mostly holes is seen in seconds.
  *
  * Only for reading, and only where the state of that moment will do: what is created later is not
  * seen by `extents`. Owner of the lists, 8 bytes an object.
@@ -9,7 +9,7 @@
 import { assert } from "../cluster/base/assert.js";
 import { DssError } from "../cluster/base/errors.js";
 import { pgId, type Epoch, type PgId, type PoolId } from "../cluster/base/ids.js";
-import { headOf } from "../cluster/base/object-name.js";
+import { listedFrom, objectIndex } from "../cluster/base/object-name.js";
 import { inParallel } from "../cluster/base/parallel.js";
 import { poolOf, type MapSource } from "../cluster/map/cluster-map.js";
 import type {
@@ -30,7 +30,10 @@ type Extents = Awaited<ReturnType<ObjectAccess["extents"]>>;
 const ABSENT: Extents = Object.freeze({ exists: false, size: 0, extents: [] });
 
 export class ListedObjects implements ObjectAccess {
-  /** Indexes of the objects with a prefix, ascending. A snapshot's clone counts as its head. */
+  /**
+   * Indexes at which there is anything of a family of volumes, ascending: of a volume, of what it
+   * was at snapshots, of those that it was cloned from, in which the OSD looks for what is missing.
+   */
   private readonly present = new Map<string, Promise<Float64Array>>();
 
   constructor(
@@ -45,39 +48,36 @@ export class ListedObjects implements ObjectAccess {
     options: AccessOptions,
   ): Promise<Extents> {
     const { pool, object } = address;
-    const dot = object.lastIndexOf(".");
+    const dot = object.indexOf(".");
     assert(dot > 0, `${object} is no object of a volume`);
-    const prefix = object.slice(0, dot + 1);
-    const key = `${pool}/${prefix}`;
+    const family = object.slice(0, dot);
+    const key = `${pool}/${family}`;
     let listing = this.present.get(key);
     if (listing === undefined) {
-      listing = this.list(pool, prefix, options.minEpoch);
+      listing = this.list(pool, listedFrom(family), options.minEpoch);
       this.present.set(key, listing);
     }
-    const index = Number.parseInt(object.slice(dot + 1), 16);
-    if (!includes(await listing, index)) return ABSENT;
+    if (!includes(await listing, objectIndex(object))) return ABSENT;
     return await this.objects.extents(address, offset, length, options);
   }
 
-  private async list(pool: PoolId, prefix: string, minEpoch: Epoch): Promise<Float64Array> {
-    const found: number[] = [];
+  private async list(pool: PoolId, from: string, minEpoch: Epoch): Promise<Float64Array> {
     const known = poolOf(this.maps.current(), pool);
     if (known === undefined) throw new DssError("NotFound", `pool ${pool} is not there any more`);
     const groups = Array.from({ length: known.pgCount }, (_, index) => pgId(pool, index));
+    const found = new Set<number>();
     await inParallel(groups, PARALLEL, async (pg) => {
-      for await (const name of this.namesIn(pg, prefix, minEpoch)) {
-        found.push(Number.parseInt(headOf(name).slice(prefix.length), 16));
-      }
+      for await (const name of this.namesIn(pg, from, minEpoch)) found.add(objectIndex(name));
     });
     return Float64Array.from(found).sort();
   }
 
-  private async *namesIn(pg: PgId, prefix: string, minEpoch: Epoch): AsyncGenerator<string> {
-    for (let after = prefix; ;) {
+  private async *namesIn(pg: PgId, from: string, minEpoch: Epoch): AsyncGenerator<string> {
+    for (let after = from; ;) {
       const listed = await this.objects.list(pg, after, { limit: STEP, minEpoch });
       for (const { object } of listed) {
-        // Names come in order: the first one of another prefix ends the list.
-        if (!object.startsWith(prefix)) return;
+        // Names come in order: the first one of another family of volumes ends the list.
+        if (!object.startsWith(from)) return;
         yield object;
       }
       const last = listed.at(-1);

@@ -45,6 +45,7 @@ import {
 } from "./proto.js";
 import { Slots } from "./slots.js";
 import type { ObjectImage } from "./store/chunk-store.js";
+import type { Turn } from "./work-queue.js";
 
 const CALL_DEADLINE_MS = 10_000;
 const ADOPT_DEADLINE_MS = 30_000;
@@ -62,6 +63,8 @@ const LEARNERS_AT_A_TIME = 8;
 const COPIES_PER_PG = 4;
 const COPY_BYTES_MAX = 16 * 1024 * 1024;
 const COPY_BYTES_MIN = 256 * 1024;
+/** The other side receives, writes and syncs what is read and sent here; measured (decision 6). */
+const COPY_COST = 1.5;
 /** Objects compared in one step of backfill. */
 const BACKFILL_STEP = 256;
 
@@ -366,15 +369,15 @@ export class LearnerDriver {
       try {
         this.check(attempt);
         // Before the lock: nobody waits for an object whose turn has not come.
-        const endTurn = await this.host.work.turn("recovery", bytes);
+        const turn = await this.host.work.turn("recovery", COPY_COST * bytes);
         let arrived = (): void => undefined;
         try {
           this.checkRoom(learner, bytes);
           arrived = this.host.fullness.copies(learner.osd, bytes);
-          await this.push(attempt, object, endTurn);
+          await this.push(attempt, object, turn);
         } finally {
           arrived();
-          endTurn();
+          turn.end();
         }
       } finally {
         free();
@@ -383,7 +386,7 @@ export class LearnerDriver {
     this.check(attempt);
   }
 
-  private async push(attempt: Attempt, object: string, endTurn: () => void): Promise<void> {
+  private async push(attempt: Attempt, object: string, turn: Turn): Promise<void> {
     this.check(attempt);
     const { learner } = attempt;
     const { pg, osd } = learner;
@@ -393,7 +396,7 @@ export class LearnerDriver {
       // What was made from the object while it was not there is not there either.
       const names = new Set([object]);
       for (const name of names) {
-        await this.pushLocked(attempt, name, endTurn);
+        await this.pushLocked(attempt, name, turn);
         for (const copy of attempt.stream?.takeCopies(name) ?? []) names.add(copy);
       }
       const bytes = this.bytesOf(learner, object);
@@ -411,13 +414,12 @@ export class LearnerDriver {
     }
   }
 
-  private async pushLocked(attempt: Attempt, object: string, endTurn: () => void): Promise<void> {
+  private async pushLocked(attempt: Attempt, object: string, turn: Turn): Promise<void> {
     const { pg, osd } = attempt.learner;
     this.check(attempt);
     const asOf = pg.lastSeq;
     const image = await this.host.repairer.image(pg, object);
-    // What follows is the network's and the other side's work.
-    endTurn();
+    turn.release();
     this.check(attempt);
     const peer = this.host.peer(osd);
     if (peer === undefined) throw new DssError("Unreachable", `osd.${osd} has no address`);
@@ -429,6 +431,7 @@ export class LearnerDriver {
     const answer = await peer.call(PushObject, message, { deadlineMs, data, sums });
     this.host.fullness.report(osd, answer.message);
     this.host.copied(data.reduce((sum, piece) => sum + piece.length, 0));
+    image?.recycle?.(); // The other side has it all: nothing waits in a socket.
   }
 
   /** What the learner's old copy of the object lacks; undefined: send all of it. */

@@ -4,6 +4,7 @@
  * waits for a whole one.
  */
 import type { PgId } from "../cluster/base/ids.js";
+import { isObjectOf, listedFrom } from "../cluster/base/object-name.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import type { Infer } from "../cluster/wire/struct.js";
 import type { PgHost, PlacementGroup } from "./placement-group.js";
@@ -56,6 +57,7 @@ export function measure(
 ): void {
   const { prefix } = request.message;
   const { store, clock } = host;
+  const from = listedFrom(prefix);
   const sum = { objects: 0, bytes: 0, allocated: 0 };
   const portion = (after: string): void => {
     try {
@@ -63,7 +65,8 @@ export function measure(
       const found = store.list(pg.id, after, PORTION);
       for (const { object, info } of found) {
         // Names come in order: the first one of another prefix ends the list.
-        if (!object.startsWith(prefix)) return request.reply(sum);
+        if (!object.startsWith(from)) return request.reply(sum);
+        if (!isObjectOf(prefix, object)) continue;
         sum.objects++;
         sum.bytes += info.size;
         sum.allocated += info.allocated;
@@ -75,5 +78,5 @@ export function measure(
       request.fail(error);
     }
   };
-  portion(prefix);
+  portion(from);
 }

@@ -1,25 +1,52 @@
 /**
- * What an object was at a snapshot, and what has to be kept of it before it changes (docs/
- * decisions/0007). Runs on the primary, under the lock of the object's family: an object and its
- * snapshot clones have one.
+ * What an object was at a snapshot, what it is by the volume that its own was cloned from, and what
+ * has to be kept of it before it changes (docs/decisions/0007, 0010). Runs on the primary, under
+ * the lock of the object's family: all objects that share blocks with it have one.
  */
 import { DssError } from "../cluster/base/errors.js";
 import type { PgId } from "../cluster/base/ids.js";
 import { cloneIdOf, cloneName } from "../cluster/base/object-name.js";
-import type { OsdRead, OsdStatReply, OsdWrite } from "./proto.js";
+import type { ObjectParent, OsdRead, OsdStatReply, OsdWrite } from "./proto.js";
 import type { ChunkStore, ObjectInfo, SnapClone } from "./store/chunk-store.js";
 
-/** Under which name the object is kept as it was at `snap` (0: as it is); undefined: it was not. */
+/**
+ * Under which name the bytes of the object as it was at `snap` (0: as it is) are kept: its own or
+ * that of the first parent that had it. Undefined: there are none; or else it may be one that is
+ * not there.
+ */
 export function nameAt(
   store: ChunkStore,
   pg: PgId,
-  { object, snap }: { object: string; snap: number },
+  request: { object: string; snap: number; parents: readonly ObjectParent[] },
+): string | undefined {
+  const own = ownNameAt(store, pg, request);
+  if (request.parents.length === 0) return own;
+  if (own !== undefined && (request.snap !== 0 || store.stat(pg, own) !== undefined)) return own;
+  return nameByParents(store, pg, request.parents);
+}
+/** The same without parents. */
+export function ownNameAt(
+  store: ChunkStore,
+  pg: PgId,
+  { object, snap }: ObjectParent,
 ): string | undefined {
   if (snap === 0) return object;
   const clone = cloneAt(store.clones(pg, object), snap);
   if (clone !== undefined) return clone.from < snap ? cloneName(object, clone.id) : undefined;
   const head = store.stat(pg, object);
   return head !== undefined && head.snapSeq < snap ? object : undefined;
+}
+/** Where the bytes come from of an object that the volume does not have. */
+export function nameByParents(
+  store: ChunkStore,
+  pg: PgId,
+  parents: readonly ObjectParent[],
+): string | undefined {
+  for (const parent of parents) {
+    const name = ownNameAt(store, pg, parent);
+    if (name !== undefined) return name;
+  }
+  return undefined;
 }
 function cloneAt(clones: readonly SnapClone[], snap: number): SnapClone | undefined {
   return clones.find(({ id }) => id >= snap);

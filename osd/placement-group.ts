@@ -11,7 +11,7 @@ import { assert } from "../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import { formatPg, type OsdId, type PgId } from "../cluster/base/ids.js";
-import { headOf } from "../cluster/base/object-name.js";
+import { familyOf } from "../cluster/base/object-name.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { PgEntry } from "../cluster/map/cluster-map.js";
 import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
@@ -388,7 +388,7 @@ export class PlacementGroup {
     waiter: { fail(error: unknown): void } | undefined,
     run: (unlock: () => void) => void,
   ): void {
-    const family = headOf(object);
+    const family = familyOf(object);
     let locks = this.locks.get(family);
     if (locks === undefined) {
       locks = new RangeLocks();
@@ -485,7 +485,8 @@ export class PlacementGroup {
     const trims = info !== undefined && message.truncateSeq > info.truncateSeq;
     const clones = info !== undefined && message.snapNewest > info.snapSeq;
     const isPart = message.kind === WriteKind.write || message.kind === WriteKind.zero;
-    if (trims || clones || !isPart || (message.flags & WRITE_IF_ABSENT) !== 0) {
+    const copiesUp = info === undefined && message.parents.length > 0;
+    if (trims || clones || copiesUp || !isPart || (message.flags & WRITE_IF_ABSENT) !== 0) {
       return { start: 0, end: WHOLE };
     }
     const end = blockCeil(message.offset + Math.max(message.length, 1));

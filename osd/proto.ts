@@ -2,6 +2,7 @@
  * Messages of the OSDs: objects for clients, replication and peering between members, figures for
  * people. See docs/architecture.md for the flows. Offsets and sizes are bytes within one object.
  */
+import { ANCESTORS_MAX } from "../cluster/base/object-name.js";
 import {
   ascii,
   bool,
@@ -21,9 +22,12 @@ export const OBJECT_NAME_MAX = 200;
 
 /**
  * Operations that change an object; the numbers are `OpKind` of the chunk store. rollback: the
- * object becomes what it was at snapshot `snap`.
+ * object becomes what it was at snapshot `snap`. copyUp: one that is not there becomes what it is
+ * by `parents`, at all snapshots of its volume.
  */
-export const WriteKind = { write: 1, zero: 2, truncate: 3, remove: 4, rollback: 7 } as const;
+export const WriteKind = {
+  ...{ write: 1, zero: 2, truncate: 3, remove: 4, rollback: 7, copyUp: 8 },
+} as const;
 export type WriteKind = (typeof WriteKind)[keyof typeof WriteKind];
 /**
  * remove, truncate: whatever the object's truncation says (the file is gone for good, or it is a
@@ -39,12 +43,20 @@ export const WRITE_IF_ABSENT = 2;
 export const WRITE_WHITEOUT = 4;
 
 /**
+ * Of a volume that is a clone: where an object is found that the volume does not have itself. The
+ * volume's parent at the snapshot, then the parent's, and so on; all are of one family.
+ */
+const ObjectParent = struct("ObjectParent", { snap: u32, object: ascii });
+export type ObjectParent = Infer<typeof ObjectParent>;
+
+/**
  * A change by a client. write: the frame's data go to `offset`. zero: [offset, offset + length).
  * truncate: to size `offset`. (client, sequence) makes a repetition harmless; `floor` is the
  * client's lowest unanswered sequence. truncateSeq and truncateSize (within this object) are the
  * inode's (design §5 Truncation). snapSeq is the volume's newest snapshot id, existing or not: an
  * object that has seen a newer one refuses the change (StaleSnapshots). snapNewest is the newest
- * that exists (0: none): an object that has not seen it is preserved as a clone first.
+ * that exists (0: none): an object that has not seen it is preserved as a clone first. An object
+ * that is not there becomes what it is by `parents` before it changes.
  */
 export const OsdWrite = struct("OsdWrite", {
   pg: u32,
@@ -64,6 +76,7 @@ export const OsdWrite = struct("OsdWrite", {
   snap: u32,
   mtimeNs: i64,
   object: ascii,
+  parents: list(ObjectParent, ANCESTORS_MAX),
 });
 export type OsdWrite = Infer<typeof OsdWrite>;
 /** Durable on every in-sync member. `size` is the object's size after the operation. */
@@ -75,7 +88,10 @@ export const WriteObject = defineCall(100, "WriteObject", {
   sums: "request",
 });
 
-/** `snap`: the object as it was at that snapshot; 0: as it is. */
+/**
+ * `snap`: the object as it was at that snapshot; 0: as it is. Of one that was not there: as it is
+ * by `parents`.
+ */
 export const OsdRead = struct("OsdRead", {
   pg: u32,
   interval: u32,
@@ -87,6 +103,7 @@ export const OsdRead = struct("OsdRead", {
   truncateSize: u32,
   snap: u32,
   object: ascii,
+  parents: list(ObjectParent, ANCESTORS_MAX),
 });
 export type OsdRead = Infer<typeof OsdRead>;
 /**
@@ -393,7 +410,10 @@ export const ListActive = defineCall(172, "ListActive", {
   request: OsdActiveList,
   reply: OsdListReply,
 });
-/** What the objects whose names begin with `prefix` take, of one copy: as the primary has them. */
+/**
+ * What the objects of a volume take, of one copy: as the primary has them. `prefix` is that of the
+ * volume's record.
+ */
 export const OsdMeasure = struct("OsdMeasure", { pg: u32, interval: u32, prefix: ascii });
 export const OsdMeasured = struct("OsdMeasured", { objects: u53, bytes: u53, allocated: u53 });
 export type OsdMeasured = Infer<typeof OsdMeasured>;

@@ -67,27 +67,27 @@ export class ScrubMember {
   // ——— The same on the own store, for the primary itself ———
 
   async list(pg: PlacementGroup, after: string, limit: number): Promise<ScrubListReply> {
-    const endTurn = await this.host.work.turn("scrub", limit * ROW_COST_BYTES);
+    const turn = await this.host.work.turn("scrub", limit * ROW_COST_BYTES);
     try {
       this.mustBeWhole(pg);
       const listed = this.host.store.list(pg.id, after, limit);
       const rows = listed.map(({ object }) => this.row(pg, object)!);
       return { rows, complete: listed.length < limit };
     } finally {
-      endTurn();
+      turn.end();
     }
   }
 
   async verifyIndex(pg: PlacementGroup): Promise<IndexCheck> {
     const entries = this.host.store.pgInfo(pg.id)?.objects ?? 0;
-    const endTurn = await this.host.work.turn("scrub", entries * ROW_COST_BYTES);
+    const turn = await this.host.work.turn("scrub", entries * ROW_COST_BYTES);
     try {
       this.mustBeWhole(pg);
-      const found = this.host.store.verifyIndex(pg.id);
+      const found = await this.host.store.verifyIndex(pg.id);
       if (found.damaged > 0) pg.damage.seen(this.host.clock.now());
       return found;
     } finally {
-      endTurn();
+      turn.end();
     }
   }
 
@@ -105,12 +105,12 @@ export class ScrubMember {
 
   private async readThrough(pg: PlacementGroup, object: string): Promise<Healed> {
     const bytes = this.host.store.stat(pg.id, object)?.allocated ?? 0;
-    const endTurn = await this.host.work.turn("scrub", bytes);
+    const turn = await this.host.work.turn("scrub", bytes);
     try {
       this.mustBeWhole(pg); // The PG may have gone while it waited.
       return await this.host.repairer.heal(pg, object);
     } finally {
-      endTurn();
+      turn.end();
     }
   }
 

@@ -15,6 +15,14 @@ import { COST_BASE, WorkShares, type Shares, type WorkClass } from "./core/work-
 /** After the last turn of recovery or scrub. */
 const CALM_MS = 100;
 
+/** The permission to work. Ending anything twice is allowed. */
+export interface Turn {
+  /** What is this OSD's part is done; the rest is the network's and the other side's. */
+  release(): void;
+  /** All is done. */
+  end(): void;
+}
+
 interface Waiting {
   cost: number;
   start: () => void;
@@ -79,11 +87,8 @@ export class WorkQueue {
     }
   }
 
-  /**
-   * Resolves when recovery or scrub may work on that many bytes, with what ends the turn (to be
-   * called at least once).
-   */
-  turn(work: Exclude<WorkClass, "client">, bytes: number): Promise<() => void> {
+  /** Resolves when recovery or scrub may work on that many bytes; the turn must be ended. */
+  turn(work: Exclude<WorkClass, "client">, bytes: number): Promise<Turn> {
     const cost = COST_BASE + bytes;
     this.contended = true;
     this.background++;
@@ -91,15 +96,17 @@ export class WorkQueue {
     this.calm = undefined;
     return new Promise((resolve) => {
       const start = (): void => {
-        const end = this.ender(work, cost);
+        const { shares } = this;
+        const release = this.ender(work, cost);
         let hasEnded = false;
-        resolve(() => {
-          // Whoever ends it early ends it again in the end.
+        const end = (): void => {
           if (hasEnded) return;
           hasEnded = true;
-          end();
+          shares.finished(work, this.clock.now());
+          release();
           this.backgroundEnded();
-        });
+        };
+        resolve({ release, end });
       };
       this.shares.arrived(work);
       this.queues[work].push({ cost, start });

@@ -5,18 +5,19 @@
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { PgId } from "../cluster/base/ids.js";
-import { cloneIdOf } from "../cluster/base/object-name.js";
+import { cloneIdOf, cloneName, familyOf } from "../cluster/base/object-name.js";
 import type { Incoming } from "../cluster/messenger/messenger.js";
 import { blockCeil, blockFloor, edgesToRead, mergeBlocks, zeroedBlock } from "./core/blocks.js";
 import { faults } from "../cluster/base/faults.js";
 import { WHOLE } from "./core/range-locks.js";
-import { cloneToMake, nameAt } from "./object-snapshots.js";
+import { cloneToMake, nameByParents, ownNameAt } from "./object-snapshots.js";
 import {
   OBJECT_SIZE_MAX,
   WRITE_IF_ABSENT,
   WRITE_UNCONDITIONAL,
   WRITE_WHITEOUT,
   WriteKind,
+  type ObjectParent,
   type OsdRead,
   type OsdWrite,
   type OsdWriteReply,
@@ -66,8 +67,13 @@ export class StepPlanner {
     const { message } = request;
     const { object } = message;
     const info = this.store.stat(this.pg, object);
-    if (info !== undefined && (message.flags & WRITE_IF_ABSENT) !== 0) {
+    const isForAbsent = (message.flags & WRITE_IF_ABSENT) !== 0;
+    if (info !== undefined && (isForAbsent || message.kind === WriteKind.copyUp)) {
       return [{ ...touch(info.size), keepsContext: true }];
+    }
+    if (info === undefined && message.parents.length > 0) {
+      const source = nameByParents(this.store, this.pg, message.parents);
+      if (source !== undefined) return this.prepareFrom(source, request);
     }
     const clone = cloneToMake(this.store, this.pg, message, info);
     const steps = this.prepareHead(request, info);
@@ -76,9 +82,36 @@ export class StepPlanner {
     return steps instanceof Promise ? steps.then((rest) => [first, ...rest]) : [first, ...steps];
   }
 
+  /**
+   * The object is not there, and what it is comes from a parent of its volume. It begins as a copy
+   * that was there before all snapshots of the volume (its context is 0), so that they all find it
+   * where they found the parent's.
+   */
+  private async prepareFrom(source: string, request: WriteRequest): Promise<Step[]> {
+    const { object, kind, flags, offset, length, snapNewest } = request.message;
+    if ((flags & WRITE_IF_ABSENT) !== 0) return [step(OpKind.remove, 0, 0, 0)]; // It is there.
+    const then = this.store.stat(this.pg, source)!;
+    const first = copyStep({ object, source }, then, 0);
+    if (kind === WriteKind.copyUp) return [first];
+    const isHidden =
+      kind === WriteKind.remove ||
+      (kind === WriteKind.write && offset === 0 && length >= then.size);
+    // Nobody needs what it was.
+    if (isHidden && snapNewest === 0) {
+      if (kind === WriteKind.remove) return [touch(0)];
+      return [writeStep(mergeBlocks(0, request.data, request.sums, noEdge), length)];
+    }
+    const rest = await this.prepareHead(request, { ...then, snapSeq: 0 }, source);
+    if (snapNewest === 0) return [first, ...rest];
+    const kept = copyStep({ object: cloneName(object, snapNewest), source: object }, then, 0);
+    return [first, kept, ...rest];
+  }
+
+  /** `source` has the object's bytes as they are before the change. */
   private prepareHead(
     request: WriteRequest,
     info: ObjectInfo | undefined,
+    source = request.message.object,
   ): Step[] | Promise<Step[]> {
     const { message } = request;
     if (message.kind === WriteKind.rollback) return [this.rollbackStep(message, info)];
@@ -102,17 +135,17 @@ export class StepPlanner {
       !faults.ignoreTruncation &&
       message.truncateSeq > info.truncateSeq &&
       info.size > message.truncateSize;
-    if (!trims) return this.prepareChange(request, info?.size ?? 0);
-    return this.shrinkSteps(message.object, message.truncateSize).then(async (steps) => [
+    if (!trims) return this.prepareChange(request, source, info?.size ?? 0);
+    return this.shrinkSteps(source, message.truncateSize).then(async (steps) => [
       ...steps,
-      ...(await this.prepareChange(request, message.truncateSize, message.truncateSize)),
+      ...(await this.prepareChange(request, source, message.truncateSize, message.truncateSize)),
     ]);
   }
 
   /** The object as it was at the snapshot; what it is now was preserved before. */
   private rollbackStep(message: OsdWrite, info: ObjectInfo | undefined): Step {
     const { object } = message;
-    const source = nameAt(this.store, this.pg, message);
+    const source = ownNameAt(this.store, this.pg, message);
     if (source === undefined) return step(OpKind.remove, 0, 0, 0);
     if (source === object) return touch(info?.size ?? 0);
     const then = this.store.stat(this.pg, source)!;
@@ -125,11 +158,12 @@ export class StepPlanner {
    */
   private prepareChange(
     request: WriteRequest,
+    source: string,
     size: number,
     validTo = WHOLE,
   ): Step[] | Promise<Step[]> {
     const { message } = request;
-    const { offset, length, object } = message;
+    const { offset, length } = message;
     switch (message.kind) {
       case WriteKind.write: {
         const newSize = Math.max(size, offset + length);
@@ -137,15 +171,15 @@ export class StepPlanner {
         if (head === undefined && tail === undefined) {
           return [writeStep(mergeBlocks(offset, request.data, request.sums, noEdge), newSize)];
         }
-        return this.readEdges(object, [head, tail], validTo).then((edge) => [
+        return this.readEdges(source, [head, tail], validTo).then((edge) => [
           writeStep(mergeBlocks(offset, request.data, request.sums, edge), newSize),
         ]);
       }
       case WriteKind.zero:
-        return this.zeroSteps(object, offset, Math.min(offset + length, size), size, validTo);
+        return this.zeroSteps(source, offset, Math.min(offset + length, size), size, validTo);
       case WriteKind.truncate:
         if ((message.flags & WRITE_UNCONDITIONAL) === 0 || offset >= size) return [touch(size)];
-        return this.shrinkSteps(object, offset);
+        return this.shrinkSteps(source, offset);
       default:
         throw new DssError("Malformed", `unknown kind of change ${message.kind}`);
     }
@@ -247,10 +281,29 @@ export function validateWrite(message: OsdWrite, dataLength: number): void {
     const what = `kind ${kind}, offset ${offset}, length ${length}, data ${dataLength}`;
     throw new DssError("Malformed", `bad write: ${what}`);
   }
+  validateParents(message);
+}
+/** Others are in other placement groups. */
+function validateParents({
+  object,
+  parents,
+}: {
+  object: string;
+  parents: readonly ObjectParent[];
+}): void {
+  if (parents.length === 0) return;
+  const family = familyOf(object);
+  const isClone = cloneIdOf(object) !== undefined;
+  for (const { object: parent, snap } of parents) {
+    const isSound = cloneIdOf(parent) === undefined && familyOf(parent) === family && snap > 0;
+    if (isSound && parent !== object && !isClone) continue;
+    throw new DssError("Malformed", `${parent}@${snap} is no parent of ${object}`);
+  }
 }
 export function validateRead(message: OsdRead): void {
   if (message.offset + message.length > OBJECT_SIZE_MAX || message.object.length === 0) {
     const what = `offset ${message.offset}, length ${message.length}`;
     throw new DssError("Malformed", `bad read: ${what}`);
   }
+  validateParents(message);
 }

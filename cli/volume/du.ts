@@ -76,7 +76,7 @@ export async function usageOf(client: ClusterClient, volume: Volume): Promise<Vo
         hint: "see dss health detail",
       });
     }
-    const request = { pg, interval, prefix: `${objectPrefix}.` };
+    const request = { pg, interval, prefix: objectPrefix };
     const { objects, allocated } = await client.measureObjects(osd, request);
     sum.used += allocated;
     sum.stored += allocated * inSync.length;

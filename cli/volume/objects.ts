@@ -1,6 +1,7 @@
 /** The objects of a volume that exist, as the primaries of its placement groups list them. */
 import { DssError } from "../../cluster/base/errors.js";
 import { formatPg, pgId } from "../../cluster/base/ids.js";
+import { isObjectOf, listedFrom, objectIndex } from "../../cluster/base/object-name.js";
 import { osdOf, poolOf } from "../../cluster/map/cluster-map.js";
 import type { Volume } from "../../mds/proto.js";
 import type { ClusterClient } from "../context.js";
@@ -23,7 +24,7 @@ export async function objectsOf(client: ClusterClient, volume: Volume): Promise<
   const map = client.needMap();
   const pool = poolOf(map, volume.layout.pool);
   if (pool === undefined) throw new DssError("NotFound", `pool ${volume.layout.pool} is not there`);
-  const prefix = `${volume.objectPrefix}.`;
+  const prefix = listedFrom(volume.objectPrefix);
   const found: ObjectRow[] = [];
   const entries = map.pgs[pool.id] ?? [];
   const list = async (index: number): Promise<void> => {
@@ -40,7 +41,8 @@ export async function objectsOf(client: ClusterClient, volume: Volume): Promise<
       const objects = await client.listObjects(primary, { pg, after, limit: LIST_LIMIT });
       const own = objects.filter((each) => each.object.startsWith(prefix));
       for (const { object, size, allocated } of own) {
-        const at = Number.parseInt(object.slice(prefix.length), 16);
+        if (!isObjectOf(volume.objectPrefix, object)) continue;
+        const at = objectIndex(object);
         found.push({
           ...{ object, index: at, offset: at * volume.layout.objectSize },
           ...{ pg: formatPg(pg), size, allocated, osds: entry.inSync },

@@ -1,4 +1,4 @@
-/** Deletes of removed and shrinking volumes, which the leader does in the background. */
+/** What the leader does to volumes in the background: deletes, rollbacks, making independent. */
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { VolumePurge } from "../../mds/proto.js";
 import { Progress } from "../progress.js";
@@ -8,6 +8,7 @@ const LOOK_MS = 100;
 export function describePurge({ name, what, shrinking }: VolumePurge): string {
   if (what === "clones") return `freeing the space of removed snapshots of ${name}`;
   if (what === "rollback") return `rolling ${name} back`;
+  if (what === "flatten") return `making ${name} independent of its parent`;
   return shrinking ? `shrinking ${name}` : `freeing the space of ${name}, which was removed`;
 }
 export function percentOf({ done, total }: VolumePurge): number {

@@ -6,7 +6,7 @@ import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
 import { createVolume, layoutOf, withLayout, type LayoutFlags } from "./layout.js";
 import { objectsOf } from "./objects.js";
 import { describePurge, percentOf, purged } from "./purges.js";
-import { infoOf, inSession, viewOf } from "./session.js";
+import { infoOf, inSession, parentOf, viewOf } from "./session.js";
 
 export function registerCreate(parent: Command): void {
   const create = withJson(
@@ -50,9 +50,10 @@ export function registerList(parent: Command): void {
       volume.name,
       formatSize(volume.size),
       volume.id,
+      parentOf(volume) ?? "-",
       volume.owner || "-",
     ]);
-    printTable(["VOLUME", "SIZE", "ID", "IN USE BY"], rows);
+    printTable(["VOLUME", "SIZE", "ID", "PARENT", "IN USE BY"], rows);
     for (const purge of purges) note(`${describePurge(purge)}: ${percentOf(purge)} % done`);
   });
   examples(list, "dss volume ls", "dss device list --json");
@@ -79,7 +80,7 @@ export function registerInfo(parent: Command): void {
       return;
     }
     for (const [key, value] of Object.entries(viewOf(volume))) {
-      const shown = Array.isArray(value) ? value.join(", ") : String(value);
+      const shown = Array.isArray(value) ? value.join(", ") : String(value ?? "");
       printLine(`${key.padEnd(13)} ${shown || "-"}`);
     }
     if (objects === undefined) return;

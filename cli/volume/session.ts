@@ -25,6 +25,12 @@ export async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
 
 export const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
 
+/** NAME@SNAPSHOT that it was cloned from; undefined: it is independent. */
+export function parentOf({ ancestors }: Volume): string | undefined {
+  const [parent] = ancestors;
+  return parent && `${parent.name}@${parent.snapshot}`;
+}
+
 export const viewOf = (volume: Volume): object => ({
   id: volume.id,
   name: volume.name,
@@ -36,6 +42,10 @@ export const viewOf = (volume: Volume): object => ({
   objectPrefix: volume.objectPrefix,
   features: volume.features,
   snapshots: volume.snapshots.map(({ name }) => name),
+  parent: parentOf(volume) ?? null,
+  overlap: volume.parent?.overlap ?? null,
+  flattening: volume.isFlattening,
+  clones: volume.children.map(({ name }) => name),
   shrinkingTo: volume.shrinkTo === 0 ? null : volume.shrinkTo,
   iops: volume.iopsLimit,
   bandwidth: volume.bandwidthLimit,

@@ -41,8 +41,12 @@ async function change(mds: MdsClient, request: Request & { name: string }): Prom
   return answer.volume ?? (await infoOf(mds, request.name));
 }
 
-const viewOf = ({ id, name, size, createdNs, isProtected }: VolumeSnapshot): object => ({
+const viewOf = (
+  { id, name, size, createdNs, isProtected }: VolumeSnapshot,
+  { children }: Volume,
+): object => ({
   ...{ id, name, size, created: dateOf(createdNs), protected: isProtected },
+  clones: children.filter((child) => child.snap === id).map((child) => child.name),
 });
 
 function registerCreate(parent: Command): void {
@@ -60,7 +64,7 @@ function registerCreate(parent: Command): void {
       return await change(mds, { op: "volumeSnapCreate", name, snapshot, actor });
     });
     const taken = volume.snapshots.find((each) => each.name === snapshot);
-    if (options.json === true && taken !== undefined) printJson(viewOf(taken));
+    if (options.json === true && taken !== undefined) printJson(viewOf(taken, volume));
     else printLine(`created snapshot ${name}@${snapshot}`);
   });
   examples(create, "dss volume snap create mydevice@monday");
@@ -75,9 +79,10 @@ function registerList(parent: Command): void {
       .argument("<name>", "name of the volume"),
   );
   list.action(async (name: string, options: { json?: boolean }) => {
-    const { snapshots } = await inSession(list, (mds) => infoOf(mds, name));
+    const volume = await inSession(list, (mds) => infoOf(mds, name));
+    const { snapshots, children } = volume;
     if (options.json === true) {
-      printJson(snapshots.map(viewOf));
+      printJson(snapshots.map((each) => viewOf(each, volume)));
       return;
     }
     const rows = snapshots.map((each) => [
@@ -85,8 +90,12 @@ function registerList(parent: Command): void {
       formatSize(each.size),
       dateOf(each.createdNs),
       each.isProtected ? "yes" : "-",
+      children
+        .filter((child) => child.snap === each.id)
+        .map((child) => child.name)
+        .join(", ") || "-",
     ]);
-    printTable(["SNAPSHOT", "SIZE", "CREATED", "PROTECTED"], rows);
+    printTable(["SNAPSHOT", "SIZE", "CREATED", "PROTECTED", "CLONES"], rows);
   });
   examples(list, "dss volume snap ls mydevice");
 }

@@ -1,21 +1,11 @@
 /** What stat(2) shows of an inode. Pure. */
-import type { Inode } from "../../mds/proto.js";
 import type { Attributes } from "../file-system.js";
-import { S_IFMT, S_IFREG } from "./node.js";
+import type { Node } from "./node.js";
 
-const BLOCK = 4096;
 const BLKSIZE = 128 * 1024;
 
-/**
- * 512-byte units, whole blocks of the chunk store. Holes are not subtracted: that would take a
- * question to every OSD. Only regular files have bytes of their own.
- */
-function blocksOf(inode: Inode): number {
-  const isRegular = (inode.mode & S_IFMT) === S_IFREG;
-  return isRegular ? Math.ceil(inode.size / BLOCK) * (BLOCK / 512) : 0;
-}
-
-export function attributesOf(inode: Inode): Attributes {
+export function attributesOf(node: Pick<Node, "inode" | "space">): Attributes {
+  const inode = node.inode!;
   return {
     ino: inode.ino,
     mode: inode.mode,
@@ -24,7 +14,8 @@ export function attributesOf(inode: Inode): Attributes {
     gid: inode.gid,
     rdev: inode.rdev,
     size: inode.size,
-    blocks: blocksOf(inode),
+    // 512-byte units, whole blocks of the chunk store.
+    blocks: (node.space ?? inode).allocated / 512,
     blksize: BLKSIZE,
     atimeNs: inode.atimeNs,
     mtimeNs: inode.mtimeNs,

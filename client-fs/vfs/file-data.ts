@@ -16,8 +16,10 @@ import {
   type ObjectAccess,
   type ObjectAddress,
 } from "../../osd/client/object-access.js";
-import { extentsOf, filePrefix, objectName, objectSizeWithin } from "../../osd/client/striper.js";
+import { objectName } from "../../cluster/base/object-name.js";
+import { extentsOf, filePrefix, objectSizeWithin } from "../../osd/client/striper.js";
 import type { ExtentCache } from "./extent-cache.js";
+import { FileSpace } from "./file-space.js";
 import type { ReadStream } from "./handle.js";
 import type { Node } from "./node.js";
 import { FileReader } from "./reader.js";
@@ -99,6 +101,9 @@ export class FileData {
   overlay(offset: number, end: number): Segment[] {
     return this.writer.overlay(offset, end);
   }
+  beforeWrite(start: number, end: number): Promise<unknown> | undefined {
+    return this.node.space?.before(start, end);
+  }
   onError(error: DssError): void {
     this.environment.onError(this.node, error);
   }
@@ -108,6 +113,31 @@ export class FileData {
 
   read(offset: number, length: number, stream: ReadStream | undefined): Promise<Buffer[]> {
     return this.reader.read(offset, length, stream);
+  }
+
+  /** Counts the blocks; under the exclusive capability, before the bytes are given to anybody. */
+  noteWritten(offset: number, length: number): void {
+    this.space().wrote(offset, offset + length);
+  }
+  /** Under the exclusive capability. */
+  space(): FileSpace {
+    const { node } = this;
+    node.space ??= new FileSpace(node.inode!, this.layout(), (start, length) =>
+      this.runs(start, length),
+    );
+    return node.space;
+  }
+  /** Runs of the file that hold data, as the OSDs have them now. */
+  private async runs(offset: number, length: number): Promise<{ start: number; length: number }[]> {
+    const { objects } = this.environment;
+    const found = extentsOf(this.layout(), offset, length).map(async (extent) => {
+      const { index, at } = extent;
+      const where = [this.address(index), extent.offset, extent.length] as const;
+      const { extents } = await objects.extents(...where, this.access(index));
+      const base = offset + at - extent.offset;
+      return extents.map((run) => ({ start: base + run.offset, length: run.length }));
+    });
+    return (await Promise.all(found)).flat();
   }
 
   /** `data` is used until the promise settles, which is when the bytes are durable. */
@@ -132,6 +162,7 @@ export class FileData {
     const { objects, cache } = this.environment;
     const mtimeNs = this.mtimeNs();
     const extents = extentsOf(this.layout(), offset, data.length);
+    const end = offset + data.length;
     const write = (extent: (typeof extents)[number]): Promise<number> =>
       objects.write(
         this.address(extent.index),
@@ -140,10 +171,12 @@ export class FileData {
         { ...this.access(extent.index), mtimeNs },
       );
     // All of them end before the buffer goes back to the driver, also when one fails.
-    const sent: Promise<unknown> =
+    const send = (): Promise<unknown> =>
       extents.length === 1 ? write(extents[0]!) : everySettled(extents.map(write));
-    const end = offset + data.length;
+    const before = this.beforeWrite(offset, end);
+    const sent = before === undefined ? send() : before.then(send);
     return this.during(offset, end, sent, cache, (error) => {
+      this.node.space?.failed();
       const refused = extents.length === 1 && isDssError(error) && error.retry === "never";
       if (refused) return;
       // Some of it may be in the objects, or come late. Beyond the end it would lie in wait for
@@ -156,7 +189,12 @@ export class FileData {
   /** Makes [offset, offset + length) read as zeros, within the file's size. */
   async zero(offset: number, length: number): Promise<void> {
     const end = offset + length;
-    await this.waitFor(offset, end);
+    const space = this.space();
+    await space.beforeZero(offset, end);
+    // Whole stripe units: of those at the edges the OSDs tell afterwards what is there.
+    const { stripeUnit } = this.layout();
+    const first = offset - (offset % stripeUnit);
+    await this.waitFor(first, Math.ceil(end / stripeUnit) * stripeUnit);
     const { objects, cache } = this.environment;
     const mtimeNs = this.mtimeNs();
     const sent = everySettled(
@@ -167,7 +205,8 @@ export class FileData {
         }),
       ),
     );
-    await this.during(offset, end, sent, cache);
+    await this.during(offset, end, sent, cache, () => space.failed());
+    await space.zeroed(offset, end);
   }
 
   /**
@@ -183,8 +222,9 @@ export class FileData {
     }
   }
   /** The size changed on the MDS: pages beyond it, and the one that it cuts, are stale. */
-  afterResize(size: number): void {
+  afterResize(size: number, before: number): void {
     this.environment.cache.drop(this.ino, size, Number.MAX_SAFE_INTEGER);
+    if (size < before) this.node.space?.truncated(size);
   }
 
   /** Everything written is durable, direct writes included. */
@@ -195,33 +235,29 @@ export class FileData {
 
   /**
    * Where data (or a hole) begins at or after `offset`; the file is flushed. -1: nothing but a
-   * hole follows.
+   * hole follows. Looks at ever more objects at a time: a hole may be long.
    */
   async seek(offset: number, wantData: boolean): Promise<number> {
     const size = this.size();
-    const { objects } = this.environment;
+    const { stripeUnit } = this.layout();
+    const { allocated, recount } = this.node.space ?? this.node.inode!;
+    if (allocated === 0 && !recount) return wantData ? -1 : offset;
     let at = offset;
+    let units = 1;
     while (at < size) {
-      const step = Math.min(size - at, this.layout().stripeUnit);
-      const extent = extentsOf(this.layout(), at, step)[0]!;
-      const { extents } = await objects.extents(
-        this.address(extent.index),
-        extent.offset,
-        extent.length,
-        this.access(extent.index),
-      );
-      const end = extent.offset + extent.length;
-      let position = extent.offset;
-      for (const run of extents) {
-        const from = Math.max(run.offset, extent.offset);
-        const to = Math.min(run.offset + run.length, end);
+      const end = Math.min(size, (Math.floor(at / stripeUnit) + units) * stripeUnit);
+      let position = at;
+      for (const run of await this.runs(at, end - at)) {
+        const from = Math.max(run.start, at);
+        const to = Math.min(run.start + run.length, end);
         if (to <= position) continue;
-        if (wantData) return at + Math.max(from, position) - extent.offset;
-        if (from > position) return at + position - extent.offset;
+        if (wantData) return Math.max(from, position);
+        if (from > position) return position;
         position = to;
       }
-      if (!wantData && position < end) return at + position - extent.offset;
-      at += extent.length;
+      if (!wantData && position < end) return position;
+      at = end;
+      units = Math.min(2 * units, SEEK_UNITS_MAX);
     }
     return wantData ? -1 : size;
   }
@@ -272,6 +308,8 @@ export class FileData {
   }
 }
 
+/** Objects that a seek looks at together. */
+const SEEK_UNITS_MAX = 64;
 const NONE: Range[] = [];
 const DONE: Promise<void> = Promise.resolve();
 

@@ -285,7 +285,9 @@ export class FileOperations {
   }
   private put(node: Node, offset: number, data: Buffer): void {
     this.wrote(node, offset + data.length);
-    this.table.dataOf(node).writer.put(offset, data);
+    const file = this.table.dataOf(node);
+    file.noteWritten(offset, data.length);
+    file.writer.put(offset, data);
     this.table.noteUsed(node);
   }
   private wrote(node: Node, end: number): void {
@@ -366,6 +368,7 @@ export class FileOperations {
     const position = this.position(node, offset, data.length, options);
     const end = position + data.length;
     const file = this.table.dataOf(node);
+    file.noteWritten(position, data.length);
     if (appends(options)) {
       // The next append must not land on the same bytes.
       this.wrote(node, end);
@@ -453,6 +456,8 @@ export class FileOperations {
         if (size > 0) await node.data.flush();
       }
       node.resizing++;
+      const before = node.size;
+      if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
       try {
         await this.mds.call({
           op: "setattr",
@@ -469,10 +474,11 @@ export class FileOperations {
           node.publishedSize = size;
           node.publishedMtimeNs = mtimeNs;
         }
-        node.data?.afterResize(size);
+        node.data?.afterResize(size, before);
       } finally {
         node.resizing--;
       }
+      if (node.unpublished && node.writers === 0) this.table.publishSoon(node);
     });
   }
   /** False when it is not about growing, or goes beyond the grant: then it is the leader's. */
@@ -486,7 +492,7 @@ export class FileOperations {
       inode.size = size;
       inode.mtimeNs = mtimeNs;
       inode.ctimeNs = this.clock.wallNs();
-      node.data?.afterResize(size);
+      node.data?.afterResize(size, size);
       await this.table.publish(node, "safe");
       return true;
     } finally {
@@ -528,6 +534,7 @@ export class FileOperations {
       try {
         const until = Math.min(end, node.size);
         if (until <= offset) return;
+        await this.table.announceHoles(node);
         await this.table.dataOf(node).zero(offset, until - offset);
         this.wrote(node, 0);
       } finally {

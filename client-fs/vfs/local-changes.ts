@@ -115,6 +115,8 @@ export class LocalChanges {
       truncateSeq: 0,
       truncateSize: 0,
       ...(layout === undefined ? {} : { layout }),
+      allocated: 0,
+      recount: false,
       ...(type === S_IFLNK ? { target: target! } : {}),
       xattrCount: 0,
     };

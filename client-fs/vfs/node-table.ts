@@ -125,8 +125,7 @@ export class NodeTable implements SessionCache {
     node.inode = inode;
     node.mode = mode;
     node.parent = parent;
-    node.publishedSize = inode.size;
-    node.publishedMtimeNs = inode.mtimeNs;
+    node.noteTold(inode);
     node.unshared = true;
     if (node.isDirectory) {
       node.names = new Map();
@@ -296,8 +295,7 @@ export class NodeTable implements SessionCache {
       open: node.opens > 0 && !node.orphan,
     };
     if (node.mode === "exclusive" && node.resizing === 0 && node.inode !== undefined) {
-      released.size = node.inode.size;
-      released.mtimeNs = node.inode.mtimeNs;
+      released.last = node.lastWord();
     }
     return released;
   }
@@ -354,6 +352,7 @@ export class NodeTable implements SessionCache {
     if (grant.mode === "exclusive") {
       if (node.mode !== "exclusive") {
         fresh.add(grant.ino);
+        node.space = undefined;
         node.maxSize = grant.maxSize;
       } else {
         node.maxSize = Math.max(node.maxSize, grant.maxSize);
@@ -368,23 +367,23 @@ export class NodeTable implements SessionCache {
     const known = node.inode;
     if (node.removed) return;
     if (known !== undefined && node.promised > 0) {
-      node.publishedSize = inode.size; // The rest is older than what was changed here since.
+      const { publishedMtimeNs } = node; // This and the rest is older than what was changed since.
+      node.noteTold({ ...inode, mtimeNs: publishedMtimeNs });
       return;
     }
     // Overtaken by the answer to a later change of ours.
     if (known !== undefined && inode.truncateSeq < known.truncateSeq) return;
     if (known !== undefined && node.mode === "exclusive" && !fresh.has(inode.ino)) {
-      // Size and mtime are ours; a change of them that we asked for is set by who asked.
-      node.inode = { ...inode, size: known.size, mtimeNs: known.mtimeNs };
-      node.publishedSize = inode.size;
-      node.publishedMtimeNs = inode.mtimeNs;
+      // Size, mtime and blocks are ours; a change of them that we asked for is set by who asked.
+      const { size, mtimeNs, allocated, recount } = known;
+      node.inode = { ...inode, size, mtimeNs, allocated, recount };
+      node.noteTold(inode);
       if (known.mtimeNs > inode.ctimeNs && known.ctimeNs > inode.ctimeNs) {
         node.inode.ctimeNs = known.ctimeNs;
       }
     } else {
       node.inode = inode;
-      node.publishedSize = inode.size;
-      node.publishedMtimeNs = inode.mtimeNs;
+      node.noteTold(inode);
     }
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
@@ -479,6 +478,7 @@ export class NodeTable implements SessionCache {
       node.data?.dropCache();
     }
     const released = this.released(node, mode);
+    node.endSpace();
     node.mode = mode;
     node.seq = recall.seq;
     node.recall = undefined;
@@ -573,6 +573,7 @@ export class NodeTable implements SessionCache {
         node.data.discard();
       }
       node.mode = "none";
+      node.space = undefined;
       node.seq = 0;
       node.recall = undefined;
       node.early = undefined;
@@ -618,10 +619,12 @@ export class NodeTable implements SessionCache {
     this.failure ??= error;
   }
   private onDataError(node: Node, error: DssError): void {
+    node.space?.failed();
     this.failNode(node, error);
     if (error.code === "Fenced") this.mds.checkSession();
   }
   private onDataClean(node: Node): void {
+    node.space?.settled();
     if (node.unpublished && node.writers === 0) this.publishSoon(node);
     else this.noteIdle(node);
   }
@@ -654,9 +657,19 @@ export class NodeTable implements SessionCache {
   }
   /** Tells the MDS the size and mtime of data that is durable. */
   async publish(node: Node, wait: "unsafe" | "safe"): Promise<void> {
-    const { size, mtimeNs } = node.inode!;
-    const request = { op: "publish", ino: node.ino, size, mtimeNs } as const;
+    const request = { op: "publish" as const, ino: node.ino, ...node.lastWord() };
     await (wait === "safe" ? this.mds.call(request, { wait }) : this.mds.callLater(request));
+  }
+  /**
+   * Before the first hole is punched: should this mount die, a file that had none is not taken for
+   * one that has none still.
+   */
+  async announceHoles(node: Node): Promise<void> {
+    if (node.publishedRecount) return;
+    const { publishedSize: size, publishedMtimeNs: mtimeNs, publishedAllocated: allocated } = node;
+    const told = { size, mtimeNs, allocated, recount: true };
+    await this.mds.call({ op: "publish", ino: node.ino, ...told }, { wait: "safe" });
+    node.noteTold(told);
   }
   /** Publishes everything that is durable and not yet told; resolves when the leader has it. */
   async publishAll(): Promise<void> {
@@ -719,6 +732,7 @@ export class NodeTable implements SessionCache {
     if (node.mode === "none" || node.recall !== undefined) return;
     this.logger.warn({ ino: node.ino, seq: node.seq }, "a capability was not the leader's to know");
     node.mode = "none";
+    node.space = undefined;
     node.xattrs = undefined;
     node.data?.dropCache();
     this.invalidateLater(node.ino, 0, 0);
@@ -727,6 +741,7 @@ export class NodeTable implements SessionCache {
   gone(node: Node): void {
     node.data?.discard();
     node.mode = "none";
+    node.space = undefined;
     node.orphan = false;
     this.toPublish.delete(node);
     node.dropNames();

@@ -8,8 +8,9 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { Epoch, Ino } from "../../cluster/base/ids.js";
-import type { CapabilityMode, Inode, Recall } from "../../mds/proto.js";
+import type { CapabilityMode, Inode, LastWord, Recall } from "../../mds/proto.js";
 import type { FileData } from "./file-data.js";
+import type { FileSpace } from "./file-space.js";
 
 export const S_IFMT = 0o170000;
 export const S_IFREG = 0o100000;
@@ -74,9 +75,13 @@ export class Node {
   namesEpoch = 0;
   xattrs: Map<string, Buffer> | undefined = undefined;
   data: FileData | undefined = undefined;
-  /** Size and mtime that the MDS knows, while exclusive. */
+  /** What is allocated, while exclusive and written to: newer than the inode's figure. */
+  space: FileSpace | undefined = undefined;
+  /** Size, mtime and blocks that the MDS knows, while exclusive. */
   publishedSize = 0;
   publishedMtimeNs = 0n;
+  publishedAllocated = 0;
+  publishedRecount = false;
   /** A size change is on its way to the MDS: no other size may be told. */
   resizing = 0;
   /** Serialises operations that change the size as a whole with writes. */
@@ -114,14 +119,37 @@ export class Node {
       (this.data === undefined || this.data.clean)
     );
   }
-  /** The holder's word on size and mtime is newer than the MDS's. */
+  /** The holder's word on size, mtime and blocks is newer than the MDS's. */
   get unpublished(): boolean {
     const { inode } = this;
+    if (this.mode !== "exclusive" || inode === undefined) return false;
+    const { allocated, recount } = this.space ?? inode;
     return (
-      this.mode === "exclusive" &&
-      inode !== undefined &&
-      (inode.size !== this.publishedSize || inode.mtimeNs !== this.publishedMtimeNs)
+      inode.size !== this.publishedSize ||
+      inode.mtimeNs !== this.publishedMtimeNs ||
+      allocated !== this.publishedAllocated ||
+      recount !== this.publishedRecount
     );
+  }
+  /** What its exclusive holder says of it. */
+  lastWord(): LastWord {
+    const { size, mtimeNs } = this.inode!;
+    const { allocated, recount } = this.space ?? this.inode!;
+    return { size, mtimeNs, allocated, recount };
+  }
+  /** The MDS has this. */
+  noteTold({ size, mtimeNs, allocated, recount }: LastWord): void {
+    this.publishedSize = size;
+    this.publishedMtimeNs = mtimeNs;
+    this.publishedAllocated = allocated;
+    this.publishedRecount = recount;
+  }
+  /** The capability goes: others may write to it. */
+  endSpace(): void {
+    const { space, inode } = this;
+    this.space = undefined;
+    if (space === undefined || inode === undefined) return;
+    this.inode = { ...inode, allocated: space.allocated, recount: space.recount };
   }
 
   dropNames(): void {

@@ -168,7 +168,7 @@ export class Vfs implements FileSystem {
     const { table } = this;
     const valid = this.options.attributeValidMs;
     return {
-      attributes: attributesOf(node.inode!),
+      attributes: attributesOf(node),
       generation: 0,
       entryValidMs:
         parent !== undefined && table.canInvalidateNames && table.lasting(parent) ? valid : 0,
@@ -252,8 +252,13 @@ export class Vfs implements FileSystem {
 
   getattr(ino: Ino): Promise<Entry> {
     const node = this.table.get(ino);
-    if (this.table.valid(node)) return Promise.resolve(this.entryOf(node, undefined));
-    return this.known(ino).then((asked) => this.entryOf(asked, undefined));
+    const counting = node.space?.pending;
+    if (counting === undefined && this.table.valid(node)) {
+      return Promise.resolve(this.entryOf(node, undefined));
+    }
+    const known = (): Promise<Node> => this.known(ino);
+    const asked = counting === undefined ? known() : counting.then(known);
+    return asked.then((found) => this.entryOf(found, undefined));
   }
 
   async setattr(ino: Ino, changes: SetAttributes, caller: Caller): Promise<Entry> {
@@ -750,9 +755,11 @@ export class Vfs implements FileSystem {
     if (value === undefined) throw NO_ATTRIBUTE;
     return value;
   }
-  async listxattr(ino: Ino): Promise<Buffer> {
+  async listxattr(ino: Ino, caller: Caller): Promise<Buffer> {
     const names: Buffer[] = [];
     for (const name of (await this.xattrs(ino)).keys()) {
+      // The kernel hides their values from everybody else, but not their names.
+      if (caller.uid !== 0 && name.startsWith("trusted.")) continue;
       names.push(Buffer.from(`${name}\0`, "latin1"));
     }
     return Buffer.concat(names);

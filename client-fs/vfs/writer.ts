@@ -74,6 +74,8 @@ export interface WriterFile {
   address(index: number): ObjectAddress;
   access(index: number): AccessOptions;
   mtimeNs(): bigint;
+  /** Something must be known before [start, end) is written; undefined: it is. */
+  beforeWrite(start: number, end: number): Promise<unknown> | undefined;
   /** A write-back failed for good: its bytes are lost. */
   onError(error: DssError): void;
   /** Nothing is dirty or in flight any more. */
@@ -544,20 +546,21 @@ export class FileWriter {
     this.flights.push(flight);
     this.budget.takeOff(end - start);
     this.budget.cache.drop(this.file.ino, start, end);
-    this.budget.objects
-      .write(
+    const send = (): Promise<number> =>
+      this.budget.objects.write(
         this.file.address(extent.index),
         extent.offset,
         pieces.map((piece) => piece.buffer),
         { ...this.file.access(extent.index), mtimeNs: this.file.mtimeNs() },
-      )
-      .then(
-        () => this.onLanded(flight, undefined),
-        (error: unknown) => {
-          if (!isDssError(error)) throw error;
-          this.onLanded(flight, error);
-        },
       );
+    const before = this.file.beforeWrite(start, end);
+    (before === undefined ? send() : before.then(send)).then(
+      () => this.onLanded(flight, undefined),
+      (error: unknown) => {
+        if (!isDssError(error)) throw error;
+        this.onLanded(flight, error);
+      },
+    );
     return true;
   }
 

@@ -8,7 +8,7 @@
  */
 import { assert } from "../base/assert.js";
 import { pgId, pgIndex, poolOfPg, type OsdId, type PgId, type PoolId } from "../base/ids.js";
-import { headOf } from "../base/object-name.js";
+import { familyOf } from "../base/object-name.js";
 import { allPgs, poolOf, type ClusterMap, type PoolEntry } from "./cluster-map.js";
 import { murmur3Text, murmur3Words } from "./hash.js";
 import { ringOf, walk, type Ring } from "./ring.js";
@@ -16,11 +16,11 @@ import { ringOf, walk, type Ring } from "./ring.js";
 /** Frozen with the ring's seed. */
 const POOL_SEED = 0x706f6f6c;
 
-/** The PG of an object or of its snapshot clone; the pool must be in the map. */
+/** The PG of an object, which is that of its whole family; the pool must be in the map. */
 export function objectToPg(map: ClusterMap, pool: PoolId, objectName: string): PgId {
   const entry = poolOf(map, pool);
   assert(entry, `pool ${pool} is not in map ${map.epoch}`);
-  return pgId(pool, murmur3Text(headOf(objectName)) & (entry.pgCount - 1));
+  return pgId(pool, murmur3Text(familyOf(objectName)) & (entry.pgCount - 1));
 }
 
 function reverseBits(word: number): number {

@@ -40,7 +40,10 @@ export type Delta =
       host: string;
       pid: number;
       detail: string;
+      generation: number;
     }
+  /** Another worker goes on with the session; `worker` is the id of its object operations. */
+  | { d: "sessionWorker"; id: ClientId; worker: ClientId; generation: number }
   | { d: "sessionRemove"; id: ClientId }
   | { d: "sessionDone"; id: ClientId; request: number; floor: number }
   | { d: "sessionRange"; id: ClientId; first: Ino; count: number }
@@ -87,6 +90,7 @@ const NUMBER: Record<Delta["d"], number> = {
   purgePage: 25,
   sessionListed: 26,
   counter: 27,
+  sessionWorker: 28,
 };
 const KIND = new Map(Object.entries(NUMBER).map(([name, n]) => [n, name as Delta["d"]]));
 
@@ -118,7 +122,12 @@ export function writeDelta(out: Writer, delta: Delta): void {
     case "sessionPut":
       out.uint(delta.id);
       for (const text of [delta.type, delta.instance, delta.host, delta.detail]) out.text(text);
-      return out.uint(delta.pid);
+      out.uint(delta.pid);
+      return out.uint(delta.generation);
+    case "sessionWorker":
+      out.uint(delta.id);
+      out.uint(delta.worker);
+      return out.uint(delta.generation);
     case "sessionRemove":
       return out.uint(delta.id);
     case "sessionDone":
@@ -196,8 +205,11 @@ export function readDelta(from: Reader): Delta {
       const id = from.uint();
       const type = from.text() as SessionType;
       const [instance, host, detail] = [from.text(), from.text(), from.text()];
-      return { d, id, type, instance, host, detail, pid: from.uint() };
+      const pid = from.uint();
+      return { d, id, type, instance, host, detail, pid, generation: from.uint() };
     }
+    case "sessionWorker":
+      return { d, id: from.uint(), worker: from.uint(), generation: from.uint() };
     case "sessionRemove":
       return { d, id: from.uint() };
     case "sessionDone":

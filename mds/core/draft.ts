@@ -27,7 +27,7 @@ import {
   type PurgeEntry,
 } from "./page.js";
 import { faultTogether } from "./metadata.js";
-import { NEW_FILE_GRANT, type Layout } from "../proto.js";
+import { NEW_FILE_GRANT, type LastWord, type Layout } from "../proto.js";
 
 /** Those of a volume say so. */
 type NewPurge = Omit<PurgeEntry, "id" | "next" | "volume" | "name" | "shrinks" | "snap"> &
@@ -224,16 +224,18 @@ export function grantSize(end: number): number {
 export function afterGrant(
   inode: InodeRecord,
   grant: number,
-  last: { size: number; mtimeNs: bigint } | undefined,
+  last: LastWord | undefined,
 ): InodeRecord {
   if (last === undefined) {
-    return { ...inode, dataMax: Math.max(inode.dataMax, grant) };
+    return { ...inode, dataMax: Math.max(inode.dataMax, grant), recount: true };
   }
   const bound = Math.max(inode.dataMax, grant);
   return {
     ...inode,
     size: last.size,
     mtimeNs: last.mtimeNs,
+    allocated: last.allocated,
+    recount: last.recount,
     ctimeNs: last.mtimeNs > inode.ctimeNs ? last.mtimeNs : inode.ctimeNs,
     dataMax: Math.min(bound, last.size),
   };

@@ -4,7 +4,8 @@
  */
 import { assert } from "../../cluster/base/assert.js";
 import type { Ino } from "../../cluster/base/ids.js";
-import { ROOT_INO, type FsckKind } from "../proto.js";
+import { ROOT_INO } from "../proto.js";
+import { type FsckKind } from "../proto-fsck.js";
 import type { Access } from "./capability.js";
 import type { Delta } from "./delta.js";
 import type { Dentry } from "./dentry.js";
@@ -237,7 +238,15 @@ function lostAndFound(
   draft.setCounter("nextIno", ino + INODES_PER_PAGE);
   const times = { atimeNs: timeNs, mtimeNs: timeNs, ctimeNs: timeNs, btimeNs: timeNs };
   const owner = { uid: 0, gid: 0, rdev: 0, truncateSeq: 0, truncateSize: 0 };
-  const rest = { xattrCount: 0, xattrBytes: 0, dataMax: 0, size: 0, nlink: 2 };
+  const rest = {
+    allocated: 0,
+    recount: false,
+    xattrCount: 0,
+    xattrBytes: 0,
+    dataMax: 0,
+    size: 0,
+    nlink: 2,
+  };
   const mode = S_IFDIR | 0o700;
   const made = draft.createInode({ ino, mode, parent: ROOT_INO, ...times, ...owner, ...rest });
   draft.link(ROOT_INO, LOST_AND_FOUND, made);

@@ -4,6 +4,7 @@
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Inode, Layout } from "../proto.js";
+import { denseBytes, isDense } from "./space.js";
 import type { Reader, Writer } from "./binary.js";
 
 export const S_IFMT = 0o170000;
@@ -71,6 +72,9 @@ const HAS_LAYOUT = 1;
 const HAS_TARGET = 2;
 const HAS_TRUNCATION = 4;
 const HAS_XATTRS = 8;
+/** Less (or more) is allocated than a file of this size without holes has. */
+const IS_SPARSE = 16;
+const IS_RECOUNT = 32;
 
 export function writeInode(out: Writer, inode: InodeRecord): void {
   out.uint(inode.ino);
@@ -78,7 +82,9 @@ export function writeInode(out: Writer, inode: InodeRecord): void {
     (inode.layout === undefined ? 0 : HAS_LAYOUT) |
       (inode.target === undefined ? 0 : HAS_TARGET) |
       (inode.truncateSeq === 0 ? 0 : HAS_TRUNCATION) |
-      (inode.xattrCount === 0 ? 0 : HAS_XATTRS),
+      (inode.xattrCount === 0 ? 0 : HAS_XATTRS) |
+      (isDense(inode) ? 0 : IS_SPARSE) |
+      (inode.recount ? IS_RECOUNT : 0),
   );
   out.uint(inode.mode);
   out.uint(inode.nlink);
@@ -100,6 +106,7 @@ export function writeInode(out: Writer, inode: InodeRecord): void {
     out.uint(inode.xattrCount);
     out.uint(inode.xattrBytes);
   }
+  if (!isDense(inode)) out.uint(inode.allocated);
   if (inode.layout !== undefined) writeLayout(out, inode.layout);
   if (inode.target !== undefined) out.bytes(inode.target);
 }
@@ -123,6 +130,8 @@ export function readInode(from: Reader): InodeRecord {
     dataMax: from.uint(),
     truncateSeq: 0,
     truncateSize: 0,
+    allocated: 0,
+    recount: (flags & IS_RECOUNT) !== 0,
     xattrCount: 0,
     xattrBytes: 0,
   };
@@ -134,6 +143,7 @@ export function readInode(from: Reader): InodeRecord {
     inode.xattrCount = from.uint();
     inode.xattrBytes = from.uint();
   }
+  inode.allocated = (flags & IS_SPARSE) === 0 ? denseBytes(inode) : from.uint();
   if ((flags & HAS_LAYOUT) !== 0) inode.layout = readLayout(from);
   if ((flags & HAS_TARGET) !== 0) inode.target = from.bytes();
   return inode;

@@ -16,7 +16,7 @@
  */
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import { firstReaching, setRange, type LockedRange } from "../../cluster/base/lock-ranges.js";
-import type { LockClaim, LockKind, LockMode } from "../proto.js";
+import { LOCK_END, type LockClaim, type LockKind, type LockMode } from "../proto.js";
 
 /** Pieces of ranges that one session may hold, and requests that it may have waiting. */
 export const LOCKS_PER_SESSION = 65_536;
@@ -179,6 +179,32 @@ export class LockTable {
     this.bySession.delete(session);
     this.pieces.delete(session);
     for (const file of files) this.serve(file, woken);
+  }
+
+  /**
+   * Another worker goes on with the session: of its locks stays what is claimed, which is never
+   * more than it has, and nobody waits for it any more.
+   */
+  retain(session: ClientId, claims: readonly LockClaim[], woken: Woken[]): void {
+    for (const id of [...(this.waiting.get(session)?.keys() ?? [])]) this.cancel(session, id);
+    const byOwner = new Map<string, LockClaim[]>();
+    const keyOf = ({ kind, ino, owner }: LockClaim): string => `${fileKey(kind, ino)}.${owner}`;
+    for (const held of this.held(session)) byOwner.set(keyOf(held), []);
+    const owners = new Map([...this.held(session)].map((held) => [keyOf(held), held]));
+    for (const claim of claims) byOwner.get(keyOf(claim))?.push(claim);
+    for (const [key, kept] of byOwner) {
+      const held = owners.get(key)!;
+      kept.sort((a, b) => (a.start < b.start ? -1 : 1));
+      let at = 0n;
+      for (const claim of kept) {
+        if (claim.start > at) {
+          this.unlock({ ...held, session, start: at, end: claim.start - 1n }, woken);
+        }
+        if (claim.mode === "shared") this.lock({ ...claim, session }, 0, woken);
+        at = claim.end + 1n;
+      }
+      if (at <= LOCK_END) this.unlock({ ...held, session, start: at, end: LOCK_END }, woken);
+    }
   }
 
   /**

@@ -143,6 +143,7 @@ export class Metadata {
       case "xattrDrop":
         return [xattrPageKey(delta.ino)];
       case "sessionPut":
+      case "sessionWorker":
       case "sessionRemove":
       case "sessionDone":
       case "sessionRange":
@@ -314,6 +315,10 @@ function changeSession(body: SessionBody, delta: Delta): void {
       Object.assign(body, emptySession(body.id), fields, { live: true });
       return;
     }
+    case "sessionWorker":
+      body.worker = delta.worker;
+      body.generation = delta.generation;
+      return;
     case "sessionRemove":
       Object.assign(body, emptySession(body.id));
       return;

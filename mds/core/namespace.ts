@@ -47,6 +47,7 @@ import {
 import { faultTogether, type Metadata } from "./metadata.js";
 import { INODES_PER_PAGE, inodePageKey } from "./page.js";
 import { changing, emptyPlan, type Plan } from "./plan.js";
+import { spaceAfterResize } from "./space.js";
 import { aclAfterChmod, aclsOfNew, type NewAcls } from "./xattrs.js";
 
 export interface NamespaceOptions {
@@ -216,6 +217,8 @@ export class Namespace {
       btimeNs: actor.timeNs,
       truncateSeq: 0,
       truncateSize: 0,
+      allocated: 0,
+      recount: false,
       xattrCount: acls.xattrs.length,
       parent: type === S_IFDIR ? directory.ino : 0,
       dataMax: 0,
@@ -582,7 +585,8 @@ export class Namespace {
     actor: Actor,
   ): InodeRecord {
     const bound = dataBound(this.metadata, access.capabilities, inode);
-    const changed: InodeRecord = { ...inode, size, mtimeNs: actor.timeNs };
+    const space = spaceAfterResize(inode, size);
+    const changed: InodeRecord = { ...inode, ...space, size, mtimeNs: actor.timeNs };
     if (size >= bound && size >= inode.size) return changed;
     changed.truncateSeq = inode.truncateSeq + 1;
     changed.truncateSize = size;
@@ -603,7 +607,8 @@ export class Namespace {
     return changed;
   }
 
-  publish(access: Access, { ino, size, mtimeNs }: Of<"publish">): Plan {
+  publish(access: Access, request: Of<"publish">): Plan {
+    const { ino, size, mtimeNs, allocated, recount } = request;
     const inode = this.inode(ino);
     this.checkHolder(access, ino);
     if (!Number.isSafeInteger(size) || size < 0 || size > FILE_SIZE_MAX) {
@@ -611,7 +616,7 @@ export class Namespace {
     }
     const draft = new Draft(this.metadata);
     const ctimeNs = mtimeNs > inode.ctimeNs ? mtimeNs : inode.ctimeNs;
-    const changed = draft.put({ ...inode, size, mtimeNs, ctimeNs });
+    const changed = draft.put({ ...inode, size, mtimeNs, ctimeNs, allocated, recount });
     return changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
   }
 

@@ -10,13 +10,7 @@
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import type {
-  Layout,
-  SessionType,
-  Volume,
-  VolumeSnapshot,
-  VolumeWriter,
-} from "../proto.js";
+import type { Layout, SessionType, Volume, VolumeSnapshot, VolumeWriter } from "../proto.js";
 import { Reader, Writer, unseal } from "./binary.js";
 import { nameKey, readDentry, writeDentry, type Dentry } from "./dentry.js";
 import { readInode, readLayout, writeInode, writeLayout, type InodeRecord } from "./inode.js";
@@ -64,6 +58,10 @@ export interface SessionBody {
   host: string;
   pid: number;
   detail: string;
+  /** Whose object operations count: those of the session's present worker. */
+  worker: ClientId;
+  /** Which worker of its mount that is, from 0. */
+  generation: number;
   floor: number;
   /** Executed requests at or above the floor. */
   completed: Set<number>;
@@ -74,20 +72,23 @@ export interface SessionBody {
   /** Open volumes; true: with the exclusive lock. */
   volumes: Map<number, boolean>;
 }
-export type VolumeRecord = Omit<Volume, "owner" | "ownerClient" | "ownerSinceNs" | "snapshot">;
+export type VolumeRecord = Omit<
+  Volume,
+  "owner" | "ownerClient" | "ownerSinceNs" | "snapshot" | "ancestors" | "children"
+>;
 export interface VolumesBody {
   kind: "v";
   volumes: Map<number, VolumeRecord>;
 }
 /** The places are the numbers in the journal. */
-const PURGES = ["objects", "directory", "clones", "rollback"] as const;
+const PURGES = ["objects", "directory", "clones", "rollback", "flatten"] as const;
 /** Objects of a file or volume (or the pages of a directory) to be removed. */
 export interface PurgeEntry {
   id: number;
   /**
    * objects: those wholly beyond `from`, below `bound`. directory: pages of the directory `ino`.
    * clones: what no snapshot of the volume needs any more. rollback: the volume's objects become
-   * what they were at its snapshot `snap`.
+   * what they were at its snapshot `snap`. flatten: the volume gets those of its parent.
    */
   what: (typeof PURGES)[number];
   ino: Ino;
@@ -263,6 +264,8 @@ export function emptySession(id: ClientId): SessionBody {
     host: "",
     pid: 0,
     detail: "",
+    worker: id,
+    generation: 0,
     floor: 0,
     completed: new Set(),
     ranges: [],
@@ -401,6 +404,8 @@ function writeSession(out: Writer, session: SessionBody): void {
   out.uint(session.id);
   for (const text of [session.type, session.instance, session.host, session.detail]) out.text(text);
   out.uint(session.pid);
+  out.uint(session.worker);
+  out.uint(session.generation);
   out.uint(session.floor);
   writeNumbers(out, session.completed);
   out.uint(session.ranges.length);
@@ -428,6 +433,8 @@ function readSession(from: Reader, session: SessionBody): void {
   session.host = from.text();
   session.detail = from.text();
   session.pid = from.uint();
+  session.worker = from.uint();
+  session.generation = from.uint();
   session.floor = from.uint();
   session.completed = new Set(readNumbers(from));
   for (let left = from.uint(); left > 0; left--) {
@@ -464,6 +471,10 @@ export function writeVolume(out: Writer, volume: VolumeRecord): void {
   out.text(volume.writer.holder);
   out.uint(volume.snapSeq);
   out.uint(volume.rollbackTo);
+  out.bool(volume.isFlattening);
+  out.uint(volume.parent?.volume ?? 0);
+  out.uint(volume.parent?.snap ?? 0);
+  out.size(volume.parent?.overlap ?? 0);
   out.uint(volume.snapshots.length);
   for (const { id, name, size, createdNs, isProtected } of volume.snapshots) {
     out.uint(id);
@@ -485,6 +496,7 @@ export function readVolume(from: Reader): VolumeRecord {
     ...{ revision: 0, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
     writer: NO_WRITER,
     ...{ snapSeq: 0, rollbackTo: 0, snapshots: [] as VolumeSnapshot[] },
+    ...{ isFlattening: false, parent: null },
   };
   for (let left = from.uint(); left > 0; left--) volume.features.push(from.text());
   volume.revision = from.uint();
@@ -494,6 +506,9 @@ export function readVolume(from: Reader): VolumeRecord {
   volume.writer = { client: from.uint(), sinceNs: from.time(), holder: from.text() };
   volume.snapSeq = from.uint();
   volume.rollbackTo = from.uint();
+  volume.isFlattening = from.bool();
+  const parent = { volume: from.uint(), snap: from.uint(), overlap: from.size() };
+  if (parent.volume !== 0) volume.parent = parent;
   for (let left = from.uint(); left > 0; left--) {
     volume.snapshots.push({
       id: from.uint(),

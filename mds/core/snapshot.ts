@@ -10,6 +10,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import { SNAP_ID_MAX } from "../../cluster/base/object-name.js";
 import { contextKey, type Request, type VolumeSnapshot } from "../proto.js";
 import type { Access } from "./capability.js";
+import { refuseChildren } from "./clone.js";
 import type { Delta } from "./delta.js";
 import { Draft } from "./draft.js";
 import type { Metadata } from "./metadata.js";
@@ -91,6 +92,7 @@ export class Snapshots {
         hint: `if you mean it: dss volume snap unprotect ${name}@${snapshot}`,
       });
     }
+    refuseChildren(this.metadata, volume, found);
     this.volumes.refuseRest(volume);
     this.volumes.refuseUse(access, volume, found.id);
     // A holder with the old record would go on preserving objects for it.
@@ -114,6 +116,7 @@ export class Snapshots {
     const volume = this.volumes.named(name);
     const { id, size } = this.snapshotOf(volume, snapshot);
     this.volumes.refuseRest(volume);
+    this.volumes.refuseFlatten(volume);
     this.volumes.endUse(access, volume);
     const draft = new Draft(this.metadata);
     const bound = Math.max(volume.size, size);

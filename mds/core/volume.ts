@@ -5,6 +5,7 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Epoch } from "../../cluster/base/ids.js";
+import { isClonePrefix } from "../../cluster/base/object-name.js";
 import {
   contextKey,
   volumeUse,
@@ -27,6 +28,7 @@ import {
   type SessionBody,
   type VolumeRecord,
 } from "./page.js";
+import { ancestorsOf, childrenOf } from "./clone.js";
 import { snapshotNamed } from "./snapshot.js";
 
 /**
@@ -98,6 +100,7 @@ export class Volumes {
       features: [],
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       ...{ writer: NO_WRITER, snapSeq: 0, snapshots: [], rollbackTo: 0 },
+      ...{ parent: null, isFlattening: false },
     };
     draft.add({ d: "volumePut", volume });
     this.metadata.cache.get(volumePageKey(id));
@@ -114,6 +117,10 @@ export class Volumes {
     access.see(VOLUMES_KEY);
     const volumes = [...this.metadata.volumes()].map((volume) => this.describe(volume));
     volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
+    const byId = new Map(volumes.map((volume) => [volume.id, volume]));
+    for (const { name, parent } of volumes) {
+      if (parent !== null) byId.get(parent.volume)?.children.push({ name, snap: parent.snap });
+    }
     return { ...emptyPlan(), answer: { volumes, volumePurges: this.purges() } };
   }
 
@@ -128,7 +135,9 @@ export class Volumes {
 
   info(access: Access, { name }: Of<"volumeInfo">): Plan {
     access.see(VOLUMES_KEY);
-    return { ...emptyPlan(), answer: { volume: this.describe(this.named(name)) } };
+    const volume = this.describe(this.named(name));
+    volume.children = childrenOf(this.metadata, volume.id);
+    return { ...emptyPlan(), answer: { volume } };
   }
 
   remove(access: Access, { name }: Of<"volumeRemove">): Plan {
@@ -141,13 +150,14 @@ export class Volumes {
       });
     }
     this.refuseRollback(volume);
+    this.refuseFlatten(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.add({ d: "volumeRemove", volume: volume.id });
-    draft.purge({
-      ...wholeOf(volume),
-      from: 0,
-    });
+    // Beyond its end there may be empty objects, which it got when it was shrunk.
+    const isSimple = volume.snapSeq === 0 && !isClonePrefix(volume.objectPrefix);
+    const bound = isSimple ? volume.size : VOLUME_SIZE_MAX;
+    draft.purge({ ...wholeOf(volume), from: 0, bound });
     return { ...emptyPlan(), record: draft.finish(), hides: [VOLUMES_KEY], durable: true };
   }
 
@@ -167,6 +177,7 @@ export class Volumes {
         hint: "what is beyond the new size would be lost; if you mean it, add --allow-shrink",
       });
     }
+    this.refuseFlatten(volume);
     this.endUse(access, volume);
     const draft = new Draft(this.metadata);
     draft.purge({ ...wholeOf(volume), from: size, shrinks: true });
@@ -195,7 +206,13 @@ export class Volumes {
     const volume = this.metadata.volume(entry.volume);
     if (!entry.shrinks || volume === undefined) return [];
     const revision = volume.revision + 1;
-    return [{ d: "volumePut", volume: { ...volume, size: entry.from, shrinkTo: 0, revision } }];
+    const { from: size } = entry;
+    // What was cut off hides the parent from now on, whatever size the volume will have.
+    const parent = volume.parent && {
+      ...volume.parent,
+      overlap: Math.min(volume.parent.overlap, size),
+    };
+    return [{ d: "volumePut", volume: { ...volume, size, shrinkTo: 0, parent, revision } }];
   }
 
   open(access: Access, request: Of<"volumeOpen">): Plan {
@@ -379,6 +396,13 @@ export class Volumes {
       hint: "that goes on by itself: see dss volume ls",
     });
   }
+  /** Errors: Busy. */
+  refuseFlatten({ name, isFlattening }: VolumeRecord): void {
+    if (!isFlattening) return;
+    throw new DssError("Busy", `volume ${name} is being made independent of its parent`, {
+      hint: "that goes on by itself: see dss volume ls",
+    });
+  }
   private find(name: string): VolumeRecord | undefined {
     for (const volume of this.metadata.volumes()) if (volume.name === name) return volume;
     return undefined;
@@ -388,7 +412,7 @@ export class Volumes {
     if (volume !== undefined) return volume;
     throw new DssError("NotFound", `there is no volume ${name}`, { hint: "see dss volume ls" });
   }
-  private refuseTaken(name: string): void {
+  refuseTaken(name: string): void {
     if (this.find(name) === undefined) return;
     throw new DssError("Exists", `volume ${name} exists`, {
       hint: "choose another name, or remove it first: dss volume rm",
@@ -405,6 +429,8 @@ export class Volumes {
     return {
       ...volume,
       snapshot: 0,
+      ancestors: ancestorsOf(this.metadata, volume),
+      children: [],
       owner: owner === undefined ? "" : describeSession(owner),
       ownerClient: owner?.id ?? 0,
       ownerSinceNs: owner === undefined ? 0n : volume.writer.sinceNs,
@@ -412,7 +438,7 @@ export class Volumes {
   }
 }
 
-function checkName(name: string): void {
+export function checkName(name: string): void {
   if (NAME.test(name)) return;
   throw new DssError("InvalidArgument", `${JSON.stringify(name)} is no name for a volume`, {
     hint: "use 1 to 128 letters, digits, dots, underscores or hyphens, not beginning with . or -",

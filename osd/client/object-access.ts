@@ -22,6 +22,13 @@ export interface AccessOptions {
   snapshots?: SnapContext;
   /** Reads: the object as it was at this snapshot. */
   snap?: number;
+  /** Of a volume that is a clone: where an object comes from that it does not have itself. */
+  parents?: readonly ObjectParent[];
+}
+/** An object of a volume's parent, at a snapshot of the parent; next comes the parent's parent. */
+export interface ObjectParent {
+  readonly object: string;
+  readonly snap: number;
 }
 /**
  * Under which snapshots an object is changed. One that has seen newer ones refuses it with
@@ -151,4 +158,9 @@ export interface VolumeObjects extends ObjectAccess {
     snap: number,
     options: AccessOptions & { mtimeNs: bigint },
   ): Promise<void>;
+  /**
+   * The object is there from now on, with what it is by `parents`, at all snapshots of its volume
+   * too; nothing happens when it is there or when they have nothing. No reader sees a difference.
+   */
+  copyUp(address: ObjectAddress, options: AccessOptions): Promise<void>;
 }

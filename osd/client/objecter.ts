@@ -39,6 +39,7 @@ import type {
   ObjectAddress,
   ObjectContent,
   ObjectListing,
+  ObjectParent,
   ObjectStat,
   VolumeObjects,
 } from "./object-access.js";
@@ -235,6 +236,11 @@ export class Objecter implements VolumeObjects, ObjectListing {
     });
     return (await this.attempt(ListActive, place, request)).message.objects;
   }
+  async copyUp(address: ObjectAddress, options: AccessOptions): Promise<void> {
+    const kind = WriteKind.copyUp;
+    const change = { kind, flags: 0, offset: 0, length: 0, data: [], mtimeNs: 0n };
+    await this.change(address, options, change);
+  }
 
   /** Operations under way fail with ShuttingDown at their next attempt. */
   close(): void {
@@ -273,6 +279,7 @@ export class Objecter implements VolumeObjects, ObjectListing {
           snap: change.snap ?? 0,
           mtimeNs: change.mtimeNs,
           object: address.object,
+          parents: options.parents ?? NO_PARENTS,
         }),
         change.data,
       );
@@ -301,6 +308,7 @@ export class Objecter implements VolumeObjects, ObjectListing {
       truncateSize: options.truncation.size,
       snap: options.snap ?? 0,
       object: address.object,
+      parents: options.parents ?? NO_PARENTS,
     }));
   }
 
@@ -427,3 +435,4 @@ export class Objecter implements VolumeObjects, ObjectListing {
 }
 
 const EMPTY = Buffer.alloc(0);
+const NO_PARENTS: readonly ObjectParent[] = [];

@@ -91,10 +91,6 @@ export function objectCount(layout: StripeLayout, size: number): number {
   return fullSets * layout.stripeCount + Math.min(units, layout.stripeCount);
 }
 
-/** `<inode hex>.<index hex>` for files; volumes give their own prefix. */
-export function objectName(prefix: string, index: number): string {
-  return `${prefix}.${index.toString(16)}`;
-}
 export function filePrefix(ino: number): string {
   return ino.toString(16);
 }

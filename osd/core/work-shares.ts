@@ -8,10 +8,13 @@
  * queueing). Work done under a reservation counts for the share, too: a reservation is a floor, not
  * a bonus.
  *
- * Two additions. Clients answer to latency and keep few requests open, so a class is also taken
+ * Three additions. Clients answer to latency and keep few requests open, so a class is also taken
  * for present while it has work in service or had some a moment ago: lower classes do not slip into
- * the gaps between its requests. And nobody waits for a share that nobody else claims: alone, a
- * class is never held up.
+ * the gaps between its requests. Longer gaps may be of their own making, because all daemons of a
+ * machine share its processors: while a class is active, a lower one works through its gaps in
+ * bursts and rests after each for as long as its weight says, counted from what the burst took in
+ * time, on the other side too. And nobody waits for a share that nobody else claims: alone, a class
+ * is never held up.
  *
  * Times are milliseconds of one monotonic clock; costs are bytes.
  */
@@ -60,6 +63,11 @@ export const COST_BASE = 32 * 1024;
 export const DEPTH_DEFAULT = 8 * MiB;
 /** A class is present for this long after its last work. */
 export const LINGER_MS = 5;
+/** And active for this long: what works in its gaps rests in between. */
+const ACTIVE_MS = 1_000;
+const BURST_BYTES = 4 * MiB;
+/** What took long because the other side hung is no reason to rest for long. */
+const REST_MS_MAX = 1_000;
 
 interface Tags {
   queued: number;
@@ -69,6 +77,13 @@ interface Tags {
   start: number;
   reservedAt: number;
   limitedAt: number;
+  /** Turns begun and not finished, and since when there are any; the cost of those since then. */
+  turns: number;
+  burstSince: number;
+  burstCost: number;
+  /** When the last burst ended, and how long it took. */
+  burstEnd: number;
+  burstMs: number;
 }
 
 /** Who goes next, or how long (ms) nobody may go unless something ends or arrives. */
@@ -117,6 +132,20 @@ export class WorkShares {
       tags.reservedAt = Math.max(tags.reservedAt, nowMs) + (cost / reservation) * 1000;
     }
     if (limit < Infinity) tags.limitedAt = Math.max(tags.limitedAt, nowMs) + (cost / limit) * 1000;
+    if (work === "client") return;
+    if (tags.turns++ === 0) {
+      tags.burstSince = nowMs;
+      tags.burstCost = 0;
+    }
+    tags.burstCost += cost;
+  }
+
+  /** A turn of recovery or scrub is over, on the other side too. */
+  finished(work: Exclude<WorkClass, "client">, nowMs: number): void {
+    const tags = this.tags[work];
+    if (--tags.turns > 0) return;
+    tags.burstEnd = nowMs;
+    tags.burstMs = nowMs - tags.burstSince;
   }
 
   ended(work: WorkClass, cost: number, nowMs: number): void {
@@ -155,8 +184,19 @@ export class WorkShares {
       if (inService > 0) return { waitMs };
       const lingers = endedAt + LINGER_MS - nowMs;
       if (lingers > 0) return { waitMs: Math.min(waitMs, lingers) };
+      if (endedAt + ACTIVE_MS <= nowMs) continue;
+      const { turns, burstCost } = this.tags[best];
+      if (turns > 0 && burstCost >= BURST_BYTES) return { waitMs };
+      const rests = this.restEnd(best, work) - nowMs;
+      if (turns === 0 && rests > 0) return { waitMs: Math.min(waitMs, rests) };
     }
     return { work: best, isReserved: false };
+  }
+
+  private restEnd(work: WorkClass, above: WorkClass): number {
+    const { burstEnd, burstMs } = this.tags[work];
+    const ratio = this.shares[above].weight / this.shares[work].weight;
+    return burstEnd + Math.min(burstMs * ratio, REST_MS_MAX);
   }
 }
 
@@ -168,5 +208,10 @@ function fresh(): Tags {
     start: 0,
     reservedAt: -Infinity,
     limitedAt: -Infinity,
+    turns: 0,
+    burstSince: 0,
+    burstCost: 0,
+    burstEnd: -Infinity,
+    burstMs: 0,
   };
 }

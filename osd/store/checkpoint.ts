@@ -164,7 +164,7 @@ export class Checkpointer {
 
   /** Runs one checkpoint now, after the work under way; errors go to the host. */
   async checkpoint(): Promise<void> {
-    await this.idle();
+    while (this.running) await this.running; // In one turn with what follows.
     if (!this.dirty && this.parts.overlay.bytes === 0) return;
     this.running = this.guard(() => this.write());
     await this.running;

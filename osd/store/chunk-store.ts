@@ -104,6 +104,8 @@ export interface ObjectImage {
    * repaired later.
    */
   spoiled?: readonly SpoiledBlock[];
+  /** The extents are not needed any more: their memory may be used again. At most once. */
+  recycle?: () => void;
 }
 
 export interface SpoiledBlock {
@@ -282,8 +284,11 @@ export interface ChunkStore {
   /** The client is fenced and gone: its answers are not needed any more. */
   forgetClient(client: number): void;
 
-  /** Reads every entry of the PG in the index and compares it with what is known. */
-  verifyIndex(pg: PgId): IndexCheck;
+  /**
+   * Reads every entry of the PG in the index and compares it with what is known. Resolves when what
+   * could be mended is so on disk: it is not found again.
+   */
+  verifyIndex(pg: PgId): Promise<IndexCheck>;
   /**
    * Called in the turn in which damage of the index is found, and for what opening the store has
    * found: objects of the PG may be gone, and its meta is that of a damaged PG.

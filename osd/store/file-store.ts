@@ -427,11 +427,12 @@ export class FileStore implements ChunkStore {
     for (const damage of this.damage.splice(0)) listener(damage);
   }
 
-  verifyIndex(id: PgId): IndexCheck {
+  async verifyIndex(id: PgId): Promise<IndexCheck> {
     this.assertUsable();
     const found = this.guard.verify(this.pg(id));
     if (found.damaged > 0) this.indexErrors += found.damaged;
     if (found.lost) this.lose(this.pg(id), "entries do not match what was written", false);
+    if (found.damaged > 0) await this.checkpointer.checkpoint();
     return found;
   }
 

@@ -400,7 +400,7 @@ export class MemoryStore implements ChunkStore {
   readonly mayLackPgs = false;
   async lackNoted(): Promise<void> {}
   onDamage(): void {}
-  verifyIndex(id: PgId): IndexCheck {
+  async verifyIndex(id: PgId): Promise<IndexCheck> {
     return { entries: this.pgs.get(id)?.objects.size ?? 0, damaged: 0, lost: false };
   }
 

@@ -50,7 +50,7 @@ export class ObjectViews {
     length: number,
   ): Promise<ObjectRead | undefined> {
     this.host.assertAlive();
-    const { readPool } = this;
+    const { readPool: pool } = this;
     const read: (BlockRead & ObjectRead) | undefined = await this.reader.read(
       () => this.host.find(id, name),
       (object) => {
@@ -61,13 +61,9 @@ export class ObjectViews {
         );
         return { first, count: Math.max(0, end - first) };
       },
-      { pool: readPool },
+      { pool },
     );
-    if (read !== undefined && read.lent.length > 0) {
-      read.recycle = () => {
-        for (const buffer of read.lent) readPool.give(buffer);
-      };
-    }
+    if (read !== undefined && read.lent.length > 0) read.recycle = this.recycler(read);
     return read;
   }
 
@@ -76,7 +72,7 @@ export class ObjectViews {
     const found = await this.reader.read(
       () => this.host.find(id, name),
       (object) => ({ first: 0, count: object.extent }),
-      { tolerant: tolerated },
+      { tolerant: tolerated, pool: this.readPool },
     );
     if (!found) return undefined;
     const spoiled: SpoiledBlock[] = [];
@@ -86,7 +82,14 @@ export class ObjectViews {
       if (found.bad.length > 0) spoiled.push(...spoil(run, found.bad));
       return run;
     });
-    return { info: found.info, extents, ...(spoiled.length > 0 && { spoiled }) };
+    const image = { info: found.info, extents, recycle: this.recycler(found) };
+    return spoiled.length > 0 ? { ...image, spoiled } : image;
+  }
+
+  private recycler({ lent }: BlockRead): () => void {
+    return () => {
+      for (const buffer of lent) this.readPool.give(buffer);
+    };
   }
 
   async check(

@@ -1,12 +1,13 @@
 /**
- * Disk blocks that several objects of one family have: an object and its snapshot clones (docs/
- * decisions/0007). A shared block is never written in place, and is free when the last one lets it
- * go. Nothing of this is stored: it is what the index names more than once, rebuilt at open.
+ * Disk blocks that several objects of one family have: an object, what it was at snapshots, and
+ * those of volumes cloned from its (docs/decisions/0007, 0010). A shared block is never written in
+ * place, and is free when the last one lets it go. Nothing of this is stored: it is what the index
+ * names more than once, rebuilt at open.
  *
  * Owner of the counts; placement.ts asks before it writes in place and before it frees.
  */
 import { assert } from "../../cluster/base/assert.js";
-import { headOf, cloneIdOf } from "../../cluster/base/object-name.js";
+import { cloneIdOf, familyOf, headOf } from "../../cluster/base/object-name.js";
 import type { BlockAllocator } from "./extent-map.js";
 import type { ObjectState } from "./object-state.js";
 
@@ -48,9 +49,9 @@ export class BlockClaims {
 
   /** The first of its blocks that another family has: damage. */
   claim(object: ObjectState): number | undefined {
-    const head = headOf(object.name);
-    if (head !== this.family || object.pg.id !== this.pg) {
-      this.family = head;
+    const family = familyOf(object.name);
+    if (family !== this.family || object.pg.id !== this.pg) {
+      this.family = family;
       this.pg = object.pg.id;
       this.members = [];
       this.blocks = undefined;

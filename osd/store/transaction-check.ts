@@ -1,7 +1,7 @@
 /** What every store demands of its caller; a violation is a bug and stops the process. */
 import { assert } from "../../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
-import { headOf } from "../../cluster/base/object-name.js";
+import { familyOf } from "../../cluster/base/object-name.js";
 import { OpKind, type Transaction } from "./chunk-store.js";
 
 /** The contract's demands on a transaction; a violation is a bug of the caller. */
@@ -20,7 +20,7 @@ export function checkTransaction(t: Transaction): void {
   if (t.kind !== OpKind.copy) return;
   const { source = "", object } = t;
   assert(
-    source !== object && headOf(source) === headOf(object),
+    source !== object && familyOf(source) === familyOf(object),
     `object ${object} would be a copy of ${source}`,
   );
 }

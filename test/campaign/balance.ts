@@ -130,6 +130,7 @@ async function joins(): Promise<void> {
   } while (isMoving);
   await settled;
   const seconds = (performance.now() - begin) / 1000;
+  const after = await work(MEASURE_SECONDS);
   const moved = await watch.rise("recoveryBytes", before);
   const total = [...holds.values()].reduce((sum, bytes) => sum + bytes, 0);
   const ideal = total / 4;
@@ -139,7 +140,8 @@ async function joins(): Promise<void> {
   const mean = rates.reduce((sum, rate) => sum + rate, 0) / rates.length;
   figure(
     `client: ${normal.toFixed(0)} IOPS before, ${rates.map((rate) => rate.toFixed(0)).join(", ")} ` +
-      `while data moves: ${((100 * mean) / normal).toFixed(0)} %`,
+      `while data moves: ${((100 * mean) / normal).toFixed(0)} %, ` +
+      `${after.toFixed(0)} afterwards`,
     mean >= THROUGHPUT_MIN * normal,
   );
   figure(`never fewer than ${watch.lowest} copies in ${watch.looks} looks`, watch.lowest >= 3);

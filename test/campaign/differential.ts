@@ -4,8 +4,8 @@
  * mounts) and on a local file system, compared; the first difference is shrunk and printed. Exit
  * code 0: there is none.
  */
-import { mkdirSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import {
   compare,
@@ -27,6 +27,10 @@ async function clusterWays(): Promise<[string, string]> {
   const cluster = await startCluster(scope);
   const second = await cluster.mountAgain("second");
   const ways: [string, string] = [join(cluster.mount, "d"), join(second, "d")];
+  // Other users come here too.
+  for (const folder of [cluster.folder, dirname(cluster.mount), dirname(second)]) {
+    chmodSync(folder, 0o755);
+  }
   mkdirSync(ways[0]);
   return ways;
 }

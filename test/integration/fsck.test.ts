@@ -14,7 +14,7 @@ import { pagePath } from "../../cluster/zk/schema.js";
 import { connectZooKeeper } from "../../cluster/zk/session.js";
 import { ClusterClient } from "../../cli/context.js";
 import { decodePage, directoryPageKey, encodePage } from "../../mds/core/page.js";
-import type { FsckFinding } from "../../mds/proto.js";
+import type { FsckFinding } from "../../mds/proto-fsck.js";
 import { ROOT_INO } from "../../mds/proto.js";
 import { NO_TRUNCATION } from "../../osd/client/object-access.js";
 import { Objecter } from "../../osd/client/objecter.js";
@@ -84,7 +84,11 @@ await t.test("nor has a busy one", async (t) => {
   await waitFor("it is busy", () => readdirSync(cluster.mount).includes("moved0"));
   for (let round = 0; round < 4; round++) {
     const { code, report } = await fsck(...(round === 3 ? ["--repair"] : []));
-    t.same(report.findings, [], `round ${round}: ${report.inodes} inodes, ${report.objects} objects`);
+    t.same(
+      report.findings,
+      [],
+      `round ${round}: ${report.inodes} inodes, ${report.objects} objects`,
+    );
     t.equal(code, 0);
   }
   t.ok(busy.running, "it was busy all the time");

@@ -52,6 +52,31 @@ export const DATA: Scenarios = {
     for (const line of lines) assert.match(line, /^[abc]-\d+-x{24}$/);
   },
 
+  "holes take no space, and stat says so": ({ at }) => {
+    const blocks = (): number => fs.statSync(at("f")).blocks * 512;
+    const isAbout = (bytes: number): void => {
+      // A local file system may count blocks that describe others.
+      const found = blocks();
+      assert.ok(found >= bytes && found <= bytes + 64 * KIB, `${found} for ${bytes}`);
+    };
+    withOpen(at("f"), "w+", (fd) => {
+      fs.ftruncateSync(fd, TIB);
+      isAbout(0);
+      fs.writeSync(fd, pattern(MIB, 1), 0, MIB, TIB / 2);
+      fs.fsyncSync(fd);
+      isAbout(MIB);
+      fs.writeSync(fd, pattern(MIB, 2), 0, MIB, 0);
+      fs.fsyncSync(fd);
+      isAbout(2 * MIB);
+      fs.ftruncateSync(fd, MIB / 2);
+      fs.fsyncSync(fd);
+      isAbout(MIB / 2);
+    });
+    exec("fallocate", "--punch-hole", "--offset", "0", "--length", String(MIB / 4), at("f"));
+    isAbout(MIB / 4);
+    assert.equal(exec("du", "--block-size=1K", at("f")).split("\t")[0], String(blocks() / KIB));
+  },
+
   "truncate: shorter, longer, zeros between": ({ at }) => {
     const data = pattern(OBJECT + 100 * KIB, 1);
     fs.writeFileSync(at("f"), data);

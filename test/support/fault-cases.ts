@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Cluster, ClusterProcess } from "./cluster.js";
-import { objectName } from "../../osd/client/striper.js";
+import { objectName } from "../../cluster/base/object-name.js";
 import { recordStall, type FaultLoad, type Measured } from "./fault-load.js";
 import { waitFor } from "./temp.js";
 import { fourLetterWord } from "./zookeeper.js";

@@ -35,6 +35,12 @@ export const KEPT: Readonly<Record<string, readonly Operation[]>> = {
     { ...root, op: "pread", via: 0, slot: 0, at: 50, length: 20_000 },
     { ...root, op: "linkfd", via: 0, slot: 0, path: "d/b" },
   ],
+  "trusted attributes are listed to the superuser only": [
+    ...BEGINNING,
+    { ...root, op: "setxattr", via: 0, path: "d", name: "trusted.c", value: "00ff", flags: 0 },
+    { uid_: 1000, op: "listxattr", via: 1, path: "d" },
+    { ...root, op: "listxattr", via: 1, path: "d" },
+  ],
   "an access control list decides, follows chmod and is inherited": [
     ...BEGINNING,
     { ...root, op: "mkdir", via: 0, path: "d/e", mode: 0o770 },

@@ -50,6 +50,8 @@ class Scripted {
       );
       incoming.reply({
         client,
+        worker: client,
+        floor: 1,
         term: given,
         leaseMs: 9_000,
         safe: this.safe,

@@ -7,14 +7,10 @@ import { Prng } from "../../../cluster/base/prng.js";
 import type { Delta } from "../../../mds/core/delta.js";
 import { Draft } from "../../../mds/core/draft.js";
 import { S_IFDIR, type InodeRecord } from "../../../mds/core/inode.js";
-import {
-  decodePage,
-  directoryPageKey,
-  encodePage,
-  inodePageKey,
-} from "../../../mds/core/page.js";
+import { decodePage, directoryPageKey, encodePage, inodePageKey } from "../../../mds/core/page.js";
 import { Fsck, type FsckSettings, type ObjectLister } from "../../../mds/fsck.js";
-import { ROOT_INO, type FsckStatus } from "../../../mds/proto.js";
+import { ROOT_INO } from "../../../mds/proto.js";
+import { type FsckStatus } from "../../../mds/proto-fsck.js";
 import { LAYOUT, TestCluster, settle, type TestClient } from "./harness.js";
 
 const MiB = 2 ** 20;
@@ -278,13 +274,7 @@ t.test("objects: without an owner, beyond the end, longer than their file", asyn
   world.object("20.0", 4096);
   world.object("ffffff.3", 4096);
   world.object(`${prefix}f.0`, 4096);
-  await mends(
-    t,
-    world,
-    "object-without-owner",
-    "object-without-owner",
-    "object-without-owner",
-  );
+  await mends(t, world, "object-without-owner", "object-without-owner", "object-without-owner");
   t.equal(world.cluster.objects.sizes.has("20.0"), false);
   t.equal(world.cluster.objects.sizes.size, 3, "nothing else was removed");
   world.object(name(ino, 0), 4 * MiB);

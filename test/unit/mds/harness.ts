@@ -152,6 +152,16 @@ export class FakeObjects {
     await this.heldRemovals;
     this.rolledBack.push({ object, snap, seq: snapshots?.seq });
   }
+  readonly copiedUp: { object: string; parents: readonly string[] }[] = [];
+  async copyUp(
+    { object }: { object: string },
+    { parents = [] }: { parents?: readonly { object: string; snap: number }[] },
+  ) {
+    await this.heldRemovals;
+    const names = parents.map((each) => `${each.object}@${each.snap}`);
+    this.copiedUp.push({ object, parents: names });
+    this.sizes.set(object, { size: LAYOUT.objectSize, mtimeNs: 0n });
+  }
   /** `snapSeq` of what has one: clones above all. */
   readonly snapSeqs = new Map<string, number>();
   /** While set, removals wait for it. */
@@ -273,7 +283,9 @@ export class TestClient {
     return this.cluster.leader.keepAlive({ client: this.id, floor: this.floor }, this.link);
   }
   release(ino: number, mode: CapabilityMode, seq: number, open = false): void {
-    const last = this.size === undefined ? {} : { size: this.size, mtimeNs: 7_000n };
+    const { size } = this;
+    const word = { size: size ?? 0, mtimeNs: 7_000n, allocated: 0, recount: true };
+    const last = size === undefined ? {} : { last: word };
     this.cluster.leader.onReleased({ ino, mode, seq, open, ...last }, this.link);
   }
   actor(extra: Partial<Actor> = {}): Actor {

@@ -196,11 +196,11 @@ t.test("a longer truncation waits until what a shorter one cut is gone", async (
   const { answer } = await a.create(ROOT_INO, "f");
   const { ino } = answer.inode!;
   const actor = a.actor();
-  await a.send({ op: "publish", ino, size: 10_000, mtimeNs: 1n });
+  await a.send({ op: "publish", ino, size: 10_000, mtimeNs: 1n, allocated: 0, recount: true });
   let release = (): void => undefined;
   cluster.objects.held = new Promise((resolve) => (release = resolve));
   await a.send({ op: "setattr", ino, size: 100, actor });
-  await a.send({ op: "publish", ino, size: 5_000, mtimeNs: 2n });
+  await a.send({ op: "publish", ino, size: 5_000, mtimeNs: 2n, allocated: 0, recount: true });
   let longer = false;
   const waiting = a.send({ op: "setattr", ino, size: 3_000, actor }).then(() => (longer = true));
   await settle();

@@ -55,7 +55,12 @@ t.test("only objects that are there are asked about their extents", async (t) =>
   );
   t.equal(objects.asked.length, GROUPS, "every group once");
   t.ok(objects.asked.every((line) => line.endsWith("after v5. from epoch 42")));
-  // Another volume, such as the parent of a clone, has a list of its own.
+  // A clone finds there what its parent has: nothing more has to be listed for it.
+  await extentsOf("v5.1f$00000009");
+  t.equal(objects.calls.at(-1), "extents v5.1f$00000009");
+  t.match(await extentsOf("v5.20$00000009"), { exists: false });
+  t.equal(objects.asked.length, GROUPS);
+  // A volume of another family has a list of its own.
   t.match(await extentsOf("v4.0"), { exists: false });
   t.equal(objects.asked.length, 2 * GROUPS);
   t.throws(() => listed.write(), AssertionFailure);

@@ -32,6 +32,7 @@ function volume(id: number, name: string): Volume {
       ownerClient: 0,
       ...{ revision: 1, shrinkTo: 0, iopsLimit: 0, bandwidthLimit: 0 },
       ...{ snapSeq: 0, snapshots: [], rollbackTo: 0, snapshot: 0 },
+      ...{ parent: null, ancestors: [], children: [], isFlattening: false },
       ownerSinceNs: 0n,
       writer: { client: 0, sinceNs: 0n, holder: "" },
     },

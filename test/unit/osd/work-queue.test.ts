@@ -79,10 +79,10 @@ function background(
   const done = { bytes: 0 };
   const loop = async (): Promise<void> => {
     for (;;) {
-      const end = await world.queue.turn(work, load.bytes);
+      const turn = await world.queue.turn(work, load.bytes);
       await new Promise<void>((resolve) => world.disk.work(load.bytes, resolve));
       done.bytes += load.bytes;
-      end();
+      turn.end();
     }
   };
   for (let i = 0; i < load.workers; i++) void loop();
@@ -133,8 +133,7 @@ t.test("a profile can be changed while everybody works", async (t) => {
   const before = { ...w.queue.done };
   w.queue.setShares(PROFILES.recovery);
   await w.clock.advance(10_000);
-  const ratio =
-    (w.queue.done.recovery - before.recovery) / (w.queue.done.client - before.client);
+  const ratio = (w.queue.done.recovery - before.recovery) / (w.queue.done.client - before.client);
   t.ok(Math.abs(ratio - 65 / 25) < 0.26, `recovery has ${ratio.toFixed(2)} times the client's`);
 });
 
@@ -150,6 +149,19 @@ t.test("one client request at a time is not outrun, and alone nobody is held up"
   const clients = (done.bytes * (1 + COST_BASE / 4096)) / 10;
   t.ok(recovery > 4 * MiB, `recovery goes on: ${recovery / MiB} MiB/s`);
   t.ok(recovery < 0.3 * clients, `and leaves room: ${recovery / clients} of the client's`);
+});
+
+t.test("in the gaps of an active client recovery rests as its weight says", async (t) => {
+  for (const profile of WORK_PROFILES) {
+    const w = world(PROFILES[profile]);
+    const recovery = background(w, "recovery", { workers: 8, bytes: 4 * MiB });
+    client(w, { depth: 1, bytes: 4096, thinkMs: 100 });
+    await w.clock.advance(20_000);
+    const { weight, reservation } = PROFILES[profile].recovery;
+    const part = (recovery.bytes / 20 - reservation) / RATE;
+    const due = weight / (weight + PROFILES[profile].client.weight);
+    t.ok(part < 1.3 * due && part > 0.5 * due, `${profile}: ${part.toFixed(2)} of ${due}`);
+  }
 });
 
 t.test("a reservation is kept and a limit holds, whatever the weights", async (t) => {
@@ -168,46 +180,53 @@ t.test("a reservation is kept and a limit holds, whatever the weights", async (t
   t.ok(scrub.bytes <= 1.1 * 10 * 10 * MiB, `limited: ${scrub.bytes / 10 / MiB} MiB/s`);
 });
 
-t.test("clients alone: no queue, no timer, and the same again after others have gone", async (t) => {
-  const w = world(PROFILES.client);
-  t.notOk(w.queue.contended);
-  const end = await w.queue.turn("recovery", 4 * MiB);
-  t.ok(w.queue.contended);
-  end();
-  end();
-  await w.clock.advance(1_000);
-  t.notOk(w.queue.contended, "a moment after the last turn");
-  const events = w.clock.events;
-  await w.clock.advance(60_000);
-  t.equal(w.clock.events, events, "nothing ticks");
-});
+t.test(
+  "clients alone: no queue, no timer, and the same again after others have gone",
+  async (t) => {
+    const w = world(PROFILES.client);
+    t.notOk(w.queue.contended);
+    const turn = await w.queue.turn("recovery", 4 * MiB);
+    t.ok(w.queue.contended);
+    turn.release();
+    turn.end();
+    turn.end();
+    await w.clock.advance(1_000);
+    t.notOk(w.queue.contended, "a moment after the last turn");
+    const events = w.clock.events;
+    await w.clock.advance(60_000);
+    t.equal(w.clock.events, events, "nothing ticks");
+  },
+);
 
-t.test("a turn that is ended twice ends once: who works and who waits is not forgotten", async (t) => {
-  const w = world(PROFILES.client);
-  const first = await w.queue.turn("recovery", 8 * MiB);
-  const others = [1, 2, 3].map(() => w.queue.turn("recovery", 8 * MiB));
-  for (let i = 0; i < 4; i++) first();
-  const second = await others[0]!;
-  await w.clock.advance(1_000);
-  t.ok(w.queue.contended, "the second is still at work");
-  second();
-  second();
-  let served = 0;
-  for (const other of others.slice(1)) {
-    void other.then((end) => {
-      served++;
-      end();
-      end();
-    });
-  }
-  await w.clock.advance(10_000);
-  t.equal(served, 2);
-  t.notOk(w.queue.contended);
-});
+t.test(
+  "a turn that is ended twice ends once: who works and who waits is not forgotten",
+  async (t) => {
+    const w = world(PROFILES.client);
+    const first = await w.queue.turn("recovery", 8 * MiB);
+    const others = [1, 2, 3].map(() => w.queue.turn("recovery", 8 * MiB));
+    for (let i = 0; i < 4; i++) first.end();
+    const second = await others[0]!;
+    await w.clock.advance(1_000);
+    t.ok(w.queue.contended, "the second is still at work");
+    second.end();
+    second.end();
+    let served = 0;
+    for (const other of others.slice(1)) {
+      void other.then((turn) => {
+        served++;
+        turn.end();
+        turn.end();
+      });
+    }
+    await w.clock.advance(10_000);
+    t.equal(served, 2);
+    t.notOk(w.queue.contended);
+  },
+);
 
 t.test("a client that waits is told of a failure when its turn comes", async (t) => {
   const w = world(PROFILES.client);
-  const end = await w.queue.turn("recovery", 8 * MiB);
+  const turn = await w.queue.turn("recovery", 8 * MiB);
   const second = w.queue.turn("recovery", 4 * MiB);
   let failure: unknown;
   const asked = { ...request(() => undefined), fail: (error: unknown) => (failure = error) };
@@ -215,9 +234,9 @@ t.test("a client that waits is told of a failure when its turn comes", async (t)
     throw new Error("no");
   });
   t.equal(failure, undefined, "the OSD has enough to do");
-  end();
+  turn.end();
   await w.clock.advance(10);
-  (await second)();
+  (await second).end();
   t.match(failure, /no/);
 });
 

@@ -33,9 +33,12 @@ import { SimHost, SimNetwork } from "../../../sim/sim-network.js";
 
 export const CALLER: Caller = { uid: 1000, gid: 1000, pid: 1, umask: 0o022 };
 export const OBJECT_SIZE = 64 * 1024;
+const BLOCK = 4_096;
 
 interface StoredObject {
   data: Buffer;
+  /** Numbers of the blocks that hold data. */
+  blocks: Set<number>;
   size: number;
   mtimeNs: bigint;
   truncateSeq: number;
@@ -105,7 +108,7 @@ export class MemoryObjects {
           size: object?.size ?? 0,
           mtimeNs: object?.mtimeNs ?? 0n,
           truncateSeq: object?.truncateSeq ?? 0,
-          allocated: object?.size ?? 0,
+          allocated: (object?.blocks.size ?? 0) * BLOCK,
           ...{ clones: [], snapSeq: 0 },
         };
       },
@@ -114,11 +117,11 @@ export class MemoryObjects {
         const object = this.look(address, options);
         if (object === undefined) return { exists: false, size: 0, extents: [] };
         const extents: { offset: number; length: number }[] = [];
-        for (let at = offset; at < Math.min(offset + length, object.size); at += 4096) {
-          const end = Math.min(at + 4096, object.size);
-          if (!object.data.subarray(at, end).every((byte) => byte === 0)) {
-            extents.push({ offset: at, length: end - at });
-          }
+        const last = Math.min(offset + length, object.size);
+        for (let block = Math.floor(offset / BLOCK); block * BLOCK < last; block++) {
+          const at = Math.max(block * BLOCK, offset);
+          const end = Math.min((block + 1) * BLOCK, last);
+          if (object.blocks.has(block)) extents.push({ offset: at, length: end - at });
         }
         return { exists: true, size: object.size, extents };
       },
@@ -130,6 +133,9 @@ export class MemoryObjects {
         if (options.truncation.seq < object.truncateSeq) end = Math.min(end, object.truncateSize);
         if (end > offset) {
           bytes.copy(object.data, offset, 0, end - offset);
+          for (let block = Math.floor(offset / BLOCK); block * BLOCK < end; block++) {
+            object.blocks.add(block);
+          }
           object.size = Math.max(object.size, end);
           if (options.mtimeNs > object.mtimeNs) object.mtimeNs = options.mtimeNs;
         }
@@ -139,7 +145,7 @@ export class MemoryObjects {
       zero: async (address, offset, length, options) => {
         await change(address, options);
         const object = this.look(address, options);
-        object?.data.fill(0, offset, Math.min(offset + length, object.size));
+        if (object !== undefined) punch(object, offset, Math.min(offset + length, object.size));
         await leave();
       },
       trim: async (address, options) => {
@@ -161,6 +167,14 @@ export class MemoryObjects {
     };
   }
 
+  /** What the objects of a file have. */
+  allocatedOf(ino: number): number {
+    let blocks = 0;
+    for (const [name, object] of this.objects) {
+      if (name.startsWith(`1/${ino.toString(16)}.`)) blocks += object.blocks.size;
+    }
+    return blocks * BLOCK;
+  }
   private pause(ms: number): Promise<void> {
     return new Promise((resolve) => void this.clock.schedule(ms, resolve));
   }
@@ -178,6 +192,7 @@ export class MemoryObjects {
     if (object === undefined) {
       object = {
         data: Buffer.alloc(this.objectSize),
+        blocks: new Set(),
         size: 0,
         mtimeNs: 0n,
         truncateSeq: options.truncation.seq,
@@ -190,7 +205,17 @@ export class MemoryObjects {
   private cut(object: StoredObject, size: number): void {
     if (size >= object.size) return;
     object.data.fill(0, size, object.size);
+    for (const block of object.blocks) if (block * BLOCK >= size) object.blocks.delete(block);
     object.size = size;
+  }
+}
+/** As an OSD does it: whole blocks go, also the last one when it is covered to the end. */
+function punch(object: StoredObject, start: number, end: number): void {
+  object.data.fill(0, start, end);
+  for (const block of object.blocks) {
+    const isTail = end === object.size && block * BLOCK < end;
+    const isWhole = block * BLOCK >= start && ((block + 1) * BLOCK <= end || isTail);
+    if (isWhole) object.blocks.delete(block);
   }
 }
 function key(address: ObjectAddress): string {
@@ -302,6 +327,7 @@ class World {
         objects: {
           ...this.objects.for(0),
           rollback: () => Promise.reject(new Error("there are no volumes")),
+          copyUp: () => Promise.reject(new Error("there are no volumes")),
         },
         lister: { pools: () => [], listActive: () => Promise.resolve([]) },
         options: { ...LEADER_DEFAULTS, ...options },
@@ -473,6 +499,10 @@ export class TestMount implements KernelNotifier {
   }
   async size(ino: number): Promise<number> {
     return (await this.run(this.vfs.getattr(ino))).attributes.size;
+  }
+  /** As stat(2) tells: bytes of blocks that hold data. */
+  async allocated(ino: number): Promise<number> {
+    return (await this.run(this.vfs.getattr(ino))).attributes.blocks * 512;
   }
   async names(ino: number): Promise<string[]> {
     const { handle } = await this.run(this.vfs.opendir(ino));

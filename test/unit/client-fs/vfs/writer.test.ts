@@ -30,6 +30,7 @@ function writerOf(): { writer: FileWriter; written: string[] } {
       layout: () => layout,
       address: (index) => ({ pool: 1, object: `7.${index}` }),
       access: () => ({ minEpoch: 0, truncation: { seq: 0, size: 0 } }),
+      beforeWrite: () => undefined,
       mtimeNs: () => 0n,
       onError: (error) => t.fail(error.message),
       onClean: () => undefined,

