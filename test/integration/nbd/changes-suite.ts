@@ -6,19 +6,11 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { startCluster, type Cluster } from "../../support/cluster.js";
 import { succeed, type Program } from "../../support/process.js";
-import { tempFolder, waitFor } from "../../support/temp.js";
+import { waitFor } from "../../support/temp.js";
+import { cluster, folder } from "./volumes-cluster.js";
 
 const MIB = 1024 * 1024;
-
-t.setTimeout(300_000);
-let cluster: Cluster;
-let folder: string;
-t.before(async () => {
-  folder = tempFolder(t, "volume-change");
-  cluster = await startCluster(t);
-});
 
 interface View {
   name: string;
@@ -38,7 +30,7 @@ async function used(name: string): Promise<{ used: number; stored: number; objec
 }
 let sockets = 0;
 async function serve(...names: string[]): Promise<{ server: Program; socket: string }> {
-  const socket = join(folder, `${sockets++}.sock`);
+  const socket = join(folder, `change${sockets++}.sock`);
   const server = cluster.start(["volume", "serve", ...names, "--unix", socket]);
   await server.output(/nbd\+unix:\S+/);
   return { server, socket };
@@ -48,15 +40,15 @@ const sizeOf = async (socket: string, name: string): Promise<string> =>
 
 t.test("a volume of 16 EiB, finely striped: used at its end, gone at once", async (t) => {
   const layout = ["--object-size", "1M", "--stripe-unit", "64K", "--stripe-count", "4"];
-  await volume("create", "huge", "16E", ...layout);
-  t.match(await info("huge"), { objectSize: MIB, stripeUnit: 65_536, stripeCount: 4 });
+  await volume("create", "vast", "16E", ...layout);
+  t.match(await info("vast"), { objectSize: MIB, stripeUnit: 65_536, stripeCount: 4 });
   const last = String(2n ** 64n - 8192n);
-  await volume("write", "huge", last, "x".repeat(4096));
-  t.equal(await volume("read", "huge", last, "4096"), "x".repeat(4096));
-  t.match(await used("huge"), { objects: 1, used: 4096 });
-  await volume("resize", "huge", "1G", "--allow-shrink");
-  t.match(await used("huge"), { objects: 0, used: 0 });
-  await volume("rm", "huge", "--wait");
+  await volume("write", "vast", last, "x".repeat(4096));
+  t.equal(await volume("read", "vast", last, "4096"), "x".repeat(4096));
+  t.match(await used("vast"), { objects: 1, used: 4096 });
+  await volume("resize", "vast", "1G", "--allow-shrink");
+  t.match(await used("vast"), { objects: 0, used: 0 });
+  await volume("rm", "vast", "--wait");
   const bad = await cluster.dss(["volume", "create", "odd", "1G", "--stripe-unit", "100K"]);
   t.match(bad, { code: 1 });
   t.match(bad.stderr, /stripe unit/);
@@ -104,28 +96,28 @@ t.test("a volume goes to a file with holes and comes back, with checksums", asyn
   const source = join(folder, "source.raw");
   writeFileSync(source, content);
   const sum = createHash("sha256").update(content).digest("hex");
-  t.match(await volume("import", source, "copy", "--checksum"), `${sum}  ${source}`);
-  const { used: taken } = await used("copy");
+  t.match(await volume("import", source, "copied", "--checksum"), `${sum}  ${source}`);
+  const { used: taken } = await used("copied");
   t.ok(taken < 700_000, `zeros take no space: ${taken} bytes`);
-  const again = await cluster.dss(["volume", "import", source, "copy"]);
+  const again = await cluster.dss(["volume", "import", source, "copied"]);
   t.match(again.stderr, /exists/);
   t.equal(existsSync(`${source}.dss-progress`), false);
 
   const target = join(folder, "target.raw");
   const padded = Buffer.concat([content, Buffer.alloc((4096 - (content.length % 4096)) % 4096)]);
   const whole = createHash("sha256").update(padded).digest("hex");
-  t.match(await volume("export", "copy", target, "--checksum"), `${whole}  ${target}`);
+  t.match(await volume("export", "copied", target, "--checksum"), `${whole}  ${target}`);
   t.ok(readFileSync(target).equals(padded));
   t.ok(statSync(target).blocks * 512 < 2 * MIB, "the file has holes");
-  t.match((await cluster.dss(["volume", "export", "copy", target])).stderr, /exists/);
+  t.match((await cluster.dss(["volume", "export", "copied", target])).stderr, /exists/);
 
   // An export that was interrupted at 6 MiB, and what was written beyond that is not believed.
   truncateSync(target, 6 * MIB);
   writeFileSync(target, Buffer.alloc(100, 7), { flag: "a" });
-  const { id } = await cluster.json<{ id: number }>(["volume", "info", "copy"]);
+  const { id } = await cluster.json<{ id: number }>(["volume", "info", "copied"]);
   const about = { direction: "export", volume: id, size: padded.length, modifiedMs: 0 };
   writeFileSync(`${target}.dss-progress`, JSON.stringify({ ...about, next: 6 * MIB }));
-  t.match(await volume("export", "copy", target, "--resume", "--checksum"), whole);
+  t.match(await volume("export", "copied", target, "--resume", "--checksum"), whole);
   t.ok(readFileSync(target).equals(padded));
 
   const streamed = await cluster.dss(["volume", "import", "-", "piped"], { input: content });
@@ -162,8 +154,8 @@ t.test("a terabyte that is mostly holes is exported in seconds, every byte of it
     t.equal(await read(file, 700), last);
     t.equal(await read(file, 1023), "written at 1023G");
   }
-  await volume("snap", "rm", "--all", "sparse");
-  await volume("rm", "sparse");
+  await volume("snap", "rm", "--all", "sparse", "--wait");
+  await volume("rm", "sparse", "--wait");
 });
 
 t.test("the progress of a removal is part of the cluster's status", async (t) => {
@@ -184,23 +176,76 @@ t.test("the progress of a removal is part of the cluster's status", async (t) =>
   await t.resolves(waitFor("the end of the removal", done));
 });
 
-t.test("limits hold, change at once, and top shows what goes on", async (t) => {
+interface TopRow {
+  volume: string;
+  readsPerSecond: number;
+  writesPerSecond: number;
+  readBytesPerSecond: number;
+  writeBytesPerSecond: number;
+  read: { p50Us: number; p99Us: number; maxUs: number };
+  write: { p50Us: number; p99Us: number; maxUs: number };
+  limited: number;
+}
+/** What `dss volume top` says of the volume while the work goes on. */
+async function topDuring(name: string, work: Promise<unknown>): Promise<TopRow[]> {
+  const seen: TopRow[] = [];
+  let over = false;
+  const end = work.finally(() => (over = true));
+  while (!over) {
+    const rows = await cluster.json<TopRow[]>(["volume", "top"]);
+    seen.push(...rows.filter((row) => row.volume === name));
+  }
+  await end;
+  return seen;
+}
+
+t.test("limits hold for fio, change at once, and top shows what goes on", async (t) => {
   await volume("create", "slow", "64M");
   const { server, socket } = await serve("slow");
-  const uri = `nbd+unix:///slow?socket=${socket}`;
+  const fio = async (...load: string[]): Promise<Record<"read" | "write", { runtime: number }>> => {
+    const uri = `--uri=nbd+unix:///slow?socket=${socket}`;
+    const args = ["--name=load", "--ioengine=nbd", uri, "--iodepth=8", "--output-format=json"];
+    const output = await succeed(t, "fio", [...args, ...load], { cwd: folder, withinMs: 60_000 });
+    const { jobs } = JSON.parse(output.slice(output.indexOf("{"))) as {
+      jobs: Record<"read" | "write", { runtime: number }>[];
+    };
+    return jobs[0]!;
+  };
+  // The burst is a second's worth, and the rest takes the time that the limit says.
   t.match(await volume("limit", "slow", "--iops", "20"), /20 operations/);
-  const begin = performance.now();
-  // The burst is 20 operations, and of the others 20 a second may be begun.
-  const reads = Array.from({ length: 60 }, (_, index) => ["-c", `read ${index * 65_536} 4096`]);
-  const flood = succeed(t, "qemu-io", ["-r", "-f", "raw", ...reads.flat(), uri]);
-  let top: { volume: string; readsPerSecond: number }[] = [];
-  for (let look = 0; look < 20 && !top.some((row) => row.readsPerSecond > 0); look++) {
-    top = await cluster.json(["volume", "top"]);
+  const reading = fio("--rw=randread", "--bs=4k", "--size=240k");
+  const byCount = await topDuring("slow", reading);
+  const { read } = await reading;
+  t.ok(read.runtime > 1_900, `60 reads take ${read.runtime} ms, at least 2 s`);
+  await volume("limit", "slow", "--iops", "0", "--bandwidth", "2M");
+  const writing = fio("--rw=write", "--bs=64k", "--size=8m");
+  const byBytes = await topDuring("slow", writing);
+  const { write } = await writing;
+  t.ok(write.runtime > 2_900, `8 MiB take ${write.runtime} ms, at least 3 s`);
+  await volume("limit", "slow", "--bandwidth", "0");
+
+  const counted = byCount.filter((row) => row.readsPerSecond > 0);
+  const sized = byBytes.filter((row) => row.writesPerSecond > 0);
+  t.ok(counted.length > 0 && sized.length > 0, "while it went on");
+  // What comes at once and within the first second, and what is begun may overdraw the bucket.
+  t.ok(counted.every((row) => row.readsPerSecond <= 2 * 20 + 8));
+  t.ok(sized.every((row) => row.writeBytesPerSecond <= 2 * (2 * MIB) + 8 * 65_536));
+  for (const { writesPerSecond, writeBytesPerSecond } of sized) {
+    const difference = Math.abs(writeBytesPerSecond - writesPerSecond * 65_536);
+    t.ok(
+      difference <= 65_536,
+      `${writesPerSecond} writes and ${writeBytesPerSecond} bytes a second`,
+    );
   }
-  t.match(top, [{ volume: "slow", read: { p50Us: Number, p99Us: Number } }]);
-  await flood;
-  t.ok(performance.now() - begin > 1_900, "60 operations do not fit into less than 2 s");
-  await volume("limit", "slow", "--iops", "0");
+  for (const { p50Us, p99Us, maxUs } of [
+    ...counted.map((r) => r.read),
+    ...sized.map((r) => r.write),
+  ]) {
+    // The histogram keeps three digits.
+    const rises = p50Us > 0 && p50Us <= p99Us && p99Us <= 1.001 * maxUs + 1;
+    t.ok(rises, `${p50Us}, ${p99Us}, ${maxUs} us`);
+  }
+  t.ok(counted.some((row) => row.limited > 0) && sized.some((row) => row.limited > 0), "held back");
   await server.stop();
   const [seq] = await cluster.json<{ operationsPerSecond: number; p99Us: number }[]>([
     ...["volume", "bench", "slow", "--tests", "rand-write", "--seconds", "1"],
