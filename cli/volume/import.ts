@@ -118,7 +118,8 @@ async function importFile({ command, path, name, flags, least }: Run): Promise<I
       { command, path, name, flags, least: Math.max(least, size) },
       { direction: "import", size, modifiedMs },
     );
-    const about = { direction: "import" as const, volume: volume.id, size, modifiedMs };
+    const id = volume.id;
+    const about = { direction: "import" as const, volume: id, snapshot: 0, size, modifiedMs };
     const hash = flags.checksum === true ? createHash("sha256") : undefined;
     if (hash !== undefined) {
       for await (const { bytes } of piecesOf(file, 0, begin)) hash.update(bytes);

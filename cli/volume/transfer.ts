@@ -19,6 +19,8 @@ const ZEROS = Buffer.alloc(64 * 1024);
 const Note = z.object({
   direction: z.enum(["export", "import"]),
   volume: z.number(),
+  /** Of the volume, when that is what is exported; 0: the volume as it is. */
+  snapshot: z.number().default(0),
   /** Of the volume or the file, bytes. */
   size: z.number(),
   /** Of the file that is imported, milliseconds: it must not change meanwhile. */
