@@ -17,6 +17,8 @@ export interface Caller {
    * counts instead of it.
    */
   umask: number;
+  /** The kernel's number of the request, the same when it is sent again; absent: 0. */
+  cause?: number;
   /** Set while the request runs when the caller was interrupted by a signal; may be ignored. */
   interrupted?: boolean;
   /** Called at that moment, by who waits for long: the request should end with EINTR. */
@@ -181,12 +183,7 @@ export interface FileSystem {
     options?: { killPrivileges: boolean },
   ): Promise<Entry & OpenReply>;
   /** O_TMPFILE: a regular file without a name, open; `link` may give it one. */
-  tmpfile?(
-    parent: Ino,
-    mode: number,
-    flags: OpenFlags,
-    caller: Caller,
-  ): Promise<Entry & OpenReply>;
+  tmpfile?(parent: Ino, mode: number, flags: OpenFlags, caller: Caller): Promise<Entry & OpenReply>;
   /**
    * Pieces whose lengths add up to the bytes read; fewer than `length` only at the end of the file.
    * They stay as they are until `readDone`. */
@@ -202,7 +199,7 @@ export interface FileSystem {
     handle: number,
     offset: number,
     data: Buffer,
-    options: { flags: OpenFlags; killPrivileges: boolean; fromPageCache: boolean },
+    options: { flags: OpenFlags; killPrivileges: boolean; fromPageCache: boolean; cause?: number },
   ): Promise<number>;
   /** close(2) of one descriptor: reports a failed write-back. */
   flush(ino: Ino, handle: number, lockOwner: bigint): Promise<void>;

@@ -2,13 +2,14 @@
  * Runs one mount as (part of) a process: ZooKeeper, the cluster map, the metadata session,
  * objects, the file system and its FUSE driver; and ends it in good order. Owns all of them.
  */
-import { DssError, describeError, isDssError } from "../cluster/base/errors.js";
+import { describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { nodePlatform } from "../cluster/platform/node.js";
 import { connectCluster } from "../mds/client/cluster-session.js";
 import { Objecter } from "../osd/client/objecter.js";
 import type { MountFileSystem, Mounted } from "./fuse/driver.js";
+import { parseMountOptions } from "./mount-options.js";
 import { SessionObjects } from "./vfs/session-objects.js";
 import { Vfs } from "./vfs/vfs.js";
 
@@ -39,72 +40,9 @@ export interface RunningMount {
   stop(): Promise<void>;
 }
 
-/** Handed to mount(8) as they are. */
-const KERNEL_OPTIONS: ReadonlySet<string> = new Set([
-  "suid",
-  "nosuid",
-  "dev",
-  "nodev",
-  "exec",
-  "noexec",
-  "atime",
-  "noatime",
-  "nodiratime",
-  "relatime",
-  "strictatime",
-  "dirsync",
-]);
-/** Accepted without effect: fstab and mount(8) write them, and they are how dss works anyway. */
-const SILENT_OPTIONS: ReadonlySet<string> = new Set([
-  "rw",
-  "async",
-  "auto",
-  "noauto",
-  "nofail",
-  "_netdev",
-  "defaults",
-  "allow_other",
-  "default_permissions",
-]);
-
 const SESSION_WAIT_MS = 20_000;
 /** Users of open files after the mount was taken out of sight. */
 const LAZY_WAIT_MS = 5_000;
-
-interface ParsedOptions {
-  sync: boolean;
-  readOnly: boolean;
-  allowNonEmpty: boolean;
-  allowOther: boolean;
-  sourceName: string | undefined;
-  extra: string[];
-}
-
-function parseOptions(list: readonly string[]): ParsedOptions {
-  const parsed: ParsedOptions = {
-    sync: false,
-    readOnly: false,
-    allowNonEmpty: false,
-    allowOther: true,
-    sourceName: undefined,
-    extra: [],
-  };
-  for (const option of list) {
-    if (KERNEL_OPTIONS.has(option)) parsed.extra.push(option);
-    else if (option === "sync") parsed.sync = true;
-    else if (option === "ro") parsed.readOnly = true;
-    else if (option === "nonempty") parsed.allowNonEmpty = true;
-    else if (option === "noallow_other") parsed.allowOther = false;
-    else if (option.startsWith("fsname=")) parsed.sourceName = option.slice("fsname=".length);
-    else if (!SILENT_OPTIONS.has(option) && !option.startsWith("x-")) {
-      const known = ["ro", "sync", "nonempty", "noallow_other", "fsname=NAME", ...KERNEL_OPTIONS];
-      throw new DssError("Configuration", `mount option "${option}" is not known`, {
-        hint: `known are ${known.join(", ")}`,
-      });
-    }
-  }
-  return parsed;
-}
 
 async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem> {
   const module =
@@ -118,7 +56,8 @@ async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem
  */
 export async function runMount(options: MountProcessOptions): Promise<RunningMount> {
   const { logger, config, mountpoint } = options;
-  const parsed = parseOptions(options.mountOptions ?? []);
+  const parsed = parseMountOptions(options.mountOptions ?? []);
+  const readOnly = options.readOnly === true || parsed.readOnly;
   const { clock, random } = nodePlatform;
   const cluster = await connectCluster({
     platform: nodePlatform,
@@ -147,12 +86,14 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       objects,
       clock,
       logger,
-      cacheBytes: config.client.cacheBytes,
+      cacheBytes: parsed.cacheBytes ?? config.client.cacheBytes,
       writeBackBytesMax: config.client.writeBackBytesMax,
       writeBackAgeMs: config.client.writeBackAgeMs,
       readAheadBytes: config.client.readAheadBytes,
-      attributeValidMs: config.client.attributeLeaseMs,
+      attributeValidMs: parsed.cacheBytes === 0 ? 0 : config.client.attributeLeaseMs,
       sync: parsed.sync,
+      atime: { ...parsed.atime, ...(readOnly && { mode: "noatime" as const }) },
+      owner: parsed.owner,
     });
     await mds.open(SESSION_WAIT_MS);
     // Whatever is wrong below the root shows now, not with the first user's request.
@@ -163,7 +104,7 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       mountpoint,
       logger,
       allowOther: parsed.allowOther,
-      readOnly: options.readOnly === true || parsed.readOnly,
+      readOnly,
       allowNonEmpty: options.allowNonEmpty === true || parsed.allowNonEmpty,
       extraOptions: parsed.extra,
       ...(parsed.sourceName === undefined ? {} : { sourceName: parsed.sourceName }),

@@ -396,10 +396,15 @@ function handOver(program, args) {
   });
 }
 
-/** Puts `dss` on the PATH; never replaces a file that is not a link to a checkout of dss. */
+/**
+ * Puts `dss` on the PATH, and its helper where mount(8) looks for it; never replaces a file that is
+ * not a link to a checkout of dss.
+ */
 function linkCommand() {
-  const link = "/usr/local/bin/dss";
-  const target = join(ROOT, "bin", "dss");
+  linkTo("/usr/local/bin/dss", join(ROOT, "bin", "dss"));
+  if (process.getuid?.() === 0) linkTo("/sbin/mount.dss", join(ROOT, "bin", "mount-dss"));
+}
+function linkTo(/** @type {string} */ link, /** @type {string} */ target) {
   try {
     const found = lstatSync(link, { throwIfNoEntry: false });
     if (found !== undefined) {
@@ -420,7 +425,7 @@ function linkCommand() {
 /** True for a link into a checkout or installation of dss, also one that is gone since. */
 function pointsToDss(/** @type {string} */ link) {
   const target = resolve(dirname(link), readlinkSync(link));
-  if (!target.endsWith("/bin/dss")) return false;
+  if (!/\/bin\/(mount-)?dss$/.test(target)) return false;
   if (!existsSync(target)) return true;
   const description = readIfExists(join(dirname(dirname(realpathSync(target))), "package.json"));
   return description !== undefined && JSON.parse(description).name === "dss";

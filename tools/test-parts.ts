@@ -21,8 +21,8 @@ export interface Part {
   readonly budgetSeconds: number;
   /** Beyond this the part is stopped and has failed. */
   readonly limitSeconds: number;
-  /** Test files at a time. Real clusters run alone: they share two cores with what they test. */
-  readonly concurrency: number;
+  /** Its files listen on fixed ports. */
+  readonly startsClusters: boolean;
   /** Purposes of Debian packages (tools/packages.js). */
   readonly needs: readonly Purpose[];
 }
@@ -34,7 +34,7 @@ export const PARTS: readonly Part[] = [
     prefixes: ["test/tidy.test.ts", "test/unit/", "test/fuzz/"],
     budgetSeconds: 60,
     limitSeconds: 240,
-    concurrency: 2,
+    startsClusters: false,
     needs: [],
   },
   {
@@ -43,7 +43,7 @@ export const PARTS: readonly Part[] = [
     prefixes: ["test/sim/"],
     budgetSeconds: 90,
     limitSeconds: 450,
-    concurrency: 2,
+    startsClusters: false,
     needs: [],
   },
   {
@@ -52,7 +52,7 @@ export const PARTS: readonly Part[] = [
     prefixes: ["test/integration/"], // Whatever needs real processes and is not claimed below.
     budgetSeconds: 330,
     limitSeconds: 720,
-    concurrency: 1,
+    startsClusters: true,
     needs: ["up", "test"],
   },
   {
@@ -65,7 +65,7 @@ export const PARTS: readonly Part[] = [
     ],
     budgetSeconds: 240,
     limitSeconds: 720,
-    concurrency: 1,
+    startsClusters: true,
     needs: ["up", "test"],
   },
   {
@@ -80,7 +80,7 @@ export const PARTS: readonly Part[] = [
     ],
     budgetSeconds: 300,
     limitSeconds: 720,
-    concurrency: 1,
+    startsClusters: true,
     needs: ["up", "test"],
   },
   {
@@ -89,7 +89,7 @@ export const PARTS: readonly Part[] = [
     prefixes: ["test/posix/", "test/integration/mount/"],
     budgetSeconds: 240,
     limitSeconds: 720,
-    concurrency: 1,
+    startsClusters: true,
     needs: ["up", "test"],
   },
   {
@@ -98,7 +98,7 @@ export const PARTS: readonly Part[] = [
     prefixes: ["test/integration/nbd/"],
     budgetSeconds: 240,
     limitSeconds: 720,
-    concurrency: 1,
+    startsClusters: true,
     needs: ["up", "test", "guest"],
   },
 ];

@@ -6,8 +6,11 @@
  * A file is run directly (node-tap's library prints TAP when a test file is executed), not through
  * the tap command: that saves its loader and plugin build, needs no network, and one file can be
  * run by hand in the same way. Owner of the run's temporary folder and of every marked process.
+ *
+ * Files that start clusters have a network of their own (a network namespace), so that two of them
+ * run at a time on the same ports; where that is not permitted they run one after the other.
  */
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { chmodSync, createWriteStream, existsSync, mkdirSync, mkdtempSync } from "node:fs";
 import { readFileSync, rmSync } from "node:fs";
@@ -25,12 +28,22 @@ const LOGS = join(BUILD, "test-logs");
 /** Processes that were told to end get this long before they count as left over. */
 const SETTLE_MS = 3_000;
 const FAILURE_LINES_MAX = 120;
+const FILES_AT_A_TIME = 2;
 
 const RUN_ID = `${process.pid}-${randomBytes(4).toString("hex")}`;
 // Short, because paths of unix sockets have at most 107 bytes.
 const FOLDER = mkdtempSync(join(tmpdir(), "dss-t-"));
 // Tests that act as another user must be able to pass through.
 chmodSync(FOLDER, 0o711);
+
+/** The mark of a file's processes, and where its temporary files, mounts and sockets are. */
+interface Traces {
+  readonly id: string;
+  readonly folder: string;
+}
+/** Of the files that run now. */
+const underWay = new Set<Traces>();
+let filesRun = 0;
 
 interface Outcome {
   passed: number;
@@ -64,8 +77,19 @@ async function main(): Promise<number> {
   return total.failed > 0 || total.passed === 0 || strict || stopping ? 1 : 0;
 }
 
+/** Runs its arguments where only they listen and connect. */
+const OWN_NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"'];
+let networksWork: boolean | undefined;
+function canHaveNetworks(): boolean {
+  const [program = "", ...args] = OWN_NETWORK;
+  networksWork ??= spawnSync(program, [...args, "true"], { stdio: "ignore" }).status === 0;
+  return networksWork;
+}
+
 async function runPart(part: Part, files: readonly string[]): Promise<void> {
   const start = performance.now();
+  const isolated = part.startsClusters && canHaveNetworks();
+  const concurrency = part.startsClusters && !isolated ? 1 : FILES_AT_A_TIME;
   const deadline = start + part.limitSeconds * 1000;
   const sum: Outcome = { passed: 0, failed: 0, skipped: 0 };
   const queue = [...files];
@@ -76,15 +100,13 @@ async function runPart(part: Part, files: readonly string[]): Promise<void> {
         sum.failed++;
         continue;
       }
-      const outcome = await runFile(file, deadline);
+      const outcome = await runFile(file, deadline, isolated);
       sum.passed += outcome.passed;
       sum.failed += outcome.failed;
       sum.skipped += outcome.skipped;
-      if (part.concurrency === 1) sum.failed += await clean(file);
     }
   };
-  await Promise.all(Array.from({ length: part.concurrency }, worker));
-  sum.failed += await clean(part.title);
+  await Promise.all(Array.from({ length: concurrency }, worker));
   const over = performance.now() - start > part.budgetSeconds * 1000;
   const note = over ? ` (over its budget of ${part.budgetSeconds} s)` : "";
   const skipped = sum.skipped > 0 ? `, ${sum.skipped} skipped` : "";
@@ -97,8 +119,8 @@ async function runPart(part: Part, files: readonly string[]): Promise<void> {
   total.skipped += sum.skipped;
 }
 
-/** Runs one test file to its end or to the deadline, and reports what it said. */
-async function runFile(file: string, deadline: number): Promise<Outcome> {
+/** Runs one test file to its end or to the deadline, and reports what it said and left behind. */
+async function runFile(file: string, deadline: number, isolated: boolean): Promise<Outcome> {
   const start = performance.now();
   const program = join(BUILD, file.replace(/\.ts$/, ".js"));
   const log = join(LOGS, file.replace(/\.test\.ts$/, ".log"));
@@ -108,7 +130,16 @@ async function runFile(file: string, deadline: number): Promise<Outcome> {
     return { passed: 0, failed: 1, skipped: 0 };
   }
   const limitMs = Math.max(1_000, deadline - performance.now());
-  const { reason, output } = await execute(program, file, log, limitMs);
+  const number = String(++filesRun);
+  const traces = { id: `${RUN_ID}-${number}`, folder: join(FOLDER, number) };
+  mkdirSync(traces.folder);
+  chmodSync(traces.folder, 0o711);
+  underWay.add(traces);
+  const node = [process.execPath, "--enable-source-maps", program];
+  const command = isolated ? [...OWN_NETWORK, ...node] : node;
+  const { reason, output } = await execute({ file, command, traces, log, limitMs });
+  const left = await clean(file, traces);
+  underWay.delete(traces);
 
   const figures = countTap(output);
   const problems: string[] = [];
@@ -124,28 +155,31 @@ async function runFile(file: string, deadline: number): Promise<Outcome> {
     if (problems.length > 0) print(`  | ${lastLines(log)}`);
     print(`    everything it printed: ${log}`);
   } else if (performance.now() - start > 10_000) print(`  ${file}: ${seconds(start)}`);
-  return { passed: figures.passed, failed, skipped: figures.skipped };
+  return { passed: figures.passed, failed: failed + left, skipped: figures.skipped };
 }
 
 const lastLines = (log: string): string =>
   readFileSync(log, "utf8").trim().split("\n").slice(-30).join("\n  | ");
 
 /** Runs a compiled test; `reason` says why its end was not a good one. */
-async function execute(
-  program: string,
-  file: string,
-  log: string,
-  limitMs: number,
-): Promise<{ reason: string | undefined; output: string }> {
-  const child = spawn(process.execPath, ["--enable-source-maps", program], {
+async function execute(run: {
+  file: string;
+  command: readonly string[];
+  traces: Traces;
+  log: string;
+  limitMs: number;
+}): Promise<{ reason: string | undefined; output: string }> {
+  const { file, traces, log, limitMs } = run;
+  const [program = "", ...args] = run.command;
+  const child = spawn(program, args, {
     cwd: ROOT,
     detached: true, // Its own group, so that a test that hangs is stopped with its children.
     stdio: ["ignore", "pipe", "pipe"],
     env: {
       ...process.env,
-      [RUN_VARIABLE]: RUN_ID,
+      [RUN_VARIABLE]: traces.id,
       [FILE_VARIABLE]: file,
-      TMPDIR: FOLDER,
+      TMPDIR: traces.folder,
       // The runner's limits count; tap's own 30 s would cut short tests of real clusters.
       TAP_TIMEOUT: String(Math.ceil(limitMs / 1000)),
       FORCE_COLOR: "0",
@@ -192,16 +226,17 @@ function killGroup(pid: number | undefined): void {
 }
 
 /** Reports and removes what is left; returns how many things it were. */
-async function clean(after: string): Promise<number> {
+async function clean(after: string, { id, folder }: Traces): Promise<number> {
   const start = performance.now();
-  while (markedProcesses(RUN_ID).length > 0 && performance.now() - start < SETTLE_MS) {
+  while (markedProcesses(id).length > 0 && performance.now() - start < SETTLE_MS) {
     await new Promise((done) => setTimeout(done, 50));
   }
-  const leftovers = findLeftovers(RUN_ID, FOLDER);
+  const leftovers = findLeftovers(id, folder);
   for (const { what, remove } of leftovers) {
     print(`LEFT BEHIND after ${after}: ${what}`);
     remove();
   }
+  rmSync(folder, { recursive: true, force: true });
   return leftovers.length;
 }
 
@@ -209,11 +244,13 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   process.on(signal, () => {
     stopping = true;
     print(`stopped by ${signal}`);
-    for (const { pid } of markedProcesses(RUN_ID)) {
-      try {
-        process.kill(pid, "SIGKILL");
-      } catch {
-        // Already gone.
+    for (const { id } of underWay) {
+      for (const { pid } of markedProcesses(id)) {
+        try {
+          process.kill(pid, "SIGKILL");
+        } catch {
+          // Already gone.
+        }
       }
     }
   });
@@ -222,6 +259,8 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
 try {
   process.exitCode = await main();
 } finally {
-  for (const { remove } of findLeftovers(RUN_ID, FOLDER)) remove();
+  for (const { id, folder } of underWay) {
+    for (const { remove } of findLeftovers(id, folder)) remove();
+  }
   rmSync(FOLDER, { recursive: true, force: true });
 }

@@ -35,13 +35,14 @@ interface Stretch {
   /** Undefined: a hole. */
   pieces?: Buffer[];
 }
+export type Source = Pick<BlockImage, "size" | "read" | "status">;
 interface Target {
   put(stretch: Stretch): Promise<void>;
   close(): Promise<void>;
 }
 
 /** Holes as long as they are known, data in pieces. */
-export async function* stretchesOf(image: BlockImage, from: number): AsyncGenerator<Stretch> {
+export async function* stretchesOf(image: Source, from: number): AsyncGenerator<Stretch> {
   for (let at = from; at < image.size;) {
     const span = Math.min(SPAN_BYTES, image.size - at);
     for (const extent of await image.status(at, span, EXTENTS_MAX)) {
@@ -57,7 +58,7 @@ export async function* stretchesOf(image: BlockImage, from: number): AsyncGenera
 }
 
 /** The volume's bytes in order from `from` on, read ahead. */
-export function contentOf(image: BlockImage, from: number): AsyncGenerator<Stretch> {
+export function contentOf(image: Source, from: number): AsyncGenerator<Stretch> {
   return inOrder(stretchesOf(image, from), async (stretch) => {
     const { offset, length, pieces } = stretch;
     if (pieces === undefined) return stretch;

@@ -63,6 +63,13 @@ export interface Negotiated {
   maxPages: number;
 }
 
+/** What must be kept before an answer leaves, and may be forgotten once the kernel has it. */
+export interface ReplyRecord {
+  commit(): void;
+  /** `cause`: as in `Caller`. */
+  replied(cause: number): void;
+}
+
 export interface ConnectionOptions {
   fileSystem: FileSystem;
   notifier: KernelNotifier;
@@ -73,6 +80,7 @@ export interface ConnectionOptions {
   /** Monotonic milliseconds; read only when there is an observer. */
   now: () => number;
   observer?: RequestObserver;
+  record?: ReplyRecord;
   /** INIT has been answered, or refused with an error. */
   onReady: (outcome: Negotiated | DssError) => void;
   /** Carry on with a connection that another process has negotiated. */
@@ -119,6 +127,7 @@ export class Connection {
   private readonly logger: Logger;
   private readonly options: ConnectionOptions;
   private readonly observer: RequestObserver | undefined;
+  private readonly record: ReplyRecord | undefined;
   private readonly reply: Reply = { scratch: Buffer.alloc(SCRATCH_SIZE), pieces: undefined };
   private readonly unanswered = new Map<number, Request>();
   private negotiated: Negotiated | undefined;
@@ -131,6 +140,7 @@ export class Connection {
     this.sink = options.sink;
     this.logger = options.logger;
     this.observer = options.observer;
+    this.record = options.record;
     if (options.resume) this.start(options.resume);
   }
 
@@ -230,6 +240,7 @@ export class Connection {
       reply.pieces = undefined;
       length = abi.OUT_HEADER_SIZE + row.encode(reply, value, request, this.fs);
       const pieces = reply.pieces as readonly Buffer[] | undefined;
+      this.record?.commit();
       this.unanswered.delete(key);
       if (pieces === undefined) {
         this.putHeader(reply.scratch, length, 0, request);
@@ -245,6 +256,7 @@ export class Connection {
       this.fail(row, request, key, error);
       return;
     }
+    this.record?.replied(key);
     if (!delivered && row.undo !== undefined) {
       try {
         row.undo(request, this.fs, value);
@@ -263,7 +275,9 @@ export class Connection {
     request.message = NO_MESSAGE;
     this.unanswered.delete(key);
     const errno = this.errnoOf(error, row.name);
+    this.record?.commit();
     this.sendErrno(request, errno);
+    this.record?.replied(key);
     if (this.observer) this.observe(row, request, 0, errno);
     this.settled();
   }

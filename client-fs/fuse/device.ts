@@ -40,6 +40,7 @@ import {
   Connection,
   MAX_WRITE_BYTES,
   type Negotiated,
+  type ReplyRecord,
   type ReplySink,
   type RequestLease,
   type RequestObserver,
@@ -60,6 +61,8 @@ const OTHER_THREADS = 6;
 const DEFAULT_POOL_SIZE = 4;
 /** The descriptor that mount(8) inherits. */
 const MOUNT_FD = 3;
+/** Requests that are under way at a pause; some wait for locks of others. */
+const PAUSE_MS = 1_000;
 /** A mount whose daemon does not answer a stat for this long counts as hung. */
 const PROBE_MS = 2_000;
 const COMMAND_TIMEOUT_MS = 30_000;
@@ -116,6 +119,7 @@ export interface DeviceOptions {
   reading?: "poll" | "threads";
   readers?: number;
   observer?: RequestObserver;
+  record?: ReplyRecord;
   /** Carry on with a connection that an earlier process negotiated on the same descriptor. */
   resume?: Negotiated;
 }
@@ -212,6 +216,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   private poller: PollingReader | undefined;
   private activeReaders = 0;
   private ended = false;
+  private paused = false;
   private endError: Error | undefined;
   private pendingWrites = 0;
   private notifying = 0;
@@ -242,6 +247,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
       now: () => performance.now(),
       onReady: (outcome) => this.settleReady(outcome),
       ...(options.observer ? { observer: options.observer } : {}),
+      ...(options.record ? { record: options.record } : {}),
       ...(options.resume ? { resume: options.resume } : {}),
     });
     if (options.resume) this.settleReady(options.resume);
@@ -319,7 +325,21 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     fs.read(this.fd, buffer.bytes, 0, REQUEST_BYTES, null, onRead);
   }
 
+  /** Whoever takes the descriptor over asks for what is not answered by then. */
+  async pause(): Promise<void> {
+    this.paused = true;
+    this.poller?.pause();
+    await Promise.race([
+      this.connection.idle(),
+      new Promise<void>((resolve) => void setTimeout(resolve, PAUSE_MS)),
+    ]);
+  }
+
   private dispatch(full: RequestBuffer, length: number): void {
+    if (this.paused) {
+      full.release(); // The kernel sends it again, to another process.
+      return;
+    }
     const isWrite = length >= abi.IN_HEADER_SIZE && abi.u32(full.bytes, 4) === OPCODE.WRITE;
     if (!isWrite || length > SMALL_REQUEST_BYTES) {
       this.connection.receive(full, length);
@@ -725,8 +745,12 @@ export async function mountFileSystem(
   fileSystem: FileSystem,
   options: MountOptions,
 ): Promise<Mounted> {
+  const { held } = options;
+  if (held?.negotiated !== undefined) {
+    return resumeMount(fileSystem, options, { fd: held.fd, resume: held.negotiated });
+  }
   const target = await prepareMountpoint(options);
-  const fd = openDevice();
+  const fd = held?.fd ?? openDevice();
   let device: FuseDevice;
   try {
     device = new FuseDevice(fd, fileSystem, options);
@@ -737,6 +761,7 @@ export async function mountFileSystem(
   }
   device.start();
   try {
+    held?.onNegotiated?.(await device.ready);
     await device.ready;
   } catch (error) {
     // The kernel keeps a refused mount: it must not stay behind.
@@ -747,9 +772,34 @@ export async function mountFileSystem(
   }
   const readAheadKb = options.readAheadKb ?? DEFAULT_READ_AHEAD_KB;
   await tuneReadAhead(target, readAheadKb, options.logger);
+  return mountedOf(device, target);
+}
+
+/**
+ * Serves the requests of a mount in the place of a process that has died. The file system knows
+ * what that one had open; it begins to be asked when this returns.
+ */
+async function resumeMount(
+  fileSystem: FileSystem,
+  options: MountOptions,
+  { fd, resume }: { fd: number; resume: Negotiated },
+): Promise<Mounted> {
+  const device = new FuseDevice(fd, fileSystem, { ...options, resume });
+  await options.beforeResume?.();
+  device.start();
+  if (!(await device.resend())) {
+    throw new DssError("IncompatibleVersion", "this kernel cannot send requests again", {
+      hint: "a mount outlives its worker from Linux 6.9 on",
+    });
+  }
+  return mountedOf(device, path.resolve(options.mountpoint));
+}
+
+function mountedOf(device: FuseDevice, target: string): Mounted {
   return {
     mountpoint: target,
     done: device.done,
+    pause: () => device.pause(),
     unmount: async ({ lazy = false } = {}) => {
       try {
         await unmountPath(target, { lazy });

@@ -4,7 +4,7 @@
  */
 import type { Logger } from "../../cluster/base/log.js";
 import type { FileSystem } from "../file-system.js";
-import type { RequestObserver } from "./connection.js";
+import type { Negotiated, ReplyRecord, RequestObserver } from "./connection.js";
 
 export interface MountOptions {
   /** An existing, empty directory. */
@@ -25,6 +25,15 @@ export interface MountOptions {
   reading?: "poll" | "threads";
   /** With "threads": pending reads, each of which holds one thread of libuv's pool (default 4). */
   readers?: number;
+  /** Kept in step with the answers: what a worker leaves to the next one. Kernel driver only. */
+  record?: ReplyRecord;
+  /**
+   * A descriptor of /dev/fuse that somebody keeps over the death of this process (kernel driver
+   * only); `negotiated` when it is mounted already: then an earlier process's requests are served.
+   */
+  held?: { fd: number; negotiated?: Negotiated; onNegotiated?: (outcome: Negotiated) => void };
+  /** When the kernel can be told things, and before its requests are read (`negotiated`). */
+  beforeResume?: () => Promise<void>;
   /** How far the kernel reads ahead, in KiB (default 2,048); best effort. */
   readAheadKb?: number;
 }
@@ -42,6 +51,11 @@ export interface Mounted {
    * Rejects when the connection broke or the file system could not flush.
    */
   readonly done: Promise<void>;
+  /**
+   * No further request is taken, and those under way have been answered, but for some that wait for
+   * others: a worker that will follow gets them again. Kernel driver only.
+   */
+  pause?(): Promise<void>;
 }
 
 export type MountFileSystem = (fs: FileSystem, options: MountOptions) => Promise<Mounted>;

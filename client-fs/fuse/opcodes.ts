@@ -51,6 +51,7 @@ export class Request {
       gid: abi.u32(message, abi.IN_GID),
       pid: abi.u32(message, abi.IN_PID),
       umask: 0,
+      cause: requestKey(this.uniqueLow, this.uniqueHigh),
     };
   }
 
@@ -472,6 +473,7 @@ served<number>(16, "WRITE", {
       flags: r.u32(32),
       killPrivileges: (writeFlags & abi.WRITE_KILL_SUIDGID) !== 0,
       fromPageCache: (writeFlags & abi.WRITE_CACHE) !== 0,
+      cause: r.key,
     });
   },
   encode: (reply, written) => {

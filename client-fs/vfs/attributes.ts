@@ -4,14 +4,17 @@ import type { Node } from "./node.js";
 
 const BLKSIZE = 128 * 1024;
 
-export function attributesOf(node: Pick<Node, "inode" | "space">): Attributes {
+export function attributesOf(
+  node: Pick<Node, "inode" | "space">,
+  owner: { uid?: number; gid?: number } = {},
+): Attributes {
   const inode = node.inode!;
   return {
     ino: inode.ino,
     mode: inode.mode,
     nlink: inode.nlink,
-    uid: inode.uid,
-    gid: inode.gid,
+    uid: owner.uid ?? inode.uid,
+    gid: owner.gid ?? inode.gid,
     rdev: inode.rdev,
     size: inode.size,
     // 512-byte units, whole blocks of the chunk store.

@@ -27,6 +27,7 @@ import {
   type LockOutcomeMessage,
 } from "../../mds/proto.js";
 import type { Caller, FileLock } from "../file-system.js";
+import type { RecordedLock, WorkerRecord } from "./worker-record.js";
 
 interface Bytes {
   readonly start: bigint;
@@ -69,8 +70,28 @@ export class FileLocks implements SessionLocks {
       logger: Logger;
       /** The handle relied on a lock that is gone. */
       lost(handle: number): void;
+      record?: WorkerRecord | undefined;
     },
   ) {}
+
+  /** Locks that an earlier worker held for programs that go on; the session claims them. */
+  restore(locks: readonly RecordedLock[]): void {
+    for (const { kind, ino, name, ranges, handles } of locks) {
+      for (const handle of handles) this.ownerOf(ino, kind, name, handle).ranges = [...ranges];
+    }
+  }
+  private noteOwner(owner: Owner): void {
+    const { record } = this.options;
+    if (record === undefined || this.owners.get(owner.key) !== owner) return;
+    const { key, kind, ino, name, handles } = owner;
+    record.lock(key, {
+      kind,
+      ino,
+      name,
+      ranges: sureRanges(owner).map((range) => ({ ...range })),
+      handles: [...handles],
+    });
+  }
 
   // ---- Requests of programs --------------------------------------------------------------------
 
@@ -90,6 +111,7 @@ export class FileLocks implements SessionLocks {
     );
     if (outcome === "granted") {
       setRange(owner.ranges, claim, { mode, pid });
+      this.noteOwner(owner);
       return;
     }
     throw refusal(outcome);
@@ -105,11 +127,13 @@ export class FileLocks implements SessionLocks {
     // A flock that is converted is given up first, whatever becomes of the conversion.
     const entry = { start: claim.start, end: claim.end, unlock: isFlock };
     owner.lessening.add(entry);
+    this.noteOwner(owner);
     try {
       return await run();
     } finally {
       owner.lessening.delete(entry);
       if (isFlock) owner.ranges = [];
+      this.noteOwner(owner);
     }
   }
 
@@ -163,7 +187,10 @@ export class FileLocks implements SessionLocks {
     return owner;
   }
   private forget(owner: Owner): void {
-    if (this.owners.get(owner.key) === owner) this.owners.delete(owner.key);
+    if (this.owners.get(owner.key) === owner) {
+      this.owners.delete(owner.key);
+      this.options.record?.unlocked(owner.key);
+    }
     for (const handle of owner.handles) {
       const owners = this.byHandle.get(handle);
       owners?.delete(owner);
@@ -183,6 +210,7 @@ export class FileLocks implements SessionLocks {
     const { ino, kind, name } = owner;
     const entry = { start, end, unlock: true };
     owner.lessening.add(entry);
+    this.noteOwner(owner);
     try {
       await this.options.mds.call({ op: "unlock", kind, ino, owner: name, start, end });
     } catch (error) {
@@ -191,6 +219,7 @@ export class FileLocks implements SessionLocks {
     } finally {
       owner.lessening.delete(entry);
       setRange(owner.ranges, { start, end }, undefined);
+      this.noteOwner(owner);
     }
   }
   /** Everything that the owner has of the file. Never fails: close(2) is not about locks. */
@@ -278,13 +307,9 @@ export class FileLocks implements SessionLocks {
 
   claims(): LockClaim[] {
     const claims: LockClaim[] = [];
-    for (const { kind, ino, name, ranges, lessening } of this.owners.values()) {
-      const sure = [...ranges];
-      for (const part of lessening) {
-        if (part.unlock) setRange(sure, part, undefined);
-        else lowerRange(sure, part);
-      }
-      for (const range of sure) claims.push({ kind, ino, owner: name, ...range });
+    for (const owner of this.owners.values()) {
+      const { kind, ino, name } = owner;
+      for (const range of sureRanges(owner)) claims.push({ kind, ino, owner: name, ...range });
     }
     return claims;
   }
@@ -303,11 +328,22 @@ export class FileLocks implements SessionLocks {
       if (owner.ranges.length === 0) continue;
       lost++;
       owner.ranges = [];
+      this.noteOwner(owner);
       for (const handle of owner.handles) this.options.lost(handle);
     }
     if (lost === 0) return;
     this.options.logger.error({ owners: lost }, "file locks were lost; their files report EIO");
   }
+}
+
+/** What is held for certain: not what is on its way back. */
+function sureRanges({ ranges, lessening }: Owner): LockedRange[] {
+  const sure = [...ranges];
+  for (const part of lessening) {
+    if (part.unlock) setRange(sure, part, undefined);
+    else lowerRange(sure, part);
+  }
+  return sure;
 }
 
 function ownerKey(kind: LockKind, ino: Ino, name: string): string {

@@ -11,9 +11,11 @@ import type { Clock } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import { FILE_SIZE_MAX, type Actor } from "../../mds/proto.js";
 import type { OpenReply } from "../file-system.js";
+import { EarlierAppends } from "./earlier-appends.js";
 import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
 import { type Node, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
+import type { RecordedHandle, WorkerRecord } from "./worker-record.js";
 import type { WriteBudget } from "./writer.js";
 
 const FALLOC_KEEP_SIZE = 1;
@@ -39,6 +41,8 @@ export interface WriteOptions {
   flags: number;
   killPrivileges: boolean;
   fromPageCache: boolean;
+  /** The kernel's number of the request. */
+  cause?: number;
 }
 
 export interface FileOperationsOptions {
@@ -47,6 +51,7 @@ export interface FileOperationsOptions {
   budget: WriteBudget;
   clock: Clock;
   logger: Logger;
+  record?: WorkerRecord | undefined;
 }
 
 export class FileOperations {
@@ -57,6 +62,10 @@ export class FileOperations {
   private readonly clock: Clock;
   private readonly logger: Logger;
   private readonly extending = new Set<Ino>();
+  private readonly record: WorkerRecord | undefined;
+  /** Handles of an earlier worker of which the kernel may not have heard, by what opened them. */
+  private readonly unheard = new Map<number, FileHandle>();
+  readonly earlierAppends = new EarlierAppends();
 
   constructor(options: FileOperationsOptions) {
     this.mds = options.mds;
@@ -64,6 +73,38 @@ export class FileOperations {
     this.budget = options.budget;
     this.clock = options.clock;
     this.logger = options.logger;
+    this.record = options.record;
+  }
+
+  /** An earlier worker had it open for the kernel. */
+  restore({ id, ino, flags, cause }: RecordedHandle): void {
+    const node = this.table.get(ino);
+    this.register(node, id, flags);
+    node.toldOpen = true; // As the session says that takes over.
+    const handle = this.handles.get(id)!;
+    if (cause !== 0) this.unheard.set(cause, handle);
+  }
+  /** Data of the file were lost with an earlier worker: whoever writes or syncs it hears so. */
+  loseData(node: Node, error: DssError): void {
+    this.table.failNode(node, error);
+    node.errorUnseen = true;
+    for (const handle of this.handles.values()) {
+      // Those who could write, if there are any; else the next one who can.
+      if (handle.ino !== node.ino || !handle.writable) continue;
+      handle.seenError = node.errorSeq - 1;
+      node.errorUnseen = false;
+    }
+  }
+  private forgetUnheard(cause: number): void {
+    const handle = this.unheard.get(cause);
+    if (handle === undefined) return;
+    this.unheard.delete(cause);
+    if (this.handles.get(handle.id) !== handle) return;
+    this.handles.delete(handle.id);
+    this.record?.closed(handle.id);
+    const node = this.table.get(handle.ino);
+    node.opens--;
+    if (handle.writable) node.writers--;
   }
 
   private handle(id: number, ino: Ino): FileHandle {
@@ -86,16 +127,20 @@ export class FileOperations {
   // ---- Open and close --------------------------------------------------------------------------
 
   /** Counts the open and makes the handle; the caller has checked that the inode lives. */
-  register(node: Node, id: number, flags: number): OpenReply {
+  register(node: Node, id: number, flags: number, cause = 0): OpenReply {
     const handle = new FileHandle(id, node.ino, flags, node.errorSeq);
+    if (node.errorUnseen && handle.writable) handle.seenError--;
     this.handles.set(id, handle);
     node.opens++;
+    if (this.unheard.size > 0 && cause !== 0) this.forgetUnheard(cause);
+    this.record?.opened({ id, ino: node.ino, flags, cause, isDirectory: false });
     if (handle.writable) node.writers++;
     this.table.noteUsed(node);
     const keepCache = !node.kernelMayBeStale && this.table.canInvalidate;
     node.kernelMayBeStale = false;
     // Appends go past the kernel's cache: only the holder of the size knows where they end up.
     const directIo = handle.direct || (handle.writable && (flags & O_APPEND) !== 0);
+    handle.keptCache = keepCache && !directIo;
     return { handle: id, directIo, keepCache };
   }
 
@@ -104,11 +149,11 @@ export class FileOperations {
     id: number,
     flags: number,
     actor: Actor,
-    killPrivileges: boolean,
+    { killPrivileges, cause }: { killPrivileges: boolean; cause: number | undefined },
   ): Promise<OpenReply> {
     const node = this.table.get(ino);
     // Counted first, so that an unlink that begins now keeps the file.
-    const reply = this.register(node, id, flags);
+    const reply = this.register(node, id, flags, cause);
     try {
       while (node.removing !== undefined) await node.removing;
       if (node.stale || (node.inode?.nlink === 0 && !node.orphan && !node.toldOpen)) {
@@ -126,8 +171,10 @@ export class FileOperations {
   async release(ino: Ino, id: number): Promise<void> {
     const handle = this.handle(id, ino);
     this.handles.delete(id);
+    this.record?.closed(id);
     const node = this.table.get(ino);
     node.opens--;
+    this.table.accessTimes.closed(node, handle);
     if (handle.writable && --node.writers === 0 && !node.orphan) {
       const writer = node.data?.writer;
       if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer);
@@ -171,6 +218,8 @@ export class FileOperations {
   private errorOf(node: Node, handle: FileHandle): DssError | undefined {
     if (handle.seenError === node.errorSeq) return undefined;
     handle.seenError = node.errorSeq;
+    node.errorUnseen = false;
+    this.table.marks.reported(node);
     return writeBackError(node.error);
   }
 
@@ -196,6 +245,7 @@ export class FileOperations {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
     checkAlive(node, handle);
+    this.table.accessTimes.read(node, handle);
     const isSure = this.mds.trusted || offset + length <= node.size;
     if (node.barrier === undefined && isSure && this.table.tryPin(node, "shared")) {
       return this.readPinned(node, handle, offset, length);
@@ -256,6 +306,11 @@ export class FileOperations {
       !(options.killPrivileges && hasSetId(node)) &&
       (options.flags & (WRITTEN_SYNC | O_DIRECT)) === 0;
     const { length } = data;
+    if (this.earlierAppends.any && appends(options)) {
+      const place = this.earlierAppends.place(options.cause ?? 0, ino, node.size);
+      const there = { ...options, flags: options.flags & ~O_APPEND };
+      if (place !== undefined) return this.write(ino, id, place, data, there);
+    }
     if (plain && this.ready(node, offset, length, options) && this.budget.tryReserve(length)) {
       // The usual buffered write: nothing to wait for, so not even a pin is needed.
       this.put(node, this.position(node, offset, length, options), data);
@@ -286,6 +341,7 @@ export class FileOperations {
   private put(node: Node, offset: number, data: Buffer): void {
     this.wrote(node, offset + data.length);
     const file = this.table.dataOf(node);
+    this.table.marks.written(node);
     file.noteWritten(offset, data.length);
     file.writer.put(offset, data);
     this.table.noteUsed(node);
@@ -296,6 +352,12 @@ export class FileOperations {
     if (end > inode.size) inode.size = end;
     inode.mtimeNs = now;
     inode.ctimeNs = now;
+    this.table.marks.untold(node);
+  }
+  /** Whoever repeats this append after our end must know where it had its place. */
+  private noteAppend(node: Node, position: number, length: number, cause: number): void {
+    this.table.marks.untold(node);
+    if (cause !== 0) this.record?.append({ cause, ino: node.ino, position, length });
   }
 
   private async writeLater(
@@ -345,8 +407,12 @@ export class FileOperations {
           this.budget.free(data.length); // Somebody else appended during the wait.
           continue;
         }
+        const isSync = (options.flags & WRITTEN_SYNC) !== 0;
+        if (isSync && appends(options)) {
+          this.noteAppend(node, position, data.length, options.cause ?? 0);
+        }
         this.put(node, position, data);
-        if ((options.flags & WRITTEN_SYNC) === 0) return data.length;
+        if (!isSync) return data.length;
         await node.data!.writer.flush({ start: position, end: position + data.length });
       } finally {
         table.unpin(node);
@@ -368,8 +434,10 @@ export class FileOperations {
     const position = this.position(node, offset, data.length, options);
     const end = position + data.length;
     const file = this.table.dataOf(node);
+    this.table.marks.untold(node);
     file.noteWritten(position, data.length);
     if (appends(options)) {
+      this.noteAppend(node, position, data.length, options.cause ?? 0);
       // The next append must not land on the same bytes.
       this.wrote(node, end);
       await file.writeDirect(position, data);
@@ -520,13 +588,12 @@ export class FileOperations {
     if (how.killPrivileges && hasSetId(node)) await this.clearSetId(node);
     if (zeroes) await this.zero(node, offset, end);
     // Space is never reserved: holes cost nothing, and a write may find the cluster full.
-    if (!keepSize) {
-      await this.table.pin(node, "exclusive", false);
-      this.table.unpin(node);
-      if (end > node.size) {
-        await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
-      }
-    }
+    await this.table.pin(node, "exclusive", false);
+    const grows = !keepSize && end > node.size;
+    // It is a modification in any case.
+    if (!grows && !zeroes) this.wrote(node, 0);
+    this.table.unpin(node);
+    if (grows) await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
   }
   private async zero(node: Node, offset: number, end: number): Promise<void> {
     await this.alone(node, async () => {

@@ -30,6 +30,10 @@ export class FileHandle {
   readonly direct: boolean;
   /** `Node.errorSeq` that was reported through this handle. */
   seenError: number;
+  /** The kernel may have had pages of it when it was opened. */
+  keptCache = false;
+  /** A read of it was considered for the time of access. */
+  readNoted = false;
   /** It had a lock that went with its session: others may change what the lock protects. */
   lostLock = false;
 

@@ -82,7 +82,7 @@ export class LocalChanges {
   // ---- Changes ---------------------------------------------------------------------------------
 
   /** The new inode; undefined: ask the leader. */
-  make(making: Making): Inode | undefined {
+  make(making: Making, cause?: number): Inode | undefined {
     const { parent, name, mode, rdev, target, actor } = making;
     const directory = this.directory(parent);
     if (directory === undefined || this.table.names.find(directory, name) !== 0) return undefined;
@@ -129,12 +129,13 @@ export class LocalChanges {
       ...{ op: "create", ...making, ino },
       ...(layout === undefined ? {} : { layout }),
     };
-    this.promise(request, { directory: { node: directory, key: nameKey(name) }, child: node });
+    const where = { node: directory, key: nameKey(name) };
+    this.promise(request, { directory: where, child: node }, cause);
     return inode;
   }
 
   /** True when the name and its file are gone; false: ask the leader. */
-  unlink(parent: Ino, name: Buffer, child: Node, actor: Actor): boolean {
+  unlink(parent: Ino, name: Buffer, child: Node, actor: Actor, cause?: number): boolean {
     const directory = this.directory(parent);
     if (directory === undefined || this.table.names.find(directory, name) !== child.ino)
       return false;
@@ -149,10 +150,10 @@ export class LocalChanges {
     this.remove(directory, name, child, actor);
     touch(directory, actor, { size: -1 });
     const request: Request = { op: "unlink", parent, name, stillOpen: false, actor };
-    this.promise(request, { directory: { node: directory, key: nameKey(name) }, child });
+    this.promise(request, { directory: { node: directory, key: nameKey(name) }, child }, cause);
     return true;
   }
-  rmdir(parent: Ino, name: Buffer, actor: Actor): boolean {
+  rmdir(parent: Ino, name: Buffer, actor: Actor, cause?: number): boolean {
     const directory = this.directory(parent);
     if (directory === undefined) return false;
     const ino = this.table.names.find(directory, name);
@@ -163,7 +164,7 @@ export class LocalChanges {
     this.remove(directory, name, child, actor);
     touch(directory, actor, { size: -1, nlink: -1 });
     const request: Request = { op: "rmdir", parent, name, actor };
-    this.promise(request, { directory: { node: directory, key: nameKey(name) }, child });
+    this.promise(request, { directory: { node: directory, key: nameKey(name) }, child }, cause);
     return true;
   }
   private remove(directory: Node, name: Buffer, child: Node, actor: Actor): void {
@@ -204,7 +205,7 @@ export class LocalChanges {
 
   // ---- What is not confirmed -------------------------------------------------------------------
 
-  private promise(request: Request, promised: Promised): void {
+  private promise(request: Request, promised: Promised, cause = 0): void {
     const { child, directory } = promised;
     this.promised.set(request, promised);
     child.promised++;
@@ -216,7 +217,7 @@ export class LocalChanges {
       node.promisedNames ??= new Map();
       node.promisedNames.set(key, (node.promisedNames.get(key) ?? 0) + 1);
     }
-    this.mds.promise(request);
+    this.mds.promise(request, cause);
   }
   confirmed(request: Request): void {
     const promised = this.promised.get(request);

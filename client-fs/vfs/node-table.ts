@@ -29,10 +29,13 @@ import {
   type Request,
 } from "../../mds/proto.js";
 import type { KernelNotifier } from "../file-system.js";
+import { AccessTimes, type AccessTimeMode } from "./access-times.js";
 import { FileData, type DataEnvironment } from "./file-data.js";
+import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
 import { Names } from "./names.js";
 import { Node } from "./node.js";
+import type { WorkerRecord } from "./worker-record.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
 const HOLD_MS = 20;
@@ -53,6 +56,9 @@ export interface NodeTableOptions {
   data: Omit<DataEnvironment, "onError" | "onClean">;
   /** Every change waits for the journal. */
   sync?: boolean;
+  record?: WorkerRecord;
+  /** What reads do to the time of access; relatime when left out. */
+  atime?: { mode: AccessTimeMode; directories: boolean };
   /** Test hook: how many idle inodes to keep. */
   nodesMax?: number;
 }
@@ -74,6 +80,10 @@ export class NodeTable implements SessionCache {
   private notifier: KernelNotifier | undefined;
   readonly names: Names;
   readonly local: LocalChanges;
+  readonly accessTimes: AccessTimes;
+  readonly marks: DataMarks;
+  /** The kernel had this connection with an earlier worker: it may know of any inode. */
+  readonly isHeir: boolean;
   /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
   canInvalidate = false;
   canInvalidateNames = false;
@@ -85,8 +95,12 @@ export class NodeTable implements SessionCache {
     this.clock = options.clock;
     this.logger = options.logger;
     this.nodesMax = options.nodesMax ?? NODES_MAX;
+    this.marks = new DataMarks(options.record);
+    this.isHeir = options.record?.inherited !== undefined;
     this.names = new Names(this);
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
+    const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
+    this.accessTimes = new AccessTimes(this.mds, this.clock, this.logger, mode, directories);
     this.dataEnvironment = {
       ...options.data,
       onError: (node, error) => this.onDataError(node, error),
@@ -110,6 +124,7 @@ export class NodeTable implements SessionCache {
     let node = this.nodes.get(ino);
     if (node === undefined) {
       node = new Node(ino);
+      node.kernelMayBeStale = this.isHeir;
       this.nodes.set(ino, node);
       this.idle.add(node);
       if (this.nodes.size > this.nodesMax) this.trimSoon();
@@ -385,6 +400,7 @@ export class NodeTable implements SessionCache {
       node.inode = inode;
       node.noteTold(inode);
     }
+    this.accessTimes.keep(node);
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
     if (inode.nlink === 0 && node.opens > 0 && node.removing === undefined) node.orphan = true;
@@ -484,6 +500,7 @@ export class NodeTable implements SessionCache {
     node.recall = undefined;
     if (released.open) node.toldOpen = true;
     this.mds.release({ ...released, seq: recall.seq });
+    if (mode !== "exclusive") this.marks.told(node);
     for (const wake of node.gate.splice(0)) wake();
     this.noteIdle(node);
   }
@@ -504,7 +521,10 @@ export class NodeTable implements SessionCache {
   private async dropKernelCache(node: Node, isDirectory: boolean): Promise<void> {
     if (!this.canInvalidate) return;
     if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();
-    if (node.lookups > 0) await this.tellKernel(node.ino, 0, 0);
+    if (this.mayBeKnown(node)) await this.tellKernel(node.ino, 0, 0);
+  }
+  private mayBeKnown(node: Node): boolean {
+    return node.lookups > 0 || this.isHeir;
   }
   private async tellKernel(ino: Ino, offset: number, length: number): Promise<void> {
     const { notifier } = this;
@@ -587,22 +607,40 @@ export class NodeTable implements SessionCache {
       node.dropNames();
       if (node.orphan) node.stale = true;
       for (const wake of node.gate.splice(0)) wake();
-      if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
+      this.marks.dropped(node);
+      if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.toPublish.clear();
+    this.accessTimes.clear();
     this.local.evicted(lostRequests, reason);
     this.forgetKernelNames();
     this.logger.error({ files: lost }, "the session was lost; unwritten files report EIO");
   }
   lapsed(): void {
     for (const node of this.nodes.values()) {
-      if (node.lookups > 0) this.invalidateLater(node.ino, 0, 0);
+      if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.forgetKernelNames();
   }
   resumed(): void {
     for (const node of this.nodes.values()) {
       if (node.unpublished && (node.data?.clean ?? true)) this.publishSoon(node);
+    }
+  }
+  /** For a worker that follows another one: what the kernel knows is that one's. */
+  async forgetInKernel(inos: readonly Ino[]): Promise<void> {
+    this.forgetKernelNames();
+    await Promise.all(inos.map((ino) => this.tellKernel(ino, 0, 0)));
+  }
+  /** Nothing that answers have brought so far is held. Before anything is done under it. */
+  disownAll(): void {
+    for (const node of this.nodes.values()) {
+      node.mode = "none";
+      node.seq = 0;
+      node.maxSize = 0;
+      node.unshared = false;
+      node.xattrs = undefined;
+      node.dropNames();
     }
   }
   private forgetKernelNames(): void {
@@ -614,8 +652,9 @@ export class NodeTable implements SessionCache {
 
   // ---- Data ------------------------------------------------------------------------------------
 
-  private failNode(node: Node, error: DssError): void {
+  failNode(node: Node, error: DssError): void {
     node.fail(error);
+    this.marks.failed(node);
     this.failure ??= error;
   }
   private onDataError(node: Node, error: DssError): void {
@@ -624,6 +663,7 @@ export class NodeTable implements SessionCache {
     if (error.code === "Fenced") this.mds.checkSession();
   }
   private onDataClean(node: Node): void {
+    this.marks.durable(node);
     node.space?.settled();
     if (node.unpublished && node.writers === 0) this.publishSoon(node);
     else this.noteIdle(node);
@@ -659,6 +699,7 @@ export class NodeTable implements SessionCache {
   async publish(node: Node, wait: "unsafe" | "safe"): Promise<void> {
     const request = { op: "publish" as const, ino: node.ino, ...node.lastWord() };
     await (wait === "safe" ? this.mds.call(request, { wait }) : this.mds.callLater(request));
+    this.marks.told(node);
   }
   /**
    * Before the first hole is punched: should this mount die, a file that had none is not taken for
@@ -740,15 +781,18 @@ export class NodeTable implements SessionCache {
   /** The inode does not exist any more: nothing of it is written. */
   gone(node: Node): void {
     node.data?.discard();
+    this.marks.gone(node);
     node.mode = "none";
     node.space = undefined;
     node.orphan = false;
+    this.accessTimes.forget(node.ino);
     this.toPublish.delete(node);
     node.dropNames();
     this.noteIdle(node);
   }
 
   stop(): void {
+    this.accessTimes.stop();
     this.publishTimer?.cancel();
     this.publishTimer = undefined;
   }

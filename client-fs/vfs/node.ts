@@ -91,6 +91,10 @@ export class Node {
   /** The last failed write-back; handles compare `errorSeq` with what they reported. */
   error: DssError | undefined = undefined;
   errorSeq = 0;
+  /** It was lost with an earlier worker while no writer had the file open: the next one hears. */
+  errorUnseen = false;
+  /** What the worker's record says of its data (data-marks.ts). */
+  marks = 0;
   /** The kernel may hold pages that it was not told to drop. */
   kernelMayBeStale = false;
 

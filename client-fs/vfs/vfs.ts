@@ -5,8 +5,7 @@
  *
  * What the kernel may keep: names while the directory's shared capability is held, attributes
  * while the inode's is, both for `attributeValidMs` at most and only when the kernel can be told
- * to drop them. Access times are not kept up (as with noatime): the kernel does not report reads,
- * and explicit changes by utimes are.
+ * to drop them.
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
@@ -38,15 +37,18 @@ import type {
   SetAttributes,
   StatFs,
 } from "../file-system.js";
+import type { AccessTimeMode } from "./access-times.js";
 import { attributesOf } from "./attributes.js";
 import { ExtentCache } from "./extent-cache.js";
 import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
-import { DirectoryHandle, O_EXCL, O_TRUNC } from "./handle.js";
+import { DirectoryHandle, O_EXCL, O_SYNC, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { nameKey } from "./names.js";
 import { NodeTable } from "./node-table.js";
+import { endTakeover, forgetInKernel, restoreHandles, type RestoreParts } from "./restore.js";
+import type { Recorded, WorkerRecord } from "./worker-record.js";
 import { WriteBudget } from "./writer.js";
 
 export interface VfsOptions {
@@ -60,11 +62,20 @@ export interface VfsOptions {
   readAheadBytes: number;
   /** How long the kernel may keep names and attributes without asking. */
   attributeValidMs: number;
+  /** -o noatime and the like; relatime when left out. */
+  atime?: { mode: AccessTimeMode; directories: boolean };
+  /** Whose every file is shown to be (-o uid, gid). */
+  owner?: { uid?: number; gid?: number };
   /** -o sync: every change waits until it is in the journal. */
   sync?: boolean;
   /** Idle inodes to keep; a test gives a small one. */
   nodesMax?: number;
+  /** For the worker that follows this one; the session's requests are logged in it too. */
+  record?: WorkerRecord;
 }
+
+/** Handles of each worker of a mount are above those of its predecessors. */
+const HANDLES_PER_WORKER = 2 ** 36;
 
 const BLOCK = 4096;
 const STATFS_VALID_MS = 1_000;
@@ -94,7 +105,7 @@ export class Vfs implements FileSystem {
   private readonly budget: WriteBudget;
   private readonly cache: ExtentCache;
   private readonly directories = new Map<number, DirectoryHandle>();
-  private nextHandle = 1;
+  private nextHandle: number;
   private usage: { at: number; stat: StatFs } | undefined;
   private ageTimer: Timer | undefined;
   private destroying: Promise<void> | undefined;
@@ -113,9 +124,17 @@ export class Vfs implements FileSystem {
       data: { objects, cache, budget: this.budget, readAheadBytes: options.readAheadBytes },
       ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
       ...(options.sync === true ? { sync: true } : {}),
+      ...(options.atime === undefined ? {} : { atime: options.atime }),
+      ...(options.record === undefined ? {} : { record: options.record }),
     });
-    this.files = new FileOperations({ mds, table: this.table, budget: this.budget, clock, logger });
-    this.locks = new FileLocks({ mds, logger, lost: (handle) => this.files.loseLock(handle) });
+    const { record } = options;
+    const { budget, table } = this;
+    this.nextHandle = 1 + (record?.generation ?? 0) * HANDLES_PER_WORKER;
+    this.files = new FileOperations({ mds, table, budget, clock, logger, record });
+    this.locks = new FileLocks({
+      ...{ mds, logger, record },
+      lost: (handle) => this.files.loseLock(handle),
+    });
     this.listingAhead = new ListingAhead(mds, this.table, logger);
     this.adopting = new ListingAhead(mds, this.table, logger);
     mds.setCache(this.table);
@@ -135,6 +154,27 @@ export class Vfs implements FileSystem {
     this.table.setKernel(notifier, kernel.canInvalidateAllEntries);
   }
 
+  // ---- Other workers of the same mount ---------------------------------------------------------
+
+  private get restoring(): RestoreParts {
+    const { mds, table, files, locks, directories, clock } = this;
+    return { mds, table, files, locks, directories, clock, logger: this.options.logger };
+  }
+  /** Goes on where another worker has ended; opens the session. Then requests may be read. */
+  async takeOver(recorded: Recorded, openWithinMs: number): Promise<void> {
+    restoreHandles(this.restoring, recorded);
+    await forgetInKernel(this.restoring, recorded);
+    await this.mds.open(openWithinMs);
+    await endTakeover(this.restoring, recorded);
+  }
+  /** Leaves to the next worker nothing that it could not go on with: all data is durable. */
+  async handOver(): Promise<void> {
+    await this.table.flushAll();
+    await this.table.publishAll();
+    await this.mds.waitSafe();
+    this.options.record?.commit();
+  }
+
   /**
    * Flushes everything, publishes sizes and closes the session; fails when data could not be saved.
    */
@@ -149,6 +189,7 @@ export class Vfs implements FileSystem {
     try {
       await this.table.flushAll();
       await this.table.publishAll();
+      await this.table.accessTimes.tell();
       this.table.releaseAll();
     } catch (error) {
       failure = error as Error;
@@ -168,7 +209,7 @@ export class Vfs implements FileSystem {
     const { table } = this;
     const valid = this.options.attributeValidMs;
     return {
-      attributes: attributesOf(node),
+      attributes: attributesOf(node, this.options.owner),
       generation: 0,
       entryValidMs:
         parent !== undefined && table.canInvalidateNames && table.lasting(parent) ? valid : 0,
@@ -187,9 +228,17 @@ export class Vfs implements FileSystem {
   /**
    * A change: answered as soon as the leader has executed it, or when it is durable with -o sync.
    */
-  private change(request: Request, others: readonly Ino[] = []): ReturnType<MdsClient["call"]> {
+  private change(
+    request: Request,
+    { cause }: Caller,
+    others: readonly Ino[] = [],
+  ): ReturnType<MdsClient["call"]> {
     const wait = this.options.sync === true ? "safe" : "unsafe";
-    return this.table.local.during(request, others, this.mds.call(request, { wait }));
+    return this.table.local.during(request, others, this.mds.call(request, { wait, cause }));
+  }
+  /** An earlier worker of this mount has done that already: what came of it. */
+  private earlier(op: Request["op"], { cause = 0 }: Caller): ReturnType<InheritedTake> {
+    return this.mds.inherited.take(cause, op);
   }
   /** Attributes that may be believed, asked for when need be. */
   private async known(ino: Ino): Promise<Node> {
@@ -287,7 +336,8 @@ export class Vfs implements FileSystem {
     const clearSuid = changes.killPrivileges === true && size === undefined;
     if (Object.keys(rest).length > 0 || clearSuid) {
       const node = this.table.get(ino);
-      const { mtimeNs } = rest as { mtimeNs?: bigint };
+      const { mtimeNs, atimeNs } = rest as { mtimeNs?: bigint; atimeNs?: bigint };
+      if (atimeNs !== undefined) this.table.accessTimes.forget(ino);
       // Ours to say while exclusive, and said before the answer, so that a recall in between
       // repeats it.
       if (mtimeNs !== undefined && node.mode === "exclusive") node.inode!.mtimeNs = mtimeNs;
@@ -295,7 +345,7 @@ export class Vfs implements FileSystem {
         ...{ op: "setattr" as const, ino, ...rest, actor },
         ...(clearSuid ? { clearSuid } : {}),
       };
-      if (!this.table.local.setattr(request)) await this.change(request);
+      if (!this.table.local.setattr(request)) await this.change(request, caller);
       // An access control list follows the mode.
       if (rest.mode !== undefined) this.table.get(ino).xattrs = undefined;
     }
@@ -304,7 +354,9 @@ export class Vfs implements FileSystem {
   }
 
   async readlink(ino: Ino): Promise<Buffer> {
-    const { inode } = await this.known(ino);
+    const node = await this.known(ino);
+    const { inode } = node;
+    this.table.accessTimes.note(node);
     if (inode?.target === undefined) {
       throw new DssError("InvalidArgument", "readlink of what is no symbolic link");
     }
@@ -321,16 +373,21 @@ export class Vfs implements FileSystem {
     options: { rdev?: number; target?: Buffer; exclusive?: boolean } = {},
   ): Promise<{ inode: Inode; created: boolean }> {
     const { rdev = 0, target, exclusive = true } = options;
+    const earlier = await this.earlier("create", caller);
+    if (earlier !== undefined) {
+      const { inode } = await this.known(earlier.ino || inoOf(earlier.request));
+      return { inode: inode!, created: inode!.ino === inoOf(earlier.request) };
+    }
     const masked = target === undefined ? mode & ~caller.umask : mode;
     const making = {
       ...{ parent, name, mode: masked, rdev, exclusive, actor: this.actor(caller) },
       ...(masked === mode ? {} : { unmasked: mode }),
       ...(target === undefined ? {} : { target }),
     };
-    const made = this.table.local.make(making);
+    const made = this.table.local.make(making, caller.cause);
     if (made !== undefined) return { inode: made, created: true };
     const ino = await this.mds.inos.next();
-    const reply = await this.change({ op: "create", ...making, ino });
+    const reply = await this.change({ op: "create", ...making, ino }, caller);
     const { inode } = reply.answer;
     if (inode === undefined) throw new DssError("Malformed", "create brought no inode");
     return { inode, created: inode.ino === ino };
@@ -368,7 +425,7 @@ export class Vfs implements FileSystem {
     const { inode, created } = await this.make(parent, name, mode | type, caller, { exclusive });
     const node = this.table.get(inode.ino);
     const id = this.nextHandle++;
-    const open = this.files.register(node, id, flags);
+    const open = this.files.register(node, id, flags, caller.cause);
     try {
       while (node.removing !== undefined) await node.removing;
       // Somebody else had made it since the kernel looked.
@@ -389,22 +446,21 @@ export class Vfs implements FileSystem {
     flags: number,
     caller: Caller,
   ): Promise<Entry & OpenReply> {
-    const ino = await this.mds.inos.next();
+    const earlier = await this.earlier("tmpfile", caller);
+    const ino = earlier === undefined ? await this.mds.inos.next() : inoOf(earlier.request);
     const unmasked = S_IFREG | (mode & 0o7777);
     const masked = unmasked & ~caller.umask;
     const node = this.table.get(ino);
     const id = this.nextHandle++;
     // Open before it exists, so that it is known as ours from the first answer on.
-    const open = this.files.register(node, id, flags);
+    const open = this.files.register(node, id, flags, caller.cause);
+    const making: Request = {
+      ...{ op: "tmpfile", parent, ino, mode: masked, actor: this.actor(caller) },
+      ...(masked === unmasked ? {} : { unmasked }),
+    };
     try {
-      await this.change({
-        op: "tmpfile",
-        parent,
-        ino,
-        mode: masked,
-        ...(masked === unmasked ? {} : { unmasked }),
-        actor: this.actor(caller),
-      });
+      if (earlier === undefined) await this.change(making, caller);
+      else await this.known(ino);
       node.orphan = true;
       return { ...this.lookedUp(ino, this.table.get(parent)), ...open };
     } catch (error) {
@@ -463,24 +519,26 @@ export class Vfs implements FileSystem {
   }
 
   async unlink(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
+    if ((await this.earlier("unlink", caller)) !== undefined) return;
     const node = await this.childOf(parent, name);
     if (node === undefined) throw NOT_FOUND;
     const actor = this.actor(caller);
     const { local } = this.table;
-    if (local.unlink(parent, name, node, actor)) return;
+    if (local.unlink(parent, name, node, actor, caller.cause)) return;
     if (local.lacksChild(parent, node)) {
       await this.adopting.missed(this.table.get(parent));
-      if (local.unlink(parent, name, node, actor)) return;
+      if (local.unlink(parent, name, node, actor, caller.cause)) return;
     }
     await this.removing(node, async (stillOpen) => {
-      const reply = await this.change({ op: "unlink", parent, name, stillOpen, actor });
+      const reply = await this.change({ op: "unlink", parent, name, stillOpen, actor }, caller);
       return reply.answer.removed;
     });
   }
   async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
+    if ((await this.earlier("rmdir", caller)) !== undefined) return;
     const actor = this.actor(caller);
-    if (this.table.local.rmdir(parent, name, actor)) return;
-    const reply = await this.change({ op: "rmdir", parent, name, actor });
+    if (this.table.local.rmdir(parent, name, actor, caller.cause)) return;
+    const reply = await this.change({ op: "rmdir", parent, name, actor }, caller);
     const { removed } = reply.answer;
     if (removed !== undefined) this.table.gone(this.table.get(removed.ino));
   }
@@ -492,6 +550,7 @@ export class Vfs implements FileSystem {
     flags: RenameFlags,
     caller: Caller,
   ): Promise<void> {
+    if ((await this.earlier("rename", caller)) !== undefined) return;
     const { noReplace, exchange } = flags;
     const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
     const moved = this.table.names.find(this.table.get(parent), name) ?? 0;
@@ -509,6 +568,7 @@ export class Vfs implements FileSystem {
           stillOpen,
           actor,
         },
+        caller,
         moved === 0 ? [] : [moved],
       );
       return reply.answer.removed;
@@ -516,7 +576,9 @@ export class Vfs implements FileSystem {
   }
   async link(ino: Ino, newParent: Ino, newName: Buffer, caller: Caller): Promise<Entry> {
     const actor = this.actor(caller);
-    await this.change({ op: "link", ino, parent: newParent, name: newName, actor });
+    if ((await this.earlier("link", caller)) === undefined) {
+      await this.change({ op: "link", ino, parent: newParent, name: newName, actor }, caller);
+    }
     const node = await this.known(ino);
     if (node.inode!.nlink > 0) node.orphan = false; // It was made without a name.
     return this.lookedUp(ino, this.table.get(newParent));
@@ -531,7 +593,8 @@ export class Vfs implements FileSystem {
     options?: { killPrivileges: boolean },
   ): Promise<OpenReply> {
     const killPrivileges = options?.killPrivileges === true;
-    return this.files.open(ino, this.nextHandle++, flags, this.actor(caller), killPrivileges);
+    const how = { killPrivileges, cause: caller.cause };
+    return this.files.open(ino, this.nextHandle++, flags, this.actor(caller), how);
   }
   read(ino: Ino, handle: number, offset: number, length: number): Promise<Buffer[]> {
     return this.files.read(ino, handle, offset, length);
@@ -546,7 +609,11 @@ export class Vfs implements FileSystem {
     data: Buffer,
     options: WriteOptions,
   ): Promise<number> {
-    return this.files.write(ino, handle, offset, data, options);
+    if (this.options.sync !== true) return this.files.write(ino, handle, offset, data, options);
+    return this.files.write(ino, handle, offset, data, {
+      ...options,
+      flags: options.flags | O_SYNC,
+    });
   }
   flush(ino: Ino, handle: number, lockOwner: bigint): Promise<void> {
     const unlocked = this.locks.closed(ino, lockOwner);
@@ -603,6 +670,7 @@ export class Vfs implements FileSystem {
   opendir(ino: Ino): Promise<OpenDirReply> {
     const node = this.table.get(ino);
     const id = this.nextHandle++;
+    this.options.record?.opened({ id, ino, flags: 0, cause: 0, isDirectory: true });
     this.directories.set(id, new DirectoryHandle(id, ino));
     node.opens++;
     this.table.noteUsed(node);
@@ -610,6 +678,7 @@ export class Vfs implements FileSystem {
   }
   releasedir(ino: Ino, handle: number): Promise<void> {
     if (this.directories.delete(handle)) {
+      this.options.record?.closed(handle);
       const node = this.table.get(ino);
       node.opens--;
       this.table.noteIdle(node);
@@ -634,6 +703,7 @@ export class Vfs implements FileSystem {
       throw new DssError("BadHandle", `directory handle ${handle} is not open`);
     }
     const after = cookie <= COOKIE_DOTDOT ? 0 : cookie - COOKIE_DOTDOT;
+    if (cookie === 0) this.table.accessTimes.listed(this.table.get(ino));
     // rewinddir(3) must see what changed since.
     if (after === 0) listing.from = -1;
     const start = this.positionIn(listing, after);
@@ -775,18 +845,21 @@ export class Vfs implements FileSystem {
     if (name.length > XATTR_NAME_MAX) throw new DssError("RangeTooLarge", "name too long");
     if (value.length > XATTR_VALUE_MAX) throw new DssError("TooBig", "value exceeds 64 KiB");
     const { create, replace } = flags;
+    if ((await this.earlier("setxattr", caller)) !== undefined) return;
     const clearSgid = flags.clearSgid === true ? { clearSgid: true } : {};
     const actor = this.actor(caller);
+    const how = { create, replace, ...clearSgid, actor };
     try {
-      await this.change({ op: "setxattr", ino, name, value, create, replace, ...clearSgid, actor });
+      await this.change({ op: "setxattr", ino, name, value, ...how }, caller);
     } finally {
       this.table.get(ino).xattrs = undefined;
     }
   }
   async removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void> {
     checkXattrName(name);
+    if ((await this.earlier("removexattr", caller)) !== undefined) return;
     try {
-      await this.change({ op: "removexattr", ino, name, actor: this.actor(caller) });
+      await this.change({ op: "removexattr", ino, name, actor: this.actor(caller) }, caller);
     } finally {
       this.table.get(ino).xattrs = undefined;
     }
@@ -807,6 +880,11 @@ function checkXattrName(name: Buffer): void {
   if (name.length === prefix.length) {
     throw new DssError("InvalidArgument", "an attribute needs a name after its namespace");
   }
+}
+
+type InheritedTake = MdsClient["inherited"]["take"];
+function inoOf(request: Request): Ino {
+  return "ino" in request ? request.ino : 0;
 }
 
 function timeOf<Key extends "atimeNs" | "mtimeNs">(

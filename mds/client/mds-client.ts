@@ -13,7 +13,7 @@
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
-import type { ClientId, Epoch } from "../../cluster/base/ids.js";
+import type { ClientId, Epoch, Ino } from "../../cluster/base/ids.js";
 import { heldFor } from "../../cluster/base/lease.js";
 import type { Logger } from "../../cluster/base/log.js";
 import { Backoff } from "../../cluster/messenger/backoff.js";
@@ -36,6 +36,7 @@ import {
   MdsRecall,
   MdsReleased,
   MdsSafe,
+  MdsTakenOver,
   MdsVolumeChanged,
   OpenMdsSession,
   type AdminReply,
@@ -46,8 +47,17 @@ import {
   type Request,
   type SessionOpened,
   type SessionType,
+  type TakenOver,
 } from "../proto.js";
 import { InoRanges } from "./ino-ranges.js";
+import {
+  InheritedRequests,
+  LOGGED,
+  NO_LOG,
+  type Inheritance,
+  type LoggedRequest,
+  type RequestLog,
+} from "./request-log.js";
 import { NO_CACHE, NO_LOCKS, type SessionCache, type SessionLocks } from "./session-cache.js";
 
 /** Who leads, as far as this program knows. The real one watches ZooKeeper. */
@@ -71,8 +81,16 @@ export interface MdsClientOptions {
   detail: string;
   /** Milliseconds after which a request that no leader answered fails with TimedOut. */
   operationDeadlineMs: number;
+  /** Keeps changes over the death of this process. */
+  log?: RequestLog;
+  /** Which worker of its mount this is, from 0. */
+  generation?: number;
+  /** The session of the worker before, to be taken over. */
+  inherited?: Inheritance;
 }
 
+/** Request ids of each worker of a mount are above those of its predecessors. */
+const IDS_PER_WORKER = 2 ** 36;
 /**
  * One attempt; the request itself goes on with the next. Long, because an answer may wait for
  * another client's recall.
@@ -139,6 +157,8 @@ function evictedError(cause?: DssError): DssError {
 
 interface Outstanding {
   id: number;
+  /** The kernel's request that it is for; 0: none. */
+  readonly cause: number;
   readonly request: Request;
   readonly wait: "unsafe" | "safe";
   /** Done here, under a sole capability; the leader is told afterwards. */
@@ -180,6 +200,14 @@ export class MdsClient {
   private readonly peers = new Map<Peer, { link: Link | undefined }>();
 
   private sessionId: ClientId = 0;
+  private workerId: ClientId = 0;
+  /** The session was another worker's, and that is not over. */
+  private restoring = false;
+  private readonly log: RequestLog;
+  /** Requests of the worker before, for the kernel to hear of. */
+  readonly inherited = new InheritedRequests();
+  private readonly restored = new Map<Outstanding, { resolve(reply: undefined): void }>();
+  private restoredWaiters: (() => void)[] = [];
   private term = 0;
   private leaseMs = 0;
   private epochSeen: Epoch = 0;
@@ -222,6 +250,9 @@ export class MdsClient {
   constructor(private readonly options: MdsClientOptions) {
     this.clock = options.clock;
     this.logger = options.logger;
+    this.log = options.log ?? NO_LOG;
+    this.nextId = 1 + (options.generation ?? 0) * IDS_PER_WORKER;
+    if (options.inherited !== undefined) this.inherit(options.inherited);
     this.backoff = new Backoff(options.random, { firstMs: 20, maxMs: 1_000 });
     const { messenger } = options;
     messenger.handlePost(MdsSafe, (message, link) => {
@@ -271,10 +302,70 @@ export class MdsClient {
   setLocks(locks: SessionLocks): void {
     this.locks = locks;
   }
-  /** Called with the id of every new session, the present one included. */
+  /** Called with the id for object operations of every new session, the present one included. */
   onSession(listener: (client: ClientId) => void): void {
     this.sessionListeners.push(listener);
-    if (this.sessionId !== 0) listener(this.sessionId);
+    if (this.workerId !== 0) listener(this.workerId);
+  }
+
+  // ---- Takeover --------------------------------------------------------------------------------
+
+  private inherit({ client, requests }: Inheritance): void {
+    this.sessionId = client;
+    this.restoring = true;
+    for (const logged of requests) {
+      const heir = this.inherited.add(logged);
+      if (logged.state === "done") {
+        heir.resolve(undefined);
+        continue;
+      }
+      const entry = this.newEntry(logged.request, "unsafe", logged, heir.resolve, heir.reject);
+      entry.id = logged.id;
+      entry.sent = true;
+      entry.answered = logged.promised || logged.state === "answered";
+      if (entry.answered) {
+        entry.journal = Number.MAX_SAFE_INTEGER;
+        heir.resolve(undefined);
+      }
+      this.restored.set(entry, heir);
+      this.outstanding.set(entry.id, entry);
+      if (CHANGES.has(entry.request.op)) this.changes.set(entry.id, entry);
+    }
+  }
+  private noteRestored(entry: Outstanding): void {
+    if (!this.restored.delete(entry) || this.restored.size > 0) return;
+    for (const wake of this.restoredWaiters.splice(0)) wake();
+  }
+  /**
+   * What the worker before had not heard to be executed is: ends the takeover. `written`: files
+   * whose sizes it may not have told; the answer has what was found of them. Undefined: the session
+   * was lost, and there is another one.
+   */
+  async endTakeover(written: readonly Ino[]): Promise<TakenOver | undefined> {
+    const client = this.sessionId;
+    const isOver = (): boolean => this.sessionId !== client || this.state === "closed";
+    while (this.restored.size > 0 && !isOver()) {
+      await new Promise<void>((resolve) => this.restoredWaiters.push(resolve));
+    }
+    while (!isOver()) {
+      const { link } = this;
+      if (link === undefined || this.state !== "active") {
+        await this.pause(LEADER_POLL_MS / 10);
+        continue;
+      }
+      try {
+        const message = { client, inos: [...written] };
+        const answer = await link.call(MdsTakenOver, message, { deadlineMs: ATTEMPT_MS });
+        this.restoring = false;
+        return answer.message;
+      } catch (error) {
+        if (!isDssError(error)) throw error;
+        if (error.code === "NoSession" && link === this.link) this.evict(error);
+        else if (error.retry === "same") this.lose(link);
+        else throw error;
+      }
+    }
+    return undefined;
   }
 
   /** Opens the session; TimedOut when no leader was found within `deadlineMs`. */
@@ -309,14 +400,16 @@ export class MdsClient {
    * "safe". Waits through failovers. Fails with the leader's error, TimedOut, NoSession (evicted
    * with a change in flight), ShuttingDown.
    */
-  call(request: Request, options: { wait?: "unsafe" | "safe" } = {}): Promise<MdsReply> {
+  call(
+    request: Request,
+    options: { wait?: "unsafe" | "safe"; cause?: number | undefined } = {},
+  ): Promise<MdsReply> {
     if (this.state === "closed") {
       return Promise.reject(new DssError("ShuttingDown", "the metadata session is closed"));
     }
     this.start();
-    const wait = options.wait ?? "unsafe";
-    if (this.outstanding.size >= OUTSTANDING_MAX) return this.callWhenRoom(request, wait);
-    return this.issue(request, wait);
+    if (this.outstanding.size >= OUTSTANDING_MAX) return this.callWhenRoom(request, options);
+    return this.issue(request, options);
   }
 
   /** There is room for changes that are promised, and reason to believe that they will be taken. */
@@ -328,9 +421,9 @@ export class MdsClient {
    * taken. It is executed after what was promised before it and before what is sent after it, by
    * this leader or the next; until it is safe it is lost with the session, like any other.
    */
-  promise(request: Request): void {
+  promise(request: Request, cause = 0): void {
     this.start();
-    const entry = this.newEntry(request, "unsafe", true);
+    const entry = this.newEntry(request, "unsafe", { promised: true, cause });
     this.enter(entry);
     this.sendSoon(entry);
   }
@@ -340,7 +433,7 @@ export class MdsClient {
       return this.call(request);
     }
     return new Promise((resolve, reject) => {
-      const entry = this.newEntry(request, "unsafe", false, resolve, reject);
+      const entry = this.newEntry(request, "unsafe", {}, resolve, reject);
       this.enter(entry);
       this.sendSoon(entry);
     });
@@ -428,11 +521,14 @@ export class MdsClient {
 
   // ---- Requests --------------------------------------------------------------------------------
 
-  private async callWhenRoom(request: Request, wait: "unsafe" | "safe"): Promise<MdsReply> {
+  private async callWhenRoom(
+    request: Request,
+    options: { wait?: "unsafe" | "safe"; cause?: number | undefined },
+  ): Promise<MdsReply> {
     while (this.outstanding.size >= OUTSTANDING_MAX) {
       await new Promise<void>((resolve) => this.roomWaiters.push(resolve));
     }
-    return this.call(request, { wait });
+    return this.call(request, options);
   }
 
   /** It cannot be asked again in the session that follows the one for which it was made. */
@@ -441,11 +537,14 @@ export class MdsClient {
     return wasSent && !REPEATABLE.has(request.op);
   }
 
-  private issue(request: Request, wait: "unsafe" | "safe"): Promise<MdsReply> {
+  private issue(
+    request: Request,
+    { wait = "unsafe", cause = 0 }: { wait?: "unsafe" | "safe"; cause?: number | undefined },
+  ): Promise<MdsReply> {
     // It had waited while the session ended.
     if (this.isOutlived(request, false)) return Promise.reject(evictedError());
     return new Promise((resolve, reject) => {
-      const entry = this.newEntry(request, wait, false, resolve, reject);
+      const entry = this.newEntry(request, wait, { cause }, resolve, reject);
       this.enter(entry);
       if (this.state !== "active") return;
       this.sendBatch();
@@ -455,7 +554,7 @@ export class MdsClient {
   private newEntry(
     request: Request,
     wait: "unsafe" | "safe",
-    promised: boolean,
+    { promised = false, cause = 0 }: Partial<Pick<LoggedRequest, "promised" | "cause">>,
     resolve: (reply: MdsReply) => void = () => undefined,
     reject: (error: DssError) => void = () => undefined,
   ): Outstanding {
@@ -463,6 +562,7 @@ export class MdsClient {
     this.checkTimer ??= this.clock.setTimer(CHECK_MS, () => this.onCheck());
     return {
       id: this.nextId++,
+      cause,
       request,
       wait,
       promised,
@@ -480,7 +580,10 @@ export class MdsClient {
 
   private enter(entry: Outstanding): void {
     this.outstanding.set(entry.id, entry);
-    if (CHANGES.has(entry.request.op)) this.changes.set(entry.id, entry);
+    const { id, cause, promised, request } = entry;
+    if (CHANGES.has(request.op)) this.changes.set(id, entry);
+    if (!LOGGED.has(request.op)) return;
+    this.log.entered({ id, cause, promised, state: "sent", ino: 0, request });
   }
 
   private floor(): number {
@@ -499,6 +602,7 @@ export class MdsClient {
     const { link, batch } = this;
     if (batch.length === 0 || link === undefined || this.state !== "active") return;
     this.batch = [];
+    this.log.commit();
     const [first] = batch as [Outstanding, ...Outstanding[]];
     if (batch.length === 1) {
       this.send(first);
@@ -527,6 +631,7 @@ export class MdsClient {
     const link = this.link;
     assert(link !== undefined, "requests are sent on an open session");
     entry.sent = true;
+    this.log.commit();
     const { id, wait, request, answered: replay } = entry;
     link
       .call(
@@ -546,6 +651,8 @@ export class MdsClient {
     this.cache.apply(entry.request, reply, repeated);
     this.confirm(entry);
     entry.answered = true;
+    this.log.answered(entry.id, reply.answer.inode?.ino ?? 0);
+    this.noteRestored(entry);
     entry.journal = reply.journal;
     if (reply.journal === 0 || reply.journal <= this.safe || entry.wait === "safe") {
       this.settle(entry);
@@ -574,7 +681,7 @@ export class MdsClient {
       return;
     }
     if (entry.promised) this.cache.refused(entry.request, error);
-    this.settle(entry);
+    this.settle(entry, false);
     if (entry.answered) {
       this.logger.error(
         { request: entry.id, op: entry.request.op, error: describeError(error) },
@@ -591,8 +698,10 @@ export class MdsClient {
     entry.confirmed = true;
     this.cache.confirmed(entry.request);
   }
-  private settle(entry: Outstanding): void {
+  private settle(entry: Outstanding, executed = true): void {
     this.confirm(entry);
+    this.log.settled(entry.id, executed);
+    this.noteRestored(entry);
     this.outstanding.delete(entry.id);
     if (this.changes.delete(entry.id)) this.wakeSafeWaiters();
     if (this.roomWaiters.length > 0) this.roomWaiters.shift()!();
@@ -630,7 +739,7 @@ export class MdsClient {
     for (const entry of this.outstanding.values()) {
       if (entry.answered) continue;
       if (now >= entry.deadlineAt) {
-        this.settle(entry);
+        this.settle(entry, false);
         entry.reject(
           new DssError("TimedOut", `no metadata server answered ${entry.request.op} in time`),
         );
@@ -686,6 +795,9 @@ export class MdsClient {
         if (!isDssError(error)) throw error;
         if (error.code === "NoSession" || error.code === "Fenced") {
           if (this.sessionId !== 0) this.evict(error);
+        } else if (error.code === "Conflict" && this.sessionId !== 0) {
+          this.superseded(error);
+          return;
         } else if (error.retry === "never" && error.code !== "StaleRequest") {
           // Two clusters, another version: asking again does not help the one who waits for open().
           for (const waiter of this.openWaiters.splice(0)) waiter.reject(error);
@@ -718,6 +830,7 @@ export class MdsClient {
     }
     this.early = [];
     const resumed = this.sessionId !== 0;
+    this.log.commit();
     const sentMs = this.clock.now();
     let opened: SessionOpened;
     try {
@@ -735,6 +848,8 @@ export class MdsClient {
           open: resumed ? this.cache.opened() : [],
           locks: resumed ? this.locks.claims() : [],
           floor: this.floor(),
+          generation: options.generation ?? 0,
+          restoring: this.restoring,
         },
         { deadlineMs: OPEN_ATTEMPT_MS },
       );
@@ -756,10 +871,13 @@ export class MdsClient {
   private onOpened(link: Link, opened: SessionOpened, sentMs: number): void {
     const sameTerm = opened.term === this.term;
     const isNew = opened.client !== this.sessionId;
+    const isOther = opened.worker !== this.workerId;
     this.term = opened.term;
     this.leaseMs = heldFor(opened.leaseMs);
     this.epochSeen = Math.max(this.epochSeen, opened.epoch);
     this.sessionId = opened.client;
+    this.workerId = opened.worker;
+    this.log.session(opened.client);
     this.link = link;
     this.lastContactMs = sentMs;
     this.hasLapsed = false;
@@ -769,9 +887,9 @@ export class MdsClient {
       { client: opened.client, term: opened.term, leader: link.remote, resumed: !isNew },
       "metadata session open",
     );
-    if (isNew) {
-      this.options.messenger.setEntity(opened.client);
-      for (const listener of this.sessionListeners) listener(opened.client);
+    if (isOther) {
+      this.options.messenger.setEntity(opened.worker);
+      for (const listener of this.sessionListeners) listener(opened.worker);
     }
     // A new leader counts its batches anew only above what is safe; an unsafe number of the old
     // one means nothing to it.
@@ -781,6 +899,12 @@ export class MdsClient {
     const completed = new Set(opened.completed);
     this.batch = []; // Sent with all others, in order.
     for (const entry of [...this.outstanding.values()]) {
+      const heir = this.restored.get(entry);
+      if (heir !== undefined && entry.id < opened.floor) {
+        heir.resolve(undefined); // The worker before had heard so, and had no time to note it.
+        this.settle(entry);
+        continue;
+      }
       // Of a promised change the answer may have been lost with a connection to this leader.
       const isKnown = entry.answered && (entry.confirmed || !entry.promised || !sameTerm);
       if (isKnown && completed.has(entry.id)) {
@@ -833,6 +957,7 @@ export class MdsClient {
   private keepAlive(): void {
     const link = this.link;
     if (link === undefined) return;
+    this.log.commit();
     const sentMs = this.clock.now();
     const message = { client: this.sessionId, floor: this.floor() };
     link.call(MdsKeepAlive, message, { deadlineMs: this.leaseMs / 3 }).then(
@@ -899,6 +1024,11 @@ export class MdsClient {
     );
     const error = evictedError(reason);
     this.sessionId = 0;
+    this.workerId = 0;
+    this.restoring = false;
+    this.restored.clear();
+    this.inherited.clear();
+    for (const wake of this.restoredWaiters.splice(0)) wake();
     this.inos.clear();
     const entries = [...this.outstanding.values()];
     this.outstanding.clear();
@@ -907,6 +1037,7 @@ export class MdsClient {
     let lost = this.safeWaiters.length > 0;
     const lostRequests: Request[] = [];
     for (const entry of entries) {
+      this.log.settled(entry.id, false);
       if (entry.answered) {
         lost ||= CHANGES.has(entry.request.op);
         lostRequests.push(entry.request);
@@ -926,6 +1057,13 @@ export class MdsClient {
     if (link !== undefined) this.lose(link);
   }
 
+  /** Another worker of the same mount has the session: nothing that this one does counts. */
+  private superseded(error: DssError): void {
+    this.logger.error({ error: describeError(error) }, "this worker has been replaced");
+    this.evict(error);
+    this.shutDown();
+  }
+
   private shutDown(): void {
     this.transition("closed");
     this.stopLeaderWatch();
@@ -941,6 +1079,7 @@ export class MdsClient {
     for (const waiter of this.safeWaiters.splice(0)) waiter.reject(error);
     for (const waiter of this.openWaiters.splice(0)) waiter.reject(error);
     for (const wake of this.roomWaiters.splice(0)) wake();
+    for (const wake of this.restoredWaiters.splice(0)) wake();
     const link = this.link;
     this.link = undefined;
     link?.destroy();

@@ -7,7 +7,9 @@ import { strict as assert } from "node:assert";
 import type { Logger } from "../../cluster/base/log.js";
 import { VolumeDirectory } from "../../nbd/volume-directory.js";
 import { Objecter } from "../../osd/client/objecter.js";
+import { DirectDisks } from "../support/direct-disks.js";
 import { VolumeModel } from "../support/volume-model.js";
+import { SnapshotModel } from "../support/volume-model-snapshots.js";
 import { ClusterWorld, type DiskFactory } from "./cluster-world.js";
 import { CLEAN_WITHIN_MS, ScenarioBase, WORK_WITHIN_MS } from "./scenario-base.js";
 
@@ -60,6 +62,8 @@ class VolumesScenario extends ScenarioBase {
     const { world, options } = this;
     await this.begin();
     const client = await this.settled(world.startClient(), 60_000, "no client");
+    // Who has a volume open changes no snapshots of it in the same session.
+    const admin = await this.settled(world.startClient(), 60_000, "no second client");
     const { messenger, maps, mds, clock, logger } = client;
     const chance = this.random.fork();
     const directory = new VolumeDirectory({
@@ -72,10 +76,11 @@ class VolumesScenario extends ScenarioBase {
         }),
     });
     const model = new VolumeModel({
-      ...{ mds, directory, seed: options.seed },
+      ...{ mds: admin.mds, disks: new DirectDisks(directory), seed: options.seed },
       ...{ sizeMax: 1_024 * KIB, requestMax: 96 * KIB, objectSize: 64 * KIB },
       pause: (ms) => this.pause(ms),
     });
+    const snapshots = new SnapshotModel(model);
     const work = model.run(options.operations, () => this.pause(this.random.float() * 500));
     this.guard(this.strike());
     await this.settled(work, WORK_WITHIN_MS, "the work never ended");
@@ -85,6 +90,7 @@ class VolumesScenario extends ScenarioBase {
     for (let id = 0; id < MDSS; id++) world.startMds(id);
     await this.until(() => world.allClean(), CLEAN_WITHIN_MS, "the PGs did not become clean");
     await this.settled(model.verify(), CLEAN_WITHIN_MS, "the volumes could not be read at the end");
+    await this.settled(snapshots.verify(), CLEAN_WITHIN_MS, "the snapshots could not be read");
     await this.settled(this.purged(client), CLEAN_WITHIN_MS, "deleted data were never freed");
     this.checkReplicas();
     await this.settled(this.checkBlocks(), CLEAN_WITHIN_MS, "the copies could not be read");

@@ -67,7 +67,7 @@ export class Cluster {
   readonly folder: string;
   readonly data: string;
   readonly mount: string;
-  private readonly env: Record<string, string>;
+  readonly env: Record<string, string>;
   private readonly extraMounts = new Set<string>();
 
   constructor(

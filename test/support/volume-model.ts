@@ -1,16 +1,16 @@
 /**
  * Volumes of a real cluster against bytes in memory: seeded random writes, zeros, trims, reads and
  * block statuses, several at a time, and between them growth, shrinking, new names, removal, export
- * and import, while OSDs are killed and started again. Every byte that is read must be the model's,
- * and what is called a hole must be zeros there. Other tests add operations of their own to
- * `VolumeModel.operations`.
+ * and import, while OSDs are killed and started again. Every byte that is read must be the model's;
+ * what is called a hole must be zeros there, and what was never written, or was given back, must be
+ * called a hole. Snapshots and clones are in volume-model-snapshots.ts.
  */
 import { Prng } from "../../cluster/base/prng.js";
 import { contentOf } from "../../cli/volume/export.js";
 import { dataRuns } from "../../cli/volume/transfer.js";
 import type { Answer, Request, Volume } from "../../mds/proto.js";
 import type { BlockImage } from "../../nbd/block-image.js";
-import type { VolumeDirectory, VolumeSession } from "../../nbd/volume-directory.js";
+import type { VolumeSession } from "../../nbd/volume-directory.js";
 
 const KIB = 1024;
 const BLOCK = 4 * KIB;
@@ -19,22 +19,46 @@ const VOLUMES_MAX = 4;
 const BURST_MAX = 8;
 const LOOK_MS = 20;
 
+export type Disk = Pick<BlockImage, "size" | "read" | "status"> & {
+  write(offset: number, data: Buffer, options: { fua: boolean }): Promise<void>;
+  zero(
+    offset: number,
+    length: number,
+    options: { fua: boolean; mayTrim: boolean; fast: boolean },
+  ): Promise<void>;
+  trim(offset: number, length: number, options: { fua: boolean }): Promise<void>;
+};
+/** Where volumes are opened. */
+export interface Disks {
+  open(name: string): Promise<Disk>;
+  /** When it resolves, the volume is nobody's. */
+  close(disk: Disk): Promise<void>;
+  /** An open disk hears of growth by itself. */
+  readonly followsSize: boolean;
+}
+
 export interface ModelOptions {
   mds: VolumeSession;
-  directory: VolumeDirectory;
+  disks: Disks;
   seed: number;
   /** Bytes. */
   sizeMax: number;
   requestMax: number;
+  volumesMax?: number;
   /** The smallest; there are larger ones too. */
   objectSize: number;
   pause(ms: number): Promise<void>;
 }
 
-export interface ModelVolume {
-  name: string;
+/** What a volume is, or was at a snapshot. */
+export interface Content {
   bytes: Buffer;
-  image: BlockImage;
+  /** By block: 1 where something may be kept; what was never written or given back is a hole. */
+  kept: Uint8Array;
+}
+export interface ModelVolume extends Content {
+  name: string;
+  image: Disk;
 }
 
 export interface ModelOperation {
@@ -61,18 +85,18 @@ export class VolumeModel {
 
   readonly seed: number;
   private readonly mds: VolumeSession;
-  private readonly directory: VolumeDirectory;
+  readonly disks: Disks;
 
-  constructor(private readonly options: ModelOptions) {
+  constructor(readonly options: ModelOptions) {
     this.random = new Prng(options.seed);
-    const { mds, directory, seed } = options;
+    const { mds, disks, seed } = options;
     this.mds = mds;
-    this.directory = directory;
+    this.disks = disks;
     this.seed = seed;
   }
 
   async close(): Promise<void> {
-    for (const { image } of this.volumes) await this.directory.close(image);
+    for (const { image } of this.volumes) await this.disks.close(image);
     this.volumes.length = 0;
   }
 
@@ -104,15 +128,13 @@ export class VolumeModel {
     const wanted = this.volumes.map(({ name, bytes }) => `${name} ${bytes.length}`).sort();
     if (known.join() !== wanted.join()) throw new Error(`volumes: ${known}, expected: ${wanted}`);
     for (const volume of this.volumes) {
-      await this.read(volume, 0, volume.bytes.length);
-      await this.status(volume, 0, volume.bytes.length);
+      await this.readAll(volume);
     }
   }
 
   // ---- Bytes -----------------------------------------------------------------------------------
 
-  private async burst(): Promise<number> {
-    const volume = this.any();
+  async burst(volume = this.any()): Promise<number> {
     const count = this.random.int(1, BURST_MAX);
     await Promise.all(Array.from({ length: count }, () => this.change(volume)));
     const [offset, length] = this.range(volume);
@@ -122,27 +144,35 @@ export class VolumeModel {
   }
 
   /** The model changes at once, in the order in which the requests are made. */
-  private async change({ image, bytes }: ModelVolume): Promise<void> {
+  private async change({ image, bytes, kept }: ModelVolume): Promise<void> {
     const { random } = this;
     const [offset, length] = this.range({ bytes });
     const end = offset + length;
     const kind = random.int(0, 9);
+    // Whole blocks become holes; the bytes beside them stay as they are.
+    const [first, last] = [Math.ceil(offset / BLOCK), Math.floor(end / BLOCK)];
+    const touch = (): void => void kept.fill(1, Math.floor(offset / BLOCK), Math.ceil(end / BLOCK));
     if (kind < 6) {
       const data = random.bytes(length);
       data.copy(bytes, offset);
+      touch();
       await image.write(offset, data, { fua: random.chance(0.5) });
     } else if (kind < 8) {
+      const mayTrim = random.chance(0.7);
       bytes.fill(0, offset, end);
-      await image.zero(offset, length, { fua: false, mayTrim: random.chance(0.7), fast: false });
+      touch();
+      if (mayTrim && last > first) kept.fill(0, first, last);
+      await image.zero(offset, length, { fua: false, mayTrim, fast: false });
     } else {
-      // Whole blocks become holes; the bytes beside them stay as they are.
-      const [first, last] = [Math.ceil(offset / BLOCK) * BLOCK, Math.floor(end / BLOCK) * BLOCK];
-      if (last > first) bytes.fill(0, first, last);
+      if (last > first) {
+        bytes.fill(0, first * BLOCK, last * BLOCK);
+        kept.fill(0, first, last);
+      }
       await image.trim(offset, length, { fua: false });
     }
   }
 
-  async read({ name, image, bytes }: ModelVolume, offset: number, length: number): Promise<void> {
+  async read({ name, image, bytes }: Reading, offset: number, length: number): Promise<void> {
     for (let at = offset; at < offset + length; at += this.options.requestMax * 4) {
       const count = Math.min(this.options.requestMax * 4, offset + length - at);
       const found = Buffer.concat(await image.read(at, count));
@@ -150,45 +180,65 @@ export class VolumeModel {
     }
   }
 
-  private async status(volume: ModelVolume, offset: number, length: number): Promise<void> {
-    const { name, image, bytes } = volume;
+  async status(volume: Reading, offset: number, length: number): Promise<void> {
+    const { name, image, bytes, kept } = volume;
     for (let at = offset; at < offset + length;) {
       for (const extent of await image.status(at, offset + length - at, 64)) {
-        const part = bytes.subarray(at, at + extent.length);
+        const end = at + extent.length;
+        const part = bytes.subarray(at, end);
         if (extent.zero && !part.equals(Buffer.alloc(part.length))) {
           throw new Error(`${name}: ${extent.length} bytes at ${at} are called a hole`);
         }
-        at += extent.length;
+        const [first, last] = [Math.floor(at / BLOCK), Math.ceil(end / BLOCK)];
+        if (!extent.hole && kept.subarray(first, last).includes(0)) {
+          const what = `${name}: ${extent.length} bytes at ${at} are called data`;
+          throw new Error(`${what}, but block ${kept.indexOf(0, first)} is a hole`);
+        }
+        at = end;
       }
     }
+  }
+  async readAll(volume: Reading): Promise<void> {
+    if (volume.image.size !== volume.bytes.length) {
+      throw new Error(`${volume.name}: ${volume.image.size} bytes, not ${volume.bytes.length}`);
+    }
+    await this.read(volume, 0, volume.bytes.length);
+    await this.status(volume, 0, volume.bytes.length);
   }
 
   // ---- Records ---------------------------------------------------------------------------------
 
-  async create(
-    size = this.anySize(),
-    bytes = Buffer.alloc(size),
-  ): Promise<ModelVolume | undefined> {
-    if (this.volumes.length >= VOLUMES_MAX) return undefined;
-    const name = `model-${this.seed}-${this.names++}`;
+  get isFull(): boolean {
+    return this.volumes.length >= (this.options.volumesMax ?? VOLUMES_MAX);
+  }
+  newName(): string {
+    return `model-${this.seed}-${this.names++}`;
+  }
+  async create(size = this.anySize()): Promise<ModelVolume | undefined> {
+    if (this.isFull) return undefined;
+    const name = this.newName();
     const actor = { uid: 0, gid: 0, timeNs: 1n };
     const layout = this.random.pick(this.layouts());
     await this.ask({ op: "volumeCreate", name, size, pool: "data", ...layout, actor });
-    const volume = { name, bytes, image: await this.directory.open(name) };
+    return await this.add(name, { bytes: Buffer.alloc(size), kept: new Uint8Array(size / BLOCK) });
+  }
+  /** A volume that there is. */
+  async add(name: string, content: Content): Promise<ModelVolume> {
+    const volume = { name, ...content, image: await this.disks.open(name) };
     this.volumes.push(volume);
     return volume;
   }
-  private async remove(volume: ModelVolume): Promise<void> {
-    await this.directory.close(volume.image);
+  async remove(volume: ModelVolume): Promise<void> {
+    await this.disks.close(volume.image);
     await this.ask({ op: "volumeRemove", name: volume.name });
     this.volumes.splice(this.volumes.indexOf(volume), 1);
   }
-  private async reopen(volume: ModelVolume): Promise<void> {
-    await this.directory.close(volume.image);
-    volume.image = await this.directory.open(volume.name);
+  async reopen(volume: ModelVolume): Promise<void> {
+    await this.disks.close(volume.image);
+    volume.image = await this.disks.open(volume.name);
   }
   private async rename(volume: ModelVolume): Promise<void> {
-    const newName = `model-${this.seed}-${this.names++}`;
+    const newName = this.newName();
     await this.ask({ op: "volumeRename", name: volume.name, newName });
     volume.name = newName;
   }
@@ -201,17 +251,22 @@ export class VolumeModel {
     const grown = Buffer.alloc(size);
     volume.bytes.copy(grown);
     volume.bytes = grown;
+    const kept = new Uint8Array(size / BLOCK);
+    kept.set(volume.kept);
+    volume.kept = kept;
+    if (!this.disks.followsSize) return await this.reopen(volume);
     // Its server is told, or asks when it has lost its connection.
     while (volume.image.size !== size) await this.options.pause(LOOK_MS);
   }
   private async shrink(volume: ModelVolume): Promise<void> {
     const { name } = volume;
     const size = this.random.int(1, volume.bytes.length / BLOCK) * BLOCK;
-    await this.directory.close(volume.image);
+    await this.disks.close(volume.image);
     await this.ask({ op: "volumeResize", name, size, shrink: true });
     while ((await this.info(name)).shrinkTo > 0) await this.options.pause(LOOK_MS);
     volume.bytes = Buffer.from(volume.bytes.subarray(0, size));
-    volume.image = await this.directory.open(name);
+    volume.kept = volume.kept.slice(0, size / BLOCK);
+    volume.image = await this.disks.open(name);
   }
   /** Out as an export and in as an import do it. */
   private async copy(source: ModelVolume): Promise<void> {
@@ -226,6 +281,9 @@ export class VolumeModel {
       }
     }
     source.bytes.copy(target.bytes);
+    for (const { at, length } of dataRuns(target.bytes)) {
+      target.kept.fill(1, at / BLOCK, Math.ceil((at + length) / BLOCK));
+    }
     await this.read(target, 0, target.bytes.length);
   }
 
@@ -247,7 +305,7 @@ export class VolumeModel {
     return this.random.int(1, this.options.sizeMax / BLOCK) * BLOCK;
   }
   /** Any alignment; now and then a whole object or more. */
-  private range({ bytes }: { bytes: Buffer }): [offset: number, length: number] {
+  range({ bytes }: { bytes: Buffer }): [offset: number, length: number] {
     const { random } = this;
     const most = random.chance(0.1) ? bytes.length : this.options.requestMax;
     let length = random.int(1, Math.min(most, bytes.length));
@@ -262,13 +320,16 @@ export class VolumeModel {
     await work();
     return 1;
   }
-  private async info(name: string): Promise<Volume> {
+  async info(name: string): Promise<Volume> {
     return (await this.ask({ op: "volumeInfo", name })).volume!;
   }
-  private async ask(request: Request): Promise<Answer> {
+  async ask(request: Request): Promise<Answer> {
     return (await this.mds.call(request, { wait: "safe" })).answer;
   }
 }
+
+/** A volume, or a snapshot of one, that can be read. */
+export type Reading = Content & { name: string; image: Pick<Disk, "size" | "read" | "status"> };
 
 function same(found: Buffer, wanted: Buffer, what: string): void {
   if (found.equals(wanted)) return;

@@ -8,6 +8,7 @@ import t from "tap";
 import { startCluster } from "../../support/cluster.js";
 import { tempFolder } from "../../support/temp.js";
 import { differentialSuite } from "../../posix/differential-suite.js";
+import { optionsSuite } from "../../posix/options-suite.js";
 import { posixSuite, randomSuite } from "../../posix/posix-suite.js";
 import { programsSuite } from "../../posix/programs-suite.js";
 import { twoMountsSuite } from "../../posix/two-mounts-suite.js";
@@ -30,6 +31,7 @@ const place = (name: string) => {
 await posixSuite(t, place("posix"));
 await t.test("programs", (t) => programsSuite(t, place("programs")));
 await randomSuite(t, place("random"), { seeds: [1, 2], count: 1_500 });
+await t.test("mount options", (t) => optionsSuite(t, cluster));
 await t.test("two mounts", async (t) => {
   const second = await cluster.mountAgain("second");
   mkdirSync(join(cluster.mount, "two"));

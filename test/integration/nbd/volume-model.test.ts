@@ -1,25 +1,29 @@
 /**
- * Volumes against a model in memory (test/support/volume-model.ts) while OSDs are killed. The
+ * Volumes, snapshots and clones over NBD against a model in memory (test/support/volume-model.ts)
+ * while OSDs are killed. The
  * campaign `volume-model` runs it longer, by DSS_MODEL_OPERATIONS, DSS_MODEL_SEED and
  * DSS_MODEL_KILL_EVERY.
  */
 import { hostname } from "node:os";
+import { join } from "node:path";
 import t from "tap";
 import { silentLogger } from "../../../cluster/base/log.js";
 import type { Prng } from "../../../cluster/base/prng.js";
 import { loadConfig } from "../../../cluster/config/load.js";
 import { nodePlatform } from "../../../cluster/platform/node.js";
 import { connectCluster } from "../../../mds/client/cluster-session.js";
-import { VolumeDirectory } from "../../../nbd/volume-directory.js";
-import { Objecter } from "../../../osd/client/objecter.js";
 import { startCluster, type Cluster } from "../../support/cluster.js";
+import { NbdDisks } from "../../support/nbd-disks.js";
 import { VolumeModel } from "../../support/volume-model.js";
+import { SnapshotModel } from "../../support/volume-model-snapshots.js";
 
 const KIB = 1024;
 const number = (name: string, standard: number): number => Number(process.env[name] ?? standard);
 const SEED = number("DSS_MODEL_SEED", 1);
 const OPERATIONS = number("DSS_MODEL_OPERATIONS", 300);
 const KILL_EVERY = number("DSS_MODEL_KILL_EVERY", 300);
+/** All that is there is compared after so many operations. */
+const VERIFY_EVERY = 500;
 
 t.setTimeout(number("TAP_TIMEOUT", 300) * 1_000);
 
@@ -52,43 +56,43 @@ class OsdKiller {
   }
 }
 
-/** A client of the cluster in this process. */
+/** A session with the metadata leader in this process. */
 async function connect(cluster: Cluster) {
   const { zookeeper } = await cluster.status();
   const session = await connectCluster({
     ...{ platform: nodePlatform, zookeeper, config: loadConfig(), logger: silentLogger },
     ...{ type: "library", instance: "", host: hostname(), detail: "volume model" },
   });
-  const { clock, random } = nodePlatform;
-  const { messenger, maps, mds } = session;
-  await mds.open(60_000);
-  const directory = new VolumeDirectory({
-    ...{ mds, clock, names: [], readOnly: false },
-    onLost: (error) => {
-      throw error;
-    },
-    accessAs: (id) =>
-      new Objecter({
-        ...{ messenger, maps, clock, random, logger: silentLogger, client: () => id },
-      }),
-  });
-  return { session, directory };
+  await session.mds.open(60_000);
+  return session;
 }
 
 t.test(`seed ${SEED}: ${OPERATIONS} operations on volumes equal the model's`, async (t) => {
   const cluster = await startCluster(t);
-  const { session, directory } = await connect(cluster);
+  const session = await connect(cluster);
+  const socket = join(cluster.folder, "nbd.sock");
+  const server = cluster.start(["volume", "serve", "--unix", socket]);
+  await server.output(/nbd\+unix:\S+/);
   const model = new VolumeModel({
-    ...{ mds: session.mds, directory, seed: SEED },
-    ...{ sizeMax: 6 * KIB * KIB, requestMax: 200 * KIB, objectSize: 256 * KIB },
+    ...{ mds: session.mds, disks: new NbdDisks(socket, session.mds), seed: SEED },
+    ...{ sizeMax: 6 * KIB * KIB, requestMax: 200 * KIB, objectSize: 256 * KIB, volumesMax: 6 },
     pause: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
   });
+  const snapshots = new SnapshotModel(model);
   const killer = new OsdKiller(cluster, model.random.fork(), KILL_EVERY);
-  await model.run(OPERATIONS, (done) => killer.at(done));
+  let verified = 0;
+  await model.run(OPERATIONS, async (done) => {
+    await killer.at(done);
+    if (done < verified + VERIFY_EVERY) return;
+    verified = done;
+    await snapshots.verify();
+    await model.verify();
+  });
+  await snapshots.verify();
   await model.verify();
   t.ok(killer.kills > 0, `${killer.kills} OSDs were killed`);
   t.comment(JSON.stringify(Object.fromEntries(model.counts)));
   await model.close();
-  directory.shutDown();
+  await server.stop();
   await session.close();
 });

@@ -35,6 +35,17 @@ export const KEPT: Readonly<Record<string, readonly Operation[]>> = {
     { ...root, op: "pread", via: 0, slot: 0, at: 50, length: 20_000 },
     { ...root, op: "linkfd", via: 0, slot: 0, path: "d/b" },
   ],
+  "fallocate changes the time of modification also where it changes nothing": [
+    ...BEGINNING,
+    { ...root, op: "tmpfile", via: 0, slot: 1, path: "", flags: O_RDWR, mode: 0o644 },
+    { ...root, op: "linkfd", via: 0, slot: 1, path: "d/a" },
+    ...[1, 0].flatMap((how) => [
+      { ...root, op: "ftruncate", via: 0, slot: 1, size: 30_000 },
+      { ...root, op: "utime", via: 0, path: "d/a", atime: 914932251, mtime: 576274555 },
+      { ...root, op: "fallocate", via: 1, slot: 1, at: 20_480, length: 146, how },
+      { ...root, op: "fstat", via: 1, slot: 1 },
+    ]),
+  ],
   "trusted attributes are listed to the superuser only": [
     ...BEGINNING,
     { ...root, op: "setxattr", via: 0, path: "d", name: "trusted.c", value: "00ff", flags: 0 },

@@ -106,7 +106,7 @@ t.test("a lookup goes to the file system and its entry comes back", async (t) =>
   t.equal(reply.unique, unique);
   t.equal(reply.body.length, abi.ENTRY_OUT_SIZE);
   t.equal(reply.body.readBigUInt64LE(0), 77n);
-  t.same(seen, [9, "hello", { uid: 1000, gid: 100, pid: 4242, umask: 0 }]);
+  t.same(seen, [9, "hello", { uid: 1000, gid: 100, pid: 4242, umask: 0, cause: 6 }]);
   t.equal(kernel.released, kernel.leased, "the buffer is free again");
 });
 
@@ -258,7 +258,13 @@ t.test("WRITE keeps its buffer until it has settled; READ passes pieces on", asy
   kernel.send(requestBytes(16, fields(7n, 4096n, 4, 5, 0n, 0o2, 0, "data"), { ino: 3 }));
   await tick();
   t.equal(kernel.released, kernel.leased - 1, "in use");
-  t.same(seen, [3, 7, 4096, "data", { flags: 2, killPrivileges: true, fromPageCache: true }]);
+  t.same(seen, [
+    3,
+    7,
+    4096,
+    "data",
+    { flags: 2, killPrivileges: true, fromPageCache: true, cause: 2 },
+  ]);
   finish(4);
   await kernel.connection.idle();
   t.equal(kernel.released, kernel.leased);

@@ -9,9 +9,14 @@ import { Prng } from "../../../../cluster/base/prng.js";
 import { RpcMessenger } from "../../../../cluster/messenger/rpc.js";
 import type { Address, RandomSource } from "../../../../cluster/platform/ports.js";
 import { Vfs, type VfsOptions } from "../../../../client-fs/vfs/vfs.js";
+import type { WorkerRecord } from "../../../../client-fs/vfs/worker-record.js";
 import { SessionObjects, type ClosableObjects } from "../../../../client-fs/vfs/session-objects.js";
 import type { Caller, KernelNotifier } from "../../../../client-fs/file-system.js";
-import { MdsClient, type LeaderSource } from "../../../../mds/client/mds-client.js";
+import {
+  MdsClient,
+  type LeaderSource,
+  type MdsClientOptions,
+} from "../../../../mds/client/mds-client.js";
 import { LEADER_DEFAULTS, MdsLeader } from "../../../../mds/leader.js";
 import {
   CloseMdsSession,
@@ -19,6 +24,7 @@ import {
   MdsOperation,
   MdsOperations,
   MdsReleased,
+  MdsTakenOver,
   OpenMdsSession,
 } from "../../../../mds/proto.js";
 import { replayMetadata } from "../../../../mds/replay.js";
@@ -345,6 +351,12 @@ class World {
           (error: unknown) => incoming.fail(error),
         );
       });
+      messenger.handle(MdsTakenOver, (incoming) => {
+        leader.endTakeover(incoming.message, incoming.link).then(
+          (taken) => incoming.reply(taken),
+          (error: unknown) => incoming.fail(error),
+        );
+      });
       messenger.handle(MdsOperation, (incoming) => leader.onOperation(incoming));
       messenger.handle(MdsOperations, (incoming) => leader.onOperations(incoming));
       messenger.handle(MdsKeepAlive, (incoming) => {
@@ -368,6 +380,15 @@ class World {
     await this.run(mount.mds.open(30_000));
     return mount;
   }
+  /** The next worker of a mount, or its first, with what the record says. */
+  async worker(record: WorkerRecord, instance: string): Promise<TestMount> {
+    const mount = new TestMount(this, `mount${++this.mounts}`, { record }, instance);
+    const { inherited } = record;
+    await this.run(
+      inherited === undefined ? mount.mds.open(30_000) : mount.vfs.takeOver(inherited, 30_000),
+    );
+    return mount;
+  }
   /** A messenger of its own host. */
   messenger(host: SimHost): RpcMessenger {
     return new RpcMessenger({
@@ -380,7 +401,7 @@ class World {
       clusterId: () => "test",
     });
   }
-  mdsClient(host: SimHost, instance: string): MdsClient {
+  mdsClient(host: SimHost, instance: string, extra: Partial<MdsClientOptions> = {}): MdsClient {
     return new MdsClient({
       messenger: this.messenger(host),
       clock: this.clock.forNode(() => host.alive),
@@ -393,6 +414,7 @@ class World {
       pid: 1,
       detail: "",
       operationDeadlineMs: 120_000,
+      ...extra,
     });
   }
 }
@@ -426,7 +448,11 @@ export class TestMount implements KernelNotifier {
   ) {
     this.host = new SimHost(name, world.network);
     const clock = world.clock.forNode(() => this.host.alive);
-    this.mds = world.mdsClient(this.host, instance);
+    const { record } = options;
+    this.mds = world.mdsClient(this.host, instance, {
+      ...(record === undefined ? {} : { log: record, generation: record.generation }),
+      ...(record?.inherited === undefined ? {} : { inherited: record.inherited }),
+    });
     const objects = new SessionObjects((client) => world.objects.for(client));
     this.mds.onSession((client) => objects.onSession(client));
     this.vfs = new Vfs({
@@ -439,6 +465,7 @@ export class TestMount implements KernelNotifier {
       writeBackAgeMs: 5_000,
       readAheadBytes: 2 ** 20,
       attributeValidMs: 1_000,
+      atime: { mode: "noatime", directories: true },
       ...options,
     });
     this.vfs.init(this, { canInvalidateAllEntries: true });

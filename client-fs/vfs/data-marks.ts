@@ -1,0 +1,47 @@
+/**
+ * What the worker's record says of each file's data (worker-record.ts): written and not durable,
+ * durable and its size not told, lost and not reported. Notes a change of that, not every write.
+ */
+import type { Node } from "./node.js";
+import { FAILED, UNTOLD, UNWRITTEN, type WorkerRecord } from "./worker-record.js";
+
+export class DataMarks {
+  constructor(private readonly record: WorkerRecord | undefined) {}
+
+  private set(node: Node, marks: number): void {
+    if (node.marks === marks) return;
+    node.marks = marks;
+    this.record?.data(node.ino, marks);
+  }
+  /** Bytes went into the buffers. */
+  written(node: Node): void {
+    this.set(node, node.marks | UNWRITTEN | UNTOLD);
+  }
+  /** Bytes go to the objects, or the time changed. */
+  untold(node: Node): void {
+    this.set(node, node.marks | UNTOLD);
+  }
+  /** Everything that was written is durable, or was given up with an error. */
+  durable(node: Node): void {
+    this.set(node, node.marks & ~UNWRITTEN);
+  }
+  /** The leader has its size and time, or nobody may say them any more. */
+  told(node: Node): void {
+    if (!node.unpublished && (node.data?.clean ?? true)) {
+      this.set(node, node.marks & ~(UNTOLD | UNWRITTEN));
+    }
+  }
+  failed(node: Node): void {
+    this.set(node, node.marks | FAILED);
+  }
+  reported(node: Node): void {
+    this.set(node, node.marks & ~FAILED);
+  }
+  /** The file is gone, or all of it that was here. */
+  dropped(node: Node): void {
+    this.set(node, node.marks & FAILED);
+  }
+  gone(node: Node): void {
+    this.set(node, 0);
+  }
+}

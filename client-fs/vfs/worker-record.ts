@@ -1,0 +1,301 @@
+/**
+ * What a mount's worker leaves to the next one if it dies (design §7 Supervisor and worker): its
+ * session, the handles that the kernel has, changes that may not be in the journal or not be
+ * answered, locks, and files whose written data or sizes are not the cluster's yet.
+ *
+ * A log of notes in a file in memory (tmpfs), which outlives the process but not the machine, as
+ * the mount does. Notes are collected and appended together before anything leaves the process
+ * that rests on them (`commit`): an answer to the kernel, a message to the leader. So the record
+ * is never behind what anybody else has been told. A note that was not appended is about something
+ * that nobody has heard of. When the log has grown long it is written anew.
+ *
+ * Owns: the log, and in memory what a new log would say.
+ */
+import { crc32 } from "../../cluster/base/checksum.js";
+import { DssError } from "../../cluster/base/errors.js";
+import type { ClientId, Ino } from "../../cluster/base/ids.js";
+import type { LockedRange } from "../../cluster/base/lock-ranges.js";
+import { msgpack } from "../../cluster/wire/registry.js";
+import type { LoggedRequest, RequestLog } from "../../mds/client/request-log.js";
+import type { LockKind } from "../../mds/proto.js";
+
+/** Where the log is. Synchronous: nothing is answered before it is there. */
+export interface RecordStore {
+  /** Empty for the first worker of a mount. */
+  read(): Buffer;
+  append(bytes: Buffer): void;
+  /** Instead of everything so far, at once. */
+  replace(bytes: Buffer): void;
+}
+
+/** A format that another version cannot read has another number. */
+export const RECORD_FORMAT = 1;
+const HEADER_BYTES = 8;
+const REWRITE_BYTES = 8 * 2 ** 20;
+
+/** State of a file's data, as bits. */
+export const UNTOLD = 1; // Its size or time may not be the leader's.
+export const UNWRITTEN = 2; // Written data are only in the worker's memory.
+export const FAILED = 4; // A write-back failed, or data were lost, and nobody has been told yet.
+
+export interface RecordedHandle {
+  id: number;
+  ino: Ino;
+  flags: number;
+  /** The kernel's request that opened it. */
+  cause: number;
+  isDirectory: boolean;
+}
+export interface RecordedLock {
+  kind: LockKind;
+  ino: Ino;
+  name: string;
+  ranges: LockedRange[];
+  handles: number[];
+}
+/** A synchronous append: its place was chosen before its data was written. */
+export interface RecordedAppend {
+  cause: number;
+  ino: Ino;
+  position: number;
+  length: number;
+}
+export interface Recorded {
+  client: ClientId;
+  /** Of the worker that wrote it. */
+  generation: number;
+  requests: LoggedRequest[];
+  handles: RecordedHandle[];
+  data: { ino: Ino; bits: number }[];
+  locks: RecordedLock[];
+  appends: RecordedAppend[];
+}
+
+type Note =
+  | ["format", number, number]
+  | ["session", ClientId]
+  | ["request", LoggedRequest]
+  | ["answered", number, Ino]
+  | ["settled", number, boolean]
+  | ["open", RecordedHandle]
+  | ["close", number]
+  | ["data", Ino, number]
+  | ["lock", string, RecordedLock]
+  | ["unlock", string]
+  | ["append", RecordedAppend];
+const notesCodec = msgpack<Note[]>();
+
+/** What all notes together say. */
+class State {
+  client: ClientId = 0;
+  generation = 0;
+  readonly requests = new Map<number, LoggedRequest>();
+  readonly handles = new Map<number, RecordedHandle>();
+  readonly data = new Map<Ino, number>();
+  readonly locks = new Map<string, RecordedLock>();
+  readonly appends = new Map<number, RecordedAppend>();
+
+  apply(note: Note): void {
+    switch (note[0]) {
+      case "format":
+        this.generation = note[2];
+        return;
+      case "session":
+        this.client = note[1];
+        return;
+      case "request":
+        this.requests.set(note[1].id, note[1]);
+        return;
+      case "answered": {
+        const request = this.requests.get(note[1]);
+        if (request === undefined || request.state === "done") return;
+        request.state = "answered";
+        request.ino = note[2];
+        return;
+      }
+      case "settled": {
+        const request = this.requests.get(note[1]);
+        if (request === undefined) return;
+        if (note[2]) request.state = "done";
+        else this.requests.delete(note[1]);
+        return;
+      }
+      case "open":
+        this.handles.set(note[1].id, note[1]);
+        return;
+      case "close":
+        this.handles.delete(note[1]);
+        return;
+      case "data":
+        if (note[2] === 0) this.data.delete(note[1]);
+        else this.data.set(note[1], note[2]);
+        return;
+      case "lock":
+        this.locks.set(note[1], note[2]);
+        return;
+      case "unlock":
+        this.locks.delete(note[1]);
+        return;
+      case "append":
+        this.appends.set(note[1].cause, note[1]);
+        return;
+    }
+  }
+  recorded(): Recorded {
+    return {
+      client: this.client,
+      generation: this.generation,
+      requests: [...this.requests.values()]
+        .sort((a, b) => a.id - b.id)
+        .map((request) => ({ ...request })),
+      handles: [...this.handles.values()],
+      data: [...this.data].map(([ino, bits]) => ({ ino, bits })),
+      locks: [...this.locks.values()],
+      appends: [...this.appends.values()],
+    };
+  }
+  *notes(): Iterable<Note> {
+    yield ["session", this.client];
+    for (const request of this.requests.values()) yield ["request", request];
+    for (const handle of this.handles.values()) yield ["open", handle];
+    for (const [ino, bits] of this.data) yield ["data", ino, bits];
+    for (const [key, lock] of this.locks) yield ["lock", key, lock];
+    for (const append of this.appends.values()) yield ["append", append];
+  }
+}
+
+export class WorkerRecord implements RequestLog {
+  private readonly state = new State();
+  /** Requests by what they were made for, until that is answered. */
+  private readonly byCause = new Map<number, number[]>();
+  private notes: Note[] = [];
+  private bytes = 0;
+  /** What the worker before left; undefined for the first. */
+  readonly inherited: Recorded | undefined;
+  /** Which worker of its mount this is. */
+  readonly generation: number;
+
+  /** Errors: IncompatibleVersion (another version's record), Corrupt. */
+  constructor(private readonly store: RecordStore) {
+    const found = store.read();
+    if (found.length > 0) {
+      this.readNotes(found);
+      this.inherited = this.state.recorded();
+      for (const { id, cause } of this.state.requests.values()) this.noteCause(cause, id);
+    }
+    this.generation = this.inherited === undefined ? 0 : this.inherited.generation + 1;
+    this.state.generation = this.generation;
+    this.rewrite();
+  }
+
+  private readNotes(found: Buffer): void {
+    let at = 0;
+    let first = true;
+    while (at + HEADER_BYTES <= found.length) {
+      const length = found.readUInt32LE(at);
+      const sum = found.readUInt32LE(at + 4);
+      const body = found.subarray(at + HEADER_BYTES, at + HEADER_BYTES + length);
+      at += HEADER_BYTES + length;
+      // The end of a write that its process did not survive: nobody has heard of what it says.
+      if (body.length < length || crc32(body) !== sum) break;
+      for (const note of notesCodec.decode(body)) {
+        if (first && (note[0] !== "format" || note[1] !== RECORD_FORMAT)) {
+          throw new DssError("IncompatibleVersion", "the mount's record is another version's");
+        }
+        first = false;
+        this.state.apply(note);
+      }
+    }
+    if (first) throw new DssError("Corrupt", "the mount's record cannot be read");
+  }
+
+  private note(note: Note): void {
+    this.state.apply(note);
+    this.notes.push(note);
+  }
+  commit(): void {
+    if (this.notes.length === 0) return;
+    const notes = this.notes;
+    this.notes = [];
+    if (this.bytes > REWRITE_BYTES) {
+      this.rewrite();
+      return;
+    }
+    const framed = frameOf(notes);
+    this.bytes += framed.length;
+    this.store.append(framed);
+  }
+  private rewrite(): void {
+    const framed = frameOf([["format", RECORD_FORMAT, this.generation], ...this.state.notes()]);
+    // Rare, however much there is that stays.
+    this.bytes = Math.min(framed.length, REWRITE_BYTES / 2);
+    this.store.replace(framed);
+  }
+
+  // ---- Requests --------------------------------------------------------------------------------
+
+  session(client: ClientId): void {
+    if (client !== this.state.client) this.note(["session", client]);
+  }
+  entered(request: LoggedRequest): void {
+    this.note(["request", request]);
+    this.noteCause(request.cause, request.id);
+  }
+  private noteCause(cause: number, id: number): void {
+    if (cause === 0) return;
+    const ids = this.byCause.get(cause);
+    if (ids === undefined) this.byCause.set(cause, [id]);
+    else ids.push(id);
+  }
+  answered(id: number, ino: Ino): void {
+    if (this.state.requests.has(id)) this.note(["answered", id, ino]);
+  }
+  settled(id: number, executed: boolean): void {
+    const request = this.state.requests.get(id);
+    if (request === undefined || request.state === "done") return;
+    this.note(["settled", id, executed]);
+    if (executed && !this.byCause.has(request.cause)) this.state.requests.delete(id);
+  }
+  /** The kernel has the answer: nobody asks for its outcome again. */
+  replied(cause: number): void {
+    if (this.state.appends.size > 0) this.state.appends.delete(cause);
+    const ids = this.byCause.get(cause);
+    if (ids === undefined) return;
+    this.byCause.delete(cause);
+    for (const id of ids) {
+      if (this.state.requests.get(id)?.state === "done") this.state.requests.delete(id);
+    }
+  }
+
+  // ---- Files -----------------------------------------------------------------------------------
+
+  opened(handle: RecordedHandle): void {
+    this.note(["open", handle]);
+  }
+  closed(id: number): void {
+    if (this.state.handles.has(id)) this.note(["close", id]);
+  }
+  data(ino: Ino, bits: number): void {
+    this.note(["data", ino, bits]);
+  }
+  append(append: RecordedAppend): void {
+    this.note(["append", append]);
+    this.commit();
+  }
+  lock(key: string, lock: RecordedLock): void {
+    if (lock.ranges.length > 0 || lock.handles.length > 0) this.note(["lock", key, lock]);
+    else this.unlocked(key);
+  }
+  unlocked(key: string): void {
+    if (this.state.locks.has(key)) this.note(["unlock", key]);
+  }
+}
+
+function frameOf(notes: Note[]): Buffer {
+  const body = notesCodec.encode(notes);
+  const framed = Buffer.allocUnsafe(HEADER_BYTES + body.length);
+  framed.writeUInt32LE(body.length, 0);
+  framed.writeUInt32LE(crc32(body), 4);
+  body.copy(framed, HEADER_BYTES);
+  return framed;
+}
