@@ -162,7 +162,7 @@ interface ExportFlags {
   json?: boolean;
 }
 
-interface Source {
+interface Exported {
   id: number;
   /** 0: the volume as it is. */
   snapshot: number;
@@ -172,7 +172,7 @@ interface Source {
 }
 
 /** Of NAME or NAME@SNAPSHOT. Errors: NotFound. */
-async function sourceOf(mds: MdsClient, name: string): Promise<Source> {
+async function sourceOf(mds: MdsClient, name: string): Promise<Exported> {
   const at = name.indexOf("@");
   const volume = await infoOf(mds, at < 0 ? name : name.slice(0, at));
   const { id, size, owner } = volume;

@@ -1,4 +1,4 @@
-/** The cluster that the suites of volumes.test.ts share: starting one costs ten seconds. */
+/** The cluster that the suites of a test file share: starting one costs ten seconds. */
 import t from "tap";
 import { startCluster, type Cluster } from "../../support/cluster.js";
 import { tempFolder } from "../../support/temp.js";
