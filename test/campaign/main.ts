@@ -168,8 +168,8 @@ const CAMPAIGNS: readonly Campaign[] = [
     stepSeconds: 150,
     step: (number) => {
       const name = INTEROP_STEPS[number - 1];
-      if (name === undefined) return { program: "test/campaign/nbd-kernel.js" };
-      return { program: "test/campaign/nbd-interop.js", env: { DSS_INTEROP: name } };
+      if (name === undefined) return { program: "test/campaign/nbd-kernel-suite.js" };
+      return { program: "test/campaign/nbd-interop-suite.js", env: { DSS_INTEROP: name } };
     },
   },
   {

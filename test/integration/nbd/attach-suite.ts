@@ -9,7 +9,7 @@ import { Prng } from "../../../cluster/base/prng.js";
 import { NbdClient } from "../../support/nbd-client.js";
 import { run, succeed, type Program } from "../../support/process.js";
 import { waitFor } from "../../support/temp.js";
-import { cluster, folder } from "./volumes-cluster.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const URI = /(nbd\+unix:\/\/\S+)/;
 const ANSWERS = /"pid":\d+,"name":"nbd"[^}]*?"pid":(\d+),"size":\d+,"resent":(\d+)/g;

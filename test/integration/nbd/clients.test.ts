@@ -12,7 +12,7 @@ import { makeCertificates } from "../../support/certificates.js";
 import { ext4InGuest, GUEST_FILE_BYTES, GUEST_WASTE_BYTES } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
 import { waitFor, type Teardown } from "../../support/temp.js";
-import { cluster, folder } from "./volumes-cluster.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import t from "tap";
 import { dss, run, succeed } from "../../support/process.js";
-import { cluster, folder } from "./volumes-cluster.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const SIZE = 16 * 1024 * 1024;
 

@@ -1,6 +1,7 @@
 /**
  * Linux's own NBD client against the server, with an image in memory: what is proved here is the
- * protocol as the kernel speaks it. The same story over a cluster is in npm test (nbd/clients.test.ts).
+ * protocol as the kernel speaks it. The same story over a cluster is in npm test
+ * (integration/nbd/clients.test.ts).
  */
 import { createHash } from "node:crypto";
 import t from "tap";
