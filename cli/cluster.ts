@@ -7,7 +7,7 @@ import type { ClusterClient } from "./context.js";
 import { UsageError } from "./failure.js";
 import type { StatusView } from "./gather.js";
 import { dataFolder } from "./local/folders.js";
-import { isAlive } from "./local/process.js";
+import { isAlive, servingPid } from "./local/process.js";
 import { readState, zookeeperAddress, type LocalCluster } from "./local/state.js";
 import { DAEMONS_MAX, type UpOptions } from "./local/plan.js";
 import { checkEndpoints, examples } from "./options.js";
@@ -110,7 +110,10 @@ function localStatus(folder: string, state: LocalCluster) {
     processes: state.processes.map((each) => {
       const running = isAlive(each);
       const { name, role, data, log } = each;
-      return { name, role, pid: running ? each.pid : null, running, data, log };
+      const pid = running ? (role === "mount" ? servingPid(each) : each.pid) : null;
+      // A mount's worker may be killed: the supervisor starts another one.
+      const supervisor = role === "mount" && running ? { supervisor: each.pid } : {};
+      return { name, role, pid, ...supervisor, running, data, log };
     }),
   };
 }

@@ -1,6 +1,7 @@
 /**
  * `dss mount PATH`: in the background by default. The parent checks what can be wrong and returns
- * when the mount is usable; the worker is this same command with `--foreground`.
+ * when the mount is usable. What stays is a small supervisor (local/mount-supervisor.ts), which
+ * runs this same command with `--worker`; the fuse-native driver has one process, and no successor.
  */
 import { Option, type Command } from "commander";
 import { spawn } from "node:child_process";
@@ -16,6 +17,8 @@ import { version } from "./version.js";
 
 interface MountFlags {
   foreground?: boolean;
+  worker?: boolean;
+  upgrade?: boolean;
   options?: string[];
   driver: "kernel" | "fuse-native";
   log?: string;
@@ -32,6 +35,8 @@ export function register(command: Command): void {
     .option("-f, --foreground", "do not go to the background; log to the terminal")
     .option("-o, --options <list>", "mount options: ro, nonempty, noatime, nosuid, nodev…", collect)
     .option("--log <file>", "log of the background process")
+    .option("--upgrade", "let this version serve the mount at PATH; programs on it go on")
+    .addOption(new Option("--worker").hideHelp())
     .addOption(
       new Option("--driver <driver>", "kernel: /dev/fuse itself; fuse-native: through libfuse")
         .choices(["kernel", "fuse-native"])
@@ -40,8 +45,18 @@ export function register(command: Command): void {
   withSettings(command, ["cluster", "client"]);
   command.action(async (path: string, flags: MountFlags) => {
     settingsOf(command); // Refuses a wrong one before anything is started.
-    if (flags.foreground === true) {
+    if (flags.worker === true) {
       await runWorker(command, path, flags);
+      return;
+    }
+    if (flags.upgrade === true) {
+      const { upgradeMount } = await import("./local/mounts.js");
+      const { pid } = await upgradeMount(path);
+      printLine(`${resolve(path)} is served by version ${version()} (process ${pid})`);
+      return;
+    }
+    if (flags.foreground === true) {
+      await (flags.driver === "kernel" ? runSupervised : runAlone)(command, path, flags);
       return;
     }
     const [{ checkMountpoint, startMount }, { withClient }] = await Promise.all([
@@ -62,7 +77,12 @@ export function register(command: Command): void {
     });
     printLine(`mounted at ${record.mountpoint}; log: ${record.log}`);
   });
-  examples(command, "dss mount /mnt/dss", "dss mount /mnt/dss -o ro,noatime");
+  examples(
+    command,
+    "dss mount /mnt/dss",
+    "dss mount /mnt/dss -o ro,noatime",
+    "dss mount /mnt/dss --upgrade",
+  );
 }
 
 function defaultLog(path: string): string {
@@ -74,7 +94,7 @@ function defaultLog(path: string): string {
 
 /** The settings given as flags, for the worker's command line. */
 function settingArguments(command: Command): string[] {
-  const own = new Set(["zookeeper", "foreground", "options", "log", "driver"]);
+  const own = new Set(["zookeeper", "foreground", "options", "log", "driver", "worker", "upgrade"]);
   const given = command.opts<Record<string, unknown>>();
   return command.options.flatMap((option) => {
     const value = given[option.attributeName()];
@@ -83,9 +103,50 @@ function settingArguments(command: Command): string[] {
   });
 }
 
-// ---- The worker --------------------------------------------------------------------------------
+// ---- The process that serves -------------------------------------------------------------------
+
+/** In the foreground, under a supervisor in this process. */
+async function runSupervised(command: Command, path: string, flags: MountFlags): Promise<void> {
+  const [{ checkMountpoint, supervisionOf }, { superviseMount }] = await Promise.all([
+    import("./local/mounts.js"),
+    import("./local/mount-supervisor.js"),
+  ]);
+  const mountpoint = await checkMountpoint(path, flags.options);
+  const options = flags.options === undefined ? [] : ["-o", flags.options.join(",")];
+  const args = ["--zookeeper", zookeeperOf(command), ...options, ...settingArguments(command)];
+  await superviseMount(supervisionOf(mountpoint, args));
+}
 
 async function runWorker(command: Command, path: string, flags: MountFlags): Promise<void> {
+  const [{ recordEnd }, { serveMount }, { daemonLogger }] = await Promise.all([
+    import("./local/mounts.js"),
+    import("./local/mount-worker.js"),
+    import("./daemon.js"),
+  ]);
+  const config = settingsOf(command);
+  const mountpoint = resolve(path);
+  const logger = daemonLogger(`mount ${mountpoint}`, config);
+  const options = { ...mountOptions(flags, mountpoint), zookeeper: zookeeperOf(command) };
+  // The supervisor's record: it may have ended by then.
+  const supervisor = process.ppid;
+  await serveMount({ ...options, config, logger }, (ended) => {
+    recordEnd(mountpoint, ended, supervisor);
+  });
+}
+
+function mountOptions(flags: MountFlags, mountpoint: string) {
+  const options = flags.options ?? [];
+  const own = ["ro", "rw", "nonempty"];
+  return {
+    ...{ mountpoint, driver: flags.driver, host: hostname(), version: version() },
+    readOnly: options.includes("ro"),
+    allowNonEmpty: options.includes("nonempty"),
+    mountOptions: options.filter((each) => !own.includes(each)),
+  };
+}
+
+/** The only process of its mount. */
+async function runAlone(command: Command, path: string, flags: MountFlags): Promise<void> {
   const { recordEnd, workerEnvironment } = await import("./local/mounts.js");
   const environment = workerEnvironment();
   if (process.env["UV_THREADPOOL_SIZE"] !== environment["UV_THREADPOOL_SIZE"]) {
@@ -100,20 +161,9 @@ async function runWorker(command: Command, path: string, flags: MountFlags): Pro
   ]);
   const mountpoint = resolve(path);
   const logger = daemonLogger(`mount ${mountpoint}`, config);
-  const options = flags.options ?? [];
-  const own = ["ro", "rw", "nonempty"];
+  const options = { ...mountOptions(flags, mountpoint), zookeeper, config, logger };
   try {
-    await runToEnd(logger, () =>
-      runMount({
-        mountpoint,
-        driver: flags.driver,
-        readOnly: options.includes("ro"),
-        allowNonEmpty: options.includes("nonempty"),
-        mountOptions: options.filter((each) => !own.includes(each)),
-        host: hostname(),
-        ...{ zookeeper, config, logger, version: version() },
-      }),
-    );
+    await runToEnd(logger, () => runMount(options));
     recordEnd(mountpoint, "");
   } catch (error) {
     recordEnd(mountpoint, describeError(error));

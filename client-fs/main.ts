@@ -6,12 +6,15 @@ import { describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { nodePlatform } from "../cluster/platform/node.js";
+import { FileRecord } from "../cluster/platform/node-record.js";
 import { connectCluster } from "../mds/client/cluster-session.js";
 import { Objecter } from "../osd/client/objecter.js";
+import type { Negotiated } from "./fuse/connection.js";
 import type { MountFileSystem, Mounted } from "./fuse/driver.js";
 import { parseMountOptions } from "./mount-options.js";
 import { SessionObjects } from "./vfs/session-objects.js";
 import { Vfs } from "./vfs/vfs.js";
+import { WorkerRecord } from "./vfs/worker-record.js";
 
 export interface MountProcessOptions {
   /** An existing, empty directory. */
@@ -31,6 +34,16 @@ export interface MountProcessOptions {
   version: string;
   /** Called when the mount is usable. */
   onReady?: () => void;
+  /** This process is one of several that serve the mount one after the other (kernel driver). */
+  worker?: {
+    /** The supervisor's descriptor of /dev/fuse. */
+    fd: number;
+    /** What this worker leaves to the next one, and finds of the one before. */
+    record: string;
+    /** The mount exists: with this outcome of its beginning. */
+    negotiated?: Negotiated;
+    onNegotiated: (outcome: Negotiated) => void;
+  };
 }
 
 export interface RunningMount {
@@ -38,9 +51,16 @@ export interface RunningMount {
   readonly ended: Promise<Error | undefined>;
   /** Unmounts, flushes and ends the session; users of open files get a few seconds. */
   stop(): Promise<void>;
+  /**
+   * For another worker: no more requests are taken, everything written is durable. Then this
+   * process ends without a word to anybody. When it fails the mount goes on.
+   */
+  handOver(): Promise<void>;
 }
 
 const SESSION_WAIT_MS = 20_000;
+/** Programs wait in the kernel meanwhile: to give up would only begin again. */
+const TAKEOVER_WAIT_MS = 60_000;
 /** Users of open files after the mount was taken out of sight. */
 const LAZY_WAIT_MS = 5_000;
 
@@ -59,6 +79,9 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
   const parsed = parseMountOptions(options.mountOptions ?? []);
   const readOnly = options.readOnly === true || parsed.readOnly;
   const { clock, random } = nodePlatform;
+  const { worker } = options;
+  const record = worker === undefined ? undefined : new WorkerRecord(new FileRecord(worker.record));
+  const inherited = record?.inherited;
   const cluster = await connectCluster({
     platform: nodePlatform,
     zookeeper: options.zookeeper,
@@ -68,6 +91,12 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
     instance: `${options.host}:mount:${mountpoint}`,
     host: options.host,
     detail: mountpoint,
+    ...(record !== undefined && {
+      worker: {
+        ...{ log: record, generation: record.generation },
+        ...(inherited !== undefined && { inherited }),
+      },
+    }),
   });
   const { mds, maps, messenger } = cluster;
   // An object operation waits as long as it takes: it may carry data that exist nowhere else.
@@ -92,12 +121,17 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       readAheadBytes: config.client.readAheadBytes,
       attributeValidMs: parsed.cacheBytes === 0 ? 0 : config.client.attributeLeaseMs,
       sync: parsed.sync,
+      ...(record !== undefined && { record }),
       atime: { ...parsed.atime, ...(readOnly && { mode: "noatime" as const }) },
       owner: parsed.owner,
     });
-    await mds.open(SESSION_WAIT_MS);
     // Whatever is wrong below the root shows now, not with the first user's request.
-    await vfs.getattr(1);
+    const begin = async (): Promise<void> => {
+      if (inherited === undefined) await mds.open(SESSION_WAIT_MS);
+      else await vfs.takeOver(inherited, TAKEOVER_WAIT_MS);
+      await vfs.getattr(1);
+    };
+    if (worker?.negotiated === undefined) await begin();
 
     const mountFileSystem = await driverOf(options.driver);
     const mounted = await mountFileSystem(vfs, {
@@ -107,9 +141,13 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       readOnly,
       allowNonEmpty: options.allowNonEmpty === true || parsed.allowNonEmpty,
       extraOptions: parsed.extra,
+      ...(record !== undefined && { record }),
+      ...(worker !== undefined && { held: worker, beforeResume: begin }),
       ...(parsed.sourceName === undefined ? {} : { sourceName: parsed.sourceName }),
     });
-    logger.info({ mountpoint, client: mds.client, driver: options.driver }, "mounted");
+    const generation = record?.generation ?? 0;
+    const { driver } = options;
+    logger.info({ mountpoint, client: mds.client, driver, worker: generation }, "mounted");
     options.onReady?.();
     return runningMount({ mounted, vfs, logger, unwind });
   } catch (error) {
@@ -140,7 +178,16 @@ function runningMount(parts: {
       await unwind();
     }
   };
-  return { ended, stop: () => (stopping ??= stop()) };
+  const handOver = async (): Promise<void> => {
+    const goOn = await mounted.pause?.();
+    try {
+      await vfs.handOver();
+    } catch (error) {
+      goOn?.();
+      throw error;
+    }
+  };
+  return { ended, stop: () => (stopping ??= stop()), handOver };
 }
 
 /** Out of sight in any case; whoever has files open may finish for a little while. */

@@ -18,6 +18,7 @@ import {
 } from "node:fs";
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { DssError, isDssError } from "../../cluster/base/errors.js";
@@ -30,6 +31,7 @@ import {
   unmountPath,
 } from "../../client-fs/fuse/device.js";
 import { runtimeFolder } from "./folders.js";
+import type { ControlReply, ControlRequest, MountSupervision } from "./mount-supervisor.js";
 import {
   failureIn,
   isAlive,
@@ -61,6 +63,9 @@ export interface MountRequest {
 }
 
 export const MAIN = fileURLToPath(new URL("../main.js", import.meta.url));
+const SUPERVISOR = fileURLToPath(new URL("./mount-supervisor-program.js", import.meta.url));
+/** It holds a descriptor and waits: a small heap is enough. */
+const SUPERVISOR_FLAGS = ["--max-old-space-size=32", "--max-semi-space-size=1"];
 const USABLE_MS = 30_000;
 const FLUSH_MS = 120_000;
 /** A stat of a mount that takes longer does not count as an answer. */
@@ -109,10 +114,66 @@ export function allMounts(): MountRecord[] {
     });
 }
 
-/** For the worker: says how it ended. */
-export function recordEnd(mountpoint: string, ended: string): void {
+/** For the process that serves it: says how it ended. `pid`: the process of the record. */
+export function recordEnd(mountpoint: string, ended: string, pid = process.pid): void {
   const record = readRecord(mountpoint);
-  if (record?.pid === process.pid) writeRecord({ ...record, ended });
+  if (record?.pid === pid) writeRecord({ ...record, ended });
+}
+
+/** Where the supervisor of a mount can be talked to. */
+export const controlPath = (mountpoint: string): string =>
+  recordPath(mountpoint).replace(/json$/, "sock");
+
+/** What supervises a mount with these arguments of its worker. */
+export function supervisionOf(mountpoint: string, args: readonly string[]): MountSupervision {
+  mkdirSync(recordFolder(), { recursive: true, mode: 0o755 });
+  return {
+    ...{ mountpoint, program: MAIN, args, env: workerEnvironment() },
+    control: controlPath(mountpoint),
+  };
+}
+
+/** This program's version serves the mount from now on. Errors: NotFound, Busy. */
+export async function upgradeMount(path: string): Promise<ControlReply> {
+  const mountpoint = resolve(path);
+  const record = readRecord(mountpoint);
+  if (record === undefined || !isAlive(record)) {
+    throw new DssError("NotFound", `there is no mount of dss at ${mountpoint}`, {
+      hint: "see them with: findmnt -t fuse.dss",
+    });
+  }
+  const reply = await askSupervisor(mountpoint, { upgrade: MAIN });
+  if (reply.done) return reply;
+  throw new DssError(
+    "Busy",
+    `${mountpoint} was not upgraded: ${reply.error ?? "no reason given"}`,
+    {
+      hint: `see ${record.log}`,
+    },
+  );
+}
+function askSupervisor(mountpoint: string, request: ControlRequest): Promise<ControlReply> {
+  return new Promise((resolve, reject) => {
+    const fail = (cause: unknown): void =>
+      reject(
+        new DssError("NotFound", `the mount at ${mountpoint} has no supervisor to ask`, {
+          cause,
+          hint: "only mounts of the kernel driver can be upgraded: unmount and mount it again",
+        }),
+      );
+    const socket = connect(controlPath(mountpoint));
+    let text = "";
+    socket.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+    socket.once("connect", () => socket.write(`${JSON.stringify(request)}\n`));
+    socket.once("error", fail);
+    socket.once("close", () => {
+      try {
+        resolve(JSON.parse(text) as ControlReply);
+      } catch (error) {
+        fail(error);
+      }
+    });
+  });
 }
 
 /** Environment that a process with a mount needs from its start. */
@@ -154,19 +215,19 @@ export async function checkMountpoint(
 /** Starts a worker in the background and returns when the mount is usable. */
 export async function startMount(request: MountRequest): Promise<MountRecord> {
   const mountpoint = await checkMountpoint(request.path, request.options?.split(","));
+  const { options, driver = "kernel" } = request;
+  const given = [
+    ...["--zookeeper", request.zookeeper],
+    ...(options === undefined ? [] : ["-o", options]),
+    ...(request.settings ?? []),
+  ];
+  const supervision = JSON.stringify(supervisionOf(mountpoint, given));
   const worker = await startDetached({
     program: process.execPath,
-    args: [
-      MAIN,
-      "mount",
-      mountpoint,
-      "--foreground",
-      "--zookeeper",
-      request.zookeeper,
-      ...(request.options === undefined ? [] : ["-o", request.options]),
-      ...(request.driver === undefined ? [] : ["--driver", request.driver]),
-      ...(request.settings ?? []),
-    ],
+    args:
+      driver === "kernel"
+        ? [...SUPERVISOR_FLAGS, SUPERVISOR, mountpoint, supervision]
+        : [MAIN, "mount", mountpoint, "--foreground", "--driver", driver, ...given],
     log: request.log,
     env: workerEnvironment(),
   });
@@ -286,7 +347,7 @@ async function finish(record: MountRecord, options: UnmountOptions): Promise<voi
   );
 }
 
-/** The record's worker still runs. */
+/** The record's process (the supervisor, if there is one) still runs. */
 export function isMountAlive(record: MountRecord): boolean {
   return isAlive(record);
 }

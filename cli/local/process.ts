@@ -100,6 +100,27 @@ export async function stop(identity: ProcessIdentity, graceMs: number): Promise<
   });
 }
 
+/**
+ * The process that serves the mount at the moment; its supervisor starts another one when it dies.
+ * Without a supervisor (other drivers) the recorded process serves itself.
+ */
+export function servingPid({ pid }: ProcessIdentity): number {
+  let children: string;
+  try {
+    children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
+  } catch {
+    return pid; // It has ended, or the kernel does not tell.
+  }
+  const isWorker = (child: string): boolean => {
+    try {
+      return readFileSync(`/proc/${child}/cmdline`, "utf8").includes("\0--worker\0");
+    } catch {
+      return false;
+    }
+  };
+  return Number(children.split(" ").filter(Boolean).find(isWorker) ?? pid);
+}
+
 // ---- Starting ----------------------------------------------------------------------------------
 
 /** Older lines are kept in one file beside it when a log is larger than this at a start. */

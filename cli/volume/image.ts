@@ -4,6 +4,7 @@ import { hostname } from "node:os";
 import { DssError } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
 import type { BlockImage } from "../../nbd/block-image.js";
+import type { VolumeImage } from "../../nbd/image.js";
 import type { VolumeOptions } from "../../nbd/main.js";
 import { settingsOf, zookeeperOf } from "../options.js";
 
@@ -13,7 +14,7 @@ export const PIECE_BYTES = 4 * 2 ** 20;
 export async function withImage<T>(
   command: Command,
   wanted: Pick<VolumeOptions, "name" | "write" | "listed" | "instance">,
-  action: (image: BlockImage) => Promise<T>,
+  action: (image: VolumeImage) => Promise<T>,
 ): Promise<T> {
   const config = settingsOf(command);
   const zookeeper = zookeeperOf(command);

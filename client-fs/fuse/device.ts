@@ -216,7 +216,6 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   private poller: PollingReader | undefined;
   private activeReaders = 0;
   private ended = false;
-  private paused = false;
   private endError: Error | undefined;
   private pendingWrites = 0;
   private notifying = 0;
@@ -326,20 +325,16 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   }
 
   /** Whoever takes the descriptor over asks for what is not answered by then. */
-  async pause(): Promise<void> {
-    this.paused = true;
+  async pause(): Promise<() => void> {
     this.poller?.pause();
     await Promise.race([
       this.connection.idle(),
       new Promise<void>((resolve) => void setTimeout(resolve, PAUSE_MS)),
     ]);
+    return () => void this.poller?.resume();
   }
 
   private dispatch(full: RequestBuffer, length: number): void {
-    if (this.paused) {
-      full.release(); // The kernel sends it again, to another process.
-      return;
-    }
     const isWrite = length >= abi.IN_HEADER_SIZE && abi.u32(full.bytes, 4) === OPCODE.WRITE;
     if (!isWrite || length > SMALL_REQUEST_BYTES) {
       this.connection.receive(full, length);

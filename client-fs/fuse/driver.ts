@@ -53,9 +53,10 @@ export interface Mounted {
   readonly done: Promise<void>;
   /**
    * No further request is taken, and those under way have been answered, but for some that wait for
-   * others: a worker that will follow gets them again. Kernel driver only.
+   * others: a worker that will follow gets them again. Kernel driver only. The function that it
+   * resolves with ends the pause.
    */
-  pause?(): Promise<void>;
+  pause?(): Promise<() => void>;
 }
 
 export type MountFileSystem = (fs: FileSystem, options: MountOptions) => Promise<Mounted>;

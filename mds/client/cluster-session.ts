@@ -16,7 +16,7 @@ import { watchLeader, type LeaderInfo } from "../../cluster/zk/election.js";
 import { MapWatch } from "../../cluster/zk/map-watch.js";
 import { connectZooKeeper, type ConnectZooKeeper } from "../../cluster/zk/session.js";
 import type { SessionType } from "../proto.js";
-import { MdsClient, type LeaderSource } from "./mds-client.js";
+import { MdsClient, type LeaderSource, type MdsClientOptions } from "./mds-client.js";
 
 /** How long `connectCluster` waits for the first map. */
 const MAP_WAIT_MS = 10_000;
@@ -33,6 +33,8 @@ export interface ClusterSessionOptions {
   host: string;
   /** For people. */
   detail: string;
+  /** A worker of a mount keeps its requests, and may go on with another one's session. */
+  worker?: Pick<MdsClientOptions, "log" | "generation" | "inherited">;
   /** The simulator's way to its ZooKeeper. */
   connect?: ConnectZooKeeper;
 }
@@ -92,6 +94,7 @@ export async function connectCluster(options: ClusterSessionOptions): Promise<Cl
     pid: process.pid,
     detail: options.detail,
     operationDeadlineMs: config.client.requestDeadlineMs,
+    ...options.worker,
   });
   return {
     coordination,

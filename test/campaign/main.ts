@@ -140,14 +140,14 @@ const CAMPAIGNS: readonly Campaign[] = [
   {
     name: "volume-model",
     about: "20,000 random operations on volumes, snapshots, clones and differences over NBD",
-    steps: 20,
-    stepSeconds: 120,
+    steps: 10,
+    stepSeconds: 300,
     step: (number) => ({
       program: "test/integration/nbd/volume-model.test.js",
       env: {
         DSS_MODEL_SEED: String(100 + number),
-        DSS_MODEL_OPERATIONS: "1000",
-        DSS_MODEL_KILL_EVERY: "200",
+        DSS_MODEL_OPERATIONS: "2000",
+        DSS_MODEL_KILL_EVERY: "400",
       },
     }),
   },

@@ -47,7 +47,9 @@ for (let round = 1; round <= ROUNDS && t.passing(); round++) {
       new Load(t, request("write", { socket, volume: VOLUME }, volume), volume),
     ];
     const { processes } = await cluster.status();
-    const victims = processes.filter(({ role }) => role !== "zookeeper").map(({ pid }) => pid);
+    const victims = processes
+      .filter(({ role }) => role !== "zookeeper")
+      .flatMap(({ pid, supervisor = pid }) => [supervisor, pid]);
     await new Promise((done) => setTimeout(done, random.int(...LOAD_MS)));
     await cluster.kill([...victims, server.pid]);
     await Promise.all(loads.map((load) => load.end()));

@@ -75,7 +75,8 @@ async function round(t: Test, kind: Kind, luck?: "all lost"): Promise<string[]> 
   const osds = await cluster.processes("osd");
   const victims = kind === "one" ? [random.pick(osds)] : osds;
   const mounts = kind === "all and clients" ? await cluster.processes("mount") : [];
-  const alsoKill = kind === "all and clients" ? [...mounts.map(({ pid }) => pid), server.pid] : [];
+  const clients = mounts.flatMap(({ pid, supervisor = pid }) => [supervisor, pid]);
+  const alsoKill = kind === "all and clients" ? [...clients, server.pid] : [];
   const reports = await powered.cut(victims, random, { alsoKill, ...(luck && { luck }) });
   for (const report of reports) t.comment(report);
   if (alsoKill.length > 0) await Promise.all(loads.map((load) => load.end()));

@@ -17,6 +17,8 @@ export interface ClusterProcess {
   readonly name: string;
   readonly role: Role;
   readonly pid: number;
+  /** Of a mount: the process that starts another worker (`pid`) when one dies. */
+  readonly supervisor?: number;
   readonly data: string;
   readonly log: string;
 }
@@ -54,7 +56,7 @@ const COMMAND_MS = 30_000;
 /** Commands of the teardown itself end by their deadline: a teardown adds no teardown. */
 const NOBODY: Teardown = { teardown: () => undefined };
 
-const isGone = (pid: number): boolean => {
+export const isGone = (pid: number): boolean => {
   try {
     // A zombie waits for its parent, which may be this process; it runs no more.
     return /\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "latin1"));
@@ -257,7 +259,7 @@ export class Cluster {
   /** All that run of these roles at the same instant; returns what they were. */
   async killRoles(...roles: Role[]): Promise<ClusterProcess[]> {
     const chosen = (await this.status()).processes.filter((each) => roles.includes(each.role));
-    await this.kill(chosen.map((each) => each.pid));
+    await this.kill(chosen.flatMap(({ pid, supervisor = pid }) => [supervisor, pid]));
     return chosen;
   }
 

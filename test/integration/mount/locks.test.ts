@@ -142,8 +142,10 @@ await t.test("sqlite3 from both mounts at once, the leader killed in the middle"
   await waiter.output(/waiting/);
   // A mount that dies. Its successor at the same place has it fenced at once; without one its
   // lease would end first.
-  const pid = Number((await succeed(t, "pgrep", ["-f", `mount ${third}( |$)`])).split("\n")[0]);
-  await cluster.kill([pid]);
+  const whole = `mount(-supervisor-program.js)? ${third}( |$)`;
+  const pids = (await succeed(t, "pgrep", ["-f", whole])).trim().split("\n").map(Number);
+  t.equal(pids.length, 2, "supervisor and worker");
+  await cluster.kill(pids);
   await cluster.ok(["mount", third], { withinMs: 60_000 });
   await waiter.output(/got it/, 40_000);
   // Its mount is dead: it may have ended by itself.

@@ -1,0 +1,82 @@
+/**
+ * The worker of a mount under a supervisor (mount-supervisor.ts), as `dss mount PATH --worker`: it
+ * serves the kernel's requests until the mount is gone or another worker is to follow.
+ */
+import type { MountProcessOptions } from "../../client-fs/main.js";
+import { describeError, isDssError } from "../../cluster/base/errors.js";
+import type { ProcessLogger } from "../../cluster/platform/pino-log.js";
+import type { Running } from "../daemon.js";
+import type { WorkerReady, WorkerStart } from "./mount-supervisor.js";
+import { serveParent, type ParentChannel } from "./server-process.js";
+
+type Negotiated = NonNullable<NonNullable<MountProcessOptions["worker"]>["negotiated"]>;
+
+export async function serveMount(
+  options: Omit<MountProcessOptions, "worker" | "onReady"> & { logger: ProcessLogger },
+  recordEnd: (ended: string) => void,
+): Promise<void> {
+  let outcome = "unmounted";
+  await serveParent<WorkerStart, WorkerReady>(async (start, ready, parent) => {
+    const { runToEnd } = await import("../daemon.js");
+    try {
+      await runToEnd(options.logger, async () => {
+        const running = await begin(options, start, ready);
+        return untilHandedOver(running, parent, () => (outcome = "handed over"));
+      });
+      if (outcome === "unmounted") recordEnd("");
+      return outcome;
+    } catch (error) {
+      recordEnd(describeError(error));
+      throw error;
+    }
+  });
+  // Its connections are still open: whoever follows must not wait for their end.
+  if (outcome === "handed over") process.exit(0);
+}
+
+async function begin(
+  options: Omit<MountProcessOptions, "worker" | "onReady">,
+  { fd, record, negotiated: known }: WorkerStart,
+  ready: (value: WorkerReady) => void,
+): ReturnType<typeof import("../../client-fs/main.js").runMount> {
+  const { runMount } = await import("../../client-fs/main.js");
+  let negotiated = known as Negotiated | undefined;
+  return runMount({
+    ...options,
+    worker: {
+      ...{ fd, record, onNegotiated: (outcome) => (negotiated = outcome) },
+      ...(negotiated !== undefined && { negotiated }),
+    },
+    onReady: () => ready(negotiated!),
+  });
+}
+
+/** Ends when the mount is gone; or without touching it when another worker is to follow. */
+function untilHandedOver(
+  running: Awaited<ReturnType<typeof begin>>,
+  parent: ParentChannel,
+  onHandedOver: () => void,
+): Running {
+  let isHandedOver = false;
+  const handedOver = new Promise<undefined>((resolve) => {
+    parent.onTold((what) => {
+      if (what !== "hand over") return;
+      running.handOver().then(
+        () => {
+          isHandedOver = true;
+          onHandedOver();
+          resolve(undefined);
+        },
+        (error: unknown) => {
+          if (!isDssError(error)) throw error;
+          parent.say(`not everything can be written back: ${describeError(error)}`);
+        },
+      );
+    });
+  });
+  void running.ended.then(() => parent.say("gone"));
+  return {
+    ended: Promise.race([running.ended, handedOver]),
+    stop: () => (isHandedOver ? Promise.resolve() : running.stop()),
+  };
+}
