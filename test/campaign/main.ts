@@ -131,6 +131,13 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "worker-kill",
+    about: "kill -9 of the mount's worker during cp -r, git commit and pgbench: 20 times each",
+    steps: 20,
+    stepSeconds: 150,
+    step: (number) => ({ program: "test/campaign/worker-kill.js", args: [String(number)] }),
+  },
+  {
     name: "fio-verify",
     about: "fio writes and verifies on mount and volume while OSDs are killed and restarted",
     steps: 12,
