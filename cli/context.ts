@@ -30,6 +30,7 @@ import {
   DigestObject,
   GetOsdStatus,
   ListObjects,
+  ListActive,
   MeasureObjects,
   StartScrub,
   type OsdListReply,
@@ -214,6 +215,16 @@ export class ClusterClient {
   ): Promise<Infer<typeof OsdListReply>["objects"]> {
     const peer = this.messenger.peer(osd.address);
     return (await peer.call(ListObjects, request, { deadlineMs: LIST_MS })).message.objects;
+  }
+
+  /** The same, of a group that is active there in the interval. Errors: StaleEpoch, NotActive. */
+  async listActive(
+    osd: OsdEntry,
+    request: { pg: number; interval: number; after: string; limit: number },
+  ): Promise<Infer<typeof OsdListReply>["objects"]> {
+    const peer = this.messenger.peer(osd.address);
+    const asked = { ...request, minEpoch: this.needMap().epoch };
+    return (await peer.call(ListActive, asked, { deadlineMs: LIST_MS })).message.objects;
   }
 
   /** What the objects with these names take on the primary of a placement group. */

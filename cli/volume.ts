@@ -6,6 +6,8 @@ import { registerLimit, registerRename, registerResize } from "./volume/change.j
 import { registerBenchmark } from "./volume/bench.js";
 import { registerClone, registerFlatten } from "./volume/clone.js";
 import { registerUsage } from "./volume/du.js";
+import { registerExportDiff } from "./volume/diff-export.js";
+import { registerImportDiff } from "./volume/diff-import.js";
 import { registerExport } from "./volume/export.js";
 import { registerImport } from "./volume/import.js";
 import { registerTop } from "./volume/top.js";
@@ -24,6 +26,8 @@ export function register(command: Command): void {
   registerUsage(command);
   registerExport(command);
   registerImport(command);
+  registerExportDiff(command);
+  registerImportDiff(command);
   registerTop(command);
   registerBenchmark(command);
   registerSnapshots(command);

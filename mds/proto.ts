@@ -313,9 +313,9 @@ export type Request =
   | { op: "volumeTop" }
   /**
    * Whoever has the volume open for writing stops first; the answer has the volume with the new
-   * snapshot last. Exists when the name is taken.
+   * snapshot last. Exists when the name is taken. `origin`: of one that was imported.
    */
-  | { op: "volumeSnapCreate"; name: string; snapshot: string; actor: Actor }
+  | { op: "volumeSnapCreate"; name: string; snapshot: string; origin?: string; actor: Actor }
   /** Refused (Busy) while it is protected or open. What only it needs goes to the purge queue. */
   | { op: "volumeSnapRemove"; name: string; snapshot: string }
   | { op: "volumeSnapProtect"; name: string; snapshot: string; isProtected: boolean }
@@ -506,6 +506,8 @@ export interface VolumeSnapshot {
   size: number;
   createdNs: bigint;
   isProtected: boolean;
+  /** Of one that was imported: what it is a copy of, on whatever cluster. "" of all others. */
+  origin: string;
 }
 /** Capabilities below this number are contexts of volumes (mds/core/snapshot.ts). */
 const CONTEXTS = -(2 ** 40);

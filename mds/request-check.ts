@@ -126,7 +126,7 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   volumeClose: { id: "int" },
   volumeReport: { volumes: "activity" },
   volumeTop: {},
-  volumeSnapCreate: { name: "text", snapshot: "text", actor: "actor" },
+  volumeSnapCreate: { name: "text", snapshot: "text", "origin?": "text", actor: "actor" },
   volumeSnapRemove: { name: "text", snapshot: "text" },
   volumeSnapProtect: { name: "text", snapshot: "text", isProtected: "bool" },
   volumeRollback: { name: "text", snapshot: "text" },

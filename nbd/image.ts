@@ -19,6 +19,7 @@ import {
   type ObjectAccess,
   type ObjectAddress,
   type ObjectContent,
+  type ObjectStat,
 } from "../osd/client/object-access.js";
 import { objectSizeWithin } from "../osd/client/striper.js";
 import { wholeOf, type BlockImage, type ImageExtent, type ImagePart } from "./block-image.js";
@@ -186,6 +187,12 @@ export class VolumeImage implements BlockImage {
 
   trim(offset: number, length: number): Promise<void> {
     return this.change(offset, length, () => this.clear(offset, length, true));
+  }
+
+  /** What there is of an object and of what it was, its volume's own. */
+  async objectState(index: number): Promise<ObjectStat> {
+    this.check();
+    return await this.access.stat(this.address(index), { ...this.options, snap: 0 });
   }
 
   async flush(): Promise<void> {

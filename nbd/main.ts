@@ -16,7 +16,7 @@ import { connectCluster, type ClusterSession } from "../mds/client/cluster-sessi
 import type { SessionType } from "../mds/proto.js";
 import { Objecter } from "../osd/client/objecter.js";
 import { ActivityReporter } from "./activity-reporter.js";
-import type { BlockImage } from "./block-image.js";
+import type { VolumeImage } from "./image.js";
 import type { ServerTls } from "./connection.js";
 import { NbdServer } from "./server.js";
 import { VolumeDirectory, type VolumeLocking } from "./volume-directory.js";
@@ -129,7 +129,7 @@ export interface VolumeOptions extends ClusterAccess {
 /** One volume for a command; `close` gives it back. Errors: those of `runNbd`. */
 export async function openVolume(
   options: VolumeOptions,
-): Promise<{ image: BlockImage; close(): Promise<void> }> {
+): Promise<{ image: VolumeImage; close(): Promise<void> }> {
   const { name, write, logger } = options;
   // Two commands at a time do not succeed each other: no instance.
   const cluster = await connectCluster({ ...options, platform: nodePlatform, instance: "" });

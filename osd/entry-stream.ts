@@ -46,6 +46,14 @@ export class EntryStream implements LearnerStream {
     return found;
   }
 
+  /** The same for all sources with names after `after`, up to `upTo` (undefined: to the end). */
+  takeCopiesWithin(after: string, upTo: string | undefined): readonly string[] {
+    const sources = [...this.copies.keys()].filter(
+      (source) => source > after && (upTo === undefined || source <= upTo),
+    );
+    return sources.flatMap((source) => this.takeCopies(source));
+  }
+
   /** The learner has the log up to where the stream begins. */
   start(): void {
     this.started = true;

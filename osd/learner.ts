@@ -474,19 +474,24 @@ export class LearnerDriver {
       },
       { objects: theirs, complete: theirs.length < BACKFILL_STEP },
     );
+    // What was made of objects behind the cursor of then is not there, though before it: the
+    // learner has noted so. (A clone's name follows that of the object that returns to it.)
+    const made = attempt.stream?.takeCopiesWithin(cursor, step.cursor) ?? [];
+    const lacking = made.filter((object) => object <= cursor);
+    const missing = [...new Set([...step.differing, ...lacking])];
     const advance = {
       pg: pg.id,
       interval: pg.entry.interval,
       attempt: attempt.number,
       asOf: pg.lastSeq,
-      missing: step.differing,
+      missing,
       ...(step.cursor === undefined ? {} : { cursor: step.cursor }),
     };
     learner.compared += ours.length;
-    this.count(learner, step.differing);
+    this.count(learner, missing);
     // In the turn of the comparison, behind all entries that it covers and ahead of all others.
     await this.ask(attempt, PgBackfill, advance);
-    return { cursor: step.cursor, missing: step.differing };
+    return { cursor: step.cursor, missing };
   }
 
   /**

@@ -52,7 +52,7 @@ export function registerWrite(parent: Command): void {
       let done = 0;
       const put = async (piece: Buffer): Promise<void> => {
         checkRange(image, offset + done, piece.length);
-        await image.write(offset + done, piece, { fua: false });
+        await image.write(offset + done, piece);
         done += piece.length;
       };
       if (data !== "-") await put(Buffer.from(data, "utf8"));

@@ -236,6 +236,7 @@ export class FileOperations {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
     if (node.data !== undefined) await node.data.flush();
+    if (node.errorUnseen) handle.seenError = node.errorSeq - 1; // Also who only reads.
     const error = this.errorOf(node, handle);
     if (error !== undefined) throw error;
     await this.mds.waitSafe();

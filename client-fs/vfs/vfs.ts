@@ -201,6 +201,7 @@ export class Vfs implements FileSystem {
     } catch (error) {
       failure ??= error as Error;
     }
+    failure ??= this.table.unseenFailure();
     if (failure !== undefined) throw failure;
   }
 

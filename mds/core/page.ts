@@ -476,12 +476,13 @@ export function writeVolume(out: Writer, volume: VolumeRecord): void {
   out.uint(volume.parent?.snap ?? 0);
   out.size(volume.parent?.overlap ?? 0);
   out.uint(volume.snapshots.length);
-  for (const { id, name, size, createdNs, isProtected } of volume.snapshots) {
+  for (const { id, name, size, createdNs, isProtected, origin } of volume.snapshots) {
     out.uint(id);
     out.text(name);
     out.size(size);
     out.time(createdNs);
     out.bool(isProtected);
+    out.text(origin);
   }
 }
 export function readVolume(from: Reader): VolumeRecord {
@@ -516,6 +517,7 @@ export function readVolume(from: Reader): VolumeRecord {
       size: from.size(),
       createdNs: from.time(),
       isProtected: from.bool(),
+      origin: from.text(),
     });
   }
   return volume;

@@ -54,7 +54,7 @@ export class Snapshots {
   }
 
   private create(access: Access, request: Of<"volumeSnapCreate">): Plan {
-    const { name, snapshot, actor } = request;
+    const { name, snapshot, actor, origin = "" } = request;
     const volume = this.volumes.named(name);
     if (!NAME.test(snapshot)) {
       const text = `${JSON.stringify(snapshot)} is no name for a snapshot`;
@@ -76,7 +76,9 @@ export class Snapshots {
     this.drain(access, volume);
     const id = volume.snapSeq + 1;
     const { size } = volume;
-    const taken = { id, name: snapshot, size, createdNs: actor.timeNs, isProtected: false };
+    const taken: VolumeSnapshot = {
+      ...{ id, name: snapshot, size, createdNs: actor.timeNs, isProtected: false, origin },
+    };
     return this.volumes.change({
       ...volume,
       snapSeq: id,

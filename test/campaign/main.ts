@@ -139,6 +139,13 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "worker-kill",
+    about: "kill -9 of the mount's worker during cp -r, git commit and pgbench: 20 times each",
+    steps: 20,
+    stepSeconds: 150,
+    step: (number) => ({ program: "test/campaign/worker-kill.js", args: [String(number)] }),
+  },
+  {
     name: "fio-verify",
     about: "fio writes and verifies on mount and volume while OSDs are killed and restarted",
     steps: 12,
@@ -148,14 +155,14 @@ const CAMPAIGNS: readonly Campaign[] = [
   {
     name: "volume-model",
     about: "20,000 random operations on volumes, snapshots, clones and differences over NBD",
-    steps: 20,
-    stepSeconds: 120,
+    steps: 10,
+    stepSeconds: 300,
     step: (number) => ({
       program: "test/integration/nbd/volume-model.test.js",
       env: {
         DSS_MODEL_SEED: String(100 + number),
-        DSS_MODEL_OPERATIONS: "1000",
-        DSS_MODEL_KILL_EVERY: "200",
+        DSS_MODEL_OPERATIONS: "2000",
+        DSS_MODEL_KILL_EVERY: "400",
       },
     }),
   },

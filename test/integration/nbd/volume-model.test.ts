@@ -15,6 +15,7 @@ import { connectCluster } from "../../../mds/client/cluster-session.js";
 import { startCluster, type Cluster } from "../../support/cluster.js";
 import { NbdDisks } from "../../support/nbd-disks.js";
 import { VolumeModel } from "../../support/volume-model.js";
+import { DiffModel } from "../../support/volume-model-diffs.js";
 import { SnapshotModel } from "../../support/volume-model-snapshots.js";
 
 const KIB = 1024;
@@ -22,6 +23,8 @@ const number = (name: string, standard: number): number => Number(process.env[na
 const SEED = number("DSS_MODEL_SEED", 1);
 const OPERATIONS = number("DSS_MODEL_OPERATIONS", 300);
 const KILL_EVERY = number("DSS_MODEL_KILL_EVERY", 300);
+/** Every difference is several commands: they are for the campaign, and for diffs.test.ts. */
+const WITH_DIFFS = OPERATIONS >= 1_000;
 /** All that is there is compared after so many operations. */
 const VERIFY_EVERY = 500;
 
@@ -79,6 +82,7 @@ t.test(`seed ${SEED}: ${OPERATIONS} operations on volumes equal the model's`, as
     pause: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
   });
   const snapshots = new SnapshotModel(model);
+  if (WITH_DIFFS) new DiffModel(model, snapshots, cluster);
   const killer = new OsdKiller(cluster, model.random.fork(), KILL_EVERY);
   let verified = 0;
   await model.run(OPERATIONS, async (done) => {

@@ -284,7 +284,14 @@ t.test(
     const before = image.write(0, Buffer.alloc(10, 1));
     await new Promise((resolve) => setImmediate(resolve));
     leader.recall(1);
-    const taken = { id: 1, name: "s", size: 10 * OBJECT, createdNs: 0n, isProtected: false };
+    const taken = {
+      id: 1,
+      name: "s",
+      size: 10 * OBJECT,
+      createdNs: 0n,
+      isProtected: false,
+      origin: "",
+    };
     leader.volumes[0] = { ...volume(1, "alpha"), snapSeq: 1, snapshots: [taken], revision: 2 };
     const after = image.write(0, Buffer.alloc(10, 2));
     await new Promise((resolve) => setImmediate(resolve));
