@@ -7,6 +7,7 @@ import {
   openSync,
   readFileSync,
   readSync,
+  readdirSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -115,6 +116,24 @@ export async function optionsSuite(t: Test, cluster: Cluster): Promise<void> {
       "EBADF",
     );
     await cluster.dss(["umount", "--force", other], { withinMs: MOUNT_MS });
+  });
+  await t.test("what the mount is doing", async (t) => {
+    const fd = openSync(join(folder, "f"), "r");
+    const text = readFileSync(join(cluster.mount, ".dss", "status"), "utf8");
+    const status = JSON.parse(text) as {
+      mountpoint: string;
+      open: { ino: number }[];
+      operations: Record<string, { count: number }>;
+    };
+    t.equal(status.mountpoint, cluster.mount);
+    t.ok(status.open.some(({ ino }) => ino === statSync(join(folder, "f")).ino));
+    t.ok((status.operations["lookup"]?.count ?? 0) > 0);
+    closeSync(fd);
+    t.equal(
+      codeOf(() => writeFileSync(join(cluster.mount, ".dss", "x"), "")),
+      "EPERM",
+    );
+    t.notOk(readdirSync(cluster.mount).includes(".dss"));
   });
   await t.test("what is not known is refused with what is", async (t) => {
     for (const option of ["nosuch", "cache=lots", "uid=root"]) {
