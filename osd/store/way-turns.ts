@@ -1,7 +1,7 @@
 /**
  * The two ways to write one file, through the page cache and past it, take turns: any number of one
- * way at a time, never both. Who waits is not overtaken by the other way for ever: it is first come,
- * first served.
+ * way at a time, never both. Who waits is not overtaken by the other way for ever: it is first
+ * come, first served.
  */
 export type Way = "direct" | "cached";
 
