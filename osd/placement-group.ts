@@ -349,15 +349,17 @@ export class PlacementGroup {
     this.lock(object, start, end, true, request, (unlock) => {
       // Looked at under the lock, when the bytes are about to be read: that is the instant at which
       // they must be current.
-      if (this.host.clock.now() < this.lease.until || faults.readWithoutGrants) {
-        this.serve(request, unlock, work);
-      } else {
-        const forget = this.untilIntervalEnds(() => request.fail(this.stale()));
-        this.host.leases.acquire(this, () => {
-          forget();
-          this.serve(request, unlock, work);
-        });
-      }
+      this.whenGranted(request, () => this.serve(request, unlock, work));
+    });
+  }
+
+  /** When `run` is called, what this member has is current: it holds grants of all the others. */
+  whenGranted(waiter: { fail(error: unknown): void }, run: () => void): void {
+    if (this.host.clock.now() < this.lease.until || faults.readWithoutGrants) return run();
+    const forget = this.untilIntervalEnds(() => waiter.fail(this.stale()));
+    this.host.leases.acquire(this, () => {
+      forget();
+      run();
     });
   }
 

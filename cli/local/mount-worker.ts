@@ -42,9 +42,9 @@ async function begin(
   { fd, record, negotiated: known }: WorkerStart,
   { ready, parent }: { ready: (value: WorkerReady) => void; parent: ParentChannel },
 ): Promise<RunningMount> {
-  const { runMount } = await import("../../client-fs/main.js");
+  const main = await import("../../client-fs/main.js");
   let negotiated = known as Negotiated | undefined;
-  return runMount({
+  return main.runMount({
     ...options,
     worker: {
       ...{ fd, record, onNegotiated: (outcome) => (negotiated = outcome) },

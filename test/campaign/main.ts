@@ -17,6 +17,7 @@ import { BUILD } from "../support/process.js";
 import { UsageError } from "./usage-error.js";
 import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
 import { POSIX_STEPS, posixStep, posixSummary } from "./posix-steps.js";
+import { STRESSOR_STEPS, stressorStep, stressorSummary } from "./stressor-steps.js";
 
 const MINUTES_MAX = 60;
 /** Seeds that no test uses. */
@@ -43,6 +44,7 @@ interface Step {
   env?: Record<string, string>;
 }
 
+const INTEROP_STEPS = ["clients", "transfers", "figures"];
 const BALANCE_STEPS = ["away", "random", "join", "drain", "lost", "shares"];
 
 const CAMPAIGNS: readonly Campaign[] = [
@@ -110,6 +112,14 @@ const CAMPAIGNS: readonly Campaign[] = [
     summary: posixSummary,
   },
   {
+    name: "stressors",
+    about: "stress-ng, dbench, PostgreSQL, SQLite, git, a C build, fio; fsx, fsstress",
+    steps: STRESSOR_STEPS,
+    stepSeconds: 300,
+    step: stressorStep,
+    summary: stressorSummary,
+  },
+  {
     name: "differential",
     about: "100,000 random operations through two mounts beside a local file system",
     steps: 20,
@@ -168,6 +178,17 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "nbd-interop",
+    about: "libnbd, qemu, nbdkit, fio on a cluster; killed transfers; figures; Linux, in memory",
+    steps: INTEROP_STEPS.length + 1,
+    stepSeconds: 150,
+    step: (number) => {
+      const name = INTEROP_STEPS[number - 1];
+      if (name === undefined) return { program: "test/campaign/nbd-kernel-suite.js" };
+      return { program: "test/campaign/nbd-interop-suite.js", env: { DSS_INTEROP: name } };
+    },
+  },
+  {
     name: "guest-root",
     about: "a machine on a volume as its root, while servers and OSDs are killed; then fsck",
     steps: 4,
@@ -185,7 +206,10 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) =>
       number % 2 === 1
         ? { program: "test/integration/nbd/supervisor.test.js", env: { DSS_SERVER_DEATHS: "10" } }
-        : { program: "test/integration/nbd/attach.test.js", env: { DSS_SERVER_DEATHS: "3" } },
+        : {
+            program: "test/integration/nbd/volumes.test.js",
+            env: { DSS_SUITE: "attach", DSS_SERVER_DEATHS: "3" },
+          },
   },
   {
     name: "bit-flips",

@@ -8,23 +8,15 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 import { Prng } from "../../../cluster/base/prng.js";
-import { startCluster, type Cluster } from "../../support/cluster.js";
 import { makeCertificates } from "../../support/certificates.js";
 import { ext4InGuest } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
-import { tempFolder, waitFor, type Teardown } from "../../support/temp.js";
+import { waitFor, type Teardown } from "../../support/temp.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
 const URI = /(nbds?(?:\+unix)?:\/\/\S+)/;
-
-t.setTimeout(400_000);
-let cluster: Cluster;
-let folder: string;
-t.before(async () => {
-  folder = tempFolder(t, "volume");
-  cluster = await startCluster(t);
-});
 
 interface Served {
   server: Program;
@@ -196,8 +188,16 @@ t.test("a volume of 1 TiB takes the space of what is written, and gives it back"
     const { osds } = await cluster.json<Usage>(["status"]);
     return osds.reduce((sum, osd) => sum + osd.used, 0);
   };
+  /** What the OSDs' files take of this machine's disk. */
+  const onDisk = async (): Promise<number> => {
+    const { processes } = await cluster.status();
+    const folders = processes.filter(({ role }) => role === "osd").map(({ data }) => data);
+    const lines = await succeed(t, "du", ["-s", "--block-size=1", ...folders]);
+    return lines.split("\n").reduce((sum, line) => sum + (Number.parseInt(line, 10) || 0), 0);
+  };
   await create("huge", "1T");
   const before = await used();
+  const diskBefore = await onDisk();
   const { server, uri } = await serve("huge");
   const places = Array.from({ length: 10 }, (_, i) => `${i * 100}G`);
   const io = async (command: (at: string) => string): Promise<void> => {
@@ -208,6 +208,8 @@ t.test("a volume of 1 TiB takes the space of what is written, and gives it back"
   const taken = (await used()) - before;
   t.ok(taken >= 30 * MIB, `${taken / MIB} MiB on three replicas`);
   t.ok(taken <= 50 * MIB, `10 MiB take ${taken / MIB} MiB on three replicas`);
+  const diskTaken = (await onDisk()) - diskBefore;
+  t.ok(diskTaken <= 50 * MIB, `of the disks they take ${diskTaken / MIB} MiB`);
   await io((at) => `discard ${at} 1M`);
   const freed = async (): Promise<true | undefined> =>
     (await used()) - before < 2 * MIB ? true : undefined;
@@ -302,9 +304,9 @@ t.test(
     const args = ["volume", "serve", "ext4", "--supervise", "--listen", "127.0.0.1:0"];
     const server = cluster.start(args);
     const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
-    const killed: string[] = [];
+    const steps: string[] = [];
     const onStep = async (step: string): Promise<void> => {
-      killed.push(step);
+      steps.push(step);
       if (step === "growing") {
         await cluster.ok(["volume", "resize", "ext4", "192M"]);
         return;
@@ -315,7 +317,7 @@ t.test(
     };
     const options = { grows: true, onStep };
     const { code, results, console } = await ext4InGuest(t, Number(port), "ext4", options);
-    t.same(killed, ["writing", "copying", "reading", "growing"]);
+    t.same(steps, ["writing", "copying", "reading", "growing"]);
     t.equal(code, 0, console);
     for (const [name, value] of Object.entries({
       size: String((128 * MIB) / 512),
