@@ -65,7 +65,7 @@ export interface Inheritance {
 
 /** What became of a request of the earlier worker; `reply` only if it had to be asked again. */
 export interface InheritedOutcome {
-  /** The session ended meanwhile, and with it the memory of what was executed: look for yourself. */
+  /** The session ended meanwhile, and with it the memory of what was executed: look. */
   unsure: boolean;
   request: Request;
   ino: Ino;
