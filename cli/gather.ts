@@ -19,6 +19,7 @@ import {
 } from "../cluster/map/health.js";
 import type { MdsStatus } from "../mds/proto.js";
 import type { ClusterClient, OsdReport } from "./context.js";
+import { describePurge, percentOf } from "./volume/purges.js";
 
 /** A daemon that does not answer within this is shown as not answering. */
 export const FIGURES_MS = 500;
@@ -78,6 +79,13 @@ export interface StatusView {
     /** null when nothing moves. */
     secondsLeft: number | null;
   };
+  /** Work on deleted files and on volumes that goes on in the background. */
+  purges: {
+    entries: number;
+    /** Of deleted files, at most. */
+    bytes: number;
+    volumes: { name: string; about: string; percent: number }[];
+  };
   /** noout, norebalance, pause. */
   flags: string[];
   /** Set for the whole cluster; null: each OSD goes by its own setting. */
@@ -97,6 +105,14 @@ export interface Sample {
 export async function sample(client: ClusterClient): Promise<Sample> {
   const atMs = performance.now();
   return { atMs, reports: await client.osdReports() };
+}
+
+function purgesOf(leader: MdsStatus | undefined): StatusView["purges"] {
+  const { entries, bytes, volumes } = leader?.purgeQueue ?? { entries: 0, bytes: 0, volumes: [] };
+  const about = volumes.map((purge) => ({
+    ...{ name: purge.name, about: describePurge(purge), percent: percentOf(purge) },
+  }));
+  return { entries, bytes, volumes: about };
 }
 
 /** Figures of the leader; undefined when none answers. */
@@ -140,6 +156,7 @@ export function viewOf(
       pgs: counts.get(osd.id) ?? 0,
     })),
     mds: { leader: client.leader?.id ?? null, standbys, term: client.leader?.term ?? null },
+    purges: purgesOf(leader),
     pools: map.pools.length,
     pgs: {
       ...pgSummary(map),
@@ -265,10 +282,7 @@ function workOnPgs(
   return { recovering, backfilling: backfilling.size };
 }
 
-export function recoveryOf(
-  map: ClusterMap,
-  reports: readonly OsdReport[],
-): StatusView["recovery"] {
+export function recoveryOf(map: ClusterMap, reports: readonly OsdReport[]): StatusView["recovery"] {
   const learners = reports.flatMap(({ osd, status }) =>
     (status?.pgs ?? [])
       .filter(({ pg }) => pgOf(map, pg)?.primary === osd.id)

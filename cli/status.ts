@@ -71,6 +71,7 @@ export function describe(view: StatusView): string {
     `osds     ${osds.length}: ${up} up, ${inside} in (map epoch ${view.epoch})`,
     `pgs      ${pgs.total} in ${view.pools} pool${view.pools === 1 ? "" : "s"}: ${pgLine(pgs)}`,
     ...(recovery.objectsLeft > 0 ? [`recovery ${recoveryLine(recovery)}`] : []),
+    ...purgeLines(view.purges),
     ...(flags.length > 0 ? [`flags    ${flags.join(", ")}`] : []),
     ...(workProfile === null ? [] : [`profile  ${workProfile}`]),
     `usage    ${formatSize(usage.used)} used, ${formatSize(usage.available)} available of ` +
@@ -107,9 +108,21 @@ function formatSeconds(seconds: number): string {
   return seconds < 7_200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
+/** Deletes and rollbacks that go on in the background. */
+export function purgeLines({ entries, bytes, volumes }: StatusView["purges"]): string[] {
+  const lines = volumes.map(({ about, percent }) => `${about}: ${percent} % done`);
+  const files = entries - volumes.length;
+  if (files > 0) {
+    const what = files === 1 ? "a deleted or cut file" : `${files} deleted or cut files`;
+    lines.push(`freeing the space of ${what}: up to ${formatSize(bytes)}`);
+  }
+  return lines.map((line, index) => `${index === 0 ? "purges   " : "         "}${line}`);
+}
+
 function pgLine(pgs: StatusView["pgs"]): string {
-  const parts = PG_STATES.filter((name) => name === "clean" || pgs[name] > 0)
-    .map((name) => `${pgs[name]} ${name}`);
+  const parts = PG_STATES.filter((name) => name === "clean" || pgs[name] > 0).map(
+    (name) => `${pgs[name]} ${name}`,
+  );
   return parts.join(", ");
 }
 

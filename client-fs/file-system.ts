@@ -109,6 +109,13 @@ export interface SetAttributes {
   handle?: number;
 }
 
+/** A place in an open file. */
+export interface FilePosition {
+  ino: Ino;
+  handle: number;
+  offset: number;
+}
+
 export interface StatFs {
   blockSize: number;
   blocks: number;
@@ -255,6 +262,16 @@ export interface FileSystem {
     options: { wait: boolean },
     caller: Caller,
   ): Promise<void>;
+  /**
+   * Copies up to `length` bytes, holes as holes; may copy fewer, and copies none only at the end of
+   * the source. Ranges of one file do not overlap (the kernel sees to that).
+   */
+  copyFileRange?(
+    source: FilePosition,
+    target: FilePosition,
+    length: number,
+    caller: Caller,
+  ): Promise<number>;
   lseek?(ino: Ino, handle: number, offset: number, whence: number): Promise<number>;
   syncfs?(): Promise<void>;
 }

@@ -43,6 +43,8 @@ export interface MountProcessOptions {
     /** The mount exists: with this outcome of its beginning. */
     negotiated?: Negotiated;
     onNegotiated: (outcome: Negotiated) => void;
+    /** The record cannot be kept: no other worker may follow this one. */
+    onBroken: () => void;
   };
 }
 
@@ -64,6 +66,16 @@ const TAKEOVER_WAIT_MS = 60_000;
 /** Users of open files after the mount was taken out of sight. */
 const LAZY_WAIT_MS = 5_000;
 
+function openRecord(
+  { record, onBroken }: NonNullable<MountProcessOptions["worker"]>,
+  logger: Logger,
+): WorkerRecord {
+  return new WorkerRecord(new FileRecord(record), (error) => {
+    logger.error({ error: describeError(error) }, "the mount will not outlive its worker");
+    onBroken();
+  });
+}
+
 async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem> {
   const module =
     name === "kernel" ? await import("./fuse/device.js") : await import("./fuse/fuse-native.js");
@@ -80,7 +92,7 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
   const readOnly = options.readOnly === true || parsed.readOnly;
   const { clock, random } = nodePlatform;
   const { worker } = options;
-  const record = worker === undefined ? undefined : new WorkerRecord(new FileRecord(worker.record));
+  const record = worker === undefined ? undefined : openRecord(worker, logger);
   const inherited = record?.inherited;
   const cluster = await connectCluster({
     platform: nodePlatform,

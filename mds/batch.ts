@@ -36,6 +36,7 @@ export function serveBatch(
         if (!(error instanceof DssError)) throw error;
         answered(at, { id: call?.id, error: errorBody(error) });
       },
+      recycle: () => undefined, // The data are the whole batch's.
     };
     try {
       serve(one);

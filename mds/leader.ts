@@ -1274,7 +1274,7 @@ export class MdsLeader {
       })),
       inodes: this.metadata.counter("inodes"),
       volumes: [...this.metadata.volumes()].length,
-      purgeQueue: { entries, bytes },
+      purgeQueue: { entries, bytes, volumes: this.volumes.purges() },
       warnings:
         silent.length === 0
           ? []

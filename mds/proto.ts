@@ -692,7 +692,8 @@ export interface MdsStatus {
   }[];
   inodes: number;
   volumes: number;
-  purgeQueue: { entries: number; bytes: number };
+  /** `volumes`: those of the entries that are about volumes. */
+  purgeQueue: { entries: number; bytes: number; volumes: VolumePurge[] };
   warnings: {
     code: string;
     severity: "HEALTH_WARN" | "HEALTH_ERR";

@@ -99,7 +99,7 @@ export class Takeovers {
     if (session.evicting !== undefined) throw sessionOver(session);
     const seq = await operations.change(() => {
       if (metadata.session(id) === undefined) throw sessionOver(session);
-      return [{ d: "sessionWorker", id, worker, generation }];
+      return [{ d: "sessionWorker", id, worker, generation, pid: open.pid }];
     });
     await this.parts.safe(seq);
     session.restoring = true;

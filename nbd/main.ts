@@ -18,6 +18,7 @@ import { Objecter } from "../osd/client/objecter.js";
 import { ActivityReporter } from "./activity-reporter.js";
 import type { VolumeImage } from "./image.js";
 import type { ServerTls } from "./connection.js";
+import { ListedObjects } from "./listed-objects.js";
 import { NbdServer } from "./server.js";
 import { VolumeDirectory, type VolumeLocking } from "./volume-directory.js";
 
@@ -124,6 +125,10 @@ export interface VolumeOptions extends ClusterAccess {
   type: SessionType;
   /** For people: what the volume is used for. */
   detail: string;
+  /** Which objects there are is asked once: for who looks at the whole volume. */
+  listed?: boolean;
+  /** An earlier opening under this name that is still registered is fenced first. */
+  instance?: string;
 }
 
 /** One volume for a command; `close` gives it back. Errors: those of `runNbd`. */
@@ -131,8 +136,9 @@ export async function openVolume(
   options: VolumeOptions,
 ): Promise<{ image: VolumeImage; close(): Promise<void> }> {
   const { name, write, logger } = options;
-  // Two commands at a time do not succeed each other: no instance.
-  const cluster = await connectCluster({ ...options, platform: nodePlatform, instance: "" });
+  // Two commands at a time do not succeed each other, unless they say so.
+  const { instance = "" } = options;
+  const cluster = await connectCluster({ ...options, platform: nodePlatform, instance });
   const wanted = { ...options, names: [name], readOnly: !write };
   const directory = directoryOf(cluster, wanted, (error) => {
     logger.error({ error: describeError(error) }, "the volume was lost");
@@ -157,6 +163,7 @@ function directoryOf(
     names: readonly string[];
     readOnly: boolean;
     lock?: VolumeLocking;
+    listed?: boolean;
   },
   onLost: (error: DssError) => void,
 ): VolumeDirectory {
@@ -170,8 +177,8 @@ function directoryOf(
     names,
     readOnly,
     onLost,
-    accessAs: (id) =>
-      new Objecter({
+    accessAs: (id) => {
+      const objecter = new Objecter({
         messenger,
         maps,
         clock,
@@ -179,7 +186,9 @@ function directoryOf(
         logger,
         client: () => id,
         operationDeadlineMs: config.client.requestDeadlineMs,
-      }),
+      });
+      return options.listed === true ? new ListedObjects(objecter, maps) : objecter;
+    },
   });
 }
 

@@ -77,7 +77,10 @@ export class MemberSide {
       throw new DssError("NotActive", `pg ${formatPg(pg.id)}: ${text}`);
     }
     this.takeIn(pg, request).then(
-      () => request.reply(this.host.fullness.own()),
+      () => {
+        request.reply(this.host.fullness.own());
+        request.recycle();
+      },
       (error: unknown) => request.fail(error),
     );
   }
@@ -97,10 +100,7 @@ export class MemberSide {
   }
 
   /** What this member's old copy has. A damaged one is none: all of it is copied. */
-  digests(
-    pg: PlacementGroup,
-    request: Incoming<OsdBlockDigests, OsdBlockDigestsReply>,
-  ): void {
+  digests(pg: PlacementGroup, request: Incoming<OsdBlockDigests, OsdBlockDigestsReply>): void {
     const { attempt, object } = request.message;
     pg.checkAttempt(attempt);
     this.host.store.image(pg.id, object).then(

@@ -39,7 +39,14 @@ export function listActive(
 ): void {
   pg.refuseUnlessActive();
   const { after, limit } = request.message;
-  request.reply(listed(host.store, pg.id, after, limit));
+  // What is not on the list counts as absent: a deposed primary must not say so.
+  pg.whenGranted(request, () => {
+    try {
+      request.reply(listed(host.store, pg.id, after, limit));
+    } catch (error) {
+      request.fail(error);
+    }
+  });
 }
 
 /** The caller has checked map and interval. */

@@ -43,6 +43,7 @@ import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
 import type { WorkQueue } from "./work-queue.js";
 import type { Repairer } from "./repair.js";
+import { SharedMemory } from "./shared-memory.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
   OpKind,
@@ -108,6 +109,8 @@ export interface Replicating {
   /** Members (and this OSD) that have not synced it. */
   waitingFor: Set<OsdId>;
   done: () => void;
+  /** Of `data`. */
+  memory: SharedMemory;
 }
 
 /** An OSD outside the in-sync set that gets every new entry, too (osd/learner.ts). */
@@ -346,15 +349,17 @@ export class PlacementGroup {
     this.lock(object, start, end, true, request, (unlock) => {
       // Looked at under the lock, when the bytes are about to be read: that is the instant at which
       // they must be current.
-      if (this.host.clock.now() < this.lease.until || faults.readWithoutGrants) {
-        this.serve(request, unlock, work);
-      } else {
-        const forget = this.untilIntervalEnds(() => request.fail(this.stale()));
-        this.host.leases.acquire(this, () => {
-          forget();
-          this.serve(request, unlock, work);
-        });
-      }
+      this.whenGranted(request, () => this.serve(request, unlock, work));
+    });
+  }
+
+  /** When `run` is called, what this member has is current: it holds grants of all the others. */
+  whenGranted(waiter: { fail(error: unknown): void }, run: () => void): void {
+    if (this.host.clock.now() < this.lease.until || faults.readWithoutGrants) return run();
+    const forget = this.untilIntervalEnds(() => waiter.fail(this.stale()));
+    this.host.leases.acquire(this, () => {
+      forget();
+      run();
     });
   }
 
@@ -508,6 +513,7 @@ export class PlacementGroup {
     const { interval } = this.entry;
     let left = steps.length;
     let last = { seq: 0, size: 0 };
+    const memory = new SharedMemory(() => request.recycle());
     const done = (): void => {
       if (--left > 0) return;
       unlock();
@@ -516,14 +522,16 @@ export class PlacementGroup {
       this.finish(key, (waiting) => waiting.reply({ interval, ...last }));
     };
     steps.forEach((step, i) => {
-      last = this.append(message, step, i === steps.length - 1, done);
+      last = this.append(message, step, memory, i === steps.length - 1, done);
     });
+    memory.release();
   }
 
   /** Gives the step the next version, applies it here and sends it to every other member. */
   private append(
     message: OsdWrite,
     work: Step,
+    memory: SharedMemory,
     last: boolean,
     done: () => void,
   ): { seq: number; size: number } {
@@ -564,18 +572,24 @@ export class PlacementGroup {
       sums: work.sums,
       waitingFor: new Set(this.required),
       done,
+      memory,
     };
     this.replicating.set(seq, entry);
     const { generation } = this;
     this.trim({ interval: rep.interval, seq });
     this.issued++;
+    memory.use();
     this.host.store.apply(transactionOf(rep, work.data, work.sums), (error) => {
       if (error !== undefined) return this.host.fatal(error);
+      memory.release();
       this.completedOne();
       if (generation === this.generation) this.acknowledged(this.host.id, seq);
     });
     for (const member of this.requiredOthers) this.sendRepOp(member, entry);
-    if (this.streams.size > 0) for (const stream of this.streams.values()) stream.append(entry);
+    if (this.streams.size > 0) {
+      memory.use(); // A learner may still lack it when the client is answered.
+      for (const stream of this.streams.values()) stream.append(entry);
+    }
     if (faults.acknowledgeBeforeSync) {
       for (const member of this.required) this.acknowledged(member, seq);
     }
@@ -585,6 +599,7 @@ export class PlacementGroup {
   private sendRepOp(member: OsdId, entry: Replicating): void {
     const { generation } = this;
     const peer = this.host.peer(member);
+    entry.memory.use(); // For ever, if the call fails: it may wait in a socket, or be sent again.
     if (peer === undefined) return this.resendLater(member);
     peer
       .call(RepOp, entry.message, {
@@ -595,6 +610,7 @@ export class PlacementGroup {
       .then(
         (answer) => {
           this.host.fullness.report(member, answer.message);
+          entry.memory.release();
           if (generation !== this.generation) return;
           this.memberAnswered(member);
           this.acknowledged(member, entry.seq);
@@ -695,6 +711,7 @@ export class PlacementGroup {
       if (error !== undefined) return this.host.fatal(error);
       this.completedOne();
       reply();
+      request.recycle();
     });
   }
   /** What was made from something that is not here: ahead of the log that names it. */

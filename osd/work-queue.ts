@@ -197,12 +197,20 @@ class CountedRequest<Request, Reply> implements Incoming<Request, Reply> {
   get link(): Incoming<Request, Reply>["link"] {
     return this.request.link;
   }
-  reply(message: Reply, data?: readonly Buffer[], sums?: ArrayLike<number>): void {
-    this.request.reply(message, data, sums);
+  reply(
+    message: Reply,
+    data?: readonly Buffer[],
+    sums?: ArrayLike<number>,
+    sent?: () => void,
+  ): void {
+    this.request.reply(message, data, sums, sent);
     this.end();
   }
   fail(error: unknown): void {
     this.request.fail(error);
     this.end();
+  }
+  recycle(): void {
+    this.request.recycle();
   }
 }

@@ -79,6 +79,8 @@ export class MountSupervisor {
   private restarts = 0;
   /** The kernel has ended the mount. */
   private isGone = false;
+  /** Its record is not complete: nobody could go on after it. */
+  private isLast = false;
   private isOver = false;
   private upgrade: { previous: string; end(error: string | undefined): void } | undefined;
 
@@ -157,6 +159,7 @@ export class MountSupervisor {
     });
     child.onSaid((said) => {
       if (said === "gone") this.isGone = true;
+      else if (said === "last") this.isLast = true;
       else if (isPresent()) this.upgrade?.end(`the old worker goes on: ${String(said)}`);
     });
     void child.ready.then((negotiated) => {
@@ -186,8 +189,9 @@ export class MountSupervisor {
       const reason = failure?.message;
       this.log("warn", "the mount's worker has died", { worker: child.pid, reason });
     }
-    if (wasServing && ((this.negotiated?.flags2 ?? 0) & HAS_RESEND) === 0) {
-      // Whoever waits for an answer would wait for ever.
+    const canResend = ((this.negotiated?.flags2 ?? 0) & HAS_RESEND) !== 0;
+    if (wasServing && (this.isLast || !canResend)) {
+      // Whoever waits for an answer would wait for ever, or what was answered is not known.
       this.finish(died());
       return;
     }
@@ -225,6 +229,7 @@ export class MountSupervisor {
       return Promise.resolve("the mount is not being served at the moment: try again");
     }
     if (this.upgrade !== undefined) return Promise.resolve("an upgrade is under way");
+    if (this.isLast) return Promise.resolve("its record cannot be kept: is /dev/shm full?");
     this.log("info", "handing over to another version", { from: this.program, to: program });
     return new Promise((resolve) => {
       const late = setTimeout(() => {

@@ -20,7 +20,7 @@ export async function serveMount(
     const { runToEnd } = await import("../daemon.js");
     try {
       await runToEnd(options.logger, async () => {
-        const running = await begin(options, start, ready);
+        const running = await begin(options, start, { ready, parent });
         return untilHandedOver(running, parent, () => (outcome = "handed over"));
       });
       if (outcome === "unmounted") recordEnd("");
@@ -37,7 +37,7 @@ export async function serveMount(
 async function begin(
   options: Omit<MountProcessOptions, "worker" | "onReady">,
   { fd, record, negotiated: known }: WorkerStart,
-  ready: (value: WorkerReady) => void,
+  { ready, parent }: { ready: (value: WorkerReady) => void; parent: ParentChannel },
 ): ReturnType<typeof import("../../client-fs/main.js").runMount> {
   const { runMount } = await import("../../client-fs/main.js");
   let negotiated = known as Negotiated | undefined;
@@ -45,6 +45,7 @@ async function begin(
     ...options,
     worker: {
       ...{ fd, record, onNegotiated: (outcome) => (negotiated = outcome) },
+      onBroken: () => parent.say("last"),
       ...(negotiated !== undefined && { negotiated }),
     },
     onReady: () => ready(negotiated!),

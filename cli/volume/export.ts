@@ -5,6 +5,7 @@ import { once } from "node:events";
 import { existsSync, statSync } from "node:fs";
 import { open, type FileHandle } from "node:fs/promises";
 import { DssError } from "../../cluster/base/errors.js";
+import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { BlockImage } from "../../nbd/block-image.js";
 import { examples, withJson } from "../options.js";
 import { note, printJson, printLine } from "../output.js";
@@ -161,6 +162,28 @@ interface ExportFlags {
   json?: boolean;
 }
 
+interface Exported {
+  id: number;
+  /** 0: the volume as it is. */
+  snapshot: number;
+  size: number;
+  /** Who may change it meanwhile. */
+  owner: string;
+}
+
+/** Of NAME or NAME@SNAPSHOT. Errors: NotFound. */
+async function sourceOf(mds: MdsClient, name: string): Promise<Exported> {
+  const at = name.indexOf("@");
+  const volume = await infoOf(mds, at < 0 ? name : name.slice(0, at));
+  const { id, size, owner } = volume;
+  if (at < 0) return { id, snapshot: 0, size, owner };
+  const found = volume.snapshots.find((each) => each.name === name.slice(at + 1));
+  if (found !== undefined) return { id, snapshot: found.id, size: found.size, owner: "" };
+  throw new DssError("NotFound", `there is no snapshot ${name}`, {
+    hint: `see dss volume snap ls ${volume.name}`,
+  });
+}
+
 /** Where an earlier run has come to. Errors: Exists, InvalidArgument. */
 function beginningOf(path: string, about: Omit<TransferNote, "next">, resume: boolean): number {
   const known = readNote(path);
@@ -177,8 +200,10 @@ function beginningOf(path: string, about: Omit<TransferNote, "next">, resume: bo
       hint: "without its .dss-progress file nobody knows how far it is: begin anew",
     });
   }
-  const { direction, volume, size, next } = known;
-  if (direction === "export" && volume === about.volume && size === about.size) return next;
+  const isSame = (["direction", "volume", "snapshot", "size"] as const).every(
+    (field) => known[field] === about[field],
+  );
+  if (isSame) return known.next;
   throw new DssError("InvalidArgument", `${path} was begun from another volume or another size`, {
     hint: "name another file, or remove it and begin anew",
   });
@@ -189,7 +214,7 @@ export function registerExport(parent: Command): void {
     parent
       .command("export")
       .description("write a volume to a file, holes as holes, or to standard output as a stream")
-      .argument("<name>", "name of the volume")
+      .argument("<name>", "a volume, or NAME@SNAPSHOT")
       .argument("<file>", "a file that does not exist yet, or - for standard output")
       .option("--resume", "go on with an export that was interrupted")
       .option("--checksum", "print the SHA-256 of the whole, as sha256sum would"),
@@ -199,17 +224,16 @@ export function registerExport(parent: Command): void {
     if (toStream && (flags.resume === true || flags.json === true)) {
       throw new DssError("InvalidArgument", "--resume and --json need a file, not a stream");
     }
-    const volume = await inSession(command, (mds) => infoOf(mds, name));
-    if (volume.owner !== "") {
-      note(`warning: ${name} is in use by ${volume.owner}: the export is not of one moment`);
+    const { id, snapshot, size, owner } = await inSession(command, (mds) => sourceOf(mds, name));
+    if (owner !== "") {
+      note(`warning: ${name} is in use by ${owner}: the export is not of one moment`);
     }
-    const { id, size } = volume;
-    const about = { direction: "export" as const, volume: id, size, modifiedMs: 0 };
+    const about = { direction: "export" as const, volume: id, snapshot, size, modifiedMs: 0 };
     const begin = toStream ? 0 : beginningOf(path, about, flags.resume === true);
     const hash = flags.checksum === true ? createHash("sha256") : undefined;
     const progress = new TransferProgress(`export ${name}`, size);
     let data = 0;
-    await withImage(command, { name, write: false }, async (image) => {
+    await withImage(command, { name, write: false, listed: true }, async (image) => {
       const file = toStream ? undefined : await FileTarget.open(path, about, begin);
       const target = file ?? new StreamTarget();
       try {
@@ -239,6 +263,7 @@ export function registerExport(parent: Command): void {
   examples(
     command,
     "dss volume export mydevice backup.raw --checksum",
+    "dss volume export mydevice@monday monday.raw",
     "dss volume export mydevice backup.raw --resume",
     "dss volume export mydevice - | zstd > backup.zst",
   );

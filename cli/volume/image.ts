@@ -5,6 +5,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
 import type { BlockImage } from "../../nbd/block-image.js";
 import type { VolumeImage } from "../../nbd/image.js";
+import type { VolumeOptions } from "../../nbd/main.js";
 import { settingsOf, zookeeperOf } from "../options.js";
 
 /** Bytes of one request to the image; also what a command keeps in memory at a time. */
@@ -12,7 +13,7 @@ export const PIECE_BYTES = 4 * 2 ** 20;
 
 export async function withImage<T>(
   command: Command,
-  wanted: { name: string; write: boolean },
+  wanted: Pick<VolumeOptions, "name" | "write" | "listed" | "instance">,
   action: (image: VolumeImage) => Promise<T>,
 ): Promise<T> {
   const config = settingsOf(command);

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { createHash, type Hash } from "node:crypto";
 import { statSync } from "node:fs";
 import { open, readFile, type FileHandle } from "node:fs/promises";
+import { hostname } from "node:os";
 import { DssError } from "../../cluster/base/errors.js";
 import type { Volume } from "../../mds/proto.js";
 import type { BlockImage } from "../../nbd/block-image.js";
@@ -117,7 +118,8 @@ async function importFile({ command, path, name, flags, least }: Run): Promise<I
       { command, path, name, flags, least: Math.max(least, size) },
       { direction: "import", size, modifiedMs },
     );
-    const about = { direction: "import" as const, volume: volume.id, size, modifiedMs };
+    const id = volume.id;
+    const about = { direction: "import" as const, volume: id, snapshot: 0, size, modifiedMs };
     const hash = flags.checksum === true ? createHash("sha256") : undefined;
     if (hash !== undefined) {
       for await (const { bytes } of piecesOf(file, 0, begin)) hash.update(bytes);
@@ -125,7 +127,9 @@ async function importFile({ command, path, name, flags, least }: Run): Promise<I
     const progress = new TransferProgress(`import ${name}`, size);
     writeNote(path, { ...about, next: begin });
     let data = 0;
-    await withImage(command, { name, write: true }, async (image) => {
+    // An earlier run that was killed may still have the volume's lock: this one succeeds it.
+    const instance = `${hostname()}:import:${volume.id}`;
+    await withImage(command, { name, write: true, instance }, async (image) => {
       if (image.size !== volume.size) throw new DssError("StaleHandle", `${name} was changed`);
       let noted = { at: begin, ms: performance.now() };
       const written = inOrder(piecesOf(file, begin, size), async (piece) => ({
@@ -180,7 +184,10 @@ async function* piecesOf(file: FileHandle, from: number, to: number): AsyncGener
   }
 }
 
-/** The new volume, or with --resume the one that an earlier run has begun. */
+/**
+ * The new volume, or with --resume the one that an earlier run has begun. Errors: Exists, NotFound,
+ * InvalidArgument, Busy (the earlier run goes on).
+ */
 async function beginning(
   { command, path, name, flags, least }: Run,
   source: Pick<TransferNote, "direction" | "size" | "modifiedMs">,

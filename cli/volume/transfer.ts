@@ -6,6 +6,7 @@
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { z } from "zod";
 import { DssError } from "../../cluster/base/errors.js";
+import { identify, isAlive } from "../local/process.js";
 import { Progress } from "../progress.js";
 import { formatSize } from "../sizes.js";
 
@@ -18,32 +19,45 @@ const ZEROS = Buffer.alloc(64 * 1024);
 const Note = z.object({
   direction: z.enum(["export", "import"]),
   volume: z.number(),
+  /** Of the volume, when that is what is exported; 0: the volume as it is. */
+  snapshot: z.number().default(0),
   /** Of the volume or the file, bytes. */
   size: z.number(),
   /** Of the file that is imported, milliseconds: it must not change meanwhile. */
   modifiedMs: z.number(),
   /** Everything before it is done. */
   next: z.number(),
+  /** Who wrote the note. */
+  by: z.object({ pid: z.number(), startTicks: z.number(), bootId: z.string() }).optional(),
 });
-export type TransferNote = z.infer<typeof Note>;
+export type TransferNote = Omit<z.infer<typeof Note>, "by">;
 
 export function notePath(file: string): string {
   return `${file}.dss-progress`;
 }
-/** Undefined when there is none. Errors: InvalidArgument, when it is no note of ours. */
+/**
+ * Undefined when there is none. Errors: InvalidArgument, when it is no note of ours; Busy, when the
+ * transfer goes on in another process.
+ */
 export function readNote(file: string): TransferNote | undefined {
   const path = notePath(file);
   if (!existsSync(path)) return undefined;
+  let note;
   try {
-    return Note.parse(JSON.parse(readFileSync(path, "utf8")));
+    note = Note.parse(JSON.parse(readFileSync(path, "utf8")));
   } catch (cause) {
     const hint = `remove ${path} and begin anew`;
     throw new DssError("InvalidArgument", `${path} is damaged`, { cause, hint });
   }
+  const { by } = note;
+  if (by === undefined || by.pid === process.pid || !isAlive(by)) return note;
+  throw new DssError("Busy", `the ${note.direction} of ${file} goes on in process ${by.pid}`, {
+    hint: "wait for its end, or stop it first",
+  });
 }
 export function writeNote(file: string, note: TransferNote): void {
   const path = notePath(file);
-  writeFileSync(`${path}.new`, JSON.stringify(note));
+  writeFileSync(`${path}.new`, JSON.stringify({ ...note, by: identify(process.pid) }));
   renameSync(`${path}.new`, path);
 }
 export function removeNote(file: string): void {

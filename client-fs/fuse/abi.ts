@@ -67,6 +67,7 @@ export const SIZE = {
   lock: 48,
   fallocate: 32,
   lseek: 24,
+  copyFileRange: 56,
   statx: 24,
 } as const;
 

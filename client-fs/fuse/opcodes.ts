@@ -21,7 +21,7 @@ import type {
 } from "../file-system.js";
 import * as abi from "./abi.js";
 
-const { ENOSYS, EOPNOTSUPP, ENOTTY, EPROTO } = constants.errno;
+const { ENOSYS, ENOTTY, EPROTO } = constants.errno;
 
 /** One request while it is served. */
 export class Request {
@@ -639,7 +639,16 @@ served<number>(46, "LSEEK", {
     return 8;
   },
 });
-notServed(47, "COPY_FILE_RANGE", EOPNOTSUPP); // The kernel copies by reading and writing.
+served<number>(47, "COPY_FILE_RANGE", {
+  bodySize: S.copyFileRange,
+  method: "copyFileRange",
+  call: copyFileRange,
+  encode: (reply, copied) => {
+    reply.scratch.writeUInt32LE(copied, BODY);
+    reply.scratch.writeUInt32LE(0, BODY + 4);
+    return 8;
+  },
+});
 notServed(48, "SETUPMAPPING", ENOSYS);
 notServed(49, "REMOVEMAPPING", ENOSYS);
 served<void>(50, "SYNCFS", {
@@ -667,8 +676,28 @@ served<Entry>(52, "STATX", {
     return abi.STATX_OUT_SIZE;
   },
 });
-notServed(53, "COPY_FILE_RANGE_64", EOPNOTSUPP);
+served<number>(53, "COPY_FILE_RANGE_64", {
+  bodySize: S.copyFileRange,
+  method: "copyFileRange",
+  call: copyFileRange,
+  encode: (reply, copied) => {
+    abi.putU53(reply.scratch, BODY, copied);
+    return 8;
+  },
+});
 notServed(4096, "CUSE_INIT", EPROTO);
+
+/** Bytes that one request copies: longer ones come again, and can be interrupted between. */
+const COPY_MAX = 64 * 1024 * 1024;
+
+function copyFileRange(r: Request, fs: FileSystem): Promise<number> {
+  if (fs.copyFileRange === undefined) return missing("copyFileRange");
+  const source = { ino: r.ino, handle: r.u53(0), offset: r.position(8) };
+  const target = { ino: r.u53(16), handle: r.u53(24), offset: r.position(32) };
+  const wanted = r.opaque(40);
+  const length = wanted > BigInt(COPY_MAX) ? COPY_MAX : Number(wanted);
+  return fs.copyFileRange(source, target, length, r.caller);
+}
 
 function rename(r: Request, fs: FileSystem, fixed: number, flags: number): Promise<void> {
   if (flags & ~(abi.RENAME_NOREPLACE | abi.RENAME_EXCHANGE)) {

@@ -128,7 +128,7 @@ export class FileData {
     return node.space;
   }
   /** Runs of the file that hold data, as the OSDs have them now. */
-  private async runs(offset: number, length: number): Promise<{ start: number; length: number }[]> {
+  async runs(offset: number, length: number): Promise<{ start: number; length: number }[]> {
     const { objects } = this.environment;
     const found = extentsOf(this.layout(), offset, length).map(async (extent) => {
       const { index, at } = extent;

@@ -10,7 +10,9 @@ import type { Logger } from "../../cluster/base/log.js";
 import type { Clock } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import { FILE_SIZE_MAX, type Actor } from "../../mds/proto.js";
-import type { OpenReply } from "../file-system.js";
+import type { FilePosition, OpenReply } from "../file-system.js";
+import { copyRange, type CopyFiles } from "./file-copy.js";
+import type { FileData } from "./file-data.js";
 import { EarlierAppends } from "./earlier-appends.js";
 import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
 import { type Node, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
@@ -234,6 +236,7 @@ export class FileOperations {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
     if (node.data !== undefined) await node.data.flush();
+    if (node.errorUnseen) handle.seenError = node.errorSeq - 1; // Also who only reads.
     const error = this.errorOf(node, handle);
     if (error !== undefined) throw error;
     await this.mds.waitSafe();
@@ -594,6 +597,56 @@ export class FileOperations {
     if (!grows && !zeroes) this.wrote(node, 0);
     this.table.unpin(node);
     if (grows) await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+  }
+  /** copy_file_range(2); see file-copy.ts. */
+  copy(
+    source: FilePosition,
+    target: FilePosition,
+    length: number,
+    how: { killPrivileges: boolean; done: (pieces: readonly Buffer[]) => void },
+  ): Promise<number> {
+    const node = ({ ino, handle }: FilePosition): Node => {
+      const found = this.table.get(ino);
+      checkAlive(found, this.handle(handle, ino));
+      return found;
+    };
+    const { flags } = this.handle(target.handle, target.ino);
+    const options = { flags, killPrivileges: how.killPrivileges, fromPageCache: false };
+    const files: CopyFiles = {
+      node,
+      done: how.done,
+      reading: (file, work) => this.reading(file, work),
+      write: ({ ino, handle, offset }, data) => this.write(ino, handle, offset, data, options),
+      clear: (file, offset, end) => this.clear(file, offset, end),
+      reach: (file, end) => this.reach(file, end),
+    };
+    const read = this.handle(source.handle, source.ino);
+    this.table.accessTimes.read(node(source), read);
+    return copyRange(files, source, target, length);
+  }
+  private async reading<T>(node: Node, work: (data: FileData) => Promise<T>): Promise<T> {
+    // Where it ends the leader alone can tell.
+    await this.table.acquire(node, "shared");
+    await this.table.pin(node, "shared", false);
+    try {
+      return await work(this.table.dataOf(node));
+    } finally {
+      this.table.unpin(node);
+    }
+  }
+  private async clear(node: Node, offset: number, end: number): Promise<void> {
+    await this.table.pin(node, "exclusive", false);
+    const { size } = node;
+    this.table.unpin(node);
+    if (offset < size) await this.zero(node, offset, end);
+  }
+  private async reach(node: Node, end: number): Promise<void> {
+    await this.table.pin(node, "exclusive", false);
+    const { size } = node;
+    this.table.unpin(node);
+    if (end > size) {
+      await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+    }
   }
   private async zero(node: Node, offset: number, end: number): Promise<void> {
     await this.alone(node, async () => {

@@ -742,6 +742,11 @@ export class NodeTable implements SessionCache {
     const failed = outcomes.find((outcome) => outcome.status === "rejected");
     if (failed !== undefined) throw failed.reason;
   }
+  /** Data that were lost with an earlier worker, and nobody has asked for. */
+  unseenFailure(): DssError | undefined {
+    for (const node of this.nodes.values()) if (node.errorUnseen) return node.error;
+    return undefined;
+  }
   /** The first write-back of any file that failed since this was asked last. */
   takeFailure(): DssError | undefined {
     const { failure } = this;

@@ -29,6 +29,7 @@ import type {
   DirEntry,
   Entry,
   FileLock,
+  FilePosition,
   FileSystem,
   KernelNotifier,
   OpenDirReply,
@@ -200,6 +201,7 @@ export class Vfs implements FileSystem {
     } catch (error) {
       failure ??= error as Error;
     }
+    failure ??= this.table.unseenFailure();
     if (failure !== undefined) throw failure;
   }
 
@@ -653,6 +655,17 @@ export class Vfs implements FileSystem {
     // The request does not say, as a write's does, whether set-id bits have to go.
     const killPrivileges = caller.uid !== 0;
     return this.files.fallocate(ino, handle, { offset, length, mode, killPrivileges });
+  }
+  copyFileRange(
+    source: FilePosition,
+    target: FilePosition,
+    length: number,
+    caller: Caller,
+  ): Promise<number> {
+    // As for fallocate.
+    const killPrivileges = caller.uid !== 0;
+    const done = (pieces: readonly Buffer[]): void => this.cache.done(pieces);
+    return this.files.copy(source, target, length, { killPrivileges, done });
   }
   lseek(ino: Ino, handle: number, offset: number, whence: number): Promise<number> {
     return this.files.lseek(ino, handle, offset, whence);

@@ -175,8 +175,16 @@ export class WorkerRecord implements RequestLog {
   /** Which worker of its mount this is. */
   readonly generation: number;
 
-  /** Errors: IncompatibleVersion (another version's record), Corrupt. */
-  constructor(private readonly store: RecordStore) {
+  private isBroken = false;
+
+  /**
+   * `onBroken`: the record cannot be kept any more (no memory): nobody can go on after this worker.
+   * Errors: IncompatibleVersion (another version's record), Corrupt.
+   */
+  constructor(
+    private readonly store: RecordStore,
+    private readonly onBroken: (error: unknown) => void = () => undefined,
+  ) {
     const found = store.read();
     if (found.length > 0) {
       this.readNotes(found);
@@ -217,6 +225,15 @@ export class WorkerRecord implements RequestLog {
     if (this.notes.length === 0) return;
     const notes = this.notes;
     this.notes = [];
+    if (this.isBroken) return;
+    try {
+      this.write(notes);
+    } catch (error) {
+      this.isBroken = true;
+      this.onBroken(error);
+    }
+  }
+  private write(notes: Note[]): void {
     if (this.bytes > REWRITE_BYTES) {
       this.rewrite();
       return;

@@ -8,6 +8,9 @@
 const CLASS_MIN = 64 * 1024;
 
 export class BufferPool {
+  /** For tests: whatever is given back is overwritten, so that who kept a view of it notices. */
+  static overwrites = false;
+
   private readonly free = new Map<number, Buffer[]>();
   private freeBytes = 0;
 
@@ -23,9 +26,17 @@ export class BufferPool {
     this.freeBytes -= size;
     return buffer;
   }
-  /** `buffer` as `take` returned it. */
+  /** The same bytes in memory that may be given back. */
+  copyOf(bytes: Buffer): Buffer {
+    if (bytes.length < CLASS_MIN) return Buffer.from(bytes);
+    const copy = this.take(bytes.length);
+    bytes.copy(copy);
+    return copy;
+  }
+  /** `buffer` as `take` or `copyOf` returned it. */
   give(buffer: Buffer): void {
     const size = buffer.length;
+    if (BufferPool.overwrites) buffer.fill(0xdb);
     if (size < CLASS_MIN || size !== classOf(size)) return;
     if (this.freeBytes + size > this.bytesMax) return;
     this.freeBytes += size;

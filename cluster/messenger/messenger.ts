@@ -27,6 +27,8 @@ export interface Incoming<Request, Reply> {
     sent?: () => void,
   ): void;
   fail(error: unknown): void;
+  /** Nobody looks at `data` any more: its memory may be used again. Allowed, not required. */
+  recycle(): void;
 }
 
 export interface CallOptions {

@@ -8,6 +8,7 @@ import {
   formatAddress,
   type Address,
   type Clock,
+  type Connection,
   type Listener,
   type Network,
   type RandomSource,
@@ -44,14 +45,14 @@ export interface MessengerOptions {
   limits?: Partial<LinkLimits>;
 }
 
-/** Memory of large answers that is kept for the next ones. */
-const ANSWER_POOL_BYTES = 16 * 1024 * 1024;
+/** Memory of large requests and answers that is kept for the next ones. */
+const POOL_BYTES = 16 * 1024 * 1024;
 
 export class RpcMessenger implements Messenger, LinkHost {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly limits: LinkLimits;
-  readonly pool = new BufferPool(ANSWER_POOL_BYTES);
+  readonly pool = new BufferPool(POOL_BYTES);
   readonly role: string;
   readonly clusterId: () => string;
   entity: number;
@@ -72,7 +73,7 @@ export class RpcMessenger implements Messenger, LinkHost {
   }
 
   async listen(address: Address): Promise<Address> {
-    const listener = await this.options.network.listen(address, (connection) => {
+    const accept = (connection: Connection): void => {
       if (this.closed || this.links.size >= CONNECTIONS_MAX) {
         connection.destroy();
         return;
@@ -84,7 +85,8 @@ export class RpcMessenger implements Messenger, LinkHost {
         link.destroy();
       });
       link.onClose(() => timer.cancel());
-    });
+    };
+    const listener = await this.options.network.listen(address, accept, { lends: true });
     this.listeners.push(listener);
     return listener.address;
   }

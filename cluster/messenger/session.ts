@@ -314,6 +314,9 @@ export class LinkSession implements Link {
     this.settle(frame);
     if (!this.closed) this.fail(frame.sequence, error);
   }
+  recycle(frame: Frame): void {
+    frame.recycle(this.host.pool);
+  }
   private settle(frame: Frame): void {
     this.inFlight--;
     this.inFlightBytes -= frame.data.length;
@@ -386,12 +389,8 @@ class AnswerFrame<Reply> implements Answered<Reply> {
     private readonly frame: Frame,
     private readonly pool: BufferPool,
   ) {}
-  private recycled = false;
   recycle(): void {
-    const { lent } = this.frame;
-    if (lent === undefined || this.recycled) return;
-    this.recycled = true;
-    this.pool.give(lent);
+    this.frame.recycle(this.pool);
   }
   get data(): Buffer {
     return this.frame.data;
@@ -441,5 +440,8 @@ class IncomingRequest<Request, Reply> implements Incoming<Request, Reply> {
     assert(!this.settled, `${this.callRow.name} answered twice: ${describeError(error)}`);
     this.settled = true;
     this.link.answerError(this.frame, error);
+  }
+  recycle(): void {
+    this.link.recycle(this.frame);
   }
 }

@@ -3,7 +3,7 @@
  */
 import { randomBytes, randomFillSync } from "node:crypto";
 import { rmSync, statSync } from "node:fs";
-import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { createConnection, createServer, Socket, type Server } from "node:net";
 import { assert } from "../base/assert.js";
 import { DssError } from "../base/errors.js";
 import { openNodeDisk } from "./node-disk.js";
@@ -183,13 +183,46 @@ function listenError(address: Address, error: NodeJS.ErrnoException): DssError {
   return new DssError("InvalidArgument", `cannot listen on ${where}`, { cause: error });
 }
 
+/** What a socket has beside its documented properties. */
+interface SocketParts {
+  _handle: object | null;
+  _server: Server | null;
+  server: Server | null;
+}
+
+/**
+ * An accepted socket anew, with a buffer that it lends. Node offers that (`onread`) to those who
+ * connect only; the socket that it made for an accepted connection is emptied, and another one is
+ * made of the same handle, as Node's cluster module does. Undefined when a Node has no such parts.
+ */
+function lending(accepted: Socket): { socket: Socket; lender: Lender } | undefined {
+  const from = accepted as unknown as SocketParts;
+  const { _handle: handle, _server: server } = from;
+  if (typeof handle !== "object" || handle === null || server === undefined) return undefined;
+  const lender = new Lender();
+  // Not read before somebody listens.
+  const options = { handle, onread: lender, manualStart: true };
+  const socket = new Socket(options as unknown as ConstructorParameters<typeof Socket>[0]);
+  const to = socket as unknown as SocketParts;
+  to._server = server; // It counts its connections until they end.
+  to.server = server;
+  from._handle = null;
+  from._server = null;
+  return { socket, lender };
+}
+
 const nodeNetwork: Network = {
-  async listen(address, onConnection): Promise<Listener> {
+  async listen(address, onConnection, { lends = false } = {}): Promise<Listener> {
     if ("path" in address) await clearStaleSocket(address.path);
-    const server: Server = createServer({ noDelay: true }, (socket) => {
+    const options = { noDelay: true, pauseOnConnect: lends };
+    const server: Server = createServer(options, (accepted) => {
       const remote =
-        "path" in address ? `unix:${address.path}` : `${socket.remoteAddress}:${socket.remotePort}`;
-      onConnection(new SocketConnection(socket, remote));
+        "path" in address
+          ? `unix:${address.path}`
+          : `${accepted.remoteAddress}:${accepted.remotePort}`;
+      const lent = lends ? lending(accepted) : undefined;
+      onConnection(new SocketConnection(lent?.socket ?? accepted, remote, lent?.lender));
+      if (lends) (lent?.socket ?? accepted).resume();
     });
     await new Promise<void>((resolve, reject) => {
       server.once("error", (error) => reject(listenError(address, error)));

@@ -89,7 +89,12 @@ export interface Listener {
 
 export interface Network {
   /** Port 0 picks a free one. Fails with Busy (address in use) or InvalidArgument. */
-  listen(address: Address, onConnection: (connection: Connection) => void): Promise<Listener>;
+  listen(
+    address: Address,
+    onConnection: (connection: Connection) => void,
+    /** `lends`: connections lend their memory where that is possible. */
+    options?: { lends?: boolean },
+  ): Promise<Listener>;
   /** Fails with Unreachable (refused, no route) or TimedOut. */
   connect(address: Address, options: { timeoutMs: number }): Promise<Connection>;
 }

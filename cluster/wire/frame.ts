@@ -44,8 +44,13 @@ export class Frame implements FrameHeader {
     readonly data: Buffer,
     private known: Uint32Array | undefined,
     /** The pool's buffer that holds body and data, if it is one. */
-    readonly lent: Buffer | undefined,
+    private lent: Buffer | undefined,
   ) {}
+  /** Body and data are not looked at any more. */
+  recycle(pool: BufferPool): void {
+    if (this.lent !== undefined) pool.give(this.lent);
+    this.lent = undefined;
+  }
   /** crc32 of each 4 KiB block of `data`. */
   get sums(): Uint32Array {
     this.known ??= blockChecksums(this.data);
@@ -141,7 +146,12 @@ export class FrameParser {
       if (chunk.length - at >= length) {
         const view = chunk.subarray(at, at + length);
         at += length;
-        this.finish(isLent ? Buffer.from(view) : view);
+        if (!isLent) this.finish(view);
+        else if (this.pool === undefined) this.finish(Buffer.from(view));
+        else {
+          const copy = this.pool.copyOf(view);
+          this.finish(copy, copy);
+        }
       } else {
         this.payload = this.pool?.take(length) ?? Buffer.allocUnsafeSlow(length);
         this.payloadLength = length;

@@ -43,7 +43,7 @@ export type Delta =
       generation: number;
     }
   /** Another worker goes on with the session; `worker` is the id of its object operations. */
-  | { d: "sessionWorker"; id: ClientId; worker: ClientId; generation: number }
+  | { d: "sessionWorker"; id: ClientId; worker: ClientId; generation: number; pid: number }
   | { d: "sessionRemove"; id: ClientId }
   | { d: "sessionDone"; id: ClientId; request: number; floor: number }
   | { d: "sessionRange"; id: ClientId; first: Ino; count: number }
@@ -127,7 +127,8 @@ export function writeDelta(out: Writer, delta: Delta): void {
     case "sessionWorker":
       out.uint(delta.id);
       out.uint(delta.worker);
-      return out.uint(delta.generation);
+      out.uint(delta.generation);
+      return out.uint(delta.pid);
     case "sessionRemove":
       return out.uint(delta.id);
     case "sessionDone":
@@ -208,8 +209,10 @@ export function readDelta(from: Reader): Delta {
       const pid = from.uint();
       return { d, id, type, instance, host, detail, pid, generation: from.uint() };
     }
-    case "sessionWorker":
-      return { d, id: from.uint(), worker: from.uint(), generation: from.uint() };
+    case "sessionWorker": {
+      const [id, worker, generation] = [from.uint(), from.uint(), from.uint()];
+      return { d, id, worker, generation, pid: from.uint() };
+    }
     case "sessionRemove":
       return { d, id: from.uint() };
     case "sessionDone":

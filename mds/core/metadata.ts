@@ -318,6 +318,7 @@ function changeSession(body: SessionBody, delta: Delta): void {
     case "sessionWorker":
       body.worker = delta.worker;
       body.generation = delta.generation;
+      body.pid = delta.pid;
       return;
     case "sessionRemove":
       Object.assign(body, emptySession(body.id));

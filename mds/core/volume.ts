@@ -121,12 +121,16 @@ export class Volumes {
     for (const { name, parent } of volumes) {
       if (parent !== null) byId.get(parent.volume)?.children.push({ name, snap: parent.snap });
     }
-    const volumePurges = [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
+    return { ...emptyPlan(), answer: { volumes, volumePurges: this.purges() } };
+  }
+
+  /** What is done to objects of volumes in the background. */
+  purges(): VolumePurge[] {
+    return [...this.metadata.purges()].flatMap((entry): VolumePurge[] => {
       const { volume, name, what, shrinks: shrinking } = entry;
       if (volume === 0 || what === "directory") return [];
       return [{ volume, name, what, shrinking, ...this.options.progress(entry) }];
     });
-    return { ...emptyPlan(), answer: { volumes, volumePurges } };
   }
 
   info(access: Access, { name }: Of<"volumeInfo">): Plan {

@@ -1,5 +1,5 @@
 /** What clients do with objects; `objecter.ts` implements it over the network. */
-import type { Epoch, PoolId } from "../../cluster/base/ids.js";
+import type { Epoch, PgId, PoolId } from "../../cluster/base/ids.js";
 import { ANY_SNAP_CONTEXT } from "../../cluster/base/object-name.js";
 
 export interface ObjectAddress {
@@ -135,6 +135,19 @@ export interface ObjectAccess {
     address: ObjectAddress,
     options: AccessOptions & { unconditional: boolean; whiteout?: boolean },
   ): Promise<void>;
+}
+
+/** Which objects there are. */
+export interface ObjectListing {
+  /**
+   * Objects of a placement group in name order, beginning after `after`, as its primary has them:
+   * one that is not listed was absent. Waits and fails as the methods of `ObjectAccess` do.
+   */
+  list(
+    pg: PgId,
+    after: string,
+    options: { limit: number; minEpoch: Epoch },
+  ): Promise<readonly { object: string }[]>;
 }
 
 /** What those who look after volumes do besides. */

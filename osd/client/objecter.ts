@@ -8,7 +8,7 @@
  */
 import { DssError, describeError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { ClientId } from "../../cluster/base/ids.js";
+import { poolOfPg, type ClientId, type Epoch, type PgId } from "../../cluster/base/ids.js";
 import {
   hasFlag,
   isFenced,
@@ -23,6 +23,7 @@ import type { Answered, Messenger } from "../../cluster/messenger/messenger.js";
 import type { Clock, RandomSource } from "../../cluster/platform/ports.js";
 import type { Call } from "../../cluster/wire/registry.js";
 import {
+  ListActive,
   ObjectExtents,
   ReadObject,
   StatObject,
@@ -37,6 +38,7 @@ import type {
   AccessOptions,
   ObjectAddress,
   ObjectContent,
+  ObjectListing,
   ObjectParent,
   ObjectStat,
   VolumeObjects,
@@ -76,7 +78,10 @@ type Change = {
   snap?: number;
 };
 
-export class Objecter implements VolumeObjects {
+/** Where a request goes: to the PG of the object, unless it is about another one. */
+type Place = ObjectAddress & { readonly pg?: PgId };
+
+export class Objecter implements VolumeObjects, ObjectListing {
   private nextSequence = 1;
   /** Unanswered sequences in ascending order (a Set keeps insertion order). */
   private readonly unanswered = new Set<number>();
@@ -216,6 +221,21 @@ export class Objecter implements VolumeObjects {
     await this.change(address, options, change);
   }
 
+  async list(
+    pg: PgId,
+    after: string,
+    { limit, minEpoch }: { limit: number; minEpoch: Epoch },
+  ): Promise<readonly { object: string }[]> {
+    const place = { pool: poolOfPg(pg), object: `after ${after}`, pg };
+    const request = (id: number, interval: number) => ({
+      pg: id,
+      interval,
+      minEpoch,
+      after,
+      limit,
+    });
+    return (await this.attempt(ListActive, place, request)).message.objects;
+  }
   async copyUp(address: ObjectAddress, options: AccessOptions): Promise<void> {
     const kind = WriteKind.copyUp;
     const change = { kind, flags: 0, offset: 0, length: 0, data: [], mtimeNs: 0n };
@@ -295,7 +315,7 @@ export class Objecter implements VolumeObjects {
   /** Sends until there is a final answer. */
   private async attempt<Request, Reply>(
     call: Call<Request, Reply>,
-    address: ObjectAddress,
+    address: Place,
     request: (pg: number, interval: number) => Request,
     data?: readonly Buffer[],
   ): Promise<Answered<Reply>> {
@@ -352,12 +372,12 @@ export class Objecter implements VolumeObjects {
   private tryOnce<Request, Reply>(
     call: Call<Request, Reply>,
     map: ClusterMap,
-    address: ObjectAddress,
+    address: Place,
     request: (pg: number, interval: number) => Request,
     data: readonly Buffer[] | undefined,
     deadlineMs: number,
   ): Promise<Answered<Reply>> {
-    const pg = objectToPg(map, address.pool, address.object);
+    const pg = address.pg ?? objectToPg(map, address.pool, address.object);
     const entry = pgOf(map, pg);
     const osd = entry === undefined ? undefined : osdOf(map, entry.primary);
     if (entry === undefined || osd === undefined || !osd.up) {

@@ -43,6 +43,7 @@ interface Step {
   env?: Record<string, string>;
 }
 
+const INTEROP_STEPS = ["clients", "transfers", "figures"];
 const BALANCE_STEPS = ["away", "random", "join", "drain", "lost", "shares"];
 
 const CAMPAIGNS: readonly Campaign[] = [
@@ -130,6 +131,13 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "worker-kill",
+    about: "kill -9 of the mount's worker during cp -r, git commit and pgbench: 20 times each",
+    steps: 20,
+    stepSeconds: 150,
+    step: (number) => ({ program: "test/campaign/worker-kill.js", args: [String(number)] }),
+  },
+  {
     name: "fio-verify",
     about: "fio writes and verifies on mount and volume while OSDs are killed and restarted",
     steps: 12,
@@ -161,6 +169,17 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "nbd-interop",
+    about: "libnbd, qemu, nbdkit, fio on a cluster; killed transfers; figures; Linux, in memory",
+    steps: INTEROP_STEPS.length + 1,
+    stepSeconds: 150,
+    step: (number) => {
+      const name = INTEROP_STEPS[number - 1];
+      if (name === undefined) return { program: "test/campaign/nbd-kernel-suite.js" };
+      return { program: "test/campaign/nbd-interop-suite.js", env: { DSS_INTEROP: name } };
+    },
+  },
+  {
     name: "guest-root",
     about: "a machine on a volume as its root, while servers and OSDs are killed; then fsck",
     steps: 4,
@@ -178,7 +197,10 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) =>
       number % 2 === 1
         ? { program: "test/integration/nbd/supervisor.test.js", env: { DSS_SERVER_DEATHS: "10" } }
-        : { program: "test/integration/nbd/attach.test.js", env: { DSS_SERVER_DEATHS: "3" } },
+        : {
+            program: "test/integration/nbd/volumes.test.js",
+            env: { DSS_SUITE: "attach", DSS_SERVER_DEATHS: "3" },
+          },
   },
   {
     name: "bit-flips",

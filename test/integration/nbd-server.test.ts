@@ -2,18 +2,31 @@
  * The NBD server on real sockets with the clients people use: libnbd's tools, qemu and fio,
  * against an image in memory. Needs libnbd-bin, qemu-utils, nbdkit, fio and openssl.
  */
-import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { execFile, spawn } from "node:child_process";
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
+import type { Test } from "tap";
+import { DssError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
 import { Prng } from "../../cluster/base/prng.js";
 import { nodeClock, nodePlatform } from "../../cluster/platform/node.js";
 import { NbdServer } from "../../nbd/server.js";
 import { makeCertificates } from "../support/certificates.js";
+import { NbdClient } from "../support/nbd-client.js";
+import { waitFor } from "../support/temp.js";
+import {
+  FLAGS,
+  infoData,
+  option,
+  parseChunks,
+  parseReply,
+  request,
+  type RequestFields,
+} from "../unit/nbd/client-bytes.js";
 import { MemoryDirectory, MemoryImage } from "../unit/nbd/memory-image.js";
 
 const run = promisify(execFile);
@@ -161,6 +174,127 @@ t.test("nbdkit passes everything on as a client", async (t) => {
   t.ok((await readFile(target)).equals(disk.bytes));
 });
 
+t.test("nbdfuse shows the export as a file that can be written", async (t) => {
+  const mountpoint = join(folder, "fuse");
+  await mkdir(mountpoint);
+  const kit = spawn("nbdfuse", [join(mountpoint, "disk"), UNIX], { stdio: "ignore" });
+  const ended = new Promise<number | null>((done) => kit.once("exit", done));
+  t.teardown(() => run("umount", ["-l", mountpoint]).catch(() => undefined));
+  const file = join(mountpoint, "disk");
+  await waitFor("the file", async () => (await stat(file).catch(() => undefined)) && true);
+  t.equal((await stat(file)).size, SIZE);
+  const bytes = new Prng(13).bytes(3 * MIB);
+  const source = join(folder, "fuse-source");
+  await writeFile(source, bytes);
+  const place = ["bs=1M", "seek=5", "conv=notrunc,fsync", "status=none"];
+  await run("dd", [`if=${source}`, `of=${file}`, ...place]);
+  t.ok(disk.bytes.subarray(5 * MIB, 8 * MIB).equals(bytes), "what the file was given");
+  await t.resolves(run("cmp", ["-n", String(3 * MIB), "-i", `0:${5 * MIB}`, source, file]));
+  await run("fusermount3", ["-u", mountpoint]);
+  t.equal(await ended, 0);
+});
+
+t.test("qemu-img converts to an export and from it, formats and holes included", async (t) => {
+  const source = join(folder, "convert.qcow2");
+  const back = join(folder, "back.qcow2");
+  await run("qemu-img", ["create", "-q", "-f", "qcow2", source, String(SIZE)]);
+  const writes = ["write -P 0x21 1M 2M", "write -P 0x22 30M 64k", "write -z 40M 1M"];
+  await run("qemu-io", ["-f", "qcow2", ...writes.flatMap((each) => ["-c", each]), source]);
+  disk.bytes.fill(0xff);
+  await run("qemu-img", ["convert", "-n", "-m", "8", "-f", "qcow2", "-O", "raw", source, UNIX]);
+  await t.resolves(run("qemu-img", ["compare", "-f", "qcow2", "-F", "raw", source, TCP]));
+  t.equal(disk.bytes[2 * MIB], 0x21);
+  t.equal(disk.bytes[10 * MIB], 0);
+  await run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", TCP, back]);
+  await t.resolves(run("qemu-img", ["compare", "-f", "qcow2", "-F", "raw", back, UNIX]));
+  t.ok((await stat(back)).size < 4 * MIB, "holes stay holes");
+});
+
+/** One connection in transmission; sends a request at a time and gives the answer's error. */
+async function attached(
+  t: Test,
+  name: string,
+  { structured = false } = {},
+): Promise<(fields: RequestFields) => Promise<number>> {
+  const client = connect(port, "127.0.0.1");
+  t.teardown(() => client.destroy());
+  client.on("error", () => undefined);
+  let received = Buffer.alloc(0);
+  client.on("data", (chunk: Buffer) => (received = Buffer.concat([received, chunk])));
+  const STRUCTURED_REPLY = structured ? [option(8)] : [];
+  client.write(Buffer.concat([FLAGS, ...STRUCTURED_REPLY, option(7, infoData(name))]));
+  // The greeting has 18 bytes, and ACK (1) is the last reply to GO.
+  const isIn = () => received.length > 58 && received.readUInt32BE(received.length - 8) === 1;
+  await waitFor("the export", () => isIn() || undefined);
+  return async (fields) => {
+    received = Buffer.alloc(0);
+    client.write(request(fields));
+    const isHere = () => received.length >= (structured ? 24 : 16);
+    await waitFor("the reply", () => isHere() || undefined);
+    // The payload of an error's chunk begins with its number.
+    return structured
+      ? parseChunks(received)[0]!.payload.readUInt32BE()
+      : parseReply(received).error;
+  };
+}
+
+t.test("each error has the number that the protocol says", async (t) => {
+  const [READ, WRITE, TRIM, CACHE, ZEROES, STATUS] = [0, 1, 4, 5, 6, 7];
+  const [EPERM, EIO, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN] = [1, 5, 22, 28, 75, 95, 108];
+  const [DF, FAST_ZERO] = [4, 16];
+  const ask = await attached(t, "disk");
+  const data = Buffer.alloc(4096, 1);
+  const end = BigInt(SIZE);
+  t.equal(await ask({ type: WRITE, offset: 0n, data }), 0);
+  t.equal(await ask({ type: WRITE, offset: end - 1n, data }), ENOSPC, "a write beyond the end");
+  t.equal(await ask({ type: ZEROES, offset: end, length: 1 }), ENOSPC);
+  t.equal(await ask({ type: READ, offset: end - 1n, length: 2 }), EINVAL, "a read beyond the end");
+  t.equal(await ask({ type: TRIM, offset: end, length: 1 }), EINVAL);
+  t.equal(await ask({ type: CACHE, offset: end, length: 1 }), EINVAL);
+  t.equal(await ask({ type: READ, length: 32 * MIB + 1 }), EINVAL, "without structured replies");
+  t.equal(await ask({ type: 99, length: 1 }), EINVAL, "an unknown command");
+  t.equal(await ask({ type: READ, length: 1, flags: DF }), EINVAL, "DF was not negotiated");
+  t.equal(await ask({ type: STATUS, length: 1 }), EINVAL, "nor was a context");
+  t.equal(await ask({ type: TRIM, length: 1, flags: 1 << 9 }), EINVAL, "an unknown flag");
+  t.equal(await ask({ type: ZEROES, offset: 1n, length: 4096, flags: FAST_ZERO }), ENOTSUP);
+  for (const [code, number] of [
+    ["NoSpace", ENOSPC],
+    ["Corrupt", EIO],
+    ["Fenced", ESHUTDOWN],
+    ["ShuttingDown", ESHUTDOWN],
+  ] as const) {
+    disk.fault = new DssError(code, "on request");
+    t.equal(await ask({ type: WRITE, data }), number, code);
+  }
+  disk.fault = undefined;
+  const chunks = await attached(t, "disk", { structured: true });
+  t.equal(await chunks({ type: READ, length: 32 * MIB + 1 }), EOVERFLOW, "too long a read");
+  const readOnly = await attached(t, "frozen");
+  const aligned = { offset: 0n, length: 512 };
+  for (const type of [TRIM, ZEROES]) t.equal(await readOnly({ type, ...aligned }), EPERM);
+  t.equal(await readOnly({ type: WRITE, data: Buffer.alloc(512) }), EPERM, "read-only");
+});
+
+t.test("one connection more than allowed is refused, and those there are go on", async (t) => {
+  const small = new NbdServer({
+    ...{ network: nodePlatform.network, clock: nodeClock, log },
+    directory: new MemoryDirectory([new MemoryImage({ name: "disk", size: MIB })]),
+    limits: { connectionsMax: 2 },
+  });
+  t.teardown(() => small.stop());
+  const path = join(folder, "small.sock");
+  await small.listen({ path });
+  const two = [await NbdClient.connect(path, "disk"), await NbdClient.connect(path, "disk")];
+  await t.rejects(NbdClient.connect(path, "disk"), /closed|ECONNRESET/);
+  for (const client of two) await client.write(0, Buffer.alloc(512, 7));
+  two[0]!.close();
+  const next = await waitFor("a free place", () =>
+    NbdClient.connect(path, "disk").catch(() => undefined),
+  );
+  t.equal((await next.read(0, 1))[0], 7);
+  for (const client of [two[1]!, next]) client.close();
+});
+
 t.test("an unknown export is refused by name", async (t) => {
   const failed = run("nbdinfo", [`nbd://127.0.0.1:${port}/nope`]);
   const error = await failed.then(() => undefined).catch((cause: unknown) => cause);
@@ -280,7 +414,10 @@ t.test("encryption, optional and forced, with and without certificates of client
   t.teardown(() => open.stop());
   const path = join(folder, "open.sock");
   await open.listen({ path });
-  for (const [scheme, encrypted] of [["nbd+unix", false], ["nbds+unix", true]] as const) {
+  for (const [scheme, encrypted] of [
+    ["nbd+unix", false],
+    ["nbds+unix", true],
+  ] as const) {
     const text = `${scheme}:///disk?socket=${path}&tls-certificates=${certificates}`;
     const args = ["--json", encrypted ? `${text}&tls-hostname=localhost` : text];
     t.equal(parse((await run("nbdinfo", args)).stdout).TLS, encrypted);

@@ -4,6 +4,7 @@
  * after healing, as TCP would send it again), hosts that crash, and hosts that freeze (nothing runs
  * there, and everything that came runs when they wake).
  */
+import { BufferPool } from "../../cluster/base/buffer-pool.js";
 import { DssError } from "../../cluster/base/errors.js";
 import type { Prng } from "../../cluster/base/prng.js";
 import {
@@ -50,7 +51,9 @@ export class SimNetwork {
   constructor(
     readonly clock: SimClock,
     readonly random: Prng,
-  ) {}
+  ) {
+    BufferPool.overwrites = true; // Whoever kept a view of what was given back will notice.
+  }
 
   /** No bytes go from `source` to `target` until the returned function is called, or `heal`. */
   partition(source: string, target: string): () => void {
@@ -165,8 +168,8 @@ export class SimHost implements Network {
           this.run(() => reject(refusal));
           return;
         }
-        const near = new SimEnd(this, where, true);
-        const far = new SimEnd(target.host, this.name, false);
+        const near = new SimEnd(this, where);
+        const far = new SimEnd(target.host, this.name);
         near.other = far;
         far.other = near;
         this.ends.add(near);
@@ -231,11 +234,11 @@ class SimEnd implements Connection {
   private lastArrival = 0;
   readonly bufferedBytes = 0;
 
-  /** `lends`: as the side that connected does. */
+  readonly lends = true;
+
   constructor(
     private readonly host: SimHost,
     readonly remote: string,
-    readonly lends: boolean,
   ) {}
 
   onData(callback: (chunk: Buffer) => void): void {
@@ -247,10 +250,11 @@ class SimEnd implements Connection {
   onDrain(): void {
     // Nothing is ever queued here.
   }
-  send(chunks: readonly Buffer[]): void {
+  send(chunks: readonly Buffer[], sent?: () => void): void {
     if (this.closed) return;
     // A copy: the sender may reuse its buffers as soon as a real socket would have taken the bytes.
     const message = Buffer.concat(chunks);
+    if (sent !== undefined) this.host.network.clock.schedule(0, () => this.host.run(sent));
     // A frozen host sends nothing: what a completed disk operation still did there goes out when it
     // wakes.
     this.host.run(() => this.transmit(message));
@@ -340,7 +344,7 @@ class SimEnd implements Connection {
 
   private deliver(message: Buffer): void {
     this.dataCallback?.(message);
-    if (this.lends) message.fill(0xdb); // Whoever kept a view of it will notice.
+    message.fill(0xdb); // Whoever kept a view of it will notice.
   }
   private receive(message: Buffer): void {
     if (this.closed || !this.host.alive) return;

@@ -8,6 +8,9 @@ import type { Teardown } from "./temp.js";
 /** Bytes of the large file that the guest writes. */
 export const GUEST_FILE_BYTES = 24 * 1024 * 1024;
 
+/** Bytes of one that it deletes before it trims. */
+export const GUEST_WASTE_BYTES = 12 * 1024 * 1024;
+
 /** The device is attached anew until it is larger; then the file system grows into it. */
 const GROW = (port: number, name: string): string => `
 before=$(cat /sys/block/nbd0/size)
@@ -36,6 +39,7 @@ echo "STEP writing"
 dd if=/dev/urandom of=/mnt/large bs=64k count=${GUEST_FILE_BYTES / 65_536} 2>/dev/null
 mkdir -p /mnt/folder/deeper
 for i in $(seq 1 200); do echo "file $i" > /mnt/folder/deeper/$i; done
+dd if=/mnt/large of=/mnt/waste bs=64k count=${GUEST_WASTE_BYTES / 65_536} 2>/dev/null
 echo "STEP copying"
 cp -a /bin/busybox /mnt/folder/
 ln /mnt/large /mnt/hard; ln -s ../large /mnt/folder/soft
@@ -52,7 +56,7 @@ echo "STEP reading"
 cmp /bin/busybox /mnt/folder/busybox && echo "RESULT busybox same"
 echo "RESULT files $(cat /mnt/folder/deeper/* | sha256sum | cut -c 1-64)"
 echo "RESULT sum $(echo "$sum" | cut -c 1-64)"
-rm /mnt/hard /mnt/folder/busybox
+rm /mnt/hard /mnt/folder/busybox /mnt/waste
 fstrim /mnt && echo "RESULT fstrim done"
 umount /mnt
 ${grows ? GROW(port, name) : ""}

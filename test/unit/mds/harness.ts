@@ -305,6 +305,7 @@ export class TestClient {
         link: this.link,
         reply: (message) => resolve(message),
         fail: reject,
+        recycle: () => undefined,
       };
       try {
         this.cluster.leader.onOperation(incoming);

@@ -43,6 +43,7 @@ function request(done: () => void): Incoming<unknown, unknown> {
     link: undefined as unknown as Link,
     reply: done,
     fail: done,
+    recycle: () => undefined,
   };
 }
 

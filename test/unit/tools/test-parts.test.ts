@@ -12,7 +12,7 @@ t.test("a file belongs to the part with the longest matching prefix", (t) => {
   t.equal(name("test/integration/power.test.ts"), "recovery");
   t.equal(name("test/integration/mount/cp.test.ts"), "files");
   t.equal(name("test/posix/rename.test.ts"), "files");
-  t.equal(name("test/integration/nbd/qemu.test.ts"), "nbd");
+  t.equal(name("test/integration/nbd/volumes.test.ts"), "nbd");
   t.equal(name("test/elsewhere.test.ts"), undefined);
   t.equal(new Set(PARTS.map((part) => part.name)).size, PARTS.length);
   const budget = PARTS.reduce((sum, part) => sum + part.budgetSeconds, 0);

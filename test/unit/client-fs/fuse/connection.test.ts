@@ -174,13 +174,31 @@ t.test("locks are asked for, and their requests are understood", async (t) => {
   t.match(kernel.replies.at(-1), { unique: 502n, errno: constants.errno.EINTR }, "at the end too");
 });
 
+t.test("a copied range: both requests, and no more than one answer can say", async (t) => {
+  const seen: unknown[] = [];
+  const kernel = new Kernel({
+    copyFileRange: (source, target, length) => {
+      seen.push([source, target, length]);
+      return Promise.resolve(length);
+    },
+  });
+  kernel.init();
+  const body = Buffer.alloc(56);
+  const fields = [7n, 4_096n, 9n, 8n, 100n, 50n, 0n];
+  fields.forEach((value, index) => body.writeBigUInt64LE(value, index * 8));
+  t.equal((await kernel.ask(47, body)).body.readUInt32LE(0), 50);
+  body.writeBigUInt64LE(2n ** 63n - 4_096n, 40);
+  t.equal((await kernel.ask(53, body)).body.readBigUInt64LE(0), 2n ** 26n);
+  t.match(seen[0], [{ handle: 7, offset: 4_096 }, { ino: 9, handle: 8, offset: 100 }, 50]);
+});
+
 t.test("what dss does not serve", async (t) => {
   const kernel = new Kernel({});
   kernel.init();
   const body = Buffer.alloc(64);
   t.equal((await kernel.ask(31, body)).errno, ENOSYS, "GETLK of a file system without it");
   t.equal((await kernel.ask(39, body)).errno, constants.errno.ENOTTY, "IOCTL");
-  t.equal((await kernel.ask(47, body)).errno, constants.errno.EOPNOTSUPP, "COPY_FILE_RANGE");
+  t.equal((await kernel.ask(47, body)).errno, ENOSYS, "COPY_FILE_RANGE without it");
   t.equal((await kernel.ask(51, body)).errno, ENOSYS, "TMPFILE of a file system without it");
   t.equal((await kernel.ask(43, body)).errno, ENOSYS, "FALLOCATE of a file system without it");
   t.equal((await kernel.ask(1234, body)).errno, ENOSYS, "an opcode from the future");

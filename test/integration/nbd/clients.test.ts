@@ -8,23 +8,15 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 import { Prng } from "../../../cluster/base/prng.js";
-import { startCluster, type Cluster } from "../../support/cluster.js";
 import { makeCertificates } from "../../support/certificates.js";
-import { ext4InGuest } from "../../support/guest-ext4.js";
+import { ext4InGuest, GUEST_FILE_BYTES, GUEST_WASTE_BYTES } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
-import { tempFolder, waitFor, type Teardown } from "../../support/temp.js";
+import { waitFor, type Teardown } from "../../support/temp.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const MIB = 1024 * 1024;
 const OBJECT = 4 * MIB;
 const URI = /(nbds?(?:\+unix)?:\/\/\S+)/;
-
-t.setTimeout(400_000);
-let cluster: Cluster;
-let folder: string;
-t.before(async () => {
-  folder = tempFolder(t, "volume");
-  cluster = await startCluster(t);
-});
 
 interface Served {
   server: Program;
@@ -302,10 +294,14 @@ t.test(
     const args = ["volume", "serve", "ext4", "--supervise", "--listen", "127.0.0.1:0"];
     const server = cluster.start(args);
     const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
-    const killed: string[] = [];
+    const steps: string[] = [];
+    let used = Infinity;
     const onStep = async (step: string): Promise<void> => {
-      killed.push(step);
+      steps.push(step);
       if (step === "growing") {
+        // The guest waits for the new size. It has trimmed before.
+        const [usage] = await cluster.json<{ used: number }[]>(["volume", "du", "ext4"]);
+        used = usage!.used;
         await cluster.ok(["volume", "resize", "ext4", "192M"]);
         return;
       }
@@ -315,7 +311,7 @@ t.test(
     };
     const options = { grows: true, onStep };
     const { code, results, console } = await ext4InGuest(t, Number(port), "ext4", options);
-    t.same(killed, ["writing", "copying", "reading", "growing"]);
+    t.same(steps, ["writing", "copying", "reading", "growing"]);
     t.equal(code, 0, console);
     for (const [name, value] of Object.entries({
       size: String((128 * MIB) / 512),
@@ -329,6 +325,8 @@ t.test(
     })) {
       t.equal(results.get(name), value, name);
     }
+    // Without the trim there would be all of that, and the file system's own besides.
+    t.ok(used > GUEST_FILE_BYTES && used < GUEST_FILE_BYTES + GUEST_WASTE_BYTES, `${used} bytes`);
     await server.stop();
   },
 );

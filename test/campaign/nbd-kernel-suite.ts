@@ -1,14 +1,15 @@
 /**
  * Linux's own NBD client against the server, with an image in memory: what is proved here is the
- * protocol as the kernel speaks it. The same story over a cluster is in volume.test.ts.
+ * protocol as the kernel speaks it. The same story over a cluster is in npm test
+ * (integration/nbd/clients.test.ts).
  */
 import { createHash } from "node:crypto";
 import t from "tap";
-import { silentLogger } from "../../../cluster/base/log.js";
-import { nodeClock, nodePlatform } from "../../../cluster/platform/node.js";
-import { NbdServer } from "../../../nbd/server.js";
-import { ext4InGuest } from "../../support/guest-ext4.js";
-import { MemoryDirectory, MemoryImage } from "../../unit/nbd/memory-image.js";
+import { silentLogger } from "../../cluster/base/log.js";
+import { nodeClock, nodePlatform } from "../../cluster/platform/node.js";
+import { NbdServer } from "../../nbd/server.js";
+import { ext4InGuest } from "../support/guest-ext4.js";
+import { MemoryDirectory, MemoryImage } from "../unit/nbd/memory-image.js";
 
 const SIZE = 128 * 1024 * 1024;
 

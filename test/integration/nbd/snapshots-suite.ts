@@ -1,19 +1,10 @@
 /** Snapshots on a real cluster: taken under load, kept while an OSD dies, returned to, removed. */
 import { join } from "node:path";
 import t from "tap";
-import { startCluster, type Cluster } from "../../support/cluster.js";
 import { dss, run, succeed } from "../../support/process.js";
-import { tempFolder } from "../../support/temp.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const SIZE = 16 * 1024 * 1024;
-
-t.setTimeout(300_000);
-let cluster: Cluster;
-let folder: string;
-t.before(async () => {
-  folder = tempFolder(t, "snapshots");
-  cluster = await startCluster(t);
-});
 
 const volume = (...args: string[]): Promise<string> => cluster.ok(["volume", ...args]);
 async function sumOf(name: string): Promise<string> {

@@ -6,19 +6,16 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { Prng } from "../../../cluster/base/prng.js";
-import { startCluster } from "../../support/cluster.js";
 import { NbdClient } from "../../support/nbd-client.js";
 import { run, succeed, type Program } from "../../support/process.js";
-import { tempFolder, waitFor } from "../../support/temp.js";
+import { waitFor } from "../../support/temp.js";
+import { cluster, folder } from "./volumes-support.js";
 
 const URI = /(nbd\+unix:\/\/\S+)/;
 const ANSWERS = /"pid":\d+,"name":"nbd"[^}]*?"pid":(\d+),"size":\d+,"resent":(\d+)/g;
 
 /** Deaths of a server in each test; the campaign "attach" has more. */
 const DEATHS = Number(process.env["DSS_SERVER_DEATHS"] ?? 1);
-
-const cluster = await startCluster(t);
-const folder = tempFolder(t, "attach");
 
 /** Process ids of the servers that a supervisor has had, the present one last. */
 const serversOf = (supervisor: Program): number[] =>
@@ -55,7 +52,7 @@ t.test("a supervised server is killed under fio, and nobody sees an error", asyn
   // Somebody takes it away: no server of this line gets it again, not even when it is free.
   const client = await NbdClient.connect(socket, "kept");
   t.teardown(() => client.close());
-  const other = ["volume", "serve", "kept", "--unix", join(folder, "b.sock"), "--force"];
+  const other = ["volume", "serve", "kept", "--unix", join(folder, "taker.sock"), "--force"];
   const taker = cluster.start(other);
   const [, takerUri] = await taker.output(URI);
   await succeed(t, "qemu-io", ["-f", "raw", "-c", "write -P 0x44 0 4096", takerUri!]);
