@@ -90,7 +90,10 @@ export class DiffModel {
       if (refused.code !== 1 || !/difference/.test(refused.stderr)) {
         throw new Error(`damaged at ${at}, imported: ${refused.code} ${refused.stderr}`);
       }
-      const piped = await cluster.dss([...importing, "-", name, ...flags], { ...LONG, input: broken });
+      const piped = await cluster.dss([...importing, "-", name, ...flags], {
+        ...LONG,
+        input: broken,
+      });
       const isEarly = /no difference of a volume|header|after 16 bytes|at byte 16/.test(
         piped.stderr,
       );
