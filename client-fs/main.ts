@@ -12,6 +12,7 @@ import { Objecter } from "../osd/client/objecter.js";
 import type { Negotiated } from "./fuse/connection.js";
 import type { MountFileSystem, Mounted } from "./fuse/driver.js";
 import { parseMountOptions } from "./mount-options.js";
+import { observe } from "./observed.js";
 import { SessionObjects } from "./vfs/session-objects.js";
 import { Vfs } from "./vfs/vfs.js";
 import { WorkerRecord } from "./vfs/worker-record.js";
@@ -146,7 +147,13 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
     if (worker?.negotiated === undefined) await begin();
 
     const mountFileSystem = await driverOf(options.driver);
-    const mounted = await mountFileSystem(vfs, {
+    const { driver } = options;
+    const about = (): Record<string, unknown> => ({
+      ...{ mountpoint, driver, client: mds.client, options: options.mountOptions ?? [] },
+      ...vfs.report(),
+    });
+    const observed = observe(vfs, { clock, logger, about });
+    const mounted = await mountFileSystem(observed.fileSystem, {
       mountpoint,
       logger,
       allowOther: parsed.allowOther,
@@ -157,8 +164,8 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       ...(worker !== undefined && { held: worker, beforeResume: begin }),
       ...(parsed.sourceName === undefined ? {} : { sourceName: parsed.sourceName }),
     });
+    void mounted.done.finally(() => observed.stop()).catch(() => undefined);
     const generation = record?.generation ?? 0;
-    const { driver } = options;
     logger.info({ mountpoint, client: mds.client, driver, worker: generation }, "mounted");
     options.onReady?.();
     return runningMount({ mounted, vfs, logger, unwind });

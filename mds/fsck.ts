@@ -626,7 +626,8 @@ class FsckRun {
         const proved = fileSizeProvedBy(inode.layout, index ?? 0, size);
         if (proved <= inode.size) return [];
         const dataMax = Math.max(inode.dataMax, proved);
-        return setInode(this.metadata, access, ino, { size: proved, dataMax });
+        // Nobody knows what else it wrote.
+        return setInode(this.metadata, access, ino, { size: proved, dataMax, recount: true });
       });
   }
 }

@@ -203,6 +203,7 @@ async function openFileStore(
       walSegmentBytes: config.osd.walSegmentBytes,
       walSegments: config.osd.walSegments,
       directWriteBytes: config.osd.directWriteBytes,
+      largeWrites: config.osd.largeWrites,
       overlayBytesMax: config.osd.overlayBytesMax,
       cacheBytes: config.osd.cacheBytes,
       reserveBytes: config.osd.reserveBytes,

@@ -2,7 +2,7 @@
  * The worker of a mount under a supervisor (mount-supervisor.ts), as `dss mount PATH --worker`: it
  * serves the kernel's requests until the mount is gone or another worker is to follow.
  */
-import type { MountProcessOptions } from "../../client-fs/main.js";
+import type { MountProcessOptions, runMount } from "../../client-fs/main.js";
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ProcessLogger } from "../../cluster/platform/pino-log.js";
 import type { Running } from "../daemon.js";
@@ -38,10 +38,10 @@ async function begin(
   options: Omit<MountProcessOptions, "worker" | "onReady">,
   { fd, record, negotiated: known }: WorkerStart,
   { ready, parent }: { ready: (value: WorkerReady) => void; parent: ParentChannel },
-): ReturnType<typeof import("../../client-fs/main.js").runMount> {
-  const { runMount } = await import("../../client-fs/main.js");
+): ReturnType<typeof runMount> {
+  const main = await import("../../client-fs/main.js");
   let negotiated = known as Negotiated | undefined;
-  return runMount({
+  return main.runMount({
     ...options,
     worker: {
       ...{ fd, record, onNegotiated: (outcome) => (negotiated = outcome) },

@@ -63,6 +63,10 @@ export class ExtentCache {
     });
   }
 
+  /** Of pages kept. */
+  get bytes(): number {
+    return this.pages?.calculatedSize ?? 0;
+  }
   get enabled(): boolean {
     return this.pages !== undefined;
   }

@@ -50,6 +50,7 @@ import { nameKey } from "./names.js";
 import { NodeTable } from "./node-table.js";
 import { endTakeover, forgetInKernel, restoreHandles, type RestoreParts } from "./restore.js";
 import type { Recorded, WorkerRecord } from "./worker-record.js";
+import { mountReport } from "./report.js";
 import { WriteBudget } from "./writer.js";
 
 export interface VfsOptions {
@@ -149,6 +150,12 @@ export class Vfs implements FileSystem {
       this.budget.writeBackOlder(ageMs);
       this.watchAge();
     });
+  }
+
+  /** For people. */
+  report(): Record<string, unknown> {
+    const memory = { cacheBytes: this.cache.bytes, dirtyBytes: this.budget.dirtyBytes };
+    return { ...memory, ...mountReport(this.table) };
   }
 
   init(notifier: KernelNotifier, kernel: { canInvalidateAllEntries: boolean }): void {

@@ -6,6 +6,7 @@
  * is never given back is garbage like any other.
  */
 const CLASS_MIN = 64 * 1024;
+const SLAB_BYTES = 4 * CLASS_MIN;
 
 export class BufferPool {
   /** For tests: whatever is given back is overwritten, so that who kept a view of it notices. */
@@ -13,6 +14,8 @@ export class BufferPool {
 
   private readonly free = new Map<number, Buffer[]>();
   private freeBytes = 0;
+  private slab: Buffer = Buffer.alloc(0);
+  private slabAt = 0;
 
   /** `bytesMax`: what is kept for later. Buffers smaller than 64 KiB or larger than it are not. */
   constructor(private readonly bytesMax: number) {}
@@ -26,12 +29,20 @@ export class BufferPool {
     this.freeBytes -= size;
     return buffer;
   }
-  /** The same bytes in memory that may be given back. */
+  /** The same bytes in memory that may be given back. Small ones share a slab. */
   copyOf(bytes: Buffer): Buffer {
-    if (bytes.length < CLASS_MIN) return Buffer.from(bytes);
-    const copy = this.take(bytes.length);
+    const copy = bytes.length < CLASS_MIN ? this.slice(bytes.length) : this.take(bytes.length);
     bytes.copy(copy);
     return copy;
+  }
+  private slice(length: number): Buffer {
+    if (this.slabAt + length > this.slab.length) {
+      this.slab = Buffer.allocUnsafeSlow(SLAB_BYTES);
+      this.slabAt = 0;
+    }
+    const at = this.slabAt;
+    this.slabAt = at + length + 7 - ((at + length + 7) % 8);
+    return this.slab.subarray(at, at + length);
   }
   /** `buffer` as `take` or `copyOf` returned it. */
   give(buffer: Buffer): void {

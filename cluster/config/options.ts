@@ -149,6 +149,11 @@ export const OPTIONS = {
       { default: 64 * KiB, min: 4 * KiB, max: 64 * MiB, simulate: [4 * KiB, 128 * KiB] },
       "writes of at least this size go to fresh space instead of through the log",
     ),
+    largeWrites: choice(
+      ["direct", "cached"],
+      "direct",
+      "whether writes of that size pass by the system's page cache, where the file system allows it",
+    ),
     overlayBytesMax: bytes(
       { default: 64 * MiB, min: MiB, max: 4 * GiB, simulate: [MiB, 16 * MiB] },
       "bytes in the log that have not reached their objects before writers wait",

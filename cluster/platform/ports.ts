@@ -99,6 +99,9 @@ export interface Network {
   connect(address: Address, options: { timeoutMs: number }): Promise<Connection>;
 }
 
+/** Writes are durable with the next `sync` of the file, as others are. */
+export type DirectFile = Pick<DiskFile, "write" | "close">;
+
 export interface DiskFile {
   /**
    * Reads at most buffer.length bytes at `position`; the count is short only at the end of the
@@ -139,6 +142,12 @@ export interface DiskUsage {
 export interface Disk {
   /** `create`: make it when missing; `exclusive`: fail with Exists when present. */
   open(path: string, options?: { create?: boolean; exclusive?: boolean }): Promise<DiskFile>;
+  /**
+   * An existing file for writes of whole 4 KiB blocks that pass by the page cache (O_DIRECT);
+   * undefined where its file system has none. Nothing may be written to the file in another way
+   * while such a write is under way.
+   */
+  openDirect(path: string): Promise<DirectFile | undefined>;
   exists(path: string): Promise<boolean>;
   readFile(path: string): Promise<Buffer>;
   list(directory: string): Promise<string[]>;

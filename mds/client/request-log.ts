@@ -3,7 +3,7 @@
  * same mount can go on (mds/takeover.ts): changes that may not be in the journal yet, and changes
  * whose caller may not have heard of their outcome. A mount keeps it in its worker's record.
  */
-import { DssError } from "../../cluster/base/errors.js";
+import type { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { MdsReply, Operation, Request } from "../proto.js";
 

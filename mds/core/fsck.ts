@@ -162,7 +162,7 @@ export function setInode(
   metadata: Metadata,
   access: Access,
   ino: Ino,
-  fields: Partial<Pick<InodeRecord, "nlink" | "size" | "parent" | "dataMax">>,
+  fields: Partial<Pick<InodeRecord, "nlink" | "size" | "parent" | "dataMax" | "recount">>,
 ): Delta[] {
   const inode = metadata.inode(ino);
   if (inode === undefined) return [];

@@ -2,17 +2,24 @@
  * The large sparse files that hold object bytes. Block b is in file floor(b / blocksPerFile). A
  * file is created when the first block in it is written; its name is durable before any write to
  * it counts as synced.
+ *
+ * Large writes may pass by the page cache, which is most of what they would cost; small ones are
+ * gathered in it. The kernel cannot keep a page right that is written in both ways at once (pages
+ * come in groups of many blocks), so in each file the two take turns.
  */
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { isDssError } from "../../cluster/base/errors.js";
-import type { Disk, DiskFile } from "../../cluster/platform/ports.js";
+import type { DirectFile, Disk, DiskFile } from "../../cluster/platform/ports.js";
 import type { Run } from "./extent-map.js";
+import { WayTurns } from "./way-turns.js";
 
 const DIRECTORY = "data";
 
 export class DataFiles {
   private readonly files: (DiskFile | undefined)[] = [];
   private readonly opening: (Promise<DiskFile> | undefined)[] = [];
+  private readonly directs: (DirectFile | undefined)[] = [];
+  private readonly turns: WayTurns[] = [];
   private readonly blocksPerFile: number;
   /** Bytes that each file takes on the disk, and the files for which that may have changed. */
   private readonly taken: number[] = [];
@@ -21,6 +28,8 @@ export class DataFiles {
   constructor(
     private readonly disk: Disk,
     private readonly fileBytes: number,
+    /** Large writes pass by the page cache where the file system can do that. */
+    private readonly mayBeDirect: boolean,
   ) {
     this.blocksPerFile = fileBytes / BLOCK_SIZE;
   }
@@ -57,6 +66,8 @@ export class DataFiles {
       await file.sync();
       await this.disk.syncDirectory(DIRECTORY);
     }
+    if (this.mayBeDirect) this.directs[index] = await this.disk.openDirect(path);
+    this.turns[index] = new WayTurns();
     this.files[index] = file;
     this.changed.add(index);
     return file;
@@ -79,8 +90,16 @@ export class DataFiles {
     return (block % this.blocksPerFile) * BLOCK_SIZE;
   }
 
-  /** Writes the run; `chunks` hold exactly its bytes. `touched` collects the files to sync. */
-  async write(run: Run, chunks: readonly Buffer[], touched: Set<number>): Promise<void> {
+  /**
+   * Writes the run; `chunks` hold exactly its bytes. `touched` collects the files to sync. `large`:
+   * it is worth passing by the page cache.
+   */
+  async write(
+    run: Run,
+    chunks: readonly Buffer[],
+    touched: Set<number>,
+    large = false,
+  ): Promise<void> {
     let offset = 0;
     for (const { index, start, count } of this.pieces(run)) {
       const bytes = count * BLOCK_SIZE;
@@ -88,16 +107,24 @@ export class DataFiles {
       offset += bytes;
       touched.add(index);
       const file = this.files[index] ?? (await this.file(index));
-      await file.write(part, this.position(start));
+      const direct = large ? this.directs[index] : undefined;
+      const turns = this.turns[index]!;
+      const way = direct === undefined ? "cached" : "direct";
+      await turns.enter(way);
+      try {
+        await (direct ?? file).write(part, this.position(start));
+      } finally {
+        turns.leave();
+      }
       this.changed.add(index);
     }
   }
 
-  /** One block on this thread; false when its file is not open yet. */
+  /** One block on this thread; false when its file is not open yet or is written directly now. */
   writeBlockSync(block: number, bytes: Buffer, touched: Set<number>): boolean {
     const index = this.fileOf(block);
     const file = this.files[index];
-    if (!file) return false;
+    if (!file || this.turns[index]!.isDirect) return false;
     touched.add(index);
     file.writeSync(bytes, this.position(block));
     this.changed.add(index);
@@ -175,6 +202,7 @@ export class DataFiles {
   }
 
   async close(): Promise<void> {
+    for (const direct of this.directs) await direct?.close();
     for (const opening of this.opening) {
       if (!opening) continue;
       try {

@@ -276,7 +276,7 @@ export class FileStore implements ChunkStore {
           superblock = await startOver(disk, superblock, config);
         }
       }
-      const files = new DataFiles(disk, dataFileBytes);
+      const files = new DataFiles(disk, dataFileBytes, options.largeWrites === "direct");
       await files.open();
       const { clock, logger } = config;
       const dataBytes = (): Promise<number> => files.allocated();

@@ -16,6 +16,8 @@ export interface StoreOptions {
    * WAL.
    */
   directWriteBytes: number;
+  /** Whether those pass by the page cache. */
+  largeWrites: "direct" | "cached";
   /** Bytes of small writes kept in memory until they are applied; above it commits wait. */
   overlayBytesMax: number;
   /**
@@ -45,6 +47,7 @@ export const STORE_DEFAULTS: Readonly<StoreOptions> = Object.freeze({
   walSegments: 8,
   dataFileBytes: 1024 * MiB,
   directWriteBytes: 64 * 1024,
+  largeWrites: "direct",
   overlayBytesMax: 32 * MiB,
   flushBytes: 1 * MiB,
   cacheBytes: 24 * MiB,

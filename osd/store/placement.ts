@@ -206,7 +206,7 @@ export class BlockPlacer {
       const bytes = run.count * BLOCK_SIZE;
       const part = runs.length === 1 ? data : sliceChunks(data, at, bytes);
       at += bytes;
-      return this.space.whenSpace(() => this.files.write(run, part, group.touched));
+      return this.space.whenSpace(() => this.files.write(run, part, group.touched, true));
     });
     const all = writes.length === 1 ? writes[0]! : Promise.all(writes).then(noop);
     group.directs.push(all);

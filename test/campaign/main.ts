@@ -17,6 +17,7 @@ import { BUILD } from "../support/process.js";
 import { UsageError } from "./usage-error.js";
 import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
 import { POSIX_STEPS, posixStep, posixSummary } from "./posix-steps.js";
+import { STRESSOR_STEPS, stressorStep, stressorSummary } from "./stressor-steps.js";
 
 const MINUTES_MAX = 60;
 /** Seeds that no test uses. */
@@ -109,6 +110,14 @@ const CAMPAIGNS: readonly Campaign[] = [
     stepSeconds: 600,
     step: posixStep,
     summary: posixSummary,
+  },
+  {
+    name: "stressors",
+    about: "stress-ng, dbench, PostgreSQL, SQLite, git, a C build, fio; fsx, fsstress",
+    steps: STRESSOR_STEPS,
+    stepSeconds: 300,
+    step: stressorStep,
+    summary: stressorSummary,
   },
   {
     name: "differential",

@@ -8,7 +8,7 @@ import t from "tap";
 import { silentLogger } from "../../cluster/base/log.js";
 import { nodeClock, nodePlatform } from "../../cluster/platform/node.js";
 import { NbdServer } from "../../nbd/server.js";
-import { ext4InGuest } from "../support/guest-ext4.js";
+import { ext4InGuest, GUEST_FILE_BYTES, GUEST_WASTE_BYTES } from "../support/guest-ext4.js";
 import { MemoryDirectory, MemoryImage } from "../unit/nbd/memory-image.js";
 
 const SIZE = 128 * 1024 * 1024;
@@ -44,4 +44,13 @@ t.test("a Linux kernel keeps ext4 on an export", { timeout: 200_000 }, async (t)
     image.calls.some((call) => call.startsWith("trim")),
     "its discards arrive",
   );
+  // Without the trim there would be at least all of both files.
+  const block = 4096;
+  const zeros = Buffer.alloc(block);
+  let data = 0;
+  for (let at = 0; at < SIZE; at += block) {
+    if (!image.bytes.subarray(at, at + block).equals(zeros)) data += block;
+  }
+  t.ok(data >= GUEST_FILE_BYTES, "what it has kept");
+  t.ok(data < GUEST_FILE_BYTES + GUEST_WASTE_BYTES, `${data} bytes: what it deleted is gone`);
 });

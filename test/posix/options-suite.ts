@@ -7,6 +7,7 @@ import {
   openSync,
   readFileSync,
   readSync,
+  readdirSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -18,7 +19,7 @@ import { join } from "node:path";
 import type { Test } from "tap";
 import { ROOT } from "../../tools/test-parts.js";
 import type { Cluster } from "../support/cluster.js";
-import { run } from "../support/process.js";
+import { run, succeed } from "../support/process.js";
 
 const MOUNT_MS = 60_000;
 const HELPER = "/sbin/mount.dss";
@@ -105,9 +106,10 @@ export async function optionsSuite(t: Test, cluster: Cluster): Promise<void> {
     await cluster.ok(["mount", other, "-o", "sync"], { withinMs: MOUNT_MS });
     const fd = openSync(at("s"), "w");
     writeSync(fd, "here");
-    const { stdout } = await run(t, "pgrep", ["-f", `mount ${other} --foreground`]);
-    const pids = stdout.trim().split("\n").map(Number);
-    t.not(pids.length, 0);
+    // Supervisor and worker at once: nobody goes on with what the mount has in memory.
+    const whole = `mount(-supervisor-program.js)? ${other}( |$)`;
+    const pids = (await succeed(t, "pgrep", ["-f", whole])).trim().split("\n").map(Number);
+    t.equal(pids.length, 2, "supervisor and worker");
     await cluster.kill(pids);
     t.equal(readFileSync(join(folder, "s"), "utf8"), "here");
     t.not(
@@ -115,6 +117,24 @@ export async function optionsSuite(t: Test, cluster: Cluster): Promise<void> {
       "EBADF",
     );
     await cluster.dss(["umount", "--force", other], { withinMs: MOUNT_MS });
+  });
+  await t.test("what the mount is doing", async (t) => {
+    const fd = openSync(join(folder, "f"), "r");
+    const text = readFileSync(join(cluster.mount, ".dss", "status"), "utf8");
+    const status = JSON.parse(text) as {
+      mountpoint: string;
+      open: { ino: number }[];
+      operations: Record<string, { count: number }>;
+    };
+    t.equal(status.mountpoint, cluster.mount);
+    t.ok(status.open.some(({ ino }) => ino === statSync(join(folder, "f")).ino));
+    t.ok((status.operations["lookup"]?.count ?? 0) > 0);
+    closeSync(fd);
+    t.equal(
+      codeOf(() => writeFileSync(join(cluster.mount, ".dss", "x"), "")),
+      "EPERM",
+    );
+    t.notOk(readdirSync(cluster.mount).includes(".dss"));
   });
   await t.test("what is not known is refused with what is", async (t) => {
     for (const option of ["nosuch", "cache=lots", "uid=root"]) {

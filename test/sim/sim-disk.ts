@@ -10,6 +10,7 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { Prng } from "../../cluster/base/prng.js";
 import type {
   Disk,
+  DirectFile,
   DiskFile,
   DiskUsage,
   OrderedStore,
@@ -498,6 +499,9 @@ class AttachedDisk implements Disk {
       }
       return new AttachedFile(this.disk, this.alive, path, inode);
     });
+  }
+  openDirect(path: string): Promise<DirectFile> {
+    return this.open(path);
   }
   exists(path: string): Promise<boolean> {
     return this.disk.later(

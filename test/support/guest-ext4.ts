@@ -9,7 +9,7 @@ import type { Teardown } from "./temp.js";
 export const GUEST_FILE_BYTES = 24 * 1024 * 1024;
 
 /** Bytes of one that it deletes before it trims. */
-export const GUEST_WASTE_BYTES = 12 * 1024 * 1024;
+export const GUEST_WASTE_BYTES = 24 * 1024 * 1024;
 
 /** The device is attached anew until it is larger; then the file system grows into it. */
 const GROW = (port: number, name: string): string => `
@@ -57,6 +57,7 @@ cmp /bin/busybox /mnt/folder/busybox && echo "RESULT busybox same"
 echo "RESULT files $(cat /mnt/folder/deeper/* | sha256sum | cut -c 1-64)"
 echo "RESULT sum $(echo "$sum" | cut -c 1-64)"
 rm /mnt/hard /mnt/folder/busybox /mnt/waste
+sync # Blocks are free for the trim only when the journal says so.
 fstrim /mnt && echo "RESULT fstrim done"
 umount /mnt
 ${grows ? GROW(port, name) : ""}

@@ -8,6 +8,7 @@ import t from "tap";
 import { startCluster } from "../../support/cluster.js";
 import { tempFolder } from "../../support/temp.js";
 import { differentialSuite } from "../../posix/differential-suite.js";
+import { locksSuite } from "../../posix/locks-suite.js";
 import { optionsSuite } from "../../posix/options-suite.js";
 import { posixSuite, randomSuite } from "../../posix/posix-suite.js";
 import { programsSuite } from "../../posix/programs-suite.js";
@@ -32,8 +33,9 @@ await posixSuite(t, place("posix"));
 await t.test("programs", (t) => programsSuite(t, place("programs")));
 await randomSuite(t, place("random"), { seeds: [1, 2], count: 1_500 });
 await t.test("mount options", (t) => optionsSuite(t, cluster));
+const second = await cluster.mountAgain("second");
+await t.test("locks", (t) => locksSuite(t, cluster, second));
 await t.test("two mounts", async (t) => {
-  const second = await cluster.mountAgain("second");
   mkdirSync(join(cluster.mount, "two"));
   await twoMountsSuite(t, { a: join(cluster.mount, "two"), b: join(second, "two") });
   const ways = [join(cluster.mount, "two"), join(second, "two")] as const;

@@ -33,6 +33,37 @@ void t.test("files hold what was written where it was written", async (t) => {
   t.throws(() => file.writeSync(buffer, 0), { code: "Disk" });
 });
 
+void t.test("whole blocks past the page cache, from any memory", async (t) => {
+  const file = await disk.open("direct", { create: true });
+  const direct = await disk.openDirect("direct");
+  if (direct === undefined) {
+    t.comment("this file system has no O_DIRECT");
+    return;
+  }
+  const writes = [1, 300, 513, 1].map(async (blocks, i) => {
+    const bytes = Buffer.alloc(blocks * 4096 + 1, `${i} abc`).subarray(1);
+    const cuts = [0, 5, 4097, bytes.length].map((at) => Math.min(at, bytes.length));
+    const chunks = cuts.slice(1).map((cut, k) => bytes.subarray(cuts[k], cut));
+    await direct.write(chunks, i * 4 * 2 ** 20);
+    const read = Buffer.alloc(bytes.length);
+    t.equal(await file.read(read, i * 4 * 2 ** 20), bytes.length);
+    t.ok(read.equals(bytes), `${blocks} blocks`);
+  });
+  await Promise.all(writes);
+  const many = Array.from({ length: 40 }, (_, i) => {
+    return direct.write([Buffer.alloc(8192, i)], 32 * 2 ** 20 + i * 8192);
+  });
+  await Promise.all(many);
+  await file.sync();
+  const read = Buffer.alloc(40 * 8192);
+  await file.read(read, 32 * 2 ** 20);
+  t.ok(many.every((_, i) => read.subarray(i * 8192, (i + 1) * 8192).every((each) => each === i)));
+  await direct.close();
+  await t.rejects(direct.write([Buffer.alloc(4096)], 0), { code: "Disk" });
+  await file.close();
+  await t.rejects(disk.openDirect("none"), { code: "NotFound" });
+});
+
 void t.test("names are made, listed, moved and removed; errors say which", async (t) => {
   await disk.makeDirectory("a/b");
   await disk.makeDirectory("a/b");
