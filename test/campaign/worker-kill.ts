@@ -1,10 +1,11 @@
 /**
- * One step of the campaign `worker-kill`, as a program: `worker-kill.js SEED` on a cluster of its
- * own. The worker of the mount is killed (`kill -9`) while `cp -r`, `git commit` and `pgbench` run
- * on it, at random moments. A program may fail only when data that it had not synced died with the
- * worker (the mount's log says so); it is then run again. In the end everything that was synced must be there: the
- * copy is the same, the repository is whole, the database has every transaction that it confirmed.
- * Prints what happened. Exit code 0: it holds.
+ * One step of the campaign `worker-kill`, as a program: `worker-kill.js SEED
+ * [copy|commit|database]` on a cluster of its own. The worker of the mount is killed (`kill -9`)
+ * while `cp -r`, `git commit` and `pgbench` run on it, at random moments. A program may fail only
+ * when data that it had not synced died with the worker (the mount's log says so); it is then run
+ * again. In the end everything that was synced must be there: the copy is the same, the repository
+ * is whole, the database has every transaction that it confirmed. Prints what happened. Exit code
+ * 0: it holds.
  */
 import { mkdirSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
