@@ -90,11 +90,10 @@ export class FileOperations {
   loseData(node: Node, error: DssError): void {
     this.table.failNode(node, error);
     node.errorUnseen = true;
+    // Those who could write; and until one has heard, whoever opens or syncs it next: a database
+    // syncs what others have written.
     for (const handle of this.handles.values()) {
-      // Those who could write, if there are any; else the next one who can.
-      if (handle.ino !== node.ino || !handle.writable) continue;
-      handle.seenError = node.errorSeq - 1;
-      node.errorUnseen = false;
+      if (handle.ino === node.ino && handle.writable) handle.seenError = node.errorSeq - 1;
     }
   }
   private forgetUnheard(cause: number): void {

@@ -91,7 +91,7 @@ export class Node {
   /** The last failed write-back; handles compare `errorSeq` with what they reported. */
   error: DssError | undefined = undefined;
   errorSeq = 0;
-  /** It was lost with an earlier worker while no writer had the file open: the next one hears. */
+  /** Data were lost with an earlier worker, and nobody has been told: the next one hears. */
   errorUnseen = false;
   /** What the worker's record says of its data (data-marks.ts). */
   marks = 0;

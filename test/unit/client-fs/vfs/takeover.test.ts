@@ -137,6 +137,10 @@ t.test("an open file: what was synced is there, what was not is reported once", 
   t.ok(kernel.mount.invalidated.includes(file.ino), "the kernel drops its pages");
   t.equal(String(await kernel.mount.read(file, 0, 100)), "synced");
   t.equal(await kernel.mount.size(file.ino), 6);
+  const syncer = await kernel.run((vfs, caller) => vfs.open(file.ino, 2, caller));
+  const elsewhere = kernel.ask((vfs) => vfs.fsync(file.ino, syncer.handle));
+  t.equal(await world.fails(elsewhere), "Disk", "who syncs what others wrote hears of it");
+  await kernel.run((vfs) => vfs.release(file.ino, syncer.handle));
   const syncing = kernel.ask((vfs) => vfs.fsync(file.ino, file.handle));
   t.equal(await world.fails(syncing), "Disk");
   await kernel.run((vfs) => vfs.fsync(file.ino, file.handle));
