@@ -93,7 +93,7 @@ class Observer {
     const methods: Record<string, Method> = {};
     const source = this.target as unknown as Record<string, Method | undefined>;
     for (const name of methodNames(this.target)) {
-      const method = source[name]!.bind(this.target) as Method;
+      const method: Method = source[name]!.bind(this.target);
       const counted = UNCOUNTED.has(name) ? method : this.counted(name, method);
       methods[name] = (...args) => {
         const [ino, second] = args;
@@ -238,7 +238,7 @@ function methodNames(target: FileSystem): Set<string> {
   const names = new Set<string>();
   for (let at: object | null = target; at !== null && at !== Object.prototype;) {
     for (const name of Object.getOwnPropertyNames(at)) {
-      const { value } = Object.getOwnPropertyDescriptor(at, name) ?? {};
+      const value: unknown = Object.getOwnPropertyDescriptor(at, name)?.value;
       if (name !== "constructor" && typeof value === "function") names.add(name);
     }
     at = Object.getPrototypeOf(at) as object | null;

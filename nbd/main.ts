@@ -127,19 +127,27 @@ export interface VolumeOptions extends ClusterAccess {
   detail: string;
   /** Which objects there are is asked once: for who looks at the whole volume. */
   listed?: boolean;
+  /** A snapshot that is read besides. */
+  also?: string;
   /** An earlier opening under this name that is still registered is fenced first. */
   instance?: string;
 }
 
+export interface OpenVolume {
+  image: VolumeImage;
+  /** `also`. */
+  other: VolumeImage | undefined;
+  close(): Promise<void>;
+}
+
 /** One volume for a command; `close` gives it back. Errors: those of `runNbd`. */
-export async function openVolume(
-  options: VolumeOptions,
-): Promise<{ image: VolumeImage; close(): Promise<void> }> {
-  const { name, write, logger } = options;
+export async function openVolume(options: VolumeOptions): Promise<OpenVolume> {
+  const { name, also, write, logger } = options;
   // Two commands at a time do not succeed each other, unless they say so.
   const { instance = "" } = options;
   const cluster = await connectCluster({ ...options, platform: nodePlatform, instance });
-  const wanted = { ...options, names: [name], readOnly: !write };
+  const names = also === undefined ? [name] : [name, also];
+  const wanted = { ...options, names, readOnly: !write };
   const directory = directoryOf(cluster, wanted, (error) => {
     logger.error({ error: describeError(error) }, "the volume was lost");
   });
@@ -147,8 +155,9 @@ export async function openVolume(
     inOrder([() => directory.release(), () => directory.shutDown(), () => cluster.close()]);
   try {
     await cluster.mds.open(OPEN_MS);
-    await directory.hold(name);
-    return { image: await directory.open(name), close };
+    for (const each of names) await directory.hold(each);
+    const other = also === undefined ? undefined : await directory.open(also);
+    return { image: await directory.open(name), other, close };
   } catch (error) {
     await close().catch((reason: unknown) => {
       logger.warn({ error: describeError(reason) }, "while giving up");

@@ -2,7 +2,9 @@
  * The worker of a mount under a supervisor (mount-supervisor.ts), as `dss mount PATH --worker`: it
  * serves the kernel's requests until the mount is gone or another worker is to follow.
  */
-import type { MountProcessOptions, runMount } from "../../client-fs/main.js";
+import { rmSync } from "node:fs";
+import { dirname } from "node:path";
+import type { MountProcessOptions, RunningMount } from "../../client-fs/main.js";
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ProcessLogger } from "../../cluster/platform/pino-log.js";
 import type { Running } from "../daemon.js";
@@ -16,17 +18,24 @@ export async function serveMount(
   recordEnd: (ended: string) => void,
 ): Promise<void> {
   let outcome = "unmounted";
+  let hasEnded = false;
   await serveParent<WorkerStart, WorkerReady>(async (start, ready, parent) => {
     const { runToEnd } = await import("../daemon.js");
     try {
       await runToEnd(options.logger, async () => {
         const running = await begin(options, start, { ready, parent });
+        void running.ended.then(() => (hasEnded = true));
         return untilHandedOver(running, parent, () => (outcome = "handed over"));
       });
-      if (outcome === "unmounted") recordEnd("");
+      if (outcome === "unmounted") {
+        recordEnd("");
+        // The supervisor does so too, unless it was killed.
+        rmSync(dirname(start.record), { recursive: true, force: true });
+      }
       return outcome;
     } catch (error) {
-      recordEnd(describeError(error));
+      // One that could not begin leaves the mount to the next.
+      if (hasEnded) recordEnd(describeError(error));
       throw error;
     }
   });
@@ -38,7 +47,7 @@ async function begin(
   options: Omit<MountProcessOptions, "worker" | "onReady">,
   { fd, record, negotiated: known }: WorkerStart,
   { ready, parent }: { ready: (value: WorkerReady) => void; parent: ParentChannel },
-): ReturnType<typeof runMount> {
+): Promise<RunningMount> {
   const main = await import("../../client-fs/main.js");
   let negotiated = known as Negotiated | undefined;
   return main.runMount({
@@ -54,7 +63,7 @@ async function begin(
 
 /** Ends when the mount is gone; or without touching it when another worker is to follow. */
 function untilHandedOver(
-  running: Awaited<ReturnType<typeof begin>>,
+  running: RunningMount,
   parent: ParentChannel,
   onHandedOver: () => void,
 ): Running {

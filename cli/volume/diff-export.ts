@@ -7,9 +7,8 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { Volume, VolumeSnapshot } from "../../mds/proto.js";
 import type { VolumeImage } from "../../nbd/image.js";
 import { rangesOf } from "../../nbd/object-versions.js";
-import type { ClusterClient } from "../context.js";
 import { UsageError } from "../failure.js";
-import { examples, useCluster, withJson } from "../options.js";
+import { examples, withJson } from "../options.js";
 import { note, printJson } from "../output.js";
 import { formatSize } from "../sizes.js";
 import { changedObjects } from "./diff-objects.js";
@@ -44,13 +43,13 @@ export async function* changesFromNothing(image: VolumeImage): AsyncGenerator<Ch
 
 /** What `now` has that `then` has not, block by block. Both are of one volume. */
 export async function* changesSince(
-  client: ClusterClient,
+  command: Command,
   then: VolumeImage,
   now: VolumeImage,
 ): AsyncGenerator<Change> {
   const { layout, snapshot: to } = now.volume;
   const { size } = now;
-  const indexes = changedObjects(client, now, { from: then.volume.snapshot, to, size });
+  const indexes = changedObjects(command, now, { from: then.volume.snapshot, to, size });
   const ranges = async function* (): AsyncGenerator<{ offset: number; length: number }> {
     for await (const index of indexes) {
       for (const { offset, length } of rangesOf(layout, index, size)) {
@@ -114,9 +113,11 @@ export function registerExportDiff(parent: Command): void {
     if (path !== "-" && existsSync(path)) {
       throw new DssError("Exists", `${path} exists`, { hint: "name another file, or remove it" });
     }
-    const volume = await inSession(command, (mds) => infoOf(mds, name));
+    const { volume, clusterId } = await inSession(command, async (mds, client) => {
+      return { volume: await infoOf(mds, name), clusterId: client.needMap().clusterId };
+    });
     const states = statesOf(volume, flags.from, to);
-    const written = await exportDiff(command, volume, states, path);
+    const written = await exportDiff({ command, volume, clusterId, path }, states);
     if (flags.json === true) {
       printJson({ volume: name, from: flags.from ?? null, to: to ?? null, file: path, ...written });
     } else {
@@ -153,58 +154,56 @@ function statesOf(volume: Volume, from: string | undefined, to: string | undefin
   return states;
 }
 
+interface Source {
+  command: Command;
+  volume: Volume;
+  clusterId: string;
+  path: string;
+}
 async function exportDiff(
-  command: Command,
-  volume: Volume,
+  { command, volume, clusterId, path }: Source,
   { from, to }: States,
-  path: string,
 ): Promise<{ size: number; data: number; records: number }> {
-  const { name, layout } = volume;
+  const { name } = volume;
   const isBusy = to === undefined && volume.owner !== "";
   if (isBusy) note(`warning: ${name} is in use by ${volume.owner}: the end is not of one moment`);
-  return await useCluster(command, async (client) => {
-    const { clusterId } = client.needMap();
-    const stateOf = (snapshot: VolumeSnapshot): DiffState => ({
-      ...{ name: snapshot.name, origin: originOf(clusterId, volume, snapshot) },
-      size: snapshot.size,
-    });
-    const nowName = to === undefined ? name : `${name}@${to.name}`;
-    return await withImage(command, { name: nowName, write: false }, async (now) => {
-      const { size } = now;
-      const output = await outputTo(path);
-      const writer = new DiffWriter((bytes) => output.put(bytes));
-      const progress = new TransferProgress(`export-diff ${nowName}`, size);
-      const copy = async (changes: AsyncIterable<Change>): Promise<void> => {
-        for await (const { offset, length, data } of changes) {
-          if (data === undefined) await writer.zeros(offset, length);
-          else await writer.data(offset, data);
-          progress.update(offset + length, data?.length ?? 0);
-        }
-      };
-      try {
-        const { objectSize, stripeUnit, stripeCount } = layout;
-        await writer.begin({
-          ...{ version: 1, volume: name, from: from === undefined ? null : stateOf(from) },
-          to: to === undefined ? { name: null, origin: "", size } : stateOf(to),
-          layout: { objectSize, stripeUnit, stripeCount },
-        });
-        if (from === undefined) await copy(changesFromNothing(now));
-        else {
-          const thenName = `${name}@${from.name}`;
-          await withImage(command, { name: thenName, write: false }, (then) =>
-            copy(changesSince(client, then, now)),
-          );
-        }
-        await writer.end();
-        await output.finish();
-      } catch (error) {
-        await output.abandon();
-        throw error;
-      } finally {
-        progress.end();
+  const { objectSize, stripeUnit, stripeCount } = volume.layout;
+  const stateOf = (snapshot: VolumeSnapshot): DiffState => ({
+    ...{ name: snapshot.name, origin: originOf(clusterId, volume, snapshot) },
+    size: snapshot.size,
+  });
+  const opened = {
+    name: to === undefined ? name : `${name}@${to.name}`,
+    write: false,
+    // Of one that is looked at as a whole it is asked first which objects there are.
+    ...(from === undefined ? { listed: true } : { also: `${name}@${from.name}` }),
+  };
+  return await withImage(command, opened, async (now, then) => {
+    const { size } = now;
+    const output = await outputTo(path);
+    const writer = new DiffWriter((bytes) => output.put(bytes));
+    const progress = new TransferProgress(`export-diff ${opened.name}`, size);
+    const changes = then === undefined ? changesFromNothing(now) : changesSince(command, then, now);
+    try {
+      await writer.begin({
+        ...{ version: 1, volume: name, from: from === undefined ? null : stateOf(from) },
+        to: to === undefined ? { name: null, origin: "", size } : stateOf(to),
+        layout: { objectSize, stripeUnit, stripeCount },
+      });
+      for await (const { offset, length, data } of changes) {
+        if (data === undefined) await writer.zeros(offset, length);
+        else await writer.data(offset, data);
+        progress.update(offset + length, data?.length ?? 0);
       }
-      return { size, data: writer.bytes, records: writer.records };
-    });
+      await writer.end();
+      await output.finish();
+    } catch (error) {
+      await output.abandon();
+      throw error;
+    } finally {
+      progress.end();
+    }
+    return { size, data: writer.bytes, records: writer.records };
   });
 }
 

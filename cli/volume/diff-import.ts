@@ -6,11 +6,12 @@
  */
 import type { Command } from "commander";
 import { createReadStream } from "node:fs";
+import { hostname } from "node:os";
 import { DssError, isDssError } from "../../cluster/base/errors.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { Volume, VolumeSnapshot } from "../../mds/proto.js";
 import type { VolumeImage } from "../../nbd/image.js";
-import { examples, useCluster, withJson } from "../options.js";
+import { examples, withJson } from "../options.js";
 import { note, printJson } from "../output.js";
 import { formatSize } from "../sizes.js";
 import { changesSince, originOf } from "./diff-export.js";
@@ -86,6 +87,11 @@ interface Run {
   records: AsyncIterable<DiffRecord>;
 }
 
+/** A command that was killed does not stand in the way of the next one. */
+function instanceOf({ name }: Run): string {
+  return `${hostname()}:import-diff:${name}`;
+}
+
 /** Bytes of data that were written. */
 async function intoNew(run: Run): Promise<number> {
   const { command, name, header, flags } = run;
@@ -93,7 +99,8 @@ async function intoNew(run: Run): Promise<number> {
     createVolume(mds, client, { ...header.layout, pool: flags.pool, name, size: header.to.size }),
   );
   try {
-    return await withImage(command, { name, write: true }, (image) => apply(run, image));
+    const opened = { name, write: true, instance: instanceOf(run) };
+    return await withImage(command, opened, (image) => apply(run, image));
   } catch (error) {
     await inSession(command, (mds) => mds.call({ op: "volumeRemove", name }, { wait: "safe" }))
       .then(() => note(`${name} is removed again`))
@@ -114,16 +121,23 @@ async function ontoBase(run: Run): Promise<number> {
     if (flags.rollback === true) await rollback(mds, found, known);
     return { volume: flags.rollback === true ? await infoOf(mds, name) : found, snapshot: known };
   });
-  await refuseChanged(run, volume, snapshot);
-  const isSmaller = header.to.size < base.size;
+  const also = `${name}@${snapshot.name}`;
+  const opened = { name, also, write: true, instance: instanceOf(run) };
+  const isResized = header.to.size !== base.size;
+  if (volume.size !== base.size) throw changed(run, snapshot);
+  if (isResized) {
+    await withImage(command, opened, (image, then) => refuseChanged(run, image, then!));
+  }
+  let isBegun = isResized;
   try {
-    if (header.to.size !== base.size) await resize(command, name, header.to.size);
-    return await withImage(command, { name, write: true }, async (image) => {
-      // Nobody may have come between; what shrinking has cut off is a change of ours.
-      if (!isSmaller) await refuseChangedImage(run, image, snapshot);
+    if (isResized) await resize(command, name, header.to.size);
+    return await withImage(command, opened, async (image, then) => {
+      if (!isResized) await refuseChanged(run, image, then!);
+      isBegun = true;
       return await apply(run, image);
     });
   } catch (error) {
+    if (!isBegun) throw error;
     await inSession(command, (mds) => rollback(mds, volume, snapshot))
       .then(() => note(`${name} is what it was at ${snapshot.name}`))
       .catch((failure: unknown) => {
@@ -162,26 +176,15 @@ function baseOf(volume: Volume, { name, header, flags }: Run, clusterId: string)
   return base;
 }
 
-/** Errors: Conflict, Busy. */
-async function refuseChanged(run: Run, volume: Volume, base: VolumeSnapshot): Promise<void> {
-  if (volume.size !== base.size) throw changed(run, base);
-  await withImage(run.command, { name: run.name, write: true }, (image) =>
-    refuseChangedImage(run, image, base),
-  );
-}
-async function refuseChangedImage(
-  run: Run,
-  image: VolumeImage,
-  base: VolumeSnapshot,
-): Promise<void> {
-  const then = { name: `${run.name}@${base.name}`, write: false };
-  await useCluster(run.command, (client) =>
-    // Byte by byte: a volume that was rolled back has other objects with the same bytes.
-    withImage(run.command, then, async (old) => {
-      const { done } = await changesSince(client, old, image).next();
-      if (done !== true) throw changed(run, base);
-    }),
-  );
+/** Byte by byte: a volume that was rolled back has other objects. Errors: Conflict. */
+async function refuseChanged(run: Run, image: VolumeImage, base: VolumeImage): Promise<void> {
+  const { done } = await changesSince(run.command, base, image).next();
+  const { snapshot, snapshots } = base.volume;
+  if (done !== true)
+    throw changed(
+      run,
+      snapshots.find(({ id }) => id === snapshot)!,
+    );
 }
 function changed({ name }: Run, { name: base }: VolumeSnapshot): DssError {
   return new DssError("Conflict", `volume ${name} has changed since its snapshot ${base}`, {

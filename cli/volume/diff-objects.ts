@@ -1,4 +1,5 @@
 /** Which parts of a volume may differ between two of its snapshots: asked of the OSDs, unread. */
+import type { Command } from "commander";
 import { DssError } from "../../cluster/base/errors.js";
 import { pgId } from "../../cluster/base/ids.js";
 import { isObjectOf, listedFrom, objectIndex } from "../../cluster/base/object-name.js";
@@ -7,6 +8,7 @@ import type { VolumeImage } from "../../nbd/image.js";
 import { isSameAt } from "../../nbd/object-versions.js";
 import { objectCount } from "../../osd/client/striper.js";
 import type { ClusterClient } from "../context.js";
+import { useCluster } from "../options.js";
 import { inOrder } from "./transfer.js";
 
 /** Of a larger volume placement groups are asked which objects there are. */
@@ -20,12 +22,15 @@ const PART = 64;
  * image is of the volume, at whatever snapshot.
  */
 export async function* changedObjects(
-  client: ClusterClient,
+  command: Command,
   image: VolumeImage,
   { from, to, size }: { from: number; to: number; size: number },
 ): AsyncGenerator<number> {
   const count = objectCount(image.volume.layout, size);
-  const indexes = count <= EVERY_MAX ? upTo(count) : await listed(client, image, count);
+  const indexes =
+    count <= EVERY_MAX
+      ? upTo(count)
+      : await useCluster(command, (client) => listed(client, image, count));
   const parts = inOrder(partsOf(indexes), async (part) => {
     const states = await Promise.all(part.map((index) => image.objectState(index)));
     return part.filter((_, i) => !isSameAt(states[i]!, from, to));

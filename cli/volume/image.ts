@@ -13,8 +13,8 @@ export const PIECE_BYTES = 4 * 2 ** 20;
 
 export async function withImage<T>(
   command: Command,
-  wanted: Pick<VolumeOptions, "name" | "write" | "listed" | "instance">,
-  action: (image: VolumeImage) => Promise<T>,
+  wanted: Pick<VolumeOptions, "name" | "also" | "write" | "listed" | "instance">,
+  action: (image: VolumeImage, other: VolumeImage | undefined) => Promise<T>,
 ): Promise<T> {
   const config = settingsOf(command);
   const zookeeper = zookeeperOf(command);
@@ -25,7 +25,7 @@ export async function withImage<T>(
     ...{ type: "cli", host: hostname(), detail: `dss volume ${wanted.write ? "write" : "read"}` },
   });
   try {
-    return await action(opened.image);
+    return await action(opened.image, opened.other);
   } finally {
     await opened.close();
   }

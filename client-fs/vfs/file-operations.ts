@@ -81,7 +81,7 @@ export class FileOperations {
   /** An earlier worker had it open for the kernel. */
   restore({ id, ino, flags, cause }: RecordedHandle): void {
     const node = this.table.get(ino);
-    this.register(node, id, flags);
+    this.register(node, id, flags, cause);
     node.toldOpen = true; // As the session says that takes over.
     const handle = this.handles.get(id)!;
     if (cause !== 0) this.unheard.set(cause, handle);

@@ -14,6 +14,7 @@ import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
+import type { InheritedOutcome } from "../../mds/client/request-log.js";
 import {
   ACL_ACCESS,
   ACL_DEFAULT,
@@ -179,6 +180,7 @@ export class Vfs implements FileSystem {
   async handOver(): Promise<void> {
     await this.table.flushAll();
     await this.table.publishAll();
+    await this.table.accessTimes.tell();
     await this.mds.waitSafe();
     this.options.record?.commit();
   }
@@ -233,6 +235,19 @@ export class Vfs implements FileSystem {
   }
   private actor(caller: Caller): Actor {
     return { uid: caller.uid, gid: caller.gid, timeNs: this.clock.wallNs() };
+  }
+  /**
+   * A new inode has its number under that name, and only it; a name that was to go is not there.
+   */
+  private async isDone(
+    { unsure, request }: InheritedOutcome,
+    parent: Ino,
+    name: Buffer,
+  ): Promise<boolean> {
+    if (!unsure) return true;
+    const { answer } = await this.mds.call({ op: "lookup", parent, name });
+    const found = answer.inode?.ino ?? 0;
+    return found === inoOf(request);
   }
   /**
    * A change: answered as soon as the leader has executed it, or when it is durable with -o sync.
@@ -383,7 +398,7 @@ export class Vfs implements FileSystem {
   ): Promise<{ inode: Inode; created: boolean }> {
     const { rdev = 0, target, exclusive = true } = options;
     const earlier = await this.earlier("create", caller);
-    if (earlier !== undefined) {
+    if (earlier !== undefined && (await this.isDone(earlier, parent, name))) {
       const { inode } = await this.known(earlier.ino || inoOf(earlier.request));
       return { inode: inode!, created: inode!.ino === inoOf(earlier.request) };
     }
@@ -455,7 +470,8 @@ export class Vfs implements FileSystem {
     flags: number,
     caller: Caller,
   ): Promise<Entry & OpenReply> {
-    const earlier = await this.earlier("tmpfile", caller);
+    const found = await this.earlier("tmpfile", caller);
+    const earlier = found?.unsure === true ? undefined : found;
     const ino = earlier === undefined ? await this.mds.inos.next() : inoOf(earlier.request);
     const unmasked = S_IFREG | (mode & 0o7777);
     const masked = unmasked & ~caller.umask;
@@ -528,7 +544,8 @@ export class Vfs implements FileSystem {
   }
 
   async unlink(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
-    if ((await this.earlier("unlink", caller)) !== undefined) return;
+    const earlier = await this.earlier("unlink", caller);
+    if (earlier !== undefined && (await this.isDone(earlier, parent, name))) return;
     const node = await this.childOf(parent, name);
     if (node === undefined) throw NOT_FOUND;
     const actor = this.actor(caller);
@@ -544,7 +561,8 @@ export class Vfs implements FileSystem {
     });
   }
   async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
-    if ((await this.earlier("rmdir", caller)) !== undefined) return;
+    const earlier = await this.earlier("rmdir", caller);
+    if (earlier !== undefined && (await this.isDone(earlier, parent, name))) return;
     const actor = this.actor(caller);
     if (this.table.local.rmdir(parent, name, actor, caller.cause)) return;
     const reply = await this.change({ op: "rmdir", parent, name, actor }, caller);
@@ -559,7 +577,8 @@ export class Vfs implements FileSystem {
     flags: RenameFlags,
     caller: Caller,
   ): Promise<void> {
-    if ((await this.earlier("rename", caller)) !== undefined) return;
+    const earlier = await this.earlier("rename", caller);
+    if (earlier !== undefined && (await this.isDone(earlier, parent, name))) return;
     const { noReplace, exchange } = flags;
     const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
     const moved = this.table.names.find(this.table.get(parent), name) ?? 0;
@@ -585,7 +604,8 @@ export class Vfs implements FileSystem {
   }
   async link(ino: Ino, newParent: Ino, newName: Buffer, caller: Caller): Promise<Entry> {
     const actor = this.actor(caller);
-    if ((await this.earlier("link", caller)) === undefined) {
+    const earlier = await this.earlier("link", caller);
+    if (earlier === undefined || !(await this.isDone(earlier, newParent, newName))) {
       await this.change({ op: "link", ino, parent: newParent, name: newName, actor }, caller);
     }
     const node = await this.known(ino);

@@ -464,6 +464,7 @@ export class MdsClient {
   release(released: Released): boolean {
     if (this.state !== "active" || this.link === undefined) return false;
     this.sendBatch(); // What was done under the capability comes first.
+    this.log.commit();
     this.link.post(MdsReleased, released);
     return true;
   }
@@ -1027,7 +1028,7 @@ export class MdsClient {
     this.workerId = 0;
     this.restoring = false;
     this.restored.clear();
-    this.inherited.clear();
+    this.inherited.lose();
     for (const wake of this.restoredWaiters.splice(0)) wake();
     this.inos.clear();
     const entries = [...this.outstanding.values()];

@@ -65,6 +65,8 @@ export interface Inheritance {
 
 /** What became of a request of the earlier worker; `reply` only if it had to be asked again. */
 export interface InheritedOutcome {
+  /** The session ended meanwhile, and with it the memory of what was executed: look. */
+  unsure: boolean;
   request: Request;
   ino: Ino;
   reply: MdsReply | undefined;
@@ -90,7 +92,7 @@ export class InheritedRequests {
     const outcome = new Promise<InheritedOutcome>((done, fail) => {
       resolve = (reply) => {
         const ino = reply?.answer.inode?.ino ?? logged.ino;
-        done({ request: logged.request, ino, reply });
+        done({ unsure: false, request: logged.request, ino, reply });
       };
       reject = fail;
     });
@@ -110,8 +112,14 @@ export class InheritedRequests {
     const [heir] = heirs.splice(at, 1);
     return heir!.outcome;
   }
-  /** They are lost with the session: whatever is asked again is done anew. */
-  clear(): void {
-    this.byCause.clear();
+  /** The session is over: only what is known to be in the journal is known to be done. */
+  lose(): void {
+    for (const heirs of this.byCause.values()) {
+      for (const heir of heirs) {
+        const { state, request, ino } = heir.logged;
+        if (state === "done") continue;
+        heir.outcome = Promise.resolve({ unsure: true, request, ino, reply: undefined });
+      }
+    }
   }
 }

@@ -127,12 +127,14 @@ export class LockTable {
     }
     return found;
   }
-  /** Sessions that stand in the way of somebody who waits. */
+  /** Sessions that stand in the way of somebody who waits in another one. */
   allBlockers(): Set<ClientId> {
     const found = new Set<ClientId>();
     for (const waiters of this.waiting.values()) {
       for (const { request } of waiters.values()) {
-        for (const session of this.blockers(request)) found.add(session);
+        for (const session of this.blockers(request)) {
+          if (session !== request.session) found.add(session);
+        }
       }
     }
     return found;

@@ -8,6 +8,9 @@ import type { Cluster } from "./cluster.js";
 import type { ModelVolume, VolumeModel } from "./volume-model.js";
 import type { ModelSnapshot, SnapshotModel } from "./volume-model-snapshots.js";
 
+/** Of a command, on a machine that does other things too. */
+const LONG = { withinMs: 180_000 };
+
 export class DiffModel {
   /** Of each copy what it is a copy of. */
   private readonly sources = new Map<ModelVolume, ModelVolume>();
@@ -75,7 +78,7 @@ export class DiffModel {
     const file = join(cluster.folder, `diff-${this.files++}`);
     const importing = ["volume", "import-diff"];
     const flags = undone.includes("removed") ? [] : ["--rollback"];
-    await cluster.ok(["volume", "export-diff", what[0]!, file, ...what.slice(1)]);
+    await cluster.ok(["volume", "export-diff", what[0]!, file, ...what.slice(1)], LONG);
     if (random.chance(0.3)) {
       const bytes = readFileSync(file);
       const bad = Buffer.from(bytes);
@@ -83,11 +86,14 @@ export class DiffModel {
       bad[at]! ^= 1 << random.int(0, 7);
       const broken = random.chance(0.5) ? bytes.subarray(0, at) : bad;
       writeFileSync(`${file}.bad`, broken);
-      const refused = await cluster.dss([...importing, `${file}.bad`, name, ...flags]);
+      const refused = await cluster.dss([...importing, `${file}.bad`, name, ...flags], LONG);
       if (refused.code !== 1 || !/difference/.test(refused.stderr)) {
         throw new Error(`damaged at ${at}, imported: ${refused.code} ${refused.stderr}`);
       }
-      const piped = await cluster.dss([...importing, "-", name, ...flags], { input: broken });
+      const piped = await cluster.dss([...importing, "-", name, ...flags], {
+        ...LONG,
+        input: broken,
+      });
       const isEarly = /no difference of a volume|header|after 16 bytes|at byte 16/.test(
         piped.stderr,
       );
@@ -96,8 +102,9 @@ export class DiffModel {
       }
     }
     if (random.chance(0.3)) {
-      await cluster.ok([...importing, "-", name, ...flags], { input: readFileSync(file) });
-    } else await cluster.ok([...importing, file, name, ...flags]);
+      const input = readFileSync(file);
+      await cluster.ok([...importing, "-", name, ...flags], { ...LONG, input });
+    } else await cluster.ok([...importing, file, name, ...flags], LONG);
     rmSync(file);
     rmSync(`${file}.bad`, { force: true });
   }

@@ -6,7 +6,7 @@
  */
 import { hostname } from "node:os";
 import { join } from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { silentLogger } from "../../../cluster/base/log.js";
 import type { Prng } from "../../../cluster/base/prng.js";
 import { loadConfig } from "../../../cluster/config/load.js";
@@ -60,19 +60,21 @@ class OsdKiller {
 }
 
 /** A session with the metadata leader in this process. */
-async function connect(cluster: Cluster) {
+async function connect(t: Test, cluster: Cluster) {
   const { zookeeper } = await cluster.status();
   const session = await connectCluster({
     ...{ platform: nodePlatform, zookeeper, config: loadConfig(), logger: silentLogger },
     ...{ type: "library", instance: "", host: hostname(), detail: "volume model" },
   });
+  // Also after a failure: it would keep the process alive.
+  t.teardown(() => session.close());
   await session.mds.open(60_000);
   return session;
 }
 
 t.test(`seed ${SEED}: ${OPERATIONS} operations on volumes equal the model's`, async (t) => {
   const cluster = await startCluster(t);
-  const session = await connect(cluster);
+  const session = await connect(t, cluster);
   const socket = join(cluster.folder, "nbd.sock");
   const server = cluster.start(["volume", "serve", "--unix", socket]);
   await server.output(/nbd\+unix:\S+/);
@@ -98,5 +100,4 @@ t.test(`seed ${SEED}: ${OPERATIONS} operations on volumes equal the model's`, as
   t.comment(JSON.stringify(Object.fromEntries(model.counts)));
   await model.close();
   await server.stop();
-  await session.close();
 });

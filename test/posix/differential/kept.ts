@@ -49,8 +49,8 @@ export const KEPT: Readonly<Record<string, readonly Operation[]>> = {
   "trusted attributes are listed to the superuser only": [
     ...BEGINNING,
     { ...root, op: "setxattr", via: 0, path: "d", name: "trusted.c", value: "00ff", flags: 0 },
-    { uid_: 1000, op: "listxattr", via: 1, path: "d" },
-    { ...root, op: "listxattr", via: 1, path: "d" },
+    { uid_: 1000, op: "listxattr", via: 1, path: "d", name: "" },
+    { ...root, op: "listxattr", via: 1, path: "d", name: "" },
   ],
   "an access control list decides, follows chmod and is inherited": [
     ...BEGINNING,

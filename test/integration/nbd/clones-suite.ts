@@ -1,14 +1,8 @@
 /** Clones on a real cluster: what they show, what they keep, and that they become independent. */
 import t from "tap";
-import { startCluster, type Cluster } from "../../support/cluster.js";
+import { cluster } from "./volumes-support.js";
 
 const MIB = 1024 * 1024;
-
-t.setTimeout(300_000);
-let cluster: Cluster;
-t.before(async () => {
-  cluster = await startCluster(t);
-});
 
 const volume = (...args: string[]): Promise<string> => cluster.ok(["volume", ...args]);
 const read = (name: string, at: number, length = 6): Promise<string> =>
