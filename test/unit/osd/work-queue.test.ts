@@ -184,27 +184,30 @@ t.test("clients do not wait for the rests of recovery behind a scrub", async (t)
   }
 });
 
-t.test("who waits for the end of a burst goes on when it is over, and clients are quiet", async (t) => {
-  const w = world(PROFILES.client);
-  const first = await w.queue.turn("recovery", 64 * MiB);
-  first.release();
-  w.queue.admit(
-    request(() => undefined),
-    4096,
-    (counted) => counted.reply({}),
-  );
-  await w.clock.advance(50);
-  let began = -1;
-  void w.queue.turn("recovery", 4 * MiB).then((turn) => {
-    began = w.clock.now;
-    turn.end();
-  });
-  await w.clock.advance(100);
-  const ended = w.clock.now;
-  first.end();
-  await w.clock.advance(30_000);
-  t.ok(began >= 0 && began - ended <= 1_100, `${(began - ended).toFixed(0)} ms after the end`);
-});
+t.test(
+  "who waits for the end of a burst goes on when it is over, and clients are quiet",
+  async (t) => {
+    const w = world(PROFILES.client);
+    const first = await w.queue.turn("recovery", 64 * MiB);
+    first.release();
+    w.queue.admit(
+      request(() => undefined),
+      4096,
+      (counted) => counted.reply({}),
+    );
+    await w.clock.advance(50);
+    let began = -1;
+    void w.queue.turn("recovery", 4 * MiB).then((turn) => {
+      began = w.clock.now;
+      turn.end();
+    });
+    await w.clock.advance(100);
+    const ended = w.clock.now;
+    first.end();
+    await w.clock.advance(30_000);
+    t.ok(began >= 0 && began - ended <= 1_100, `${(began - ended).toFixed(0)} ms after the end`);
+  },
+);
 
 t.test("a reservation is kept and a limit holds, whatever the weights", async (t) => {
   const shares: Shares = {
