@@ -32,6 +32,7 @@ export interface RecordStore {
 export const RECORD_FORMAT = 1;
 const HEADER_BYTES = 8;
 const REWRITE_BYTES = 8 * 2 ** 20;
+const DONE_MAX = 1_024;
 
 /** State of a file's data, as bits. */
 export const UNTOLD = 1; // Its size or time may not be the leader's.
@@ -141,6 +142,14 @@ class State {
         return;
     }
   }
+  /**
+   * The kernel gets its answer in the moment in which a request is noted as done: only of the last
+   * ones can that be open at the end of a worker.
+   */
+  dropAnswered(): void {
+    const done = [...this.requests.values()].filter(({ state }) => state === "done");
+    for (const { id } of done.slice(0, -DONE_MAX)) this.requests.delete(id);
+  }
   recorded(): Recorded {
     return {
       client: this.client,
@@ -188,6 +197,7 @@ export class WorkerRecord implements RequestLog {
     const found = store.read();
     if (found.length > 0) {
       this.readNotes(found);
+      this.state.dropAnswered();
       this.inherited = this.state.recorded();
       for (const { id, cause } of this.state.requests.values()) this.noteCause(cause, id);
     }
