@@ -83,7 +83,9 @@ export class ScrubMember {
     const turn = await this.host.work.turn("scrub", entries * ROW_COST_BYTES);
     try {
       this.mustBeWhole(pg);
-      const found = await this.host.store.verifyIndex(pg.id);
+      const verified = this.host.store.verifyIndex(pg.id);
+      turn.end(); // What it waits for is the disk's work.
+      const found = await verified;
       if (found.damaged > 0) pg.damage.seen(this.host.clock.now());
       return found;
     } finally {

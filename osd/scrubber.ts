@@ -280,6 +280,7 @@ export class Scrubber {
       run.found += damaged;
       this.host.count("scrubErrors", damaged);
     }
+    this.check(run);
     // Who has lost something leaves the set: the scrub goes on with what was found in mind.
     if (run.found > 0 && pg.record.whole) await this.noteProgress(run);
     this.check(run);

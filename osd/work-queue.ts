@@ -105,6 +105,7 @@ export class WorkQueue {
           shares.finished(work, this.clock.now());
           release();
           this.backgroundEnded();
+          this.pump(); // Released earlier, it has not let anybody in by its end.
         };
         resolve({ release, end });
       };

@@ -133,7 +133,7 @@ export class FileSpace {
       if (!whole) edges.add(unit);
       const bits = this.known(unit);
       if (bits === undefined) this.recount = true;
-      else if (whole) this.allocated -= clear(bits, from, to) * SPACE_BLOCK;
+      else if (whole) this.count(-clear(bits, from, to));
     });
     for (const unit of edges) await this.again(unit);
   }
@@ -160,7 +160,7 @@ export class FileSpace {
       const start = number * this.unitBytes;
       const keep = Math.min(Math.max(end - start, 0), this.unitBytes) / SPACE_BLOCK;
       const cut = clear(unit, keep, this.unitBlocks);
-      if (this.dense < 0) this.allocated -= cut * SPACE_BLOCK;
+      if (this.dense < 0) this.count(-cut);
       if (keep === 0) this.units!.delete(number);
       else {
         inUnits += unit.count;
@@ -210,9 +210,16 @@ export class FileSpace {
       visit(unit, from, to);
     }
   }
+  /** A total that was not sure (`recount`) may have been less than what is now gone. */
+  private count(blocks: number): void {
+    this.allocated += blocks * SPACE_BLOCK;
+    if (this.allocated >= 0) return;
+    this.allocated = 0;
+    this.recount = true;
+  }
   private add(unit: number, from: number, to: number): void {
     const known = this.known(unit);
-    if (known !== undefined) this.allocated += set(known, from, to) * SPACE_BLOCK;
+    if (known !== undefined) this.count(set(known, from, to));
     else this.learning!.get(unit)!.added.push({ from, to });
   }
   /** Undefined: it is being asked for. */
@@ -275,7 +282,7 @@ export class FileSpace {
     try {
       const now = await this.fetch(number);
       if (generation !== this.generation || this.units?.get(number) !== before) return;
-      this.allocated += (now.count - before.count) * SPACE_BLOCK;
+      this.count(now.count - before.count);
       this.units.set(number, now);
     } catch {
       this.recount = true;

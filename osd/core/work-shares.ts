@@ -68,6 +68,7 @@ const ACTIVE_MS = 1_000;
 const BURST_BYTES = 4 * MiB;
 /** What took long because the other side hung is no reason to rest for long. */
 const REST_MS_MAX = 1_000;
+const RESERVATION_DEBT_MS = 1_000;
 
 interface Tags {
   queued: number;
@@ -129,7 +130,10 @@ export class WorkShares {
     if (!isReserved) this.virtual = Math.max(this.virtual, tags.start);
     tags.start += cost / weight;
     if (reservation > 0) {
-      tags.reservedAt = Math.max(tags.reservedAt, nowMs) + (cost / reservation) * 1000;
+      const ms = (cost / reservation) * 1000;
+      // What it had beyond its reservation while nobody else wanted it is soon forgotten.
+      const latest = nowMs + Math.max(ms, RESERVATION_DEBT_MS);
+      tags.reservedAt = Math.min(Math.max(tags.reservedAt, nowMs) + ms, latest);
     }
     if (limit < Infinity) tags.limitedAt = Math.max(tags.limitedAt, nowMs) + (cost / limit) * 1000;
     if (work === "client") return;
@@ -184,9 +188,11 @@ export class WorkShares {
       if (inService > 0) return { waitMs };
       const lingers = endedAt + LINGER_MS - nowMs;
       if (lingers > 0) return { waitMs: Math.min(waitMs, lingers) };
-      if (endedAt + ACTIVE_MS <= nowMs) continue;
+      // Gaps only: nobody of an earlier class must wait for the rest of a later one.
+      const quietMs = endedAt + ACTIVE_MS - nowMs;
+      if (quietMs <= 0 || waiting[0] !== best) continue;
       const { turns, burstCost } = this.tags[best];
-      if (turns > 0 && burstCost >= BURST_BYTES) return { waitMs };
+      if (turns > 0 && burstCost >= BURST_BYTES) return { waitMs: Math.min(waitMs, quietMs) };
       const rests = this.restEnd(best, work) - nowMs;
       if (turns === 0 && rests > 0) return { waitMs: Math.min(waitMs, rests) };
     }

@@ -82,6 +82,9 @@ export class Checkpointer {
   private running: Promise<void> | undefined;
   private wanted = false;
   private stopped = false;
+  /** Who waits for the commit of the checkpoint under way, and for that of the next. */
+  private committing: (() => void)[] = [];
+  private wantCommit: (() => void)[] = [];
   private timer: Timer | undefined;
 
   readonly counters = { checkpoints: 0, flushes: 0, flushedBlocks: 0, flushWrites: 0 };
@@ -156,6 +159,18 @@ export class Checkpointer {
     this.stopped = true;
     this.timer?.cancel();
     this.timer = undefined;
+    for (const resolve of [...this.committing, ...this.wantCommit]) resolve();
+    this.committing = [];
+    this.wantCommit = [];
+  }
+
+  /** Resolves when what has changed until now is in the index, or no checkpoint will come. */
+  committed(): Promise<void> {
+    if (this.stopped || (!this.dirty && !this.running)) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.wantCommit.push(resolve);
+      this.request();
+    });
   }
 
   async idle(): Promise<void> {
@@ -266,6 +281,8 @@ export class Checkpointer {
     this.timer = undefined;
     this.wanted = false;
     // From here to the next `await` is one moment: the state that this checkpoint stands for.
+    this.committing = this.wantCommit;
+    this.wantCommit = [];
     const { last, unlogged } = this.wal.sealAll();
     const user = quarantine.beginUse();
     const entries = overlay.select(Infinity);
@@ -300,6 +317,7 @@ export class Checkpointer {
       batch.puts.push({ key, value: encodeState(key, point) });
     }
     await space.whenSpace(() => index.commit(batch));
+    for (const resolve of this.committing.splice(0)) resolve();
     for (const pg of pgs) {
       pg.fresh = false;
       pg.logCommitted();

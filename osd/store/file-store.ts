@@ -432,7 +432,7 @@ export class FileStore implements ChunkStore {
     const found = this.guard.verify(this.pg(id));
     if (found.damaged > 0) this.indexErrors += found.damaged;
     if (found.lost) this.lose(this.pg(id), "entries do not match what was written", false);
-    if (found.damaged > 0) await this.checkpointer.checkpoint();
+    if (found.damaged > 0) await this.checkpointer.committed();
     return found;
   }
 

@@ -220,6 +220,7 @@ export class Wal {
   /** Resolves when group `order` is declared, writing an empty group if nothing else comes. */
   declare(order: number): Promise<void> {
     if (this.declared >= order) return Promise.resolve();
+    if (this.dead) return Promise.reject(new DssError("Disk", "the WAL has failed"));
     return new Promise((resolve, reject) => {
       this.declareWaiters.push({ order, resolve, reject });
       this.declareWanted = true;

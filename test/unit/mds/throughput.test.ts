@@ -1,6 +1,6 @@
 /**
- * Creating files through the leader and its journal is quick; the goal on the development machine
- * is 5,000 a second.
+ * Many creates in flight through the leader and its journal: each is done once, and another leader
+ * sees all of them. How quick that is, is a comment.
  */
 import t from "tap";
 import { ROOT_INO } from "../../../mds/proto.js";
@@ -26,7 +26,6 @@ t.test("creates with 16 in flight", async (t) => {
   t.comment(`${Math.round(COUNT / seconds)} creates/s, ${cluster.leader.journal.last} batches`);
   const listed = await client.send({ op: "getattr", ino: ROOT_INO });
   t.equal(listed.answer.inode!.size, COUNT);
-  t.ok(COUNT / seconds > 1_000, "far from unusable, even on a busy machine");
   await cluster.leader.checkpoint();
   t.same(cluster.failures, []);
   // Another leader sees the same from the store.

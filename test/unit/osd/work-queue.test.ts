@@ -165,6 +165,50 @@ t.test("in the gaps of an active client recovery rests as its weight says", asyn
   }
 });
 
+t.test("clients do not wait for the rests of recovery behind a scrub", async (t) => {
+  for (const profile of WORK_PROFILES) {
+    const w = world(PROFILES[profile]);
+    background(w, "scrub", { workers: 4, bytes: MiB });
+    void (async (): Promise<void> => {
+      for (;;) {
+        const turn = await w.queue.turn("recovery", 4 * MiB);
+        await new Promise<void>((resolve) => w.disk.work(4 * MiB, resolve));
+        turn.release();
+        await new Promise<void>((resolve) => w.clock.schedule(300, resolve));
+        turn.end();
+      }
+    })();
+    const done = client(w, { depth: 192, bytes: 65_536 });
+    await w.clock.advance(10_000);
+    t.ok(done.longestMs < 350, `${profile}: the longest took ${done.longestMs.toFixed(0)} ms`);
+  }
+});
+
+t.test(
+  "who waits for the end of a burst goes on when it is over, and clients are quiet",
+  async (t) => {
+    const w = world(PROFILES.client);
+    const first = await w.queue.turn("recovery", 64 * MiB);
+    first.release();
+    w.queue.admit(
+      request(() => undefined),
+      4096,
+      (counted) => counted.reply({}),
+    );
+    await w.clock.advance(50);
+    let began = -1;
+    void w.queue.turn("recovery", 4 * MiB).then((turn) => {
+      began = w.clock.now;
+      turn.end();
+    });
+    await w.clock.advance(100);
+    const ended = w.clock.now;
+    first.end();
+    await w.clock.advance(30_000);
+    t.ok(began >= 0 && began - ended <= 1_100, `${(began - ended).toFixed(0)} ms after the end`);
+  },
+);
+
 t.test("a reservation is kept and a limit holds, whatever the weights", async (t) => {
   const shares: Shares = {
     client: { weight: 1000, reservation: 0, limit: Infinity },

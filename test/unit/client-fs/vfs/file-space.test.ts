@@ -3,6 +3,7 @@
  * also when a writer dies; random operations by two mounts against the objects.
  */
 import t from "tap";
+import { FileSpace } from "../../../../client-fs/vfs/file-space.js";
 import { CALLER, newWorld, OBJECT_SIZE, type TestMount, type World } from "./world.js";
 
 const O_RDWR = 2;
@@ -44,6 +45,21 @@ t.test("holes count nothing", async (t) => {
   const ino = await other.lookup(1, "a");
   t.equal(await other.allocated(ino), 4 * BLOCK);
   t.equal(world.objects.allocatedOf(ino), 4 * BLOCK);
+});
+
+t.test("a total that is not sure never falls below nothing", async (t) => {
+  const size = 2 ** 20;
+  const whole = [{ start: 0, length: size }];
+  const space = new FileSpace(
+    { allocated: BLOCK, recount: true, size },
+    { stripeUnit: 4 * size },
+    () => Promise.resolve(whole),
+  );
+  space.wrote(BLOCK, 2 * BLOCK);
+  await space.pending;
+  space.truncated(8 * BLOCK);
+  t.equal(space.allocated, 0, "less than what was cut was known");
+  t.ok(space.recount);
 });
 
 t.test("the next writer of a file with holes learns what is there", async (t) => {
