@@ -7,6 +7,7 @@
  *   child: {ready: …}, {pong: n}, {said: …}, {ended: …}, {failed: …}
  */
 import { fork } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
 import type { Address } from "../../cluster/platform/ports.js";
 import type { ServerProcess } from "../../nbd/supervisor.js";
@@ -25,6 +26,20 @@ interface FromServer {
   /** It ends in good order, with this outcome. */
   ended?: string;
   failed?: { code: ErrorCode; message: string; hint?: string };
+}
+
+/**
+ * The process has ended, but for threads that are in the kernel and cannot leave it: nothing of its
+ * own runs any more. The kernel reports its exit only when they have left, and what they wait for
+ * may be an answer of the process that is to follow it.
+ */
+export function isZombie(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return stat.slice(stat.lastIndexOf(")") + 2).startsWith("Z");
+  } catch {
+    return false; // It is gone, or this system does not tell.
+  }
 }
 
 export interface Child<Ready> extends Omit<ServerProcess, "ready"> {
@@ -63,8 +78,14 @@ export function forkServer<Ready = Address>(options: {
   const send = (message: object): void => {
     if (child.connected) child.send(message, () => undefined); // Its end is told by "exit".
   };
+  let wasZombie = false;
+  let over: () => void = () => undefined;
   const timer = setInterval(
     () => {
+      const zombie = isZombie(child.pid ?? 0);
+      // Twice: what an ordinary end said last is in the channel for a moment.
+      if (zombie && wasZombie) return over();
+      wasZombie = zombie;
       send({ ping: 0 });
       if (performance.now() - heard > silentMs) silent();
     },
@@ -90,6 +111,10 @@ export function forkServer<Ready = Address>(options: {
       clearInterval(timer);
       resolve(failure);
     });
+    over = () => {
+      clearInterval(timer);
+      resolve(failure);
+    };
     child.once("exit", () => {
       clearInterval(timer);
       // What it said last may still be in the channel.

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import t from "tap";
 import { Prng } from "../../../cluster/base/prng.js";
 import { makeCertificates } from "../../support/certificates.js";
-import { ext4InGuest } from "../../support/guest-ext4.js";
+import { ext4InGuest, GUEST_FILE_BYTES, GUEST_WASTE_BYTES } from "../../support/guest-ext4.js";
 import { run, succeed, type Program } from "../../support/process.js";
 import { waitFor, type Teardown } from "../../support/temp.js";
 import { cluster, folder } from "./volumes-support.js";
@@ -305,9 +305,13 @@ t.test(
     const server = cluster.start(args);
     const [, port] = await server.output(/nbd:\/\/127\.0\.0\.1:(\d+)/);
     const steps: string[] = [];
+    let used = Infinity;
     const onStep = async (step: string): Promise<void> => {
       steps.push(step);
       if (step === "growing") {
+        // It has trimmed before.
+        const [usage] = await cluster.json<{ used: number }[]>(["volume", "du", "ext4"]);
+        used = usage!.used;
         await cluster.ok(["volume", "resize", "ext4", "192M"]);
         return;
       }
@@ -331,6 +335,8 @@ t.test(
     })) {
       t.equal(results.get(name), value, name);
     }
+    t.ok(used >= GUEST_FILE_BYTES, "the volume has what the guest kept");
+    t.ok(used < GUEST_FILE_BYTES + GUEST_WASTE_BYTES, `${used} bytes: what it deleted is gone`);
     await server.stop();
   },
 );
