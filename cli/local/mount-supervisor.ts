@@ -41,6 +41,8 @@ export interface MountSupervision {
   env: Readonly<Record<string, string>>;
   /** Where it listens for `dss mount --upgrade`; "": nowhere. */
   control: string;
+  /** Another worker goes on when one has died. */
+  restarts: boolean;
 }
 /** What a worker is started with. */
 export interface WorkerStart {
@@ -190,7 +192,8 @@ export class MountSupervisor {
       this.log("warn", "the mount's worker has died", { worker: child.pid, reason });
     }
     const canResend = ((this.negotiated?.flags2 ?? 0) & HAS_RESEND) !== 0;
-    if (wasServing && (this.isLast || !canResend)) {
+    const mayFollow = this.options.restarts || outcome === "handed over";
+    if (wasServing && (this.isLast || !canResend || !mayFollow)) {
       // Whoever waits for an answer would wait for ever, or what was answered is not known.
       this.finish(died());
       return;

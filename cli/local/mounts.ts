@@ -23,6 +23,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { DssError, isDssError } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
+import { loadConfig } from "../../cluster/config/load.js";
 import {
   findMount,
   isFuseMount,
@@ -130,6 +131,7 @@ export function supervisionOf(mountpoint: string, args: readonly string[]): Moun
   return {
     ...{ mountpoint, program: MAIN, args, env: workerEnvironment() },
     control: controlPath(mountpoint),
+    restarts: loadConfig({ environment: process.env }).client.restartWorker === "always",
   };
 }
 

@@ -248,6 +248,11 @@ export const OPTIONS = {
     ),
   },
   client: {
+    restartWorker: choice(
+      ["never", "always"],
+      "never",
+      "whether another worker goes on when a mount's worker has died (not proven yet: decision 11)",
+    ),
     cacheBytes: bytes(
       { default: 64 * MiB, min: 0, max: 64 * GiB, simulate: [0, 16 * MiB] },
       "memory of a mount for file data that was read",

@@ -208,7 +208,8 @@ async function database(cluster: Cluster, random: Prng): Promise<void> {
 try {
   const [seed, only] = [Number(process.argv[2] ?? 1), process.argv[3]];
   const random = new Prng(seed);
-  const cluster = await startCluster(teardown);
+  const env = { DSS_CLIENT_RESTART_WORKER: "always" };
+  const cluster = await startCluster(teardown, { env });
   const loads = [copy, commit, database].filter(({ name }) => !only || only === name);
   for (const load of loads) {
     const before = { ...counts };

@@ -33,7 +33,11 @@ await posixSuite(t, place("posix"));
 await t.test("programs", (t) => programsSuite(t, place("programs")));
 await randomSuite(t, place("random"), { seeds: [1, 2], count: 1_500 });
 await t.test("mount options", (t) => optionsSuite(t, cluster));
-const second = await cluster.mountAgain("second");
+let second = "";
+await t.test("a second mount", async (t) => {
+  second = await cluster.mountAgain("second");
+  t.ok(second);
+});
 await t.test("locks", (t) => locksSuite(t, cluster, second));
 await t.test("two mounts", async (t) => {
   mkdirSync(join(cluster.mount, "two"));

@@ -6,12 +6,16 @@ import { closeSync, fsyncSync, openSync, readFileSync, writeFileSync, writeSync 
 import { mkdirSync, readdirSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { isGone, startCluster } from "../../support/cluster.js";
 import { start, succeed } from "../../support/process.js";
 import { tempFolder, waitFor } from "../../support/temp.js";
 
-const cluster = await startCluster(t);
+/** Workers are killed and another one goes on; `npm run campaign worker-kill` does that at length. */
+const KILLS = process.env["DSS_WORKER_KILLS"] === "yes";
+const cluster = await startCluster(t, {
+  env: { DSS_CLIENT_RESTART_WORKER: KILLS ? "always" : "never" },
+});
 
 const WRITER = `
 import os, sys, time
@@ -39,7 +43,7 @@ async function killWorker(): Promise<void> {
   });
 }
 
-await t.test("its worker is killed while programs work", async (t) => {
+async function killedAtWork(t: Test): Promise<void> {
   const before = await worker();
   t.not(before.pid, before.supervisor);
   const source = join(tempFolder(t, "source"), "tree");
@@ -88,7 +92,8 @@ await t.test("its worker is killed while programs work", async (t) => {
   t.equal(readFileSync(path, "utf8"), "synced and more");
   const { supervisor } = await worker();
   t.equal(supervisor, before.supervisor);
-});
+}
+if (KILLS) await t.test("its worker is killed while programs work", killedAtWork);
 
 function ask(request: object): Promise<{ done: boolean; error?: string; pid: number }> {
   const folder = join(cluster.data, "run", "mounts");
