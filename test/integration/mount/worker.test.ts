@@ -11,7 +11,7 @@ import { isGone, startCluster } from "../../support/cluster.js";
 import { start, succeed } from "../../support/process.js";
 import { tempFolder, waitFor } from "../../support/temp.js";
 
-/** Workers are killed and another one goes on; `npm run campaign worker-kill` does that at length. */
+/** Workers are killed and another one goes on (`npm run campaign worker-kill` does more of it). */
 const KILLS = process.env["DSS_WORKER_KILLS"] === "yes";
 const cluster = await startCluster(t, {
   env: { DSS_CLIENT_RESTART_WORKER: KILLS ? "always" : "never" },
