@@ -16,7 +16,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { stat } from "node:fs/promises";
+import { statfs } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -191,7 +191,7 @@ export async function probe(mountpoint: string): Promise<"none" | "dead" | "hung
   // The kernel may still answer from its cache, or wait for the last descriptor to close.
   const record = readRecord(mountpoint);
   if (record !== undefined && !isMountAlive(record)) return "dead";
-  const answered = stat(mountpoint).then(
+  const answered = statfs(mountpoint).then(
     () => "usable" as const,
     (error: NodeJS.ErrnoException) =>
       error.code === "ENOTCONN" || error.code === "ECONNABORTED" ? ("dead" as const) : "usable",

@@ -550,7 +550,8 @@ async function probeMount(target: string): Promise<"alive" | "dead" | "hung"> {
   const timeout = new Promise<"hung">((resolve) => {
     timer = setTimeout(resolve, PROBE_MS, "hung");
   });
-  const stat = fs.promises.stat(target).then(
+  // Never answered from the kernel's cache, and failed when it lets go of a killed daemon's mount.
+  const answer = fs.promises.statfs(target).then(
     () => "alive" as const,
     (error: unknown) => {
       const code = codeOf(error);
@@ -558,7 +559,7 @@ async function probeMount(target: string): Promise<"alive" | "dead" | "hung"> {
     },
   );
   try {
-    return await Promise.race([stat, timeout]);
+    return await Promise.race([answer, timeout]);
   } finally {
     clearTimeout(timer);
   }
