@@ -55,6 +55,7 @@ await t.test("every copy of every placement group is in place afterwards", async
     up: number[];
     inSync: number[];
   }
+  await cluster.up(); // A leader was killed.
   await cluster.healthy();
   const pgs = await cluster.json<Pg[]>(["pg", "ls"]);
   t.ok(pgs.length > 0);
