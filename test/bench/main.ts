@@ -18,7 +18,7 @@ import type { Watched } from "./measure.js";
 import { compareDocuments, describeDocument, readDocument, ReportError } from "./report.js";
 import { summarize } from "./report.js";
 import type { Document, Memory, Result, Run } from "./report.js";
-import { endWithProcess, Scope } from "./scope.js";
+import { endWithProcess, Scope } from "../support/scope.js";
 import type { SmallFilesResult } from "./small-files.js";
 
 const RUNS_MIN = 3;

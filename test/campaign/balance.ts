@@ -10,7 +10,7 @@ import { startCluster, type Cluster } from "../support/cluster.js";
 import { CopiesWatch } from "../support/copies-watch.js";
 import { healedWithout, osdProcess, shownDown } from "../support/fault-cases.js";
 import { succeed } from "../support/process.js";
-import type { Teardown } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 
 const MIB = 2 ** 20;
 const STEP_MS = 600_000;
@@ -27,11 +27,7 @@ const MEASURE_SECONDS = 12;
 /** Other bytes than those of the first time: what is the same is not copied. */
 const OTHER = ["--randseed=77", "--refill_buffers"];
 
-const actions: (() => unknown)[] = [];
-const step: Teardown = { teardown: (action) => void actions.push(action) };
-async function end(): Promise<void> {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
-}
+const step = new Scope();
 const missed: string[] = [];
 function figure(text: string, isGood: boolean): void {
   console.log(`${isGood ? "  " : "MISSED "}${text}`);
@@ -241,7 +237,7 @@ const STEPS: Readonly<Record<string, () => Promise<void>>> = {
 
 const [name = ""] = process.argv.slice(2);
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => void end().finally(() => process.exit(130)));
+  process.once(signal, () => void step.end().finally(() => process.exit(130)));
 }
 try {
   const chosen = STEPS[name];
@@ -253,5 +249,5 @@ try {
   await cluster.healthy();
   if (missed.length > 0) throw new Error(`missed: ${missed.join("; ")}`);
 } finally {
-  await end();
+  await step.end();
 }

@@ -15,14 +15,10 @@ import {
   type Places,
 } from "../posix/differential/run.js";
 import { startCluster } from "../support/cluster.js";
-import { tempFolder, type Teardown } from "../support/temp.js";
+import { tempFolder } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 
-const actions: (() => unknown)[] = [];
-const scope: Teardown = { teardown: (action) => void actions.push(action) };
-async function end(): Promise<void> {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
-}
-
+const scope = new Scope();
 async function clusterWays(): Promise<[string, string]> {
   const cluster = await startCluster(scope);
   const second = await cluster.mountAgain("second");
@@ -45,7 +41,7 @@ const { values } = parseArgs({
   },
 });
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => void end().finally(() => process.exit(130)));
+  process.once(signal, () => void scope.end().finally(() => process.exit(130)));
 }
 try {
   const { folder, second = folder } = values;
@@ -67,5 +63,5 @@ try {
   }
   console.log(`${operations} operations compared, seeds from ${first}`);
 } finally {
-  await end();
+  await scope.end();
 }

@@ -10,7 +10,8 @@ import { Prng } from "../../cluster/base/prng.js";
 import { startCluster, type Cluster } from "../support/cluster.js";
 import { bootRoot, checkRoot, makeRoot, ROOT_BYTES } from "../support/guest-root.js";
 import type { Program } from "../support/process.js";
-import { tempFolder, waitFor, type Teardown } from "../support/temp.js";
+import { tempFolder, waitFor } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 
 const SEED = Number(process.env["GUEST_ROOT_SEED"] ?? 1);
 const BOOT_MS = 600_000;
@@ -24,12 +25,7 @@ async function serverPid(supervisor: Program): Promise<number> {
   });
 }
 
-const actions: (() => unknown)[] = [];
-const machine: Teardown = { teardown: (action) => void actions.push(action) };
-
-async function end(): Promise<void> {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
-}
+const machine = new Scope();
 
 class World {
   private constructor(
@@ -110,5 +106,5 @@ try {
   console.error(error);
   process.exitCode = 1;
 } finally {
-  await end();
+  await machine.end();
 }

@@ -94,6 +94,7 @@ async function clients(t: Test): Promise<void> {
   const mountpoint = join(folder, "fuse");
   mkdirSync(mountpoint);
   const fuse = start(t, "nbdfuse", [join(mountpoint, "disk"), uri]);
+  // It is unmounted already unless the test failed.
   t.teardown(() => run(t, "umount", ["-l", mountpoint]).catch(() => undefined));
   await waitFor("the file", () => existsSync(join(mountpoint, "disk")) || undefined);
   await succeed(t, "cmp", [source, join(mountpoint, "disk")], longMs);
@@ -215,7 +216,7 @@ async function figures(t: Test): Promise<void> {
   }
   const rows: Row[] = [];
   let over = false;
-  void fio.finally(() => (over = true)).catch(() => undefined);
+  void fio.finally(() => (over = true)).catch(() => undefined); // Awaited below.
   while (!over) {
     rows.push(...(await cluster.json<Row[]>(["volume", "top"])));
     await new Promise((resolve) => setTimeout(resolve, 500));

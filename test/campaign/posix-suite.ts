@@ -9,7 +9,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { startCluster } from "../support/cluster.js";
-import type { Teardown } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 import { describeFigures, type SuiteFigures } from "./posix-steps.js";
 
 /** Some files make a thousand system calls, each in a process of its own. */
@@ -87,12 +87,7 @@ async function runFiles(files: string[], tests: string, place: string): Promise<
   return figures;
 }
 
-const actions: (() => unknown)[] = [];
-const scope: Teardown = { teardown: (action) => void actions.push(action) };
-async function end(): Promise<void> {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
-}
-
+const scope = new Scope();
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -109,7 +104,7 @@ const all = named.length > 0 ? named : testFiles(tests);
 // Dealt in turn: the long ones are neighbours.
 const files = all.filter((_, index) => index % parts === part - 1);
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => void end().finally(() => process.exit(130)));
+  process.once(signal, () => void scope.end().finally(() => process.exit(130)));
 }
 process.umask(0o022);
 try {
@@ -119,5 +114,5 @@ try {
   if (values.record !== undefined) writeFileSync(values.record, JSON.stringify(figures));
   if (figures.failures.length > 0 || figures.tests === 0) process.exitCode = 1;
 } finally {
-  await end();
+  await scope.end();
 }

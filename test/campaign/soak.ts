@@ -11,7 +11,7 @@ import { startCluster } from "../support/cluster.js";
 import type { Cluster } from "../support/cluster.js";
 import { BUILD, succeed } from "../support/process.js";
 import { tempFolder } from "../support/temp.js";
-import type { Teardown } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 
 const STEP_MS = 300_000;
 const OPERATIONS = 8_000;
@@ -19,12 +19,7 @@ const FIO_SECONDS = 60;
 /** Between the death of one OSD and the next: it comes back and catches up meanwhile. */
 const KILL_EVERY_MS = 12_000;
 
-const actions: (() => unknown)[] = [];
-const soak: Teardown = { teardown: (action) => void actions.push(action) };
-
-async function end(): Promise<void> {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
-}
+const soak = new Scope();
 
 async function randomOperations(cluster: Cluster, seed: number): Promise<void> {
   const root = join(cluster.mount, "random");
@@ -82,7 +77,7 @@ async function fioUnderFailures(cluster: Cluster, seed: number): Promise<void> {
 
 const [kind = "", seedText = "1"] = process.argv.slice(2);
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => void end().finally(() => process.exit(130)));
+  process.once(signal, () => void soak.end().finally(() => process.exit(130)));
 }
 try {
   const cluster = await startCluster(soak);
@@ -91,5 +86,5 @@ try {
   else throw new Error(`no soak "${kind}"`);
   await cluster.healthy();
 } finally {
-  await end();
+  await soak.end();
 }

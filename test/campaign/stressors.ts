@@ -19,7 +19,7 @@ import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../tools/test-parts.js";
 import { startCluster } from "../support/cluster.js";
-import type { Teardown } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 import { STRESSORS, type StressorName, type StressorResult } from "./stressor-steps.js";
 
 interface Job {
@@ -236,12 +236,7 @@ const RUNS: Readonly<Record<StressorName, (job: Job) => StressorResult>> = {
   fsstress,
 };
 
-const actions: (() => unknown)[] = [];
-const scope: Teardown = { teardown: (action) => void actions.push(action) };
-async function end(): Promise<void> {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
-}
-
+const scope = new Scope();
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -254,7 +249,7 @@ const name = positionals[0] as StressorName;
 const { program } = STRESSORS[name];
 if (program !== "") execFileSync("sh", ["-c", `command -v ${program} || ls ${program}`]);
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => void end().finally(() => process.exit(130)));
+  process.once(signal, () => void scope.end().finally(() => process.exit(130)));
 }
 try {
   const local = mkdtempSync(join(tmpdir(), "stressor-"));
@@ -278,5 +273,5 @@ try {
     process.exitCode = 1;
   }
 } finally {
-  await end();
+  await scope.end();
 }

@@ -14,7 +14,8 @@ import { Prng } from "../../cluster/base/prng.js";
 import { ROOT } from "../../tools/test-parts.js";
 import { startCluster, type Cluster } from "../support/cluster.js";
 import { start, succeed, type Program } from "../support/process.js";
-import { tempFolder, waitFor, type Teardown } from "../support/temp.js";
+import { tempFolder, waitFor } from "../support/temp.js";
+import { Scope } from "../support/scope.js";
 
 const PROGRAM_MS = 240_000;
 const COMMITS = 12;
@@ -23,8 +24,7 @@ const PGBENCH_SECONDS = 12;
 const TRIES_MAX = 4;
 const LOST = /Input\/output error|I\/O error/;
 
-const actions: (() => unknown)[] = [];
-const teardown: Teardown = { teardown: (action) => void actions.push(action) };
+const teardown = new Scope();
 const counts = { kills: 0, programs: 0, lost: 0 };
 
 async function killWorker(cluster: Cluster): Promise<void> {
@@ -225,5 +225,5 @@ try {
   const { kills, programs, lost } = counts;
   console.log(`seed ${seed}: ${kills} workers killed, ${programs} programs, ${lost} losses told`);
 } finally {
-  for (let action = actions.pop(); action; action = actions.pop()) await action();
+  await teardown.end();
 }

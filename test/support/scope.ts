@@ -1,9 +1,9 @@
 /**
- * What a benchmark started, ended last first: at its end, after a failure and after Ctrl-C. Every
- * action of a scope runs although an earlier one failed, and what is registered after the end
- * (a program that was starting meanwhile) is ended at once.
+ * What a benchmark or a step of a campaign started, ended last first: at its end, after a failure
+ * and after Ctrl-C. Every action of a scope runs although an earlier one failed, and what is
+ * registered after the end (a program that was starting meanwhile) is ended at once.
  */
-import type { Teardown } from "../support/temp.js";
+import type { Teardown } from "./temp.js";
 
 export class Scope implements Teardown {
   private readonly actions: (() => unknown)[] = [];
@@ -58,7 +58,7 @@ export class Scope implements Teardown {
 }
 
 function note(message: string): void {
-  process.stderr.write(`bench: ${message}\n`);
+  process.stderr.write(`${message}\n`);
 }
 
 /** Ends the scope before the process, whichever way that ends; SIGKILL alone is beyond it. */

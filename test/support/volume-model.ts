@@ -19,15 +19,7 @@ const VOLUMES_MAX = 4;
 const BURST_MAX = 8;
 const LOOK_MS = 20;
 
-export type Disk = Pick<BlockImage, "size" | "read" | "status"> & {
-  write(offset: number, data: Buffer, options: { fua: boolean }): Promise<void>;
-  zero(
-    offset: number,
-    length: number,
-    options: { fua: boolean; mayTrim: boolean; fast: boolean },
-  ): Promise<void>;
-  trim(offset: number, length: number, options: { fua: boolean }): Promise<void>;
-};
+export type Disk = Pick<BlockImage, "size" | "read" | "status" | "write" | "zero" | "trim">;
 /** Where volumes are opened. */
 export interface Disks {
   open(name: string): Promise<Disk>;

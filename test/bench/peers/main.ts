@@ -9,7 +9,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../../tools/test-parts.js";
 import { describeCommit, describeMachine } from "../measure.js";
-import { endWithProcess, Scope } from "../scope.js";
+import { endWithProcess, Scope } from "../../support/scope.js";
 import type { Memory } from "../report.js";
 import { drawPeers } from "./charts.js";
 import { dssSystem } from "./dss-system.js";

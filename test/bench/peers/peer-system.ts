@@ -18,7 +18,7 @@ import { delimiter, join } from "node:path";
 import { findLeftovers, RUN_VARIABLE } from "../../../tools/leftovers.js";
 import { run } from "../../support/process.js";
 import { tempFolder, withDeadline } from "../../support/temp.js";
-import { Scope } from "../scope.js";
+import { Scope } from "../../support/scope.js";
 import { SetupError } from "./system.js";
 import type { BlockDevice, Running, System, SystemProcess } from "./system.js";
 

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { start, succeed } from "../../support/process.js";
 import { tempFolder, waitFor } from "../../support/temp.js";
-import type { Scope } from "../scope.js";
+import type { Scope } from "../../support/scope.js";
 import type { SyncCount } from "./report.js";
 import type { Running } from "./system.js";
 

@@ -3,7 +3,7 @@
  * block device. dss is one (dss-system.ts), and so is every script of the peers (peer-system.ts).
  */
 import type { Watched } from "../measure.js";
-import type { Scope } from "../scope.js";
+import type { Scope } from "../../support/scope.js";
 
 export interface SystemProcess extends Watched {
   readonly role: "servers" | "client";

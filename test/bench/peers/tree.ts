@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Prng } from "../../../cluster/base/prng.js";
 import { succeed } from "../../support/process.js";
 import { tempFolder } from "../../support/temp.js";
-import type { Scope } from "../scope.js";
+import type { Scope } from "../../support/scope.js";
 
 const SEED = 20_261_122;
 const FILES_A_DIRECTORY = 5;

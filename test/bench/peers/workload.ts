@@ -8,7 +8,7 @@ import { BUILD, run, succeed } from "../../support/process.js";
 import { hostCpuSeconds, peakResidentBytes, residentBytes, withCpu } from "../measure.js";
 import { runFio } from "../fio.js";
 import type { FioResult } from "../fio.js";
-import type { Scope } from "../scope.js";
+import type { Scope } from "../../support/scope.js";
 import type { SmallFilesResult } from "../small-files.js";
 import type { ProcessMemory, Sample } from "./report.js";
 import { ROWS } from "./rows.js";

@@ -1,6 +1,6 @@
 /** What a benchmark starts is ended whatever happens, last first and once. */
 import t from "tap";
-import { Scope } from "../../bench/scope.js";
+import { Scope } from "../../support/scope.js";
 
 t.test("last first, once, and past a failure", async (t) => {
   const said: string[] = [];
