@@ -44,7 +44,7 @@ export function register(command: Command): void {
     );
   withSettings(command, ["cluster", "client"]);
   command.action(async (path: string, flags: MountFlags) => {
-    settingsOf(command); // Refuses a wrong one before anything is started.
+    const { restartWorker } = settingsOf(command).client; // A wrong one is refused before all else.
     if (flags.worker === true) {
       await runWorker(command, path, flags);
       return;
@@ -73,6 +73,7 @@ export function register(command: Command): void {
       log: flags.log === undefined ? defaultLog(path) : resolve(flags.log),
       driver: flags.driver,
       settings: settingArguments(command),
+      restartWorker,
       ...(flags.options !== undefined && { options: flags.options.join(",") }),
     });
     printLine(`mounted at ${record.mountpoint}; log: ${record.log}`);
@@ -114,7 +115,8 @@ async function runSupervised(command: Command, path: string, flags: MountFlags):
   const mountpoint = await checkMountpoint(path, flags.options);
   const options = flags.options === undefined ? [] : ["-o", flags.options.join(",")];
   const args = ["--zookeeper", zookeeperOf(command), ...options, ...settingArguments(command)];
-  await superviseMount(supervisionOf(mountpoint, args));
+  const { restartWorker } = settingsOf(command).client;
+  await superviseMount(supervisionOf(mountpoint, args, restartWorker));
 }
 
 async function runWorker(command: Command, path: string, flags: MountFlags): Promise<void> {

@@ -164,6 +164,7 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       ...(worker !== undefined && { held: worker, beforeResume: begin }),
       ...(parsed.sourceName === undefined ? {} : { sourceName: parsed.sourceName }),
     });
+    // Its failure is told to who waits for `done`.
     void mounted.done.finally(() => observed.stop()).catch(() => undefined);
     const generation = record?.generation ?? 0;
     logger.info({ mountpoint, client: mds.client, driver, worker: generation }, "mounted");

@@ -68,7 +68,7 @@ export class Takeovers {
   async admit(session: TakenSession, open: SessionOpen): Promise<void> {
     const { metadata } = this.parts;
     const generation = open.generation ?? 0;
-    // It may have asked before, over a connection that was lost.
+    // It may have asked before, over a connection that was lost. How that ended its asker is told.
     while (session.taking !== undefined) await session.taking.catch(() => undefined);
     const known = metadata.session(session.id)?.generation ?? generation;
     if (generation < known) {

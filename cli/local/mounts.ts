@@ -23,7 +23,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { DssError, isDssError } from "../../cluster/base/errors.js";
 import { silentLogger } from "../../cluster/base/log.js";
-import { loadConfig } from "../../cluster/config/load.js";
+import type { Config } from "../../cluster/config/options.js";
 import {
   findMount,
   isFuseMount,
@@ -61,6 +61,7 @@ export interface MountRequest {
   driver?: string;
   /** Further arguments for the worker. */
   settings?: readonly string[];
+  restartWorker: Config["client"]["restartWorker"];
 }
 
 export const MAIN = fileURLToPath(new URL("../main.js", import.meta.url));
@@ -126,12 +127,16 @@ export const controlPath = (mountpoint: string): string =>
   recordPath(mountpoint).replace(/json$/, "sock");
 
 /** What supervises a mount with these arguments of its worker. */
-export function supervisionOf(mountpoint: string, args: readonly string[]): MountSupervision {
+export function supervisionOf(
+  mountpoint: string,
+  args: readonly string[],
+  restartWorker: Config["client"]["restartWorker"],
+): MountSupervision {
   mkdirSync(recordFolder(), { recursive: true, mode: 0o755 });
   return {
     ...{ mountpoint, program: MAIN, args, env: workerEnvironment() },
     control: controlPath(mountpoint),
-    restarts: loadConfig({ environment: process.env }).client.restartWorker === "always",
+    restarts: restartWorker === "always",
   };
 }
 
@@ -223,7 +228,7 @@ export async function startMount(request: MountRequest): Promise<MountRecord> {
     ...(options === undefined ? [] : ["-o", options]),
     ...(request.settings ?? []),
   ];
-  const supervision = JSON.stringify(supervisionOf(mountpoint, given));
+  const supervision = JSON.stringify(supervisionOf(mountpoint, given, request.restartWorker));
   const worker = await startDetached({
     program: process.execPath,
     args:

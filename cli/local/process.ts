@@ -57,6 +57,12 @@ export function isAlive(identity: ProcessIdentity): boolean {
   return stat !== undefined && stat.startTicks === identity.startTicks && !/[ZX]/.test(stat.state);
 }
 
+/**
+ * The process has ended, but for its parent's knowing of it or for threads that are in the kernel
+ * and cannot leave it: nothing of its own runs any more.
+ */
+export const isZombie = (pid: number): boolean => readStat(pid)?.state === "Z";
+
 /** False when it has ended meanwhile. */
 export function signal(identity: ProcessIdentity, name: NodeJS.Signals): boolean {
   if (!isAlive(identity)) return false;

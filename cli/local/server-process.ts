@@ -7,10 +7,10 @@
  *   child: {ready: …}, {pong: n}, {said: …}, {ended: …}, {failed: …}
  */
 import { fork } from "node:child_process";
-import { readFileSync } from "node:fs";
 import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
 import type { Address } from "../../cluster/platform/ports.js";
 import type { ServerProcess } from "../../nbd/supervisor.js";
+import { isZombie } from "./process.js";
 
 const PING_MS = 2_000;
 /** A process that has said nothing for so long is hung or frozen. */
@@ -26,20 +26,6 @@ interface FromServer {
   /** It ends in good order, with this outcome. */
   ended?: string;
   failed?: { code: ErrorCode; message: string; hint?: string };
-}
-
-/**
- * The process has ended, but for threads that are in the kernel and cannot leave it: nothing of its
- * own runs any more. The kernel reports its exit only when they have left, and what they wait for
- * may be an answer of the process that is to follow it.
- */
-export function isZombie(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    return stat.slice(stat.lastIndexOf(")") + 2).startsWith("Z");
-  } catch {
-    return false; // It is gone, or this system does not tell.
-  }
 }
 
 export interface Child<Ready> extends Omit<ServerProcess, "ready"> {
@@ -82,6 +68,8 @@ export function forkServer<Ready = Address>(options: {
   let over: () => void = () => undefined;
   const timer = setInterval(
     () => {
+      // Its exit is told when its threads have left the kernel, and what they wait for there may be
+      // an answer of the process that is to follow it.
       const zombie = isZombie(child.pid ?? 0);
       // Twice: what an ordinary end said last is in the channel for a moment.
       if (zombie && wasZombie) return over();

@@ -7,6 +7,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DssError, isDssError } from "../../cluster/base/errors.js";
+import { loadConfig } from "../../cluster/config/load.js";
 import { allPgs } from "../../cluster/map/cluster-map.js";
 import { ClusterClient } from "../context.js";
 import { UsageError } from "../failure.js";
@@ -353,7 +354,10 @@ async function ensureMount(work: Work): Promise<void> {
   }
   if (condition === "none") makeMountpoint(state.mount);
   const log = logOf(folder, "mount");
-  const mounted = await startMount({ path: state.mount, zookeeper: zookeeperAddress(state), log });
+  // What the cluster's daemons are told they are told by the environment, and so is the mount.
+  const { restartWorker } = loadConfig({ environment: process.env }).client;
+  const zookeeper = zookeeperAddress(state);
+  const mounted = await startMount({ path: state.mount, zookeeper, log, restartWorker });
   const { pid, startTicks, bootId } = mounted;
   record(work, { name: "mount", role: "mount", pid, startTicks, bootId, data: state.mount, log });
   work.started.push("mount");

@@ -6,9 +6,7 @@
  *
  * Owner of the process's aligned buffers.
  */
-import * as fs from "node:fs";
 import { assert } from "../base/assert.js";
-import { diskError } from "./disk-error.js";
 import type { DirectFile } from "./ports.js";
 
 const ALIGNMENT = 4096;
@@ -40,11 +38,9 @@ function give(buffer: Buffer): void {
   else free!.push(buffer);
 }
 
+/** Of a file that was opened with O_DIRECT. */
 export class NodeDirectFile implements DirectFile {
-  constructor(
-    private readonly fd: number,
-    private readonly path: string,
-  ) {}
+  constructor(private readonly file: DirectFile) {}
 
   async write(chunks: readonly Buffer[], position: number): Promise<void> {
     const total = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
@@ -66,7 +62,7 @@ export class NodeDirectFile implements DirectFile {
             skip = 0;
           }
         }
-        await this.writeAll(buffer, filled, position + done);
+        await this.file.write([buffer.subarray(0, filled)], position + done);
         done += filled;
       } finally {
         give(buffer);
@@ -74,26 +70,7 @@ export class NodeDirectFile implements DirectFile {
     }
   }
 
-  /** A short write is continued: it ends at a multiple of what the disk asks for. */
-  private writeAll(buffer: Buffer, length: number, position: number): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const step = (done: number): void => {
-        const left = length - done;
-        fs.write(this.fd, buffer, done, left, position + done, (error, count) => {
-          if (error) reject(diskError("write", this.path, error));
-          else if (count === left) resolve();
-          else step(done + count);
-        });
-      };
-      step(0);
-    });
-  }
-
   close(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      fs.close(this.fd, (error) =>
-        error ? reject(diskError("close", this.path, error)) : resolve(),
-      );
-    });
+    return this.file.close();
   }
 }

@@ -8,8 +8,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { assert } from "../base/assert.js";
-import { DssError } from "../base/errors.js";
-import { codeOfDisk, diskError } from "./disk-error.js";
+import { DssError, type ErrorCode } from "../base/errors.js";
 import { NodeDirectFile } from "./node-direct-file.js";
 import type { DirectFile, Disk, DiskFile, DiskUsage, OrderedStore } from "./ports.js";
 
@@ -18,10 +17,23 @@ const WRITEV_BUFFERS_MAX = 1024;
 /** The unit of `st_blocks`. */
 const STAT_BLOCK_BYTES = 512;
 
+const CODES: Record<string, ErrorCode> = {
+  ENOENT: "NotFound",
+  EEXIST: "Exists",
+  ENOSPC: "NoSpace",
+  EDQUOT: "NoSpace",
+};
+
 const PID_WIDTH = 12;
 
 function ignoreNoSpace(error: NodeJS.ErrnoException): void {
-  if (codeOfDisk(error) !== "NoSpace") throw error;
+  if (CODES[error.code ?? ""] !== "NoSpace") throw error;
+}
+
+/** A DssError (Disk, NotFound, Exists, NoSpace) that says what was tried on which path. */
+function diskError(doing: string, path: string, cause: unknown): DssError {
+  const code = (cause as NodeJS.ErrnoException).code ?? "";
+  return new DssError(CODES[code] ?? "Disk", `cannot ${doing} ${path}`, { cause });
 }
 
 class NodeDiskFile implements DiskFile {
@@ -230,7 +242,7 @@ class NodeDisk implements Disk {
     const flags = fs.constants.O_WRONLY | fs.constants.O_DIRECT;
     return new Promise((resolve, reject) => {
       fs.open(full, flags, (error, fd) => {
-        if (!error) resolve(new NodeDirectFile(fd, full));
+        if (!error) resolve(new NodeDirectFile(new NodeDiskFile(fd, full)));
         else if (error.code === "EINVAL") resolve(undefined);
         else reject(diskError("open", full, error));
       });

@@ -179,7 +179,7 @@ export class Checkpointer {
 
   /** Runs one checkpoint now, after the work under way; errors go to the host. */
   async checkpoint(): Promise<void> {
-    while (this.running) await this.running; // In one turn with what follows.
+    await this.idle();
     if (!this.dirty && this.parts.overlay.bytes === 0) return;
     this.running = this.guard(() => this.write());
     await this.running;

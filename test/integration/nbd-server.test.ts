@@ -179,6 +179,7 @@ t.test("nbdfuse shows the export as a file that can be written", async (t) => {
   await mkdir(mountpoint);
   const kit = spawn("nbdfuse", [join(mountpoint, "disk"), UNIX], { stdio: "ignore" });
   const ended = new Promise<number | null>((done) => kit.once("exit", done));
+  // It is unmounted already unless the test failed.
   t.teardown(() => run("umount", ["-l", mountpoint]).catch(() => undefined));
   const file = join(mountpoint, "disk");
   await waitFor("the file", async () => (await stat(file).catch(() => undefined)) && true);

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import t from "tap";
-import { isZombie } from "../../../cli/local/server-process.js";
+import { isZombie } from "../../../cli/local/process.js";
 
 t.test(
   "a process that nobody has reaped is a zombie, a living or unknown one is not",
