@@ -519,16 +519,16 @@ export class FileOperations {
         if (clearSuid) await this.clearSetId(node);
         return;
       }
-      // Writes of before the barrier end before the new size counts.
-      if (node.data !== undefined) {
-        await node.data.cutOff(size);
-        // What stays is written under the old truncation: after the new one it would be refused.
-        if (size > 0) await node.data.flush();
-      }
-      node.resizing++;
-      const before = node.size;
-      if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
+      node.resizing++; // From here on the old size is not told: what it covers is being dropped.
       try {
+        // Writes of before the barrier end before the new size counts.
+        if (node.data !== undefined) {
+          await node.data.cutOff(size);
+          // What stays is written under the old truncation: after the new one it would be refused.
+          if (size > 0) await node.data.flush();
+        }
+        const before = node.size;
+        if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
         await this.mds.call({
           op: "setattr",
           ino: node.ino,

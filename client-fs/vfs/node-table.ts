@@ -477,7 +477,9 @@ export class NodeTable implements SessionCache {
       // From exclusive to shared the pages stay good, except that mapped ones may still be written.
       if (mode === "none" || node.writers > 0) await this.dropKernelCache(node, isDirectory);
       if (over()) return;
-      while (node.pins > 0) {
+      // Neither the size before a truncation on its way can be told, nor yet the one after it. The
+      // leader executes it without waiting for whoever waits for us: it is under the capability.
+      while (node.pins > 0 || (node.resizing > 0 && node.mode === "exclusive")) {
         await new Promise<void>((resolve) => this.clock.setTimer(1, resolve));
         if (over()) return;
       }
