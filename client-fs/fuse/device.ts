@@ -458,9 +458,12 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     return (await this.notify(abi.incrementEpochMessage())) !== "unsupported";
   }
 
-  /** Asks for every unanswered request again; for a process that took over the descriptor. */
+  /**
+   * Asks for every unanswered request again; for a process that took over the descriptor. Not
+   * behind other notifications: dropping pages waits for reads that nobody answers before this.
+   */
   async resend(): Promise<boolean> {
-    return (await this.notify(abi.resendMessage())) !== "unsupported";
+    return (await this.writeNotification(abi.resendMessage())) !== "unsupported";
   }
 
   /** ENOENT (the kernel does not know the inode or name) and ENOTDIR are as good as done. */
