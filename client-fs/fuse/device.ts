@@ -785,12 +785,13 @@ async function resumeMount(
 ): Promise<Mounted> {
   const device = new FuseDevice(fd, fileSystem, { ...options, resume });
   await options.beforeResume?.();
-  device.start();
+  // Before any request is read: it would come twice, and the answer to the first be thrown away.
   if (!(await device.resend())) {
     throw new DssError("IncompatibleVersion", "this kernel cannot send requests again", {
       hint: "a mount outlives its worker from Linux 6.9 on",
     });
   }
+  device.start();
   return mountedOf(device, path.resolve(options.mountpoint));
 }
 
