@@ -1,4 +1,4 @@
-/** Structs: what was put is got again, limits hold, and whatever a peer sends is at most Malformed. */
+/** Structs: what was put is got again, limits hold, what a peer sends is at most Malformed. */
 import t from "tap";
 import { DssError } from "../../../../cluster/base/errors.js";
 import { Prng } from "../../../../cluster/base/prng.js";
