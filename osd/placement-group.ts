@@ -3,9 +3,9 @@
  * its activity. Peering is in peering-driver.ts; the daemon (daemon.ts) hands requests over once
  * map, interval and fences are checked.
  *
- * Owns: locks, operations in flight, what each member has still to acknowledge (replication.ts), the
- * learners' streams. All of it belongs to one interval: a new one drops it, and clients ask again (their
- * retries find the answer in the store's retry memory).
+ * Owns: locks, operations in flight, what each member has still to acknowledge (replication.ts),
+ * the learners' streams. All of it belongs to one interval: a new one drops it, and clients ask
+ * again (their retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
