@@ -1,8 +1,8 @@
 /**
  * Reads and writes that pass by the page cache (O_DIRECT). The kernel takes only memory that is
  * aligned as the disk wants it (512 bytes mostly, 4 KiB at most), and JavaScript cannot ask where a
- * buffer lies. WebAssembly memory begins at a page, so bytes are copied there first, or from there: a
- * small part of what the way through the page cache costs.
+ * buffer lies. WebAssembly memory begins at a page, so bytes are copied there first, or from there:
+ * a small part of what the way through the page cache costs.
  *
  * Owner of the process's aligned buffers.
  */

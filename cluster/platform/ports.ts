@@ -100,8 +100,8 @@ export interface Network {
 }
 
 /**
- * For whole blocks of 4 KiB at multiples of it. Writes are durable with the next `sync` of the file,
- * as others are.
+ * For whole blocks of 4 KiB at multiples of it. Writes are durable with the next `sync` of the
+ * file, as others are.
  */
 export type DirectFile = Pick<DiskFile, "read" | "write" | "close">;
 
