@@ -41,6 +41,7 @@ import {
   isDirectory,
   isRegular,
   publicInode,
+  setMade,
   withoutSetId,
   type InodeRecord,
 } from "./inode.js";
@@ -175,6 +176,7 @@ export class Namespace {
       inode.target = symlinkTarget(request.target);
       inode.size = inode.target.length;
     }
+    if (request.attributes !== undefined) setMade(inode, request.attributes);
     access.change(parent);
     const draft = new Draft(this.metadata);
     const plan = emptyPlan();
