@@ -22,7 +22,10 @@ export const S_IXGRP = 0o010;
 export const PERMISSION_BITS = 0o7777;
 
 export interface InodeRecord extends Inode {
-  /** Directories: the directory that holds their name; the root is its own. Else 0. */
+  /**
+   * The directory that holds its name, or of several (links.ts) the one that counts it; the root is
+   * its own. 0: it has none.
+   */
   parent: Ino;
   /**
    * Objects may hold data of this file below this offset only (bytes); grants of write access raise
