@@ -913,9 +913,10 @@ export class MdsLeader {
     if (held !== undefined && seq < held.seq) return;
     if (session.restoring && held?.mode === "exclusive") return; // How far it was written is open.
     if (held?.mode === "exclusive" && mode !== "exclusive") {
-      await this.endGrant(session, ino, checkLast(message.last));
-      // It was acquired again while that was journaled.
-      if ((this.capabilities.held(session.id, ino)?.seq ?? 0) > seq) return;
+      // It may be acquired again before that is applied.
+      const isOld = (): boolean => (this.capabilities.held(session.id, ino)?.seq ?? 0) <= seq;
+      await this.endGrant(session, ino, checkLast(message.last), isOld);
+      if (!isOld()) return;
     }
     this.capabilities.setOpen(session.id, ino, message.open && mode === "none");
     const recalled = session.recalls.get(ino);
@@ -931,7 +932,7 @@ export class MdsLeader {
     session: LiveSession,
     ino: Ino,
     last: LastWord | undefined,
-    isOld: () => boolean = () => true,
+    isOld: () => boolean,
   ): Promise<void> {
     await this.operations.change(
       () => {

@@ -458,9 +458,12 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     return (await this.notify(abi.incrementEpochMessage())) !== "unsupported";
   }
 
-  /** Asks for every unanswered request again; for a process that took over the descriptor. */
+  /**
+   * Asks for every unanswered request again; for a process that took over the descriptor. Not
+   * behind other notifications: dropping pages waits for reads that nobody answers before this.
+   */
   async resend(): Promise<boolean> {
-    return (await this.notify(abi.resendMessage())) !== "unsupported";
+    return (await this.writeNotification(abi.resendMessage())) !== "unsupported";
   }
 
   /** ENOENT (the kernel does not know the inode or name) and ENOTDIR are as good as done. */
@@ -782,12 +785,13 @@ async function resumeMount(
 ): Promise<Mounted> {
   const device = new FuseDevice(fd, fileSystem, { ...options, resume });
   await options.beforeResume?.();
-  device.start();
+  // Before any request is read: it would come twice, and the answer to the first be thrown away.
   if (!(await device.resend())) {
     throw new DssError("IncompatibleVersion", "this kernel cannot send requests again", {
       hint: "a mount outlives its worker from Linux 6.9 on",
     });
   }
+  device.start();
   return mountedOf(device, path.resolve(options.mountpoint));
 }
 

@@ -24,6 +24,8 @@ export class DataMarks {
   /** Everything that was written is durable, or was given up with an error. */
   durable(node: Node): void {
     this.set(node, node.marks & ~UNWRITTEN);
+    // Nobody is answered, but a worker that dies now has lost nothing of it.
+    this.record?.commitSoon();
   }
   /** The leader has its size and time, or nobody may say them any more. */
   told(node: Node): void {

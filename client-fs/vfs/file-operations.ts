@@ -90,8 +90,8 @@ export class FileOperations {
   loseData(node: Node, error: DssError): void {
     this.table.failNode(node, error);
     node.errorUnseen = true;
-    // Those who could write; and until one has heard, whoever opens or syncs it next: a database
-    // syncs what others have written.
+    // Those who could write; and until one has heard, whoever syncs it or closes it after writing:
+    // a database syncs what others have written.
     for (const handle of this.handles.values()) {
       if (handle.ino === node.ino && handle.writable) handle.seenError = node.errorSeq - 1;
     }
@@ -130,7 +130,6 @@ export class FileOperations {
   /** Counts the open and makes the handle; the caller has checked that the inode lives. */
   register(node: Node, id: number, flags: number, cause = 0): OpenReply {
     const handle = new FileHandle(id, node.ino, flags, node.errorSeq);
-    if (node.errorUnseen && handle.writable) handle.seenError--;
     this.handles.set(id, handle);
     node.opens++;
     if (this.unheard.size > 0 && cause !== 0) this.forgetUnheard(cause);
@@ -224,9 +223,20 @@ export class FileOperations {
     return writeBackError(node.error);
   }
 
+  /** What was lost is not wanted any more, and nobody has it open who had written it. */
+  private forgive(node: Node): void {
+    const { errorSeq } = node;
+    for (const { ino, seenError } of this.handles.values()) {
+      if (ino === node.ino && seenError !== errorSeq) return;
+    }
+    node.errorUnseen = false;
+    this.table.marks.reported(node);
+  }
+
   flush(ino: Ino, id: number): Promise<void> {
     const handle = this.handle(id, ino);
     const node = this.table.get(ino);
+    if (node.errorUnseen && handle.writable) handle.seenError = node.errorSeq - 1;
     const error = this.errorOf(node, handle);
     return error === undefined ? DONE : Promise.reject(error);
   }
@@ -545,6 +555,7 @@ export class FileOperations {
           node.publishedMtimeNs = mtimeNs;
         }
         node.data?.afterResize(size, before);
+        if (size === 0 && node.errorUnseen) this.forgive(node);
       } finally {
         node.resizing--;
       }

@@ -9,8 +9,8 @@
  * shows nobody a change before it is safe. A refusal is a fault of somebody: it is logged, reported
  * by the next fsync or sync, and what was believed is forgotten.
  *
- * Owns: the changes that the leader has not confirmed. While there are any of an inode, what the
- * leader tells of it is older than what is known here.
+ * Owns: the changes that the leader has not confirmed. Answers to requests that were made before
+ * the last of them are older than what is known here.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
@@ -126,7 +126,8 @@ export class LocalChanges {
     touch(directory, actor, { size: 1, nlink: type === S_IFDIR ? 1 : 0 });
     this.table.names.set(parent, name, ino);
     const request: Of<"create"> = {
-      ...{ op: "create", ...making, ino },
+      // The name is known to be free: whoever has it after all must not be taken for this one.
+      ...{ op: "create", ...making, exclusive: true, ino },
       ...(layout === undefined ? {} : { layout }),
     };
     const where = { node: directory, key: nameKey(name) };
@@ -217,7 +218,9 @@ export class LocalChanges {
       node.promisedNames ??= new Map();
       node.promisedNames.set(key, (node.promisedNames.get(key) ?? 0) + 1);
     }
-    this.mds.promise(request, cause);
+    const id = this.mds.promise(request, cause);
+    child.promisedUpTo = id;
+    if (directory !== undefined) directory.node.promisedUpTo = id;
   }
   confirmed(request: Request): void {
     const promised = this.promised.get(request);

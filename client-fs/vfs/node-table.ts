@@ -328,13 +328,13 @@ export class NodeTable implements SessionCache {
       }
     }
     if (repeated) return; // Attributes in the answer to a replay may be older than ours.
-    this.learn(answer.inode, authority);
-    this.learn(answer.parent, authority);
-    this.learn(answer.newParent, authority);
-    this.learn(answer.removed, authority);
-    this.learn(answer.other, authority);
+    this.learn(answer.inode, reply.id, authority);
+    this.learn(answer.parent, reply.id, authority);
+    this.learn(answer.newParent, reply.id, authority);
+    this.learn(answer.removed, reply.id, authority);
+    this.learn(answer.other, reply.id, authority);
     if (answer.entries !== undefined) {
-      for (const entry of answer.entries) this.learn(entry.inode, authority);
+      for (const entry of answer.entries) this.learn(entry.inode, reply.id, authority);
     }
     this.names.apply(request, reply);
   }
@@ -376,12 +376,13 @@ export class NodeTable implements SessionCache {
     if (!covers(node.mode, grant.mode)) node.mode = grant.mode;
   }
 
-  private learn(inode: Inode | undefined, fresh: ReadonlySet<Ino>): void {
+  /** `id`: of the request that this answers. */
+  private learn(inode: Inode | undefined, id: number, fresh: ReadonlySet<Ino>): void {
     if (inode === undefined) return;
     const node = this.get(inode.ino);
     const known = node.inode;
     if (node.removed) return;
-    if (known !== undefined && node.promised > 0) {
+    if (known !== undefined && node.promised > 0 && id < node.promisedUpTo) {
       const { publishedMtimeNs } = node; // This and the rest is older than what was changed since.
       node.noteTold({ ...inode, mtimeNs: publishedMtimeNs });
       return;

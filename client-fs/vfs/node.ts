@@ -53,8 +53,10 @@ export class Node {
   unshared = false;
   /** Requests of ours on their way that may change it: until then nothing is decided here. */
   asked = 0;
-  /** Changes made here that the leader has not confirmed: what it tells is older. */
+  /** Changes made here that the leader has not confirmed. */
   promised = 0;
+  /** The number of the last of them: answers to earlier requests are older. */
+  promisedUpTo = 0;
   /** Directories: the names that these are about. */
   promisedNames: Map<string, number> | undefined = undefined;
   /** Its last name was taken away here. */

@@ -185,6 +185,7 @@ export class WorkerRecord implements RequestLog {
   readonly generation: number;
 
   private isBroken = false;
+  private isCommitting = false;
 
   /**
    * `onBroken`: the record cannot be kept any more (no memory): nobody can go on after this worker.
@@ -242,6 +243,15 @@ export class WorkerRecord implements RequestLog {
       this.isBroken = true;
       this.onBroken(error);
     }
+  }
+  /** For what nobody is told of: in this turn. */
+  commitSoon(): void {
+    if (this.isCommitting || this.notes.length === 0) return;
+    this.isCommitting = true;
+    queueMicrotask(() => {
+      this.isCommitting = false;
+      this.commit();
+    });
   }
   private write(notes: Note[]): void {
     if (this.bytes > REWRITE_BYTES) {

@@ -250,8 +250,8 @@ export const OPTIONS = {
   client: {
     restartWorker: choice(
       ["never", "always"],
-      "never",
-      "whether another worker goes on when a mount's worker has died (not proven yet: decision 11)",
+      "always",
+      "whether another worker goes on when a mount's worker has died",
     ),
     cacheBytes: bytes(
       { default: 64 * MiB, min: 0, max: 64 * GiB, simulate: [0, 16 * MiB] },

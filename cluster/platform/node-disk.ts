@@ -36,6 +36,17 @@ function diskError(doing: string, path: string, cause: unknown): DssError {
   return new DssError(CODES[code] ?? "Disk", `cannot ${doing} ${path}`, { cause });
 }
 
+/** The chunks without their first `written` bytes. */
+function remaining(chunks: readonly Buffer[], written: number): readonly Buffer[] {
+  let index = 0;
+  let skip = written;
+  while (index < chunks.length && skip >= chunks[index]!.length) skip -= chunks[index++]!.length;
+  if (index === 0 && skip === 0) return chunks;
+  const rest = chunks.slice(index);
+  if (skip > 0) rest[0] = rest[0]!.subarray(skip);
+  return rest;
+}
+
 class NodeDiskFile implements DiskFile {
   constructor(
     private readonly fd: number,
@@ -103,11 +114,16 @@ class NodeDiskFile implements DiskFile {
     });
   }
 
-  writeSync(buffer: Buffer, position: number): void {
-    let done = 0;
+  writeSync(chunks: readonly Buffer[], position: number): void {
+    let at = position;
     try {
-      while (done < buffer.length) {
-        done += fs.writeSync(this.fd, buffer, done, buffer.length - done, position + done);
+      for (let left = remaining(chunks, 0); left.length > 0;) {
+        const count =
+          left.length === 1
+            ? fs.writeSync(this.fd, left[0]!, 0, left[0]!.length, at)
+            : fs.writevSync(this.fd, left.slice(0, WRITEV_BUFFERS_MAX), at);
+        at += count;
+        left = remaining(left, count);
       }
     } catch (error) {
       throw diskError("write", this.path, error);

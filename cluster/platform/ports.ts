@@ -113,10 +113,10 @@ export interface DiskFile {
   /** Writes all chunks, one after the other, from `position`. */
   write(chunks: readonly Buffer[], position: number): Promise<void>;
   /**
-   * The same for one small buffer on the caller's thread: a write into the page cache costs less
-   * than a hand-over.
+   * The same on the caller's thread, for little: a write into the page cache costs less than a
+   * hand-over.
    */
-  writeSync(buffer: Buffer, position: number): void;
+  writeSync(chunks: readonly Buffer[], position: number): void;
   /** fdatasync: when it resolves, everything written before the call is durable. */
   sync(): Promise<void>;
   /** Sets the size; growing makes a hole. */

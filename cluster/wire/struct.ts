@@ -3,9 +3,11 @@
  *
  * A field codec reads and writes at an offset and tells its size for a value; a struct whose fields
  * all have a fixed size has `size` set, and a test may freeze it. Decoding checks every length
- * against what is there: outside input is validated here, once.
+ * against what is there: outside input is validated here, once. A struct's row is compiled when it
+ * is first used (struct-code.ts).
  */
 import { DssError } from "../base/errors.js";
+import { compileStruct, type StructCode } from "./struct-code.js";
 
 export interface Field<T> {
   /** Bytes, or -1 when it depends on the value. */
@@ -14,6 +16,8 @@ export interface Field<T> {
   /** Returns the offset after the field. */
   put(buffer: Buffer, offset: number, value: T): number;
   get(cursor: Cursor): T;
+  /** Of a fixed one: the same where the caller has seen to it that the bytes are there. */
+  read?(buffer: Buffer, offset: number): T;
 }
 
 /** A position in a buffer being decoded; running over the end is Malformed. */
@@ -45,6 +49,7 @@ function fixedField<T>(
       return offset + size;
     },
     get: (cursor) => get(cursor.buffer, cursor.take(size)),
+    read: get,
   };
 }
 
@@ -179,25 +184,13 @@ export type Infer<S> = S extends Struct<infer T> ? T : never;
 export function struct<F extends Fields>(name: string, fields: F): Struct<ValueOf<F>> {
   type T = ValueOf<F>;
   const rows = Object.entries(fields) as [keyof F & string, Field<unknown>][];
-  const variable = rows.filter(([, field]) => field.fixed < 0);
   const fixedSize = rows.reduce((sum, [, field]) => sum + Math.max(field.fixed, 0), 0);
-  const size = variable.length === 0 ? fixedSize : -1;
-
-  const sizeOf = (value: T): number => {
-    let total = fixedSize;
-    for (const [key, field] of variable) total += field.sizeOf(value[key]);
-    return total;
-  };
-  const put = (buffer: Buffer, offset: number, value: T): number => {
-    let at = offset;
-    for (const [key, field] of rows) at = field.put(buffer, at, value[key]);
-    return at;
-  };
-  const get = (cursor: Cursor): T => {
-    const value: Record<string, unknown> = {};
-    for (const [key, field] of rows) value[key] = field.get(cursor);
-    return value as T;
-  };
+  const size = rows.some(([, field]) => field.fixed < 0) ? -1 : fixedSize;
+  let compiled: StructCode<T> | undefined;
+  const code = (): StructCode<T> => (compiled ??= compileStruct<T>(name, rows));
+  const sizeOf = (value: T): number => (size < 0 ? code().sizeOf(value) : size);
+  const put = (buffer: Buffer, at: number, value: T): number => code().put(buffer, at, value);
+  const get = (cursor: Cursor): T => code().get(cursor);
   return {
     name,
     size,

@@ -422,12 +422,14 @@ export class MdsClient {
    * A change that the caller has made already, under a sole capability, and that is certain to be
    * taken. It is executed after what was promised before it and before what is sent after it, by
    * this leader or the next; until it is safe it is lost with the session, like any other.
+   * Returns its number: answers of a higher one know of it.
    */
-  promise(request: Request, cause = 0): void {
+  promise(request: Request, cause = 0): number {
     this.start();
     const entry = this.newEntry(request, "unsafe", { promised: true, cause });
     this.enter(entry);
     this.sendSoon(entry);
+    return entry.id;
   }
   /** As `call`, for what nobody waits for: it may travel with others. */
   callLater(request: Request): Promise<MdsReply> {

@@ -126,7 +126,7 @@ export class DataFiles {
     const file = this.files[index];
     if (!file || this.turns[index]!.isDirect) return false;
     touched.add(index);
-    file.writeSync(bytes, this.position(block));
+    file.writeSync([bytes], this.position(block));
     this.changed.add(index);
     return true;
   }

@@ -29,6 +29,8 @@ export const SALT_BYTES = 8;
 const HEAD_CAPACITY = 32 * 1024;
 /** A group is sealed when it reaches this many bytes of data, so that latency stays bounded. */
 const GROUP_DATA_BYTES_MAX = 2 * 1024 * 1024;
+/** Up to here a group is written on the event loop's thread: handing it over costs more. */
+const SYNC_WRITE_BYTES_MAX = 64 * 1024;
 
 export interface WalGeometry {
   segments: number;
@@ -321,7 +323,7 @@ export class Wal {
     this.counters.walGroups++;
     this.counters.walRecords += group.records;
     this.counters.walBytes += bytes;
-    const logged = file.write(chunks, position % segmentBytes).then(() => file.sync());
+    const logged = writeAndSync(file, chunks, position % segmentBytes, bytes);
     const written =
       group.directs.length === 0
         ? logged
@@ -438,4 +440,15 @@ export class Wal {
     await this.flight;
     for (const file of this.files) await file.close();
   }
+}
+
+async function writeAndSync(
+  file: DiskFile,
+  chunks: readonly Buffer[],
+  position: number,
+  bytes: number,
+): Promise<void> {
+  if (bytes <= SYNC_WRITE_BYTES_MAX) file.writeSync(chunks, position);
+  else await file.write(chunks, position);
+  await file.sync();
 }

@@ -141,7 +141,7 @@ const CAMPAIGNS: readonly Campaign[] = [
   },
   {
     name: "worker-kill",
-    about: "kill -9 of the mount's worker during cp -r, git commit and pgbench: 20 times each",
+    about: "kill -9 of the mount's worker during cp -r, git commit, pgbench and saves, 20 times each",
     steps: 20,
     stepSeconds: 240,
     step: (number) => ({ program: "test/campaign/worker-kill.js", args: [String(number)] }),

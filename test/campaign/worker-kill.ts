@@ -1,7 +1,8 @@
 /**
  * One step of the campaign `worker-kill`, as a program: `worker-kill.js SEED
- * [copy|commit|database]` on a cluster of its own. The worker of the mount is killed (`kill -9`)
- * while `cp -r`, `git commit` and `pgbench` run on it, at random moments. A program may fail only
+ * [copy|commit|database|saves]` on a cluster of its own. The worker of the mount is killed
+ * (`kill -9`) while `cp -r`, `git commit`, `pgbench` and programs that sync every file (saver.ts)
+ * run on it, at random moments. A program may fail only
  * when data that it had not synced died with the worker (the mount's log says so); it is then run
  * again. In the end everything that was synced must be there: the copy is the same, the repository
  * is whole, the database has every transaction that it confirmed. Prints what happened. Exit code
@@ -13,19 +14,26 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Prng } from "../../cluster/base/prng.js";
 import { ROOT } from "../../tools/test-parts.js";
 import { startCluster, type Cluster } from "../support/cluster.js";
-import { start, succeed, type Program } from "../support/process.js";
+import { BUILD, start, succeed, type Program } from "../support/process.js";
 import { tempFolder, waitFor } from "../support/temp.js";
 import { Scope } from "../support/scope.js";
+import type { SaverResult } from "./saver.js";
 
 const PROGRAM_MS = 240_000;
 const COMMITS = 12;
 const PGBENCH_SECONDS = 12;
+const SAVERS = 4;
+const SAVER_SECONDS = 40;
+/** A worker lives half as long on average. */
+const SAVER_LIFE_MS = 1_500;
 /** A try without a death follows each that failed. */
 const TRIES_MAX = 4;
 const LOST = /Input\/output error|I\/O error/;
 
 const teardown = new Scope();
 const counts = { kills: 0, programs: 0, lost: 0 };
+/** Lost files that some program failed for. Of later ones a program may hear that began later. */
+let excused = 0;
 
 async function killWorker(cluster: Cluster): Promise<void> {
   const [mount] = await cluster.processes("mount");
@@ -54,7 +62,6 @@ async function underDeaths(
   random: Prng,
   options: { make: () => Program; deaths: number; aboutMs: number },
 ): Promise<boolean> {
-  const lostBefore = await filesLost(cluster);
   const program = options.make();
   counts.programs++;
   let isOver = false;
@@ -68,10 +75,12 @@ async function underDeaths(
   if (code === 0) return true;
   const isTold = LOST.test(program.stderr + program.stdout);
   const isTwice = /File exists|No such file/.test(program.stderr);
-  if (isTwice || (!isTold && (await filesLost(cluster)) === lostBefore)) {
+  const lost = await filesLost(cluster);
+  if (isTwice || (!isTold && lost === excused)) {
     throw new Error(`it failed, and nothing was lost (${String(code)}):\n${program.tail()}`);
   }
   counts.lost++;
+  excused = lost;
   return false;
 }
 
@@ -205,12 +214,38 @@ async function database(cluster: Cluster, random: Prng): Promise<void> {
   rmSync(socket, { recursive: true, force: true });
 }
 
+/** Many deaths in a row, some before the worker before has been replaced altogether. */
+async function saves(cluster: Cluster, random: Prng): Promise<void> {
+  const program = join(BUILD, "test/campaign/saver.js");
+  const savers = Array.from({ length: SAVERS }, (_, at) => {
+    const seed = random.int(1, 1_000_000);
+    const args = [program, join(cluster.mount, `saver${at}`), `${seed}`, `${SAVER_SECONDS}`];
+    return start(teardown, process.execPath, args);
+  });
+  let left = savers.length;
+  for (const { exited } of savers) void exited.then(() => left--);
+  while (left > 0) {
+    await sleep(random.float() * SAVER_LIFE_MS);
+    if (left > 0) await killWorker(cluster);
+  }
+  const total: SaverResult = { saves: 0, files: 0, again: 0 };
+  for (const saver of savers) {
+    counts.programs++;
+    if ((await saver.exited).code !== 0) throw new Error(`a saved file: ${saver.tail()}`);
+    const result = JSON.parse(saver.stdout) as SaverResult;
+    total.saves += result.saves;
+    total.files += result.files;
+    total.again += result.again;
+  }
+  counts.lost += total.again;
+  console.log(`${total.saves} saves of ${total.files} files`);
+}
+
 try {
   const [seed, only] = [Number(process.argv[2] ?? 1), process.argv[3]];
   const random = new Prng(seed);
-  const env = { DSS_CLIENT_RESTART_WORKER: "always" };
-  const cluster = await startCluster(teardown, { env });
-  const loads = [copy, commit, database].filter(({ name }) => !only || only === name);
+  const cluster = await startCluster(teardown);
+  const loads = [copy, commit, database, saves].filter(({ name }) => !only || only === name);
   for (const load of loads) {
     const before = { ...counts };
     const begin = performance.now();

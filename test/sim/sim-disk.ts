@@ -367,15 +367,16 @@ class AttachedFile implements DiskFile {
     this.disk.check("read", this.path);
     return this.inode.cache.read(buffer, position);
   }
-  writeSync(buffer: Buffer, position: number): void {
+  writeSync(chunks: readonly Buffer[], position: number): void {
     if (!this.alive()) return;
     this.disk.check("write", this.path);
     this.disk.counts.writes++;
-    if (!this.fits(position, buffer.length)) {
+    const bytes = Buffer.concat(chunks);
+    if (!this.fits(position, bytes.length)) {
       throw new DssError("NoSpace", `cannot write ${this.path}`);
     }
-    this.inode.pending.push({ bytes: Buffer.from(buffer), position, done: true });
-    this.inode.cache.write(buffer, position);
+    this.inode.pending.push({ bytes, position, done: true });
+    this.inode.cache.write(bytes, position);
   }
   write(chunks: readonly Buffer[], position: number): Promise<void> {
     if (!this.alive()) return new Promise(() => undefined);

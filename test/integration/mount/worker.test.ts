@@ -6,16 +6,12 @@ import { closeSync, fsyncSync, openSync, readFileSync, writeFileSync, writeSync 
 import { mkdirSync, readdirSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import t, { type Test } from "tap";
+import t from "tap";
 import { isGone, startCluster } from "../../support/cluster.js";
 import { start, succeed } from "../../support/process.js";
 import { tempFolder, waitFor } from "../../support/temp.js";
 
-/** Workers are killed and another one goes on (`npm run campaign worker-kill` does more of it). */
-const KILLS = process.env["DSS_WORKER_KILLS"] === "yes";
-const cluster = await startCluster(t, {
-  env: { DSS_CLIENT_RESTART_WORKER: KILLS ? "always" : "never" },
-});
+const cluster = await startCluster(t);
 
 const WRITER = `
 import os, sys, time
@@ -43,7 +39,8 @@ async function killWorker(): Promise<void> {
   });
 }
 
-async function killedAtWork(t: Test): Promise<void> {
+/** `npm run campaign worker-kill` does more of it. */
+await t.test("its worker is killed while programs work", async (t) => {
   const before = await worker();
   t.not(before.pid, before.supervisor);
   const source = join(tempFolder(t, "source"), "tree");
@@ -92,8 +89,7 @@ async function killedAtWork(t: Test): Promise<void> {
   t.equal(readFileSync(path, "utf8"), "synced and more");
   const { supervisor } = await worker();
   t.equal(supervisor, before.supervisor);
-}
-if (KILLS) await t.test("its worker is killed while programs work", killedAtWork);
+});
 
 function ask(request: object): Promise<{ done: boolean; error?: string; pid: number }> {
   const folder = join(cluster.data, "run", "mounts");
@@ -141,4 +137,14 @@ await t.test("without its supervisor it ends in good order", async (t) => {
   await cluster.up();
   t.equal(readFileSync(join(cluster.mount, "last"), "utf8"), "bytes", "what was written is there");
   await cluster.ok(["umount", cluster.mount], { withinMs: 60_000 });
+});
+
+await t.test("told so, a mount ends with its worker", async (t) => {
+  const path = tempFolder(t, "mortal");
+  t.teardown(() => cluster.dss(["umount", path]));
+  await cluster.ok(["mount", path, "--client-restart-worker", "never"], { withinMs: 60_000 });
+  writeFileSync(join(path, "mortal"), "bytes");
+  const pid = Number(await succeed(t, "pgrep", ["-f", `mount ${path} --worker`]));
+  await cluster.kill([pid]);
+  await waitFor("the mount's end", () => !readFileSync("/proc/mounts", "utf8").includes(path));
 });

@@ -294,3 +294,24 @@ t.test("with -o sync every change waits for the journal", async (t) => {
   mount.host.crash();
   t.same(await (await world.mount()).names(d), ["f"]);
 });
+
+t.test("an answer to a later request is newer than what is not confirmed", async (t) => {
+  const world = await newWorld(1);
+  const mount = await world.mount();
+  const { table } = mount.vfs;
+  const d = await mkdir(mount, 1, "d");
+  await world.clock.advance(2_000);
+  const ino = await make(mount, d, "f");
+  const node = table.get(ino);
+  t.equal(node.promised, 1, "the leader has not confirmed it");
+  const answer = (id: number): void => {
+    const inode = { ...node.inode!, nlink: 2, truncateSeq: 1 };
+    const request = { op: "getattr", ino } as const;
+    table.apply(request, { id, journal: 0, notFound: false, answer: { inode }, grants: [] }, false);
+  };
+  answer(node.promisedUpTo - 1);
+  t.match(node.inode, { nlink: 1, truncateSeq: 0 });
+  answer(node.promisedUpTo + 1);
+  t.match(node.inode, { nlink: 2, truncateSeq: 1 });
+  await mount.run(mount.vfs.destroy());
+});

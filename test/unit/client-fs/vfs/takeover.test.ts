@@ -178,6 +178,42 @@ t.test("lost data of a file that is closed is reported to the next writer", asyn
   t.equal(await world.fails(kernel.ask((vfs) => vfs.syncfs())), "Disk", "sync(2) hears of it too");
 });
 
+t.test("nobody hears of lost data that were to be replaced", async (t) => {
+  const world = await newWorld(3);
+  const kernel = await new Kernel(world).start();
+  const made = await kernel.run((vfs, caller) =>
+    vfs.create(1, name("f"), S_IFREG | 0o644, 2, caller),
+  );
+  const { ino } = made.attributes;
+  await kernel.run((vfs) => vfs.write(ino, made.handle, 0, Buffer.from("gone"), plain));
+  await kernel.run((vfs) => vfs.release(ino, made.handle));
+  kernel.kill();
+  await kernel.restart();
+  const O_TRUNC = 0o1000;
+  const writer = await kernel.run((vfs, caller) => vfs.open(ino, 2 | O_TRUNC, caller));
+  await kernel.run((vfs) => vfs.write(ino, writer.handle, 0, Buffer.from("new"), plain));
+  await kernel.run((vfs) => vfs.fsync(ino, writer.handle));
+  await kernel.run((vfs) => vfs.flush(ino, writer.handle, 0n));
+  t.equal(String(await kernel.mount.read({ ino, handle: writer.handle }, 0, 100)), "new");
+});
+
+t.test("data that became durable just before the worker died are not lost", async (t) => {
+  const world = await newWorld(3);
+  const kernel = await new Kernel(world).start();
+  const made = await kernel.run((vfs, caller) =>
+    vfs.create(1, name("f"), S_IFREG | 0o644, 2, caller),
+  );
+  const { ino } = made.attributes;
+  await kernel.run((vfs) => vfs.write(ino, made.handle, 0, Buffer.from("there"), plain));
+  await kernel.run((vfs) => vfs.release(ino, made.handle));
+  await world.clock.advance(300); // It is written back, and nobody is told of anything.
+  kernel.kill();
+  await kernel.restart();
+  const writer = await kernel.run((vfs, caller) => vfs.open(ino, 2, caller));
+  await kernel.run((vfs) => vfs.fsync(ino, writer.handle));
+  t.equal(String(await kernel.mount.read({ ino, handle: writer.handle }, 0, 100)), "there");
+});
+
 t.test("an unlinked open file goes on, and goes with its last close", async (t) => {
   const world = await newWorld(4);
   const kernel = await new Kernel(world).start();

@@ -1,4 +1,4 @@
-/** Large buffers that are used again: which ones, and how many are kept. */
+/** Buffers that are used again: which ones, and how many are kept. */
 import t from "tap";
 import { BufferPool } from "../../../../cluster/base/buffer-pool.js";
 
@@ -13,6 +13,20 @@ t.test("a large buffer is used again for what fits into it without much waste", 
   t.not(pool.take(1024 * KiB + 100), first, "it is in use");
   t.equal(pool.take(64 * KiB).length, 64 * KiB);
   t.equal(pool.take(1024 * KiB).length, 1024 * KiB, "powers of two fit exactly");
+  t.end();
+});
+
+t.test("the frame of a small write is used again", (t) => {
+  const pool = new BufferPool(256 * KiB);
+  const frame = pool.copyOf(Buffer.alloc(4_222, 7));
+  t.ok(frame.length >= 4_222 && frame.length <= 4_608, `${frame.length} bytes`);
+  t.same(frame.subarray(0, 4_222), Buffer.alloc(4_222, 7));
+  pool.give(frame);
+  const next = pool.copyOf(Buffer.alloc(4_250, 8));
+  t.equal(next.buffer, frame.buffer);
+  t.same(next.subarray(0, 4_250), Buffer.alloc(4_250, 8));
+  const other = pool.copyOf(Buffer.alloc(4_250, 9));
+  t.not(other.buffer, next.buffer, "it is in use");
   t.end();
 });
 
