@@ -22,7 +22,12 @@ export function register(command: Command): void {
       if (options.json === true) printJson(documentOf(directory.shown, usage, depth));
       else show(directory.shown, usage);
     });
-  examples(command, "dss du /mnt/dss/projects", "dss du /mnt/dss --depth 1", "dss du --path / --json");
+  examples(
+    command,
+    "dss du /mnt/dss/projects",
+    "dss du /mnt/dss --depth 1",
+    "dss du --path / --json",
+  );
 }
 
 async function ask(

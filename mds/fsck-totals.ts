@@ -157,8 +157,9 @@ export class TotalsCheck {
   private async tell(directory: Ino, sum: Totals, by: Totals): Promise<void> {
     const { metadata } = this.tools;
     const found = await this.tools.look(() => ({ ...metadata.totals(directory) }));
-    const text = ({ files, directories, bytes, allocated }: Totals): string =>
-      `${files} files, ${directories} directories, ${bytes} bytes, ${allocated} allocated`;
+    const text = ({ files, directories, bytes, allocated, reserved }: Totals): string =>
+      `${files} files, ${directories} directories, ${bytes} bytes, ${allocated} allocated, ` +
+      `${reserved} reserved`;
     const what = `directory ${hex(directory)} counts ${text(found)}, it has ${text(sum)}`;
     const isRepaired = await this.tools.report("directory-totals", what, () =>
       this.tools.change(() => {

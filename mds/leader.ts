@@ -388,6 +388,7 @@ export class MdsLeader {
         parent: ROOT_INO,
         dataMax: 0,
         xattrBytes: 0,
+        reservedTo: 0,
       });
       return draft.finish();
     });

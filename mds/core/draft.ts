@@ -243,7 +243,8 @@ export function afterGrant(
   last: LastWord | undefined,
 ): InodeRecord {
   if (last === undefined) {
-    return { ...inode, dataMax: Math.max(inode.dataMax, grant), recount: true };
+    const dataMax = Math.max(inode.dataMax, grant);
+    return { ...inode, dataMax, recount: true, reservedTo: 0 };
   }
   const bound = Math.max(inode.dataMax, grant);
   return {
@@ -254,5 +255,6 @@ export function afterGrant(
     recount: last.recount,
     ctimeNs: last.mtimeNs > inode.ctimeNs ? last.mtimeNs : inode.ctimeNs,
     dataMax: Math.min(bound, last.size),
+    reservedTo: 0,
   };
 }

@@ -263,6 +263,7 @@ function lostAndFound(
     xattrCount: 0,
     xattrBytes: 0,
     dataMax: 0,
+    reservedTo: 0,
     size: 0,
     nlink: 2,
   };

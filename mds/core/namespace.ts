@@ -23,7 +23,7 @@ import type { Access } from "./capability.js";
 import { hashDigits, hashOfCookie, nextPrefix, type Dentry } from "./dentry.js";
 import { Draft, dataBound, grantSize, limitedDraft } from "./draft.js";
 import { withName, withoutName } from "./links.js";
-import { extendedGrant, grantLimit } from "./quota.js";
+import { extendedGrant, firstGrant } from "./quota.js";
 import { Renames } from "./rename.js";
 import { checkLinks, checkName, checkSticky, exists, touched } from "./checks.js";
 import {
@@ -231,6 +231,7 @@ export class Namespace {
       parent: directory.ino,
       dataMax: 0,
       xattrBytes: bytesOf(acls.xattrs),
+      reservedTo: 0,
     };
     if (type === S_IFREG) inode.layout = this.newLayout(request.layout);
     return { inode, xattrs: acls.xattrs };
@@ -466,7 +467,8 @@ export class Namespace {
   ): InodeRecord {
     const bound = dataBound(this.metadata, access.capabilities, inode);
     const space = spaceAfterResize(inode, size);
-    const changed: InodeRecord = { ...inode, ...space, size, mtimeNs: actor.timeNs };
+    const timed = { size, mtimeNs: actor.timeNs, reservedTo: 0 };
+    const changed: InodeRecord = { ...inode, ...space, ...timed };
     if (size >= bound && size >= inode.size) return changed;
     changed.truncateSeq = inode.truncateSeq + 1;
     changed.truncateSize = size;
@@ -496,7 +498,8 @@ export class Namespace {
     }
     const draft = new Draft(this.metadata);
     const ctimeNs = mtimeNs > inode.ctimeNs ? mtimeNs : inode.ctimeNs;
-    const changed = draft.put({ ...inode, size, mtimeNs, ctimeNs, allocated, recount });
+    const told = { size, mtimeNs, ctimeNs, allocated, recount, reservedTo: 0 };
+    const changed = draft.put({ ...inode, ...told });
     return changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
   }
 
@@ -510,8 +513,10 @@ export class Namespace {
     const plan = emptyPlan();
     const granted = this.granted(access, inode);
     if (size <= granted) return { ...plan, exclusive: { ino, maxSize: granted }, durable: true };
-    const maxSize = extendedGrant(this.metadata, access, inode, { size, wanted: grantSize(size) });
+    const wanted = grantSize(size);
+    const { maxSize, reserves } = extendedGrant(this.metadata, access, inode, { size, wanted });
     const draft = new Draft(this.metadata);
+    if (reserves) draft.put({ ...inode, reservedTo: maxSize });
     draft.add({ d: "grantPut", id: access.session, ino, maxSize });
     return { ...plan, record: draft.finish(), exclusive: { ino, maxSize }, durable: true };
   }
@@ -617,8 +622,7 @@ export class Namespace {
     const wanted = grantSize(dataMax);
     // Who had an answer before goes by the grant that it brought.
     if (access.answered) return wanted;
-    const { next, most } = grantLimit(this.metadata, { directory, size });
-    return Math.min(wanted, Math.max(newSize, Math.min(next, most)));
+    return Math.min(wanted, Math.max(newSize, firstGrant(this.metadata, { directory, size })));
   }
   /**
    * Held and journaled: while a release is being journaled, the one is still so and the other not

@@ -4,8 +4,10 @@
  * A directory with a quota and everything below it is its realm; realms may lie in each other, and
  * every one of them counts. Numbers of inodes are exact: whatever makes one more or moves some in
  * is planned by the leader, and refused there. Bytes that a mount has buffered are seen when they
- * are told; what it may write without asking ends `QUOTA_AHEAD` beyond the size that is known, and
- * never beyond what is left (grantLimit). What gets less, or was promised before, is never refused.
+ * are told; until then the leader knows how far it let the writer go. Where there is much room, a
+ * grant that came with opening counts nothing; where there is little, there is none, and what is
+ * asked for is reserved until the writer tells. What gets less, or was promised before, is never
+ * refused.
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
@@ -29,6 +31,10 @@ export const NO_QUOTA: Readonly<Quota> = Object.freeze({ maxBytes: 0, maxInodes:
 export const QUOTAS_MAX = 10_000;
 /** How far a writer in a realm may go without asking. */
 export const QUOTA_AHEAD = 16 * 2 ** 20;
+/** With less room than this nobody writes anything more without having asked for it. */
+export const QUOTA_NEAR = 16 * QUOTA_AHEAD;
+/** Then what is given beyond what was asked for is a sixteenth of what is left, at most this. */
+export const QUOTA_STEP = 2 ** 20;
 
 export function writeQuota(out: Writer, { maxBytes, maxInodes }: Quota): void {
   out.uint(maxBytes);
@@ -58,14 +64,15 @@ export function checkQuotas(metadata: Metadata, changes: readonly TotalsAdd[]): 
       else addTotals(sum, by);
     }
   }
-  for (const [ino, { files, directories, bytes }] of sums) {
+  for (const [ino, { files, directories, bytes, reserved }] of sums) {
     const { maxBytes, maxInodes } = quotas.get(ino)!;
     const now = metadata.totals(ino);
     const inodes = files + directories;
     if (maxInodes > 0 && inodes > 0 && now.files + now.directories + inodes > maxInodes) {
       throw exceeded(ino, `${maxInodes} inodes`);
     }
-    if (maxBytes > 0 && bytes > 0n && now.bytes + bytes > BigInt(maxBytes)) {
+    const then = now.bytes + now.reserved + bytes + reserved;
+    if (maxBytes > 0 && bytes > 0n && then > BigInt(maxBytes)) {
       throw exceeded(ino, `${maxBytes} bytes`);
     }
   }
@@ -74,43 +81,53 @@ function exceeded(ino: Ino, what: string): DssError {
   return new DssError("QuotaExceeded", `the quota of directory ${ino} is ${what}`);
 }
 
-/** Bytes that may come to this directory before a quota is reached; Infinity without one. */
-function roomIn(metadata: Metadata, directory: Ino): number {
+/**
+ * Bytes that may come to this directory before a quota is reached, and `own` that are reserved
+ * already; Infinity without one.
+ */
+function roomIn(metadata: Metadata, directory: Ino, own: number): number {
   let room = Infinity;
   for (const ino of realmsOf(metadata, directory)) {
     const { maxBytes } = metadata.quotas.get(ino)!;
     if (maxBytes === 0) continue;
-    const left = BigInt(maxBytes) - metadata.totals(ino).bytes;
+    const { bytes, reserved } = metadata.totals(ino);
+    const left = BigInt(maxBytes) - bytes - reserved + BigInt(own);
     room = Math.min(room, left > 0n ? Number(left) : 0);
   }
   return room;
 }
 /**
- * Up to where the file may be written at all (`most`) and under one grant (`next`), by the quotas
- * above its directory: what it was said to have (`size`) is in their totals. Infinity: no quota.
+ * Up to where a writer may go who has not asked for more, by the quotas above the file's directory;
+ * Infinity: there is none. `size`: as the totals have it.
  */
-export function grantLimit(
+export function firstGrant(
   metadata: Metadata,
   { directory, size }: { directory: Ino; size: number },
-): { next: number; most: number } {
-  const room = directory === 0 ? Infinity : roomIn(metadata, directory);
-  if (room === Infinity) return { next: Infinity, most: Infinity };
-  return { next: size + Math.min(room, QUOTA_AHEAD), most: size + room };
+): number {
+  const room = directory === 0 ? Infinity : roomIn(metadata, directory, 0);
+  if (room === Infinity) return Infinity;
+  return room < QUOTA_NEAR ? size : size + QUOTA_AHEAD;
 }
-
-/** How far a grant of `wanted` bytes may reach, to take a write that ends at `size`. */
+/**
+ * How far a grant of `wanted` bytes may reach, to take a write that ends at `size`; `reserves`:
+ * what is beyond the known size is counted until the writer says how far it came.
+ */
 export function extendedGrant(
   metadata: Metadata,
   access: Access,
   inode: InodeRecord,
   { size, wanted }: { size: number; wanted: number },
-): number {
-  const directory = inode.parent;
-  const { most } = grantLimit(metadata, { directory, size: inode.size });
-  if (most === Infinity) return wanted;
-  if (size <= most) return Math.min(wanted, size + QUOTA_AHEAD, most);
-  if (access.answered) return size;
-  throw new DssError("QuotaExceeded", `a quota lets inode ${inode.ino} have ${most} bytes`);
+): { maxSize: number; reserves: boolean } {
+  const reserved = Math.max(0, inode.reservedTo - inode.size);
+  const room = inode.parent === 0 ? Infinity : roomIn(metadata, inode.parent, reserved);
+  if (room === Infinity) return { maxSize: wanted, reserves: false };
+  const most = inode.size + room;
+  if (size > most && !access.answered) {
+    throw new DssError("QuotaExceeded", `a quota lets inode ${inode.ino} have ${most} bytes`);
+  }
+  const left = Math.max(0, most - size);
+  const ahead = left < QUOTA_NEAR ? Math.floor(Math.min(left / 16, QUOTA_STEP)) : QUOTA_AHEAD;
+  return { maxSize: Math.max(size, Math.min(wanted, size + ahead)), reserves: true };
 }
 
 /**

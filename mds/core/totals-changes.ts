@@ -23,13 +23,17 @@ export interface TotalsAdd {
 }
 
 /** What a file counts in its directory. */
-export function totalsOfFile({ size, allocated }: InodeRecord): Totals {
+export function totalsOfFile({ size, allocated, reservedTo }: InodeRecord): Totals {
   return {
     files: 1,
     directories: 0,
     bytes: big(size),
     allocated: big(allocated),
+    reserved: big(reservedBy({ size, reservedTo })),
   };
+}
+function reservedBy({ size, reservedTo }: Pick<InodeRecord, "size" | "reservedTo">): number {
+  return Math.max(0, reservedTo - size);
 }
 /** Most are 0, which needs no new object. */
 function big(value: number): bigint {
@@ -49,12 +53,16 @@ export function totalsChanges(
   inodes: ReadonlyMap<Ino, InodeRecord | undefined>,
 ): TotalsAdd[] {
   let found: TotalsAdd[] = NONE;
+  let byChain: Map<Chain, TotalsAdd> | undefined;
   const add = (directory: Ino, by: Readonly<Totals>): void => {
     const chain = chainIn(source, inodes, directory);
-    const known = found.find((each) => each.chain === chain);
+    const known =
+      byChain === undefined ? found.find((each) => each.chain === chain) : byChain.get(chain);
     if (known === undefined) {
       if (found === NONE) found = [];
-      found.push({ d: "totalsAdd", chain, by });
+      const made: TotalsAdd = { d: "totalsAdd", chain, by };
+      found.push(made);
+      if (found.length > FEW) (byChain ??= indexed(found)).set(chain, made);
     } else {
       const sum = { ...known.by };
       addTotals(sum, by);
@@ -77,15 +85,25 @@ export function totalsChanges(
       if (from !== 0) add(from, negated(totalsOfFile(before!)));
       if (to !== 0) add(to, totalsOfFile(after!));
     } else if (to !== 0 && before !== undefined && after !== undefined) {
-      const bytes = after.size - before.size;
-      const allocated = after.allocated - before.allocated;
-      if (bytes === 0 && allocated === 0) continue;
-      add(to, { files: 0, directories: 0, bytes: big(bytes), allocated: big(allocated) });
+      const same = after.size === before.size && after.allocated === before.allocated;
+      if (same && after.reservedTo === before.reservedTo) continue;
+      add(to, {
+        files: 0,
+        directories: 0,
+        bytes: big(after.size - before.size),
+        allocated: big(after.allocated - before.allocated),
+        reserved: big(reservedBy(after) - reservedBy(before)),
+      });
     }
   }
   return found.some(({ by }) => isZero(by)) ? found.filter(({ by }) => !isZero(by)) : found;
 }
 const NONE: TotalsAdd[] = [];
+/** Up to so many are quicker looked through than indexed; the end of a session has thousands. */
+const FEW = 8;
+function indexed(changes: readonly TotalsAdd[]): Map<Chain, TotalsAdd> {
+  return new Map(changes.map((each) => [each.chain, each]));
+}
 
 /** Of a directory that may have been made by the very draft. */
 function chainIn(

@@ -18,12 +18,15 @@ export interface Totals {
   bytes: bigint;
   /** Bytes of the blocks that hold data. */
   allocated: bigint;
+  /** Bytes beyond their sizes that writers below a quota may have written (`reservedTo`). */
+  reserved: bigint;
 }
 export const NO_TOTALS: Readonly<Totals> = Object.freeze({
   files: 0,
   directories: 0,
   bytes: 0n,
   allocated: 0n,
+  reserved: 0n,
 });
 
 export function addTotals(to: Totals, by: Readonly<Totals>): void {
@@ -31,12 +34,21 @@ export function addTotals(to: Totals, by: Readonly<Totals>): void {
   to.directories += by.directories;
   if (by.bytes !== 0n) to.bytes += by.bytes;
   if (by.allocated !== 0n) to.allocated += by.allocated;
+  if (by.reserved !== 0n) to.reserved += by.reserved;
 }
-export function isZero({ files, directories, bytes, allocated }: Readonly<Totals>): boolean {
-  return files === 0 && directories === 0 && bytes === 0n && allocated === 0n;
+export function isZero(totals: Readonly<Totals>): boolean {
+  const { files, directories, bytes, allocated, reserved } = totals;
+  return files === 0 && directories === 0 && bytes === 0n && allocated === 0n && reserved === 0n;
 }
-export function negated({ files, directories, bytes, allocated }: Readonly<Totals>): Totals {
-  return { files: -files, directories: -directories, bytes: -bytes, allocated: -allocated };
+export function negated(totals: Readonly<Totals>): Totals {
+  const { files, directories, bytes, allocated, reserved } = totals;
+  return {
+    files: -files,
+    directories: -directories,
+    bytes: -bytes,
+    allocated: -allocated,
+    reserved: -reserved,
+  };
 }
 export function difference(a: Readonly<Totals>, b: Readonly<Totals>): Totals {
   const sum = { ...a };
@@ -49,7 +61,9 @@ export function writeTotals(out: Writer, totals: Readonly<Totals>): void {
   out.int(totals.directories);
   out.big(totals.bytes);
   out.big(totals.allocated);
+  out.big(totals.reserved);
 }
 export function readTotals(from: Reader): Totals {
-  return { files: from.int(), directories: from.int(), bytes: from.big(), allocated: from.big() };
+  const [files, directories] = [from.int(), from.int()];
+  return { files, directories, bytes: from.big(), allocated: from.big(), reserved: from.big() };
 }

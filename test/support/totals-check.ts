@@ -58,8 +58,10 @@ export async function wrongTotals(metadata: Metadata, run: Run): Promise<string[
     if (shown(links) !== shown(wanted)) {
       wrong.push(`file ${ino} has names in ${shown(wanted)}, not ${shown(links)}`);
     }
-    const { size, allocated } = inode;
-    const counted = { ...NO_TOTALS, files: 1, bytes: BigInt(size), allocated: BigInt(allocated) };
+    const { size, allocated, reservedTo } = inode;
+    const reserved = BigInt(Math.max(0, reservedTo - size));
+    const sizes = { bytes: BigInt(size), allocated: BigInt(allocated), reserved };
+    const counted = { ...NO_TOTALS, files: 1, ...sizes };
     const home = own.get(inode.parent);
     if (home !== undefined) addTotals(home, counted);
   }
@@ -67,7 +69,7 @@ export async function wrongTotals(metadata: Metadata, run: Run): Promise<string[
   for (const directory of order.toReversed()) {
     const sum = own.get(directory)!;
     const found = await run(() => ({ ...metadata.totals(directory) }));
-    for (const key of ["files", "directories", "bytes", "allocated"] as const) {
+    for (const key of ["files", "directories", "bytes", "allocated", "reserved"] as const) {
       if (found[key] === sum[key]) continue;
       wrong.push(`directory ${directory}: ${key} ${found[key]} instead of ${sum[key]}`);
     }

@@ -194,7 +194,7 @@ t.test("recursive totals and the homes of files", async (t) => {
     t.same(await wrongTotals(metadata, (read) => loader.run(read)), []);
   };
   await right();
-  const by = { files: 3, directories: -1, bytes: 2n ** 60n, allocated: -4096n };
+  const by = { files: 3, directories: -1, bytes: 2n ** 60n, allocated: -4096n, reserved: 5n };
   await world.damage(() => [{ d: "totalsAdd", chain: makeChain([folder]), by }]);
   await mends(t, world, "directory-totals");
   await right();
