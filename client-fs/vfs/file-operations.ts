@@ -15,7 +15,7 @@ import { copyRange, type CopyFiles } from "./file-copy.js";
 import type { FileData } from "./file-data.js";
 import { EarlierAppends } from "./earlier-appends.js";
 import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
-import { type Node, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
+import { type Node, type PageRange, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { RecordedHandle, WorkerRecord } from "./worker-record.js";
 import type { WriteBudget } from "./writer.js";
@@ -28,6 +28,8 @@ const SEEK_HOLE = 4;
 /** Ask for more when the writer is half-way there, and this much before the end at the latest. */
 const EXTEND_AHEAD = 64 * 1024 * 1024;
 const WRITTEN_SYNC = O_DSYNC;
+/** Of the kernel. */
+const PAGE = 4096;
 
 /** ENXIO has no row in the table of errors. */
 class NoDataBeyond extends DssError {
@@ -383,9 +385,10 @@ export class FileOperations {
     if (data.length === 0) return 0;
     if (options.killPrivileges && hasSetId(node)) await this.clearSetId(node);
     const direct = (options.flags & O_DIRECT) !== 0 && !options.fromPageCache;
+    const pages = lockedPages(offset, data.length, options.fromPageCache);
     for (;;) {
       while (node.barrier !== undefined) await node.barrier;
-      await table.pin(node, "exclusive", options.fromPageCache);
+      await table.pin(node, "exclusive", options.fromPageCache, direct ? undefined : pages);
       const start = appends(options) ? node.size : offset;
       const end = start + data.length;
       if (end > FILE_SIZE_MAX) {
@@ -531,16 +534,16 @@ export class FileOperations {
         if (clearSuid) await this.clearSetId(node);
         return;
       }
-      // Writes of before the barrier end before the new size counts.
-      if (node.data !== undefined) {
-        await node.data.cutOff(size);
-        // What stays is written under the old truncation: after the new one it would be refused.
-        if (size > 0) await node.data.flush();
-      }
-      node.resizing++;
-      const before = node.size;
-      if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
+      node.resizing++; // From here on the old size is not told: what it covers is being dropped.
       try {
+        // Writes of before the barrier end before the new size counts.
+        if (node.data !== undefined) {
+          await node.data.cutOff(size);
+          // What stays is written under the old truncation: after the new one it would be refused.
+          if (size > 0) await node.data.flush();
+        }
+        const before = node.size;
+        if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
         await this.mds.call({
           op: "setattr",
           ino: node.ino,
@@ -700,6 +703,17 @@ const DONE: Promise<void> = Promise.resolve();
 
 function appends(options: WriteOptions): boolean {
   return (options.flags & O_APPEND) !== 0 && !options.fromPageCache;
+}
+/**
+ * What the kernel keeps locked until a write is answered: the page in which a system call's bytes
+ * end when it was not cached, or the mapped pages that are written back.
+ */
+function lockedPages(offset: number, length: number, isWriteBack: boolean): PageRange | undefined {
+  const end = offset + length;
+  const last = end - 1 - ((end - 1) % PAGE);
+  const isWhole = end === last + PAGE && offset <= last;
+  if (!isWriteBack && isWhole) return undefined;
+  return { start: isWriteBack ? offset - (offset % PAGE) : last, end: last + PAGE };
 }
 function hasSetId(node: Node): boolean {
   const mode = node.inode?.mode ?? 0;

@@ -9,6 +9,8 @@
  * READ or WRITE of ours has locked, and it writes mapped pages back first: so in that stage data
  * operations are let through under the capability being recalled (writes of mapped pages at once,
  * others when they have been held up for HOLD_MS), and flushing and dropping begin again.
+ * A write that needs more than what is recalled waits for its end, and the kernel for the last page
+ * of that write: that page is passed by. It has nothing to be dropped, or it would not be locked.
  *
  * Owns: the nodes, and which of them are idle.
  */
@@ -34,7 +36,7 @@ import { FileData, type DataEnvironment } from "./file-data.js";
 import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
 import { Names } from "./names.js";
-import { Node } from "./node.js";
+import { Node, type PageRange } from "./node.js";
 import type { WorkerRecord } from "./worker-record.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
@@ -174,8 +176,28 @@ export class NodeTable implements SessionCache {
     node.pins++;
     return true;
   }
-  /** Waits for the capability and for recalls. `writeBack`: the kernel writes a mapped page. */
-  async pin(node: Node, mode: "shared" | "exclusive", writeBack: boolean): Promise<void> {
+  /**
+   * Waits for the capability and for recalls. `writeBack`: the kernel writes a mapped page.
+   * `locked`: what the kernel keeps locked meanwhile.
+   */
+  async pin(
+    node: Node,
+    mode: "shared" | "exclusive",
+    writeBack: boolean,
+    locked?: PageRange,
+  ): Promise<void> {
+    if (locked !== undefined) node.locked.add(locked);
+    try {
+      await this.pinLater(node, mode, writeBack);
+    } finally {
+      if (locked !== undefined) node.locked.delete(locked);
+    }
+  }
+  private async pinLater(
+    node: Node,
+    mode: "shared" | "exclusive",
+    writeBack: boolean,
+  ): Promise<void> {
     let admit = writeBack;
     for (;;) {
       if (node.recall === undefined) {
@@ -476,9 +498,11 @@ export class NodeTable implements SessionCache {
       recall.stage = "invalidate";
       recall.admitted = 0;
       // From exclusive to shared the pages stay good, except that mapped ones may still be written.
-      if (mode === "none" || node.writers > 0) await this.dropKernelCache(node, isDirectory);
+      if (mode === "none" || node.writers > 0) await this.dropPages(node, isDirectory);
       if (over()) return;
-      while (node.pins > 0) {
+      // Neither the size before a truncation on its way can be told, nor yet the one after it. The
+      // leader executes it without waiting for whoever waits for us: it is under the capability.
+      while (node.pins > 0 || (node.resizing > 0 && node.mode === "exclusive")) {
         await new Promise<void>((resolve) => this.clock.setTimer(1, resolve));
         if (over()) return;
       }
@@ -519,6 +543,31 @@ export class NodeTable implements SessionCache {
     }
   }
 
+  private async dropPages(node: Node, isDirectory: boolean): Promise<void> {
+    const dropped = this.dropKernelCache(node, isDirectory);
+    dropped.catch(() => undefined); // Whoever has passed pages by waits for the others only.
+    while (!(await this.withinHold(dropped))) {
+      // A write that is let through unlocks its pages; one that needs more than there is does not.
+      if (node.locked.size === 0 || covers(node.mode, "exclusive")) continue;
+      // The rest is dropped now, and these when the write has been answered.
+      const ranges = [...node.locked].sort((a, b) => a.start - b.start);
+      let start = 0;
+      const rest = ranges.map((pages) => {
+        const from = start;
+        start = Math.max(start, pages.end);
+        return pages.start > from ? this.tellKernel(node.ino, from, pages.start - from) : undefined;
+      });
+      await Promise.all([...rest, this.tellKernel(node.ino, start, 0)]);
+      return;
+    }
+  }
+  /** False when the work is still not done after HOLD_MS. */
+  private withinHold(work: Promise<void>): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      const timer = this.clock.setTimer(HOLD_MS, () => resolve(false));
+      work.then(() => resolve(true), reject).finally(() => timer.cancel());
+    });
+  }
   private async dropKernelCache(node: Node, isDirectory: boolean): Promise<void> {
     if (!this.canInvalidate) return;
     if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();

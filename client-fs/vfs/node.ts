@@ -29,6 +29,12 @@ export interface PendingRecall {
   admitted: number;
 }
 
+/** Bytes of whole pages of the kernel. */
+export interface PageRange {
+  readonly start: number;
+  readonly end: number;
+}
+
 export class Node {
   /** As the MDS told last, with local size and mtime under the exclusive capability. */
   inode: Inode | undefined = undefined;
@@ -45,6 +51,8 @@ export class Node {
   acquiring: { mode: CapabilityMode; done: Promise<void> } | undefined = undefined;
   /** A recall that came before the answer that brings what it recalls. */
   early: Recall | undefined = undefined;
+  /** What the kernel has locked for writes that wait for the capability. */
+  readonly locked = new Set<PageRange>();
   /** Wait for the recall to be over. */
   readonly gate: (() => void)[] = [];
   /** References that the kernel counts. */

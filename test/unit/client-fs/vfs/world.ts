@@ -438,7 +438,7 @@ export class TestMount implements KernelNotifier {
   readonly invalidated: number[] = [];
   nameEpoch = 0;
   /** What the kernel does while it drops pages, e.g. writes mapped ones back. */
-  onInvalidate: ((ino: number) => Promise<void>) | undefined;
+  onInvalidate: ((ino: number, offset: number, length: number) => Promise<void>) | undefined;
 
   constructor(
     readonly world: World,
@@ -471,9 +471,9 @@ export class TestMount implements KernelNotifier {
     this.vfs.init(this, { canInvalidateAllEntries: true });
   }
 
-  async invalidateInode(ino: number): Promise<void> {
+  async invalidateInode(ino: number, offset: number, length: number): Promise<void> {
     this.invalidated.push(ino);
-    await this.onInvalidate?.(ino);
+    await this.onInvalidate?.(ino, offset, length);
   }
   invalidateEntry(): Promise<void> {
     return Promise.resolve();
