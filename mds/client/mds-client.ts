@@ -146,6 +146,8 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "readdir",
   "getxattrs",
   "lockTest",
+  "totals",
+  "quotaSet",
   "statfs",
   "inoRange",
   "volumeList",
