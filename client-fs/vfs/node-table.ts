@@ -718,8 +718,16 @@ export class NodeTable implements SessionCache {
     if (node.unpublished && node.writers === 0) this.publishSoon(node);
     else this.noteIdle(node);
   }
+  /** Says it with the creation of a file that the leader has not heard of. */
+  private publishMade(node: Node): boolean {
+    if (!node.unpublished || node.resizing > 0 || !this.local.publish(node)) return false;
+    this.marks.told(node);
+    this.noteIdle(node);
+    return true;
+  }
 
   publishSoon(node: Node): void {
+    if ((node.data?.clean ?? true) && this.publishMade(node)) return;
     this.toPublish.add(node);
     this.publishTimer ??= this.clock.setTimer(PUBLISH_MS, () => {
       this.publishTimer = undefined;
@@ -768,6 +776,7 @@ export class NodeTable implements SessionCache {
     this.publishTimer?.cancel();
     this.publishTimer = undefined;
     this.publishNow();
+    this.mds.sendBatch();
     await Promise.all([...this.publishing]);
   }
 
