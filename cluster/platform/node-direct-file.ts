@@ -1,8 +1,8 @@
 /**
- * Reads and writes that pass by the page cache (O_DIRECT). The kernel takes only memory that is
+ * Writes that pass by the page cache (O_DIRECT). The kernel takes them only from memory that is
  * aligned as the disk wants it (512 bytes mostly, 4 KiB at most), and JavaScript cannot ask where a
- * buffer lies. WebAssembly memory begins at a page, so bytes are copied there first, or from there:
- * a small part of what the way through the page cache costs.
+ * buffer lies. WebAssembly memory begins at a page, so bytes are copied there first: a small part
+ * of what the way through the page cache costs.
  *
  * Owner of the process's aligned buffers.
  */
@@ -41,25 +41,6 @@ function give(buffer: Buffer): void {
 /** Of a file that was opened with O_DIRECT. */
 export class NodeDirectFile implements DirectFile {
   constructor(private readonly file: DirectFile) {}
-
-  async read(buffer: Buffer, position: number): Promise<number> {
-    assert(position % ALIGNMENT === 0 && buffer.length % ALIGNMENT === 0, "whole blocks are read");
-    let done = 0;
-    while (done < buffer.length) {
-      const taken = take();
-      const aligned = taken instanceof Promise ? await taken : taken;
-      try {
-        const wanted = Math.min(aligned.length, buffer.length - done);
-        const count = await this.file.read(aligned.subarray(0, wanted), position + done);
-        aligned.copy(buffer, done, 0, count);
-        done += count;
-        if (count < wanted) break; // The end of the file.
-      } finally {
-        give(aligned);
-      }
-    }
-    return done;
-  }
 
   async write(chunks: readonly Buffer[], position: number): Promise<void> {
     const total = chunks.reduce((sum, chunk) => sum + chunk.length, 0);

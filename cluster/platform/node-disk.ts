@@ -255,7 +255,7 @@ class NodeDisk implements Disk {
 
   async openDirect(path: string): Promise<DirectFile | undefined> {
     const full = this.resolve(path);
-    const flags = fs.constants.O_RDWR | fs.constants.O_DIRECT;
+    const flags = fs.constants.O_WRONLY | fs.constants.O_DIRECT;
     return new Promise((resolve, reject) => {
       fs.open(full, flags, (error, fd) => {
         if (!error) resolve(new NodeDirectFile(new NodeDiskFile(fd, full)));

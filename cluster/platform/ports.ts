@@ -99,11 +99,8 @@ export interface Network {
   connect(address: Address, options: { timeoutMs: number }): Promise<Connection>;
 }
 
-/**
- * For whole blocks of 4 KiB at multiples of it. Writes are durable with the next `sync` of the
- * file, as others are.
- */
-export type DirectFile = Pick<DiskFile, "read" | "write" | "close">;
+/** Writes are durable with the next `sync` of the file, as others are. */
+export type DirectFile = Pick<DiskFile, "write" | "close">;
 
 export interface DiskFile {
   /**
@@ -146,9 +143,9 @@ export interface Disk {
   /** `create`: make it when missing; `exclusive`: fail with Exists when present. */
   open(path: string, options?: { create?: boolean; exclusive?: boolean }): Promise<DiskFile>;
   /**
-   * An existing file for reads and writes that pass by the page cache (O_DIRECT); undefined where
-   * its file system has none. Nothing may be written to the file in another way while such a write
-   * is under way.
+   * An existing file for writes of whole 4 KiB blocks that pass by the page cache (O_DIRECT);
+   * undefined where its file system has none. Nothing may be written to the file in another way
+   * while such a write is under way.
    */
   openDirect(path: string): Promise<DirectFile | undefined>;
   exists(path: string): Promise<boolean>;

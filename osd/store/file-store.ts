@@ -316,8 +316,7 @@ export class FileStore implements ChunkStore {
     // written it without a sync: a power cut must not take back what was shown.
     await this.files.syncAll();
     for (const file of files) await file.sync();
-    const readers = await Wal.openReaders(this.disk, files);
-    const found = await recoverWal(readers, geometry, loaded.point, {
+    const found = await recoverWal(files, geometry, loaded.point, {
       verifyDirect: (placement) => verifyPlacement(this.files, placement),
       apply: (group) => {
         try {
@@ -340,7 +339,7 @@ export class FileStore implements ChunkStore {
         },
       }),
       logger: config.logger,
-    }).finally(() => Promise.all(readers.map((reader) => reader.close())));
+    });
     if (superblock.mayLackPgs) {
       for (const id of this.pgs.keys()) damage.pgs.set(id, "the store has lost an index before");
     }

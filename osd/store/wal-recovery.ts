@@ -5,6 +5,7 @@
 import { BLOCK_SIZE, crc32 } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 import type { Logger } from "../../cluster/base/log.js";
+import type { DiskFile } from "../../cluster/platform/ports.js";
 import { ByteReader } from "./bytes.js";
 import { getRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import {
@@ -15,7 +16,6 @@ import {
   WAL_VERSION,
   type WalGeometry,
   type WalPoint,
-  type WalReader,
 } from "./wal.js";
 
 interface Header {
@@ -76,7 +76,7 @@ function parseHeader(page: Buffer, geometry: WalGeometry, position: number): Hea
 
 /** Every group header in the log that is newer than the index. */
 async function scanHeaders(
-  files: readonly WalReader[],
+  files: readonly DiskFile[],
   geometry: WalGeometry,
   from: WalPoint,
 ): Promise<Map<number, Header>> {
@@ -102,7 +102,7 @@ async function scanHeaders(
  * would silently drop acknowledged writes.
  */
 export async function recoverWal(
-  files: readonly WalReader[],
+  files: readonly DiskFile[],
   geometry: WalGeometry,
   from: WalPoint,
   hooks: {
@@ -139,7 +139,8 @@ export async function recoverWal(
         `the write-ahead log is damaged at position ${end.position}: group ${number} was durable ` +
         `and is not readable`;
       if (!hooks.onDamage) {
-        const hint = "format this OSD's folder anew and let recovery fill it from the other copies";
+        const hint =
+          "format this OSD's folder anew and let recovery fill it from the other copies";
         throw new DssError("Corrupt", what, { hint });
       }
       hooks.onDamage(what);
@@ -202,7 +203,7 @@ async function directsAreThere(
  * counts.
  */
 async function readGroup(
-  files: readonly WalReader[],
+  files: readonly DiskFile[],
   geometry: WalGeometry,
   header: Header,
   mustExist: boolean,

@@ -65,8 +65,6 @@ export interface WalGroup {
 /** A group that was sealed: its point is known once it is written. */
 export type SealedPoint = Pick<WalGroup, "order" | "point">;
 
-export type WalReader = Pick<DiskFile, "read" | "close">;
-
 export interface WalHost {
   /** Syncs data files that direct writes touched. */
   syncData(touched: ReadonlySet<number>): Promise<void>;
@@ -139,13 +137,13 @@ export class Wal {
     const zeros = Buffer.alloc(Math.min(1024 * 1024, geometry.segmentBytes));
     for (let i = 0; i < geometry.segments; i++) {
       const file = await disk.open(segmentPath(i), { create: true });
-      const direct = await disk.openDirect(segmentPath(i));
       for (let at = 0; at < geometry.segmentBytes; at += zeros.length) {
-        const part = zeros.subarray(0, Math.min(zeros.length, geometry.segmentBytes - at));
-        await (direct ?? file).write([part], at);
+        await file.write(
+          [zeros.subarray(0, Math.min(zeros.length, geometry.segmentBytes - at))],
+          at,
+        );
       }
       await file.sync();
-      await direct?.close();
       await file.close();
     }
     await disk.syncDirectory(DIRECTORY);
@@ -155,23 +153,6 @@ export class Wal {
     const files: DiskFile[] = [];
     for (let i = 0; i < geometry.segments; i++) files.push(await disk.open(segmentPath(i)));
     return files;
-  }
-
-  /**
-   * To look through the log, past the page cache where that is possible: what is read or written
-   * there in large pieces stays in large folios, and each small write to one of these costs as if
-   * it had hundreds of blocks. `files` are synced.
-   */
-  static async openReaders(disk: Disk, files: readonly DiskFile[]): Promise<WalReader[]> {
-    const readers: WalReader[] = [];
-    for (const [i, file] of files.entries()) {
-      const cached: WalReader = {
-        read: (buffer, position) => file.read(buffer, position),
-        close: () => Promise.resolve(),
-      };
-      readers.push((await disk.openDirect(segmentPath(i))) ?? cached);
-    }
-    return readers;
   }
 
   /** Bytes between the checkpoint and the end, and how many there may be. */
