@@ -460,6 +460,10 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     await this.notify(abi.invalidateInodeMessage(ino, offset, length));
   }
 
+  async store(ino: number, offset: number, bytes: Buffer): Promise<void> {
+    await this.notify(abi.storeMessage(ino, offset, bytes));
+  }
+
   async invalidateEntry(parent: number, name: Buffer): Promise<void> {
     await this.notify(abi.invalidateEntryMessage(parent, name));
   }

@@ -10,7 +10,7 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { Prng } from "../../cluster/base/prng.js";
-import { KINDS, runRounds, type KindName } from "../posix/coherence/run.js";
+import { describeCounts, KINDS, runRounds, type KindName } from "../posix/coherence/run.js";
 import { startCluster } from "../support/cluster.js";
 import { endWithProcess, Scope } from "../support/scope.js";
 import { clientKill, leaderKill, type Violence } from "./coherence-violence.js";
@@ -99,9 +99,8 @@ try {
       `${kind}: ${count}, ${Math.round((figures.milliseconds[kind] ?? 0) / count)} ms each`,
     );
   console.log(
-    `seed ${seed}: ${rounds} rounds, no stale result, ${figures.failovers} failover, ` +
-      `${figures.kills} client killed; the longest round (${figures.longest}) took ` +
-      `${Math.round(figures.longestMs)} ms; ${seconds.toFixed(1)} s`,
+    `seed ${seed}: ${describeCounts(figures)}; ${figures.failovers} failovers, ` +
+      `${figures.kills} clients killed; ${seconds.toFixed(1)} s`,
   );
   if (values.record !== undefined) writeFileSync(values.record, JSON.stringify(figures));
 } catch (error) {

@@ -57,6 +57,14 @@ export interface RunCounts {
   longest: string;
 }
 
+export function describeCounts({ rounds, longest, longestMs }: RunCounts): string {
+  const total = Object.values(rounds).reduce((sum, count) => sum + count, 0);
+  return (
+    `${total} rounds of ${Object.keys(rounds).length} kinds, no stale result; the longest ` +
+    `(${longest}) took ${Math.round(longestMs)} ms`
+  );
+}
+
 /** The folders in which the pairs of this run work. */
 export const pairFolder = (seed: number, pair: number): string => `coherence-${seed}-${pair}`;
 
