@@ -6,8 +6,9 @@
  */
 import { DssError } from "../cluster/base/errors.js";
 import type { OsdId } from "../cluster/base/ids.js";
-import type { LearnerStream, PgHost, Replicating } from "./placement-group.js";
+import type { LearnerStream, PgHost } from "./placement-group.js";
 import { RepOp } from "./proto.js";
+import type { Replicating } from "./replication.js";
 
 const PENDING_MAX = 4_096;
 const PENDING_BYTES_MAX = 64 * 1024 * 1024;

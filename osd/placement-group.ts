@@ -3,9 +3,9 @@
  * its activity. Peering is in peering-driver.ts; the daemon (daemon.ts) hands requests over once
  * map, interval and fences are checked.
  *
- * Owns: locks, operations in flight, what each member has still to acknowledge, the learners'
- * streams. All of it belongs to one interval: a new one drops it, and clients ask again (their
- * retries find the answer in the store's retry memory).
+ * Owns: locks, operations in flight, what each member has still to acknowledge (replication.ts),
+ * the learners' streams. All of it belongs to one interval: a new one drops it, and clients ask
+ * again (their retries find the answer in the store's retry memory).
  */
 import { assert } from "../cluster/base/assert.js";
 import { BLOCK_SIZE } from "../cluster/base/checksum.js";
@@ -15,7 +15,7 @@ import { familyOf } from "../cluster/base/object-name.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { PgEntry } from "../cluster/map/cluster-map.js";
 import type { Incoming, Peer } from "../cluster/messenger/messenger.js";
-import type { Clock, Timer } from "../cluster/platform/ports.js";
+import type { Clock } from "../cluster/platform/ports.js";
 import type { Membership } from "./membership.js";
 import { blockCeil, blockFloor } from "./core/blocks.js";
 import { faults } from "../cluster/base/faults.js";
@@ -23,7 +23,6 @@ import { ReadLease } from "./core/leases.js";
 import { legalWithinInterval, type PgActivity } from "./core/peering.js";
 import { RangeLocks, WHOLE, type RangeLock } from "./core/range-locks.js";
 import {
-  RepOp,
   WRITE_IF_ABSENT,
   WriteKind,
   type OsdExtentsReply,
@@ -43,6 +42,7 @@ import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
 import type { WorkQueue } from "./work-queue.js";
 import type { Repairer } from "./repair.js";
+import { Replicating, Replication } from "./replication.js";
 import { SharedMemory } from "./shared-memory.js";
 import { StepPlanner, type Step } from "./write-steps.js";
 import {
@@ -100,26 +100,10 @@ interface InFlight {
   /** Disk space that it may take. */
   bytes: number;
 }
-/** One log entry that members have not all synced. */
-export interface Replicating {
-  seq: number;
-  message: OsdRepOp;
-  data: readonly Buffer[];
-  sums: Uint32Array;
-  /** Members (and this OSD) that have not synced it. */
-  waitingFor: Set<OsdId>;
-  done: () => void;
-  /** Of `data`. */
-  memory: SharedMemory;
-}
-
 /** An OSD outside the in-sync set that gets every new entry, too (osd/learner.ts). */
 export interface LearnerStream {
   append(entry: Replicating): void;
 }
-
-/** A member that cannot be reached is asked again after this. */
-const RESEND_MS = 50;
 
 export class PlacementGroup {
   activity: PgActivity = "stray";
@@ -131,8 +115,7 @@ export class PlacementGroup {
   private nextSeq = 0;
   private readonly locks = new Map<string, RangeLocks>();
   private readonly inFlight = new Map<string, InFlight>();
-  private readonly replicating = new Map<number, Replicating>();
-  private readonly resendTimers = new Map<OsdId, Timer>();
+  private readonly replication: Replication;
   /**
    * Who must have a write before it is acknowledged: the in-sync set, and a learner whose addition
    * was asked for.
@@ -173,6 +156,7 @@ export class PlacementGroup {
   ) {
     this.nextSeq = (host.store.pgInfo(id)?.last.seq ?? 0) + 1;
     this.record = new PgRecord(id, host.store);
+    this.replication = new Replication(this, host);
     this.planner = new StepPlanner(id, host.store, (object, offset) =>
       host.repairer.read(this, object, offset, BLOCK_SIZE),
     );
@@ -202,9 +186,7 @@ export class PlacementGroup {
     this.generation++;
     this.entry = entry;
     this.setActivity(activity, reason);
-    for (const timer of this.resendTimers.values()) timer.cancel();
-    this.resendTimers.clear();
-    this.replicating.clear();
+    this.replication.reset();
     this.locks.clear();
     this.silentSince.clear();
     this.streams.clear();
@@ -234,7 +216,7 @@ export class PlacementGroup {
   /** Only before its addition was asked for. */
   releaseLearner(learner: OsdId): void {
     this.require(this.entry.inSync);
-    for (const seq of [...this.replicating.keys()]) this.acknowledged(learner, seq);
+    this.replication.release(learner);
   }
   /** `end` is called if the interval ends before the returned function was called. */
   untilIntervalEnds(end: () => void): () => void {
@@ -455,12 +437,7 @@ export class PlacementGroup {
     this.inFlight.set(key, { requests: [request], bytes });
     // The requests in flight are told by themselves when the interval ends.
     this.lock(message.object, start, end, false, undefined, (unlock) => {
-      const { generation } = this;
-      this.execute(request, key, unlock).catch((error: unknown) => {
-        if (generation !== this.generation) return; // The same request may be under way anew.
-        unlock();
-        this.finish(key, (waiting) => waiting.fail(passing(error)));
-      });
+      this.execute(request, key, unlock);
     });
   }
 
@@ -504,26 +481,50 @@ export class PlacementGroup {
     for (const request of inFlight.requests) answer(request);
   }
 
-  private async execute(request: WriteRequest, key: string, unlock: () => void): Promise<void> {
-    const { message } = request;
+  private execute(request: WriteRequest, key: string, unlock: () => void): void {
     const { generation } = this;
-    const prepared = this.planner.prepare(request);
-    const steps = prepared instanceof Promise ? await prepared : prepared;
-    if (generation !== this.generation) return;
+    const fail = (error: unknown): void => {
+      if (generation !== this.generation) return; // The same request may be under way anew.
+      unlock();
+      this.finish(key, (waiting) => waiting.fail(passing(error)));
+    };
+    try {
+      const prepared = this.planner.prepare(request);
+      if (!(prepared instanceof Promise)) return this.appendAll(request, key, prepared, unlock);
+      prepared
+        .then((steps) => {
+          if (generation === this.generation) this.appendAll(request, key, steps, unlock);
+        })
+        .catch(fail);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  private appendAll(
+    request: WriteRequest,
+    key: string,
+    steps: readonly Step[],
+    unlock: () => void,
+  ): void {
+    const { message } = request;
     const { interval } = this.entry;
     let left = steps.length;
-    let last = { seq: 0, size: 0 };
+    let seq = 0;
+    let size = 0;
     const memory = new SharedMemory(() => request.recycle());
     const done = (): void => {
       if (--left > 0) return;
       unlock();
       this.host.count("writeOps");
       this.host.count("writeBytes", message.length);
-      this.finish(key, (waiting) => waiting.reply({ interval, ...last }));
+      this.finish(key, (waiting) => waiting.reply({ interval, seq, size }));
     };
-    steps.forEach((step, i) => {
-      last = this.append(message, step, memory, i === steps.length - 1, done);
-    });
+    for (let i = 0; i < steps.length; i++) {
+      const entry = this.append(message, steps[i]!, memory, i === steps.length - 1, done);
+      seq = entry.seq;
+      size = entry.message.size;
+    }
     memory.release();
   }
 
@@ -534,7 +535,7 @@ export class PlacementGroup {
     memory: SharedMemory,
     last: boolean,
     done: () => void,
-  ): { seq: number; size: number } {
+  ): Replicating {
     const object = work.copy?.object ?? message.object;
     const info = work.copy === undefined ? this.host.store.stat(this.id, object) : undefined;
     const seq = this.nextSeq++;
@@ -563,18 +564,11 @@ export class PlacementGroup {
         info !== undefined && info.mtimeNs > message.mtimeNs ? info.mtimeNs : message.mtimeNs,
       object,
       source: "",
-      ...work.copy,
     };
-    const entry: Replicating = {
-      seq,
-      message: rep,
-      data: work.data,
-      sums: work.sums,
-      waitingFor: new Set(this.required),
-      done,
-      memory,
-    };
-    this.replicating.set(seq, entry);
+    if (work.copy !== undefined) Object.assign(rep, work.copy);
+    const waitingFor = [...this.required];
+    const entry = new Replicating(rep, work.data, work.sums, waitingFor, done, memory);
+    this.replication.add(entry);
     const { generation } = this;
     this.trim({ interval: rep.interval, seq });
     this.issued++;
@@ -583,45 +577,17 @@ export class PlacementGroup {
       if (error !== undefined) return this.host.fatal(error);
       memory.release();
       this.completedOne();
-      if (generation === this.generation) this.acknowledged(this.host.id, seq);
+      if (generation === this.generation) this.replication.acknowledged(this.host.id, entry);
     });
-    for (const member of this.requiredOthers) this.sendRepOp(member, entry);
+    for (const member of this.requiredOthers) this.replication.send(member, entry);
     if (this.streams.size > 0) {
       memory.use(); // A learner may still lack it when the client is answered.
       for (const stream of this.streams.values()) stream.append(entry);
     }
     if (faults.acknowledgeBeforeSync) {
-      for (const member of this.required) this.acknowledged(member, seq);
+      for (const member of this.required) this.replication.acknowledged(member, entry);
     }
-    return { seq, size };
-  }
-
-  private sendRepOp(member: OsdId, entry: Replicating): void {
-    const { generation } = this;
-    const peer = this.host.peer(member);
-    entry.memory.use(); // For ever, if the call fails: it may wait in a socket, or be sent again.
-    if (peer === undefined) return this.resendLater(member);
-    peer
-      .call(RepOp, entry.message, {
-        deadlineMs: this.host.replicaTimeoutMs,
-        data: entry.data,
-        sums: entry.sums,
-      })
-      .then(
-        (answer) => {
-          this.host.fullness.report(member, answer.message);
-          entry.memory.release();
-          if (generation !== this.generation) return;
-          this.memberAnswered(member);
-          this.acknowledged(member, entry.seq);
-        },
-        (error: unknown) => {
-          if (!(error instanceof DssError)) throw error;
-          if (generation !== this.generation) return;
-          this.memberFailed(member, error);
-          this.resendLater(member);
-        },
-      );
+    return entry;
   }
 
   /** A required member answered: it is there. */
@@ -642,29 +608,6 @@ export class PlacementGroup {
     this.silentSince.set(member, silent);
     if (error.code !== "Unreachable" && now - silent < replicaTimeoutMs) return;
     this.host.membership.askRemoval(this, member, () => this.silentSince.has(member));
-  }
-
-  private acknowledged(member: OsdId, seq: number): void {
-    const entry = this.replicating.get(seq);
-    if (entry === undefined) return;
-    entry.waitingFor.delete(member);
-    if (entry.waitingFor.size > 0) return;
-    this.replicating.delete(seq);
-    entry.done();
-  }
-
-  /**
-   * All that a member has not acknowledged goes to it again, in order: it recognises what it has.
-   */
-  private resendLater(member: OsdId): void {
-    if (this.resendTimers.has(member)) return;
-    const timer = this.host.clock.setTimer(RESEND_MS, () => {
-      this.resendTimers.delete(member);
-      for (const entry of this.replicating.values()) {
-        if (entry.waitingFor.has(member)) this.sendRepOp(member, entry);
-      }
-    });
-    this.resendTimers.set(member, timer);
   }
 
   /** Keeps the log at its length: called for every entry. */

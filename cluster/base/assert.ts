@@ -7,8 +7,10 @@ export class AssertionFailure extends Error {
   override readonly name = "AssertionFailure";
 }
 
-export function assert(condition: unknown, message: string): asserts condition {
-  if (!condition) throw new AssertionFailure(message);
+/** A message that takes work is a function: it is needed when the condition does not hold. */
+export function assert(condition: unknown, message: string | (() => string)): asserts condition {
+  if (condition) return;
+  throw new AssertionFailure(typeof message === "string" ? message : message());
 }
 
 /** Marks a branch that exhausts a union; the compiler proves that it cannot be reached. */

@@ -27,14 +27,15 @@ export const CLIENT_ID_FIRST = 65_536;
 export const ANONYMOUS_ENTITY = 65_535;
 
 export const PG_INDEX_BITS = 16;
+const PG_INDEXES = 2 ** PG_INDEX_BITS;
 export function pgId(pool: PoolId, index: number): PgId {
-  return pool * 2 ** PG_INDEX_BITS + index;
+  return pool * PG_INDEXES + index;
 }
 export function poolOfPg(pg: PgId): PoolId {
-  return Math.floor(pg / 2 ** PG_INDEX_BITS);
+  return Math.floor(pg / PG_INDEXES);
 }
 export function pgIndex(pg: PgId): number {
-  return pg % 2 ** PG_INDEX_BITS;
+  return pg % PG_INDEXES;
 }
 /** `pool.index` in hexadecimal, as `dss pg ls` prints it. */
 export function formatPg(pg: PgId): string {

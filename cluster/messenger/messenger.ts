@@ -1,6 +1,7 @@
 /**
  * What programs use to talk to each other: the interface of the messenger (rpc.ts implements it).
  */
+import type { DssError } from "../base/errors.js";
 import type { Address } from "../platform/ports.js";
 import type { Call, Post } from "../wire/registry.js";
 
@@ -46,6 +47,15 @@ export interface Answered<Reply> {
   recycle(): void;
 }
 
+/**
+ * Who gets the answer to a request that was sent without a promise: one of the two is called, once,
+ * from the event that brings it. What they throw is a bug.
+ */
+export interface Receiver<Reply> {
+  answered(message: Reply): void;
+  failed(error: DssError): void;
+}
+
 /** One connection, usable from both ends. */
 export interface Link {
   /** The other side's entity number. */
@@ -77,6 +87,15 @@ export interface Peer {
     message: Request,
     options: CallOptions,
   ): Promise<Answered<Reply>>;
+  /**
+   * The same for who sends often, and perhaps the same to several: `body` is the encoded request.
+   */
+  send<Request, Reply>(
+    call: Call<Request, Reply>,
+    body: Buffer,
+    options: CallOptions,
+    receiver: Receiver<Reply>,
+  ): void;
   /** Dropped when not connected. */
   post<Message>(post: Post<Message>, message: Message): void;
   /** After every established connection, before any waiting call is sent. */

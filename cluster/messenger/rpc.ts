@@ -17,7 +17,15 @@ import {
 import { FRAME_LIMITS } from "../wire/frame.js";
 import type { Call, Post } from "../wire/registry.js";
 import { Backoff } from "./backoff.js";
-import type { Answered, CallOptions, Incoming, Link, Messenger, Peer } from "./messenger.js";
+import type {
+  Answered,
+  CallOptions,
+  Incoming,
+  Link,
+  Messenger,
+  Peer,
+  Receiver,
+} from "./messenger.js";
 import { LinkSession, type Handler, type LinkHost, type LinkLimits } from "./session.js";
 
 export const LINK_LIMITS: LinkLimits = {
@@ -182,32 +190,65 @@ class RpcPeer implements Peer {
     options: CallOptions,
   ): Promise<Answered<Reply>> {
     if (this.link !== undefined && !this.link.closed) return this.link.call(call, message, options);
-    if (this.closed) {
-      return Promise.reject(new DssError("ShuttingDown", "the connection was closed here"));
-    }
     return new Promise((resolve, reject) => {
-      const { clock } = this.messenger;
-      const deadline = clock.now() + options.deadlineMs;
-      const waiting: Waiting = {
-        send: (link) => {
-          timer.cancel();
-          const deadlineMs = Math.max(deadline - clock.now(), 1);
+      this.whenUp(call.name, options.deadlineMs, {
+        send: (link, deadlineMs) => {
           link.call(call, message, { ...options, deadlineMs }).then(resolve, reject);
         },
-        fail: (error) => {
-          timer.cancel();
-          reject(error);
-        },
-      };
-      // A connection attempt may take longer than this call can wait.
-      const timer = clock.setTimer(options.deadlineMs, () => {
-        this.waiting.splice(this.waiting.indexOf(waiting), 1);
-        const where = formatAddress(this.address);
-        reject(new DssError("TimedOut", `no connection to ${where} for ${call.name} in time`));
+        fail: reject,
       });
-      this.waiting.push(waiting);
-      this.connectSoon();
     });
+  }
+
+  send<Request, Reply>(
+    call: Call<Request, Reply>,
+    body: Buffer,
+    options: CallOptions,
+    receiver: Receiver<Reply>,
+  ): void {
+    if (this.link !== undefined && !this.link.closed) {
+      this.link.send(call, body, options, receiver);
+      return;
+    }
+    this.whenUp(call.name, options.deadlineMs, {
+      send: (link, deadlineMs) => link.send(call, body, { ...options, deadlineMs }, receiver),
+      fail: (error) => receiver.failed(error),
+    });
+  }
+
+  /** `request` is called back once there is a connection, or none in time. */
+  private whenUp(
+    name: string,
+    deadlineMs: number,
+    request: {
+      send: (link: LinkSession, deadlineMs: number) => void;
+      fail: (error: DssError) => void;
+    },
+  ): void {
+    if (this.closed) {
+      request.fail(new DssError("ShuttingDown", "the connection was closed here"));
+      return;
+    }
+    const { clock } = this.messenger;
+    const deadline = clock.now() + deadlineMs;
+    const waiting: Waiting = {
+      send: (link) => {
+        timer.cancel();
+        request.send(link, Math.max(deadline - clock.now(), 1));
+      },
+      fail: (error) => {
+        timer.cancel();
+        request.fail(error);
+      },
+    };
+    // A connection attempt may take longer than this call can wait.
+    const timer = clock.setTimer(deadlineMs, () => {
+      this.waiting.splice(this.waiting.indexOf(waiting), 1);
+      const where = formatAddress(this.address);
+      request.fail(new DssError("TimedOut", `no connection to ${where} for ${name} in time`));
+    });
+    this.waiting.push(waiting);
+    this.connectSoon();
   }
 
   post<Message>(post: Post<Message>, message: Message): void {

@@ -64,11 +64,15 @@ export type Handler =
   | { kind: "call"; call: Call<any, any>; run: (incoming: Incoming<any, any>) => void }
   | { kind: "post"; post: Post<any>; run: (message: any, link: Link) => void };
 
+/** `frame`: of the answer, for who wants more of it than its message. */
+interface FrameReceiver<Reply> {
+  answered(message: Reply, frame: Frame): void;
+  failed(error: DssError): void;
+}
 interface Pending {
-  call: Call<unknown, unknown>;
+  readonly call: Call<any, any>;
   deadline: number;
-  resolve: (answer: Answered<any>) => void;
-  reject: (error: DssError) => void;
+  readonly receiver: FrameReceiver<any>;
 }
 
 /** How often deadlines are looked at. */
@@ -137,28 +141,37 @@ export class LinkSession implements Link {
     options: CallOptions,
   ): Promise<Answered<Reply>> {
     return new Promise((resolve, reject) => {
-      if (this.closed) {
-        reject(new DssError("ConnectionLost", `connection to ${this.remote} is closed`));
-        return;
-      }
+      const { pool } = this.host;
       // Before anything is noted: what cannot be encoded is the caller's error alone.
-      const body = call.request.encode(message);
-      const sequence = this.takeSequence();
-      this.pending.set(sequence, {
-        call,
-        deadline: this.host.clock.now() + options.deadlineMs,
-        resolve,
-        reject,
+      this.send(call, call.request.encode(message), options, {
+        answered: (reply: Reply, frame) => resolve(new AnswerFrame(reply, frame, pool)),
+        failed: reject,
       });
-      this.tickSoon();
-      this.send(call.number, sequence, body, options.data, options.sums);
     });
+  }
+
+  /** As `Peer.send`. */
+  send<Request, Reply>(
+    call: Call<Request, Reply>,
+    body: Buffer,
+    options: CallOptions,
+    receiver: FrameReceiver<Reply>,
+  ): void {
+    if (this.closed) {
+      receiver.failed(new DssError("ConnectionLost", `connection to ${this.remote} is closed`));
+      return;
+    }
+    const sequence = this.takeSequence();
+    const deadline = this.host.clock.now() + options.deadlineMs;
+    this.pending.set(sequence, { call, deadline, receiver });
+    this.tickSoon();
+    this.sendFrame(call.number, sequence, body, options.data, options.sums);
   }
 
   post<Message>(post: Post<Message>, message: Message): void {
     if (this.closed) return;
     const body = post.message.encode(message);
-    this.send(post.number, this.takeSequence(), body);
+    this.sendFrame(post.number, this.takeSequence(), body);
   }
   private takeSequence(): number {
     const sequence = this.nextSequence;
@@ -175,7 +188,7 @@ export class LinkSession implements Link {
     this.connection.destroy();
   }
 
-  private send(
+  private sendFrame(
     type: number,
     sequence: number,
     body: Buffer,
@@ -237,38 +250,26 @@ export class LinkSession implements Link {
     }
     this.entity = theirs.entity;
     const reply = { clusterId: ours, entity: host.entity, role: host.role };
-    this.send(Hello.number + 1, frame.sequence, Hello.reply.encode(reply));
+    this.sendFrame(Hello.number + 1, frame.sequence, Hello.reply.encode(reply));
   }
 
   private onReply(frame: Frame): void {
     const pending = this.pending.get(frame.sequence);
     if (pending === undefined) return; // Timed out here; the outcome is the caller's to find out.
     this.pending.delete(frame.sequence);
-    if (frame.type === ERROR_REPLY) {
-      this.settleReply(pending, () => pending.reject(errorCodec.decode(frame.body)));
-      return;
-    }
-    if (frame.type !== pending.call.number + 1) {
-      const error = new DssError(
-        "Malformed",
-        `${messageName(frame.type)} answers ${pending.call.name}`,
-      );
-      pending.reject(error);
-      throw error;
-    }
-    this.settleReply(pending, () => {
-      const message = pending.call.reply.decode(frame.body);
-      pending.resolve(new AnswerFrame(message, frame, this.host.pool));
-    });
-  }
-  /** A reply that cannot be decoded fails its call, and the connection with it. */
-  private settleReply(pending: Pending, settle: () => void): void {
+    const { call, receiver } = pending;
+    let message: unknown;
+    let failure: DssError | undefined;
     try {
-      settle();
+      if (frame.type === ERROR_REPLY) failure = errorCodec.decode(frame.body);
+      else if (frame.type === call.number + 1) message = call.reply.decode(frame.body);
+      else throw new DssError("Malformed", `${messageName(frame.type)} answers ${call.name}`);
     } catch (error) {
-      pending.reject(error as DssError);
+      // It fails its call, and the connection with it.
+      receiver.failed(error as DssError);
       throw error;
     }
+    deliver(receiver, message, frame, failure);
   }
 
   private onRequest(frame: Frame): void {
@@ -304,7 +305,7 @@ export class LinkSession implements Link {
   ): void {
     this.settle(frame);
     if (!this.closed) {
-      this.send(frame.type + 1, frame.sequence, codec.encode(message), data, sums, sent);
+      this.sendFrame(frame.type + 1, frame.sequence, codec.encode(message), data, sums, sent);
     }
   }
   answerError(frame: Frame, error: unknown): void {
@@ -323,7 +324,7 @@ export class LinkSession implements Link {
     this.adjustFlow();
   }
   private fail(sequence: number, error: DssError): void {
-    this.send(ERROR_REPLY, sequence, errorCodec.encode(error));
+    this.sendFrame(ERROR_REPLY, sequence, errorCodec.encode(error));
   }
 
   private adjustFlow(): void {
@@ -358,7 +359,7 @@ export class LinkSession implements Link {
       if (pending.deadline > now) continue;
       this.pending.delete(sequence);
       timedOut = true;
-      pending.reject(
+      pending.receiver.failed(
         new DssError("TimedOut", `${this.remote} did not answer ${pending.call.name} in time`),
       );
     }
@@ -378,8 +379,24 @@ export class LinkSession implements Link {
     });
     const pending = [...this.pending.values()];
     this.pending.clear();
-    for (const call of pending) call.reject(lost);
+    for (const { receiver } of pending) receiver.failed(lost);
     for (const callback of this.closeListeners) callback();
+  }
+}
+
+/** A receiver's error is its own, and none of the connection's. */
+function deliver(
+  receiver: FrameReceiver<unknown>,
+  message: unknown,
+  frame: Frame,
+  failure: DssError | undefined,
+): void {
+  try {
+    if (failure === undefined) receiver.answered(message, frame);
+    else receiver.failed(failure);
+  } catch (cause) {
+    if (!(cause instanceof DssError)) throw cause;
+    throw new Error(`an answer was not handled: ${describeError(cause)}`, { cause });
   }
 }
 
@@ -432,12 +449,12 @@ class IncomingRequest<Request, Reply> implements Incoming<Request, Reply> {
     sums?: ArrayLike<number>,
     sent?: () => void,
   ): void {
-    assert(!this.settled, `${this.callRow.name} answered twice`);
+    assert(!this.settled, () => `${this.callRow.name} answered twice`);
     this.settled = true;
     this.link.answer(this.frame, this.callRow.reply, message, data, sums, sent);
   }
   fail(error: unknown): void {
-    assert(!this.settled, `${this.callRow.name} answered twice: ${describeError(error)}`);
+    assert(!this.settled, () => `${this.callRow.name} answered twice: ${describeError(error)}`);
     this.settled = true;
     this.link.answerError(this.frame, error);
   }

@@ -99,6 +99,7 @@ export function encodeFrame(
  */
 export class FrameParser {
   private readonly header = Buffer.alloc(HEADER_SIZE);
+  private readonly headerSummed = this.header.subarray(0, HEADER_CRC_AT);
   private headerFilled = 0;
   /** Body and data of the frame under way, when it arrives in pieces. */
   private payload: Buffer | undefined;
@@ -136,9 +137,8 @@ export class FrameParser {
       }
       if (this.headerFilled < HEADER_SIZE) {
         const take = Math.min(HEADER_SIZE - this.headerFilled, chunk.length - at);
-        chunk.copy(this.header, this.headerFilled, at, at + take);
-        this.headerFilled += take;
-        at += take;
+        // So few bytes are quicker copied one by one than through a view of them.
+        for (let i = 0; i < take; i++) this.header[this.headerFilled++] = chunk[at++]!;
         if (this.headerFilled < HEADER_SIZE) return;
         this.checkHeader();
       }
@@ -165,7 +165,7 @@ export class FrameParser {
     if (h.readUInt32LE(0) !== FRAME_MAGIC) {
       throw new DssError("Malformed", `not a dss frame: starts with 0x${h.toString("hex", 0, 4)}`);
     }
-    if (h.readUInt32LE(HEADER_CRC_AT) !== crc32(h.subarray(0, HEADER_CRC_AT))) {
+    if (h.readUInt32LE(HEADER_CRC_AT) !== crc32(this.headerSummed)) {
       throw new DssError("Corrupt", "frame header fails its checksum");
     }
     const version = h.readUInt16LE(4);

@@ -68,17 +68,19 @@ export const u32: Field<number> = fixedField(
   (b, o, v) => void b.writeUInt32LE(v, o),
   (b, o) => b.readUInt32LE(o),
 );
+const HIGH = 2 ** 32;
 /** 64 bits that count or address: a safe integer, checked when decoded. */
 export const u53: Field<number> = fixedField(
   8,
   (b, o, v) => {
-    b.writeUInt32LE(v % 2 ** 32, o);
-    b.writeUInt32LE(Math.floor(v / 2 ** 32), o + 4);
+    const high = Math.floor(v / HIGH);
+    b.writeUInt32LE(v - high * HIGH, o);
+    b.writeUInt32LE(high, o + 4);
   },
   (b, o) => {
     const high = b.readUInt32LE(o + 4);
     if (high > 0x1f_ffff) throw new DssError("Malformed", `number above 2^53 at ${o}`);
-    return high * 2 ** 32 + b.readUInt32LE(o);
+    return high * HIGH + b.readUInt32LE(o);
   },
 );
 /** Opaque 64 bits. */

@@ -66,7 +66,7 @@ export class BlockAllocator {
   }
 
   release(block: number): void {
-    assert(this.isUsed(block), `block ${block} is freed twice`);
+    assert(this.isUsed(block), () => `block ${block} is freed twice`);
     this.words[block >>> 5]! &= ~(1 << (block & 31));
     this.regionFree[Math.floor(block / BLOCKS_PER_REGION)]!++;
     this.used--;

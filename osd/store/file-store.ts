@@ -61,16 +61,11 @@ import {
   type IndexDamage,
 } from "./recovery.js";
 import { Replayer, type ReplayTarget, type Settled } from "./replay.js";
-import { putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
+import { applyRecord, putRecord, RecordType, type Placement, type WalRecord } from "./records.js";
 import { Reclaimer } from "./reclaim.js";
 import { SharedBlocks } from "./sharing.js";
 import { SpaceGauge } from "./space.js";
-import {
-  checkOwner,
-  readSuperblock,
-  writeSuperblock,
-  type Superblock,
-} from "./superblock.js";
+import { checkOwner, readSuperblock, writeSuperblock, type Superblock } from "./superblock.js";
 import { checkTransaction } from "./transaction-check.js";
 import { recoverWal } from "./wal-recovery.js";
 import { WatchedIndex } from "./watched-index.js";
@@ -234,11 +229,7 @@ export class FileStore implements ChunkStore {
    * Disk, or Corrupt: damage that would lose acknowledged writes, unless `damagedMeta` says how to
    * mark the PGs that are to be compared with their other copies.
    */
-  static async open(
-    disk: Disk,
-    config: FileStoreConfig,
-    mayStartOver = true,
-  ): Promise<FileStore> {
+  static async open(disk: Disk, config: FileStoreConfig, mayStartOver = true): Promise<FileStore> {
     const lock = await disk.lock("lock");
     let index: WatchedIndex | undefined;
     try {
@@ -390,10 +381,7 @@ export class FileStore implements ChunkStore {
   }
 
   /** What opening has found of damage becomes durable with the checkpoint that follows. */
-  private async declareDamage(
-    damage: IndexDamage,
-    lostObjects: ReadonlySet<PgId>,
-  ): Promise<void> {
+  private async declareDamage(damage: IndexDamage, lostObjects: ReadonlySet<PgId>): Promise<void> {
     // Before anything else: which PGs are gone without a trace is for the cluster to find out.
     this.superblock = { ...this.superblock, mayLackPgs: true };
     await writeSuperblock(this.disk, this.superblock);
@@ -499,7 +487,7 @@ export class FileStore implements ChunkStore {
     if (this.dead) throw new DssError("Disk", "the chunk store has failed", { cause: this.dead });
   }
   private assertUsable(): void {
-    assert(!this.dead, `the chunk store has failed: ${this.dead?.message}`);
+    assert(!this.dead, () => `the chunk store has failed: ${this.dead?.message}`);
     assert(!this.closing, "the chunk store is closed");
   }
 
@@ -530,7 +518,7 @@ export class FileStore implements ChunkStore {
 
   private pg(id: PgId): PgState {
     const pg = this.pgs.get(id);
-    assert(pg, `the store does not hold PG ${formatPg(id)}`);
+    assert(pg, () => `the store does not hold PG ${formatPg(id)}`);
     return pg;
   }
 
@@ -645,7 +633,7 @@ export class FileStore implements ChunkStore {
     this.load(pg, object); // Damage is met before anything has changed.
     const { source = "" } = t;
     const copied = kind === OpKind.copy ? this.load(pg, source) : undefined;
-    assert(kind !== OpKind.copy || copied?.exists, `${object} would be a copy of no ${source}`);
+    assert(kind !== OpKind.copy || copied?.exists, () => `${object}: a copy of no ${source}`);
     const entry: LogEntry = { version, kind, object, client, sequence, size };
     const group = this.wal.gather();
     this.applies++;
@@ -661,10 +649,7 @@ export class FileStore implements ChunkStore {
       if (copied) this.placer.copy(copied, state, group.order);
       this.settle(state, t, t.offset / BLOCK_SIZE + t.sums.length, group.order);
     }
-    const { floor, offset, length, mtimeNs, truncateSeq, snapSeq } = t;
-    const what = { pg: t.pg, entry, floor, offset, length, source };
-    const state = { mtimeNs, truncateSeq, snapSeq };
-    this.append(group, { type: RecordType.apply, ...what, ...state, placement }, done);
+    this.append(group, applyRecord(t, entry, placement), done);
   }
 
   private logEntry(pg: PgState, entry: LogEntry, floor: number): void {
@@ -675,12 +660,7 @@ export class FileStore implements ChunkStore {
   }
 
   /** What an operation does besides its data, which ends at block `dataEnd`. */
-  private settle(
-    object: ObjectState,
-    t: Settled,
-    dataEnd: number,
-    order: number,
-  ): void {
+  private settle(object: ObjectState, t: Settled, dataEnd: number, order: number): void {
     const first = t.offset / BLOCK_SIZE;
     if (t.kind === OpKind.zero)
       this.placer.drop(object, first, first + t.length / BLOCK_SIZE, order);
@@ -693,7 +673,7 @@ export class FileStore implements ChunkStore {
     object.snapSeq = t.snapSeq;
     assert(
       object.extent <= Math.ceil(t.size / BLOCK_SIZE),
-      `object ${object.name} would have ${object.extent} blocks in ${t.size} bytes`,
+      () => `object ${object.name} would have ${object.extent} blocks in ${t.size} bytes`,
     );
   }
 

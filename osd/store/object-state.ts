@@ -54,7 +54,7 @@ export class ObjectState {
   ) {}
 
   reserve(blocks: number): void {
-    assert(blocks <= OBJECT_BLOCKS_MAX, `object ${this.name} would have ${blocks} blocks`);
+    assert(blocks <= OBJECT_BLOCKS_MAX, () => `object ${this.name}: ${blocks} blocks`);
     if (blocks <= this.blocks.length) return;
     const capacity = Math.max(blocks, Math.min(this.blocks.length * 2, 1024), 4);
     const grown = new Uint32Array(capacity);

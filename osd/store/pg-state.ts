@@ -94,7 +94,8 @@ export class PgState {
   append(entry: LogEntry): void {
     assert(
       compareVersions(entry.version, this.last) > 0,
-      `PG ${formatPg(this.id)}: version ${entry.version.interval}.${entry.version.seq} after ` +
+      () =>
+        `PG ${formatPg(this.id)}: version ${entry.version.interval}.${entry.version.seq} after ` +
         `${this.last.interval}.${this.last.seq}`,
     );
     this.tail.push(entry);

@@ -9,7 +9,14 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { PgId } from "../../cluster/base/ids.js";
 import type { ByteReader } from "./bytes.js";
 import { type ByteWriter } from "./bytes.js";
-import type { LogEntry, OpKind, RetryRecord, SpoiledBlock, Version } from "./chunk-store.js";
+import type {
+  LogEntry,
+  OpKind,
+  RetryRecord,
+  SpoiledBlock,
+  Transaction,
+  Version,
+} from "./chunk-store.js";
 import type { Run } from "./extent-map.js";
 
 export const RecordType = {
@@ -75,6 +82,23 @@ export type WalRecord =
   | { type: typeof RecordType.rewriteLog; pg: PgId; common: Version; entries: LogEntry[] }
   | { type: typeof RecordType.mergeRetries; pg: PgId; records: RetryRecord[] }
   | { type: typeof RecordType.forgetClient; client: number };
+
+/** Written out: spread together it costs more than all it becomes on disk. */
+export function applyRecord(t: Transaction, entry: LogEntry, placement: Placement): WalRecord {
+  return {
+    type: RecordType.apply,
+    pg: t.pg,
+    entry,
+    floor: t.floor,
+    offset: t.offset,
+    length: t.length,
+    mtimeNs: t.mtimeNs,
+    truncateSeq: t.truncateSeq,
+    snapSeq: t.snapSeq,
+    source: t.source ?? "",
+    placement,
+  };
+}
 
 function putVersion(out: ByteWriter, version: Version): void {
   out.u53(version.interval);

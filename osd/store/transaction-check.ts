@@ -15,7 +15,7 @@ export function checkTransaction(t: Transaction): void {
   assert(bytes === t.sums.length * BLOCK_SIZE, "a transaction's data and checksums do not fit");
   assert(
     bytes === 0 || t.kind === OpKind.write || t.kind === OpKind.truncate,
-    `an operation of kind ${t.kind} carries data`,
+    () => `an operation of kind ${t.kind} carries data`,
   );
   if (t.kind !== OpKind.copy) return;
   const { source = "", object } = t;

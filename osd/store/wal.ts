@@ -262,7 +262,7 @@ export class Wal {
    */
   private place(bytes: number, spare: number, from = this.end.position): number {
     const { segmentBytes, segments } = this.geometry;
-    assert(bytes + spare <= segmentBytes, `a WAL group of ${bytes} bytes exceeds its segment`);
+    assert(bytes + spare <= segmentBytes, () => `a WAL group of ${bytes} bytes is too long`);
     let position = from;
     if ((position % segmentBytes) + bytes + spare > segmentBytes) {
       position = (Math.floor(position / segmentBytes) + 1) * segmentBytes;

@@ -7,6 +7,7 @@ import { silentLogger } from "../../../../cluster/base/log.js";
 import { Prng } from "../../../../cluster/base/prng.js";
 import { RpcMessenger } from "../../../../cluster/messenger/rpc.js";
 import { defineCall, definePost, msgpack } from "../../../../cluster/wire/registry.js";
+import { struct, u32 } from "../../../../cluster/wire/struct.js";
 import { SimClock } from "../../../sim/sim-clock.js";
 import { SimHost, SimNetwork } from "../../../sim/sim-network.js";
 
@@ -134,6 +135,60 @@ t.test(
     t.equal(again.message.text, "again");
   },
 );
+
+t.test("a receiver is called once, with the answer or with what became of it", async (t) => {
+  const { clock, network } = world();
+  const first = serve(network);
+  const { messenger } = messengerOn(network, "client", 70_000);
+  const peer = messenger.peer(SERVER);
+  const outcomes: string[] = [];
+  const send = (message: { text: string; waitMs?: number; fail?: boolean }, deadlineMs: number) => {
+    const note = (what: string): void => void outcomes.push(`${message.text} ${what}`);
+    peer.send(
+      Echo,
+      Echo.request.encode(message),
+      { deadlineMs },
+      { answered: ({ text }) => note(`got ${text}`), failed: ({ code }) => note(code) },
+    );
+  };
+  const next = async (): Promise<string | undefined> => {
+    await clock.runUntil(() => outcomes.length > 0, 60_000);
+    await clock.advance(5_000);
+    t.ok(outcomes.length <= 1, "once");
+    return outcomes.pop();
+  };
+  send({ text: "unconnected" }, 1_000);
+  t.equal(await next(), "unconnected got unconnected");
+  send({ text: "connected" }, 1_000);
+  t.equal(await next(), "connected got connected");
+  send({ text: "failing", fail: true }, 1_000);
+  t.equal(await next(), "failing NoSpace");
+  send({ text: "slow", waitMs: 2_000 }, 500);
+  t.equal(await next(), "slow TimedOut");
+  send({ text: "lost", waitMs: 500 }, 5_000);
+  await clock.advance(100);
+  first.host.crash();
+  t.equal(await next(), "lost ConnectionLost");
+  send({ text: "refused" }, 1_000);
+  t.equal(await next(), "refused Unreachable");
+  peer.close();
+  send({ text: "closed" }, 1_000);
+  t.equal(outcomes.pop(), "closed ShuttingDown");
+});
+
+t.test("an answer that cannot be decoded fails its call and ends the connection", async (t) => {
+  const { clock, network } = world();
+  const server = serve(network);
+  const reply = { encode: () => Buffer.alloc(3), decode: struct("FourBytes", { a: u32 }).decode };
+  const Odd = defineCall(60_030, "TestOdd", { request: msgpack<object>(), reply });
+  server.messenger.handle(Odd, (request) => request.reply({ a: 1 }));
+  const { messenger } = messengerOn(network, "client", 70_000);
+  const peer = messenger.peer(SERVER);
+  const other = peer.call(Echo, { text: "", waitMs: 900 }, { deadlineMs: 5_000 });
+  await t.rejects(settled(clock, peer.call(Odd, {}, { deadlineMs: 1_000 })), { code: "Malformed" });
+  await t.rejects(settled(clock, other), { code: "ConnectionLost" });
+  await settled(clock, peer.call(Echo, { text: "anew" }, { deadlineMs: 1_000 }));
+});
 
 t.test("a call keeps its own deadline while a connection is being tried", async (t) => {
   const { clock, network } = world();
