@@ -7,8 +7,8 @@ import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { RunCounts } from "../posix/coherence/run.js";
 
-export const COHERENCE_STEPS = 20;
-const ROUNDS = 5_000;
+export const COHERENCE_STEPS = 50;
+const ROUNDS = 2_000;
 /** Seeds that no test uses. */
 const FIRST_SEED = 100;
 

@@ -20,7 +20,7 @@ const { values } = parseArgs({
   options: {
     seed: { type: "string", default: "1" },
     rounds: { type: "string", default: "1000" },
-    pairs: { type: "string", default: "2" },
+    pairs: { type: "string", default: "4" },
     only: { type: "string" },
     calm: { type: "boolean", default: false },
     record: { type: "string" },

@@ -6,7 +6,7 @@ import type { Test } from "tap";
 import { describeCounts, KINDS, runRounds } from "./coherence/run.js";
 
 const SEED = 1;
-const ROUNDS = 10 * Object.keys(KINDS).length;
+const ROUNDS = 5 * Object.keys(KINDS).length;
 
 export async function coherenceSuite(t: Test, mounts: readonly [string, string]): Promise<void> {
   const counts = await runRounds(t, { mounts, seed: SEED, rounds: ROUNDS, pairs: 2 });

@@ -259,11 +259,7 @@ export const rewriting: Kind = async ({ random }) => {
   };
 };
 
-/**
- * One cuts, extends and writes while the other reads on; afterwards it reads what there is. How long
- * the file is a read beside changes may learn from any state of that round: the kernel answers it by
- * the older size when a further change takes the capability away at that moment (docs/posix.md).
- */
+/** One cuts, extends and writes while the other reads on; afterwards it reads what there is. */
 export const truncation: Kind = async (pair) => {
   const { random } = pair;
   const sizeMax = 10 * BLOCK;
@@ -312,9 +308,7 @@ export const truncation: Kind = async (pair) => {
       // What was there at some moment of this read: from the last change that had returned on.
       const ended = made.filter(({ end }) => end < read.begin).length;
       const begun = made.filter(({ begin }) => begin <= read.end).length;
-      const all = [before, ...states].slice(0, begun + 1);
-      const isSettled = ended === states.length;
-      const possible = { contents: all.slice(ended), lengths: isSettled ? all.slice(ended) : all };
+      const possible = [before, ...states].slice(ended, begun + 1);
       checkPieces(`${y.name} reads "cut"`, bytesOf(read), possible);
     }
     for (const agent of [y, x]) {
@@ -326,19 +320,18 @@ export const truncation: Kind = async (pair) => {
   };
 };
 
-/** A read beside changes: each block as in one state (a read of several blocks is not atomic). */
-function checkPieces(
-  what: string,
-  found: Buffer,
-  { contents, lengths }: { contents: readonly Buffer[]; lengths: readonly Buffer[] },
-): void {
-  const sizes = lengths.map(({ length }) => length);
+/**
+ * A read beside changes: a length between those of the states, and each block as in one of them
+ * (a read of several blocks is not atomic, as on a local file system).
+ */
+function checkPieces(what: string, found: Buffer, states: readonly Buffer[]): void {
+  const sizes = states.map(({ length }) => length);
   if (found.length < Math.min(...sizes) || found.length > Math.max(...sizes)) {
     throw new Incoherence(`${what}: ${found.length} bytes, expected one of ${sizes.join(", ")}`);
   }
   for (let at = 0; at < found.length; at += BLOCK) {
     const piece = found.subarray(at, at + BLOCK);
-    const matches = contents.some((state) => {
+    const matches = states.some((state) => {
       const wanted = Buffer.alloc(piece.length);
       if (at < state.length) state.copy(wanted, 0, at, at + piece.length);
       return wanted.equals(piece);
