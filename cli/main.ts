@@ -58,6 +58,16 @@ const VERBS: readonly Verb[] = [
     summary: "check metadata against itself and against the objects, repair what is wrong",
     load: () => import("./fsck.js"),
   },
+  {
+    name: "du",
+    summary: "how much is below a directory, at once",
+    load: () => import("./du.js"),
+  },
+  {
+    name: "quota",
+    summary: "limits of bytes and inodes below directories",
+    load: () => import("./quota.js"),
+  },
   { name: "mount", summary: "mount the file system", load: () => import("./mount.js") },
   {
     name: "umount",

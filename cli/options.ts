@@ -41,14 +41,18 @@ export function examples(command: Command, ...lines: string[]): Command {
   );
 }
 
-/** Where the cluster's ZooKeeper is: flag, environment, the cluster on this machine. */
-export function zookeeperOf(command: Command): string {
+/**
+ * Where the cluster's ZooKeeper is: flag, environment, `known` (of what the command is about), the
+ * cluster on this machine.
+ */
+export function zookeeperOf(command: Command, known?: string): string {
   const { zookeeper } = command.optsWithGlobals<CommonOptions>();
   const named = zookeeper ?? process.env["DSS_ZOOKEEPER"];
   if (named !== undefined && named !== "") {
     const source = zookeeper === undefined ? "DSS_ZOOKEEPER" : "--zookeeper";
     return checkEndpoints(named, source);
   }
+  if (known !== undefined) return known;
   const folder = dataFolder(undefined);
   const state = readState(folder);
   if (state === undefined) {
@@ -72,8 +76,9 @@ export function zookeeperOf(command: Command): string {
 export async function useCluster<T>(
   command: Command,
   action: (client: ClusterClient) => Promise<T> | T,
+  known?: string,
 ): Promise<T> {
-  const zookeeper = zookeeperOf(command);
+  const zookeeper = zookeeperOf(command, known);
   const { withClient } = await import("./context.js");
   return await withClient(zookeeper, action);
 }

@@ -33,6 +33,7 @@ import {
   type Layout,
 } from "./proto.js";
 import { replayMetadata } from "./replay.js";
+import { TotalsService, checkDirectoryName, checkLimits } from "./totals-service.js";
 import { Standby } from "./standby.js";
 import type { MetadataReader, MetadataStore } from "./store/metadata-store.js";
 
@@ -363,6 +364,7 @@ export class MdsDaemon {
     }
     const leader = this.leader();
     if (host === undefined) throw new DssError("NotLeader", "the coordinator is not running");
+    const totals = new TotalsService(leader.inside());
     switch (request.op) {
       case "status": {
         const status = leader.status();
@@ -397,6 +399,16 @@ export class MdsDaemon {
         }
         return { epoch: host.map.epoch, fsck: this.fsck(leader).status(run, after) };
       }
+      case "usage": {
+        const usage = await totals.usage(checkDirectoryName(request), request.children === true);
+        return { epoch: host.map.epoch, usage };
+      }
+      case "quotaSet": {
+        const set = await totals.setQuota(checkDirectoryName(request), checkLimits(request));
+        return { epoch: host.map.epoch, totals: set };
+      }
+      case "quotaList":
+        return { epoch: host.map.epoch, quotas: await totals.quotas() };
       case "flag": {
         const { flag, isSet } = request;
         return { epoch: await host.submit({ on: "flag", flag, isSet }) };

@@ -39,6 +39,7 @@ import { decodeBatch } from "./core/journal.js";
 import { emptyPlan } from "./core/plan.js";
 import { INODES_PER_PAGE, directoryPageKey, encodePage, inodePageKey } from "./core/page.js";
 import { badObjects, type BadObject, type ListedObject } from "./fsck-objects.js";
+import { TotalsCheck } from "./fsck-totals.js";
 import type { LeaderInside } from "./leader.js";
 import { ROOT_INO } from "./proto.js";
 import { type FsckFinding, type FsckKind, type FsckStatus } from "./proto-fsck.js";
@@ -71,6 +72,15 @@ const TOUCHED_MAX = 2_000_000;
 const LIST_TRIES = 5;
 const LIST_RETRY_MS = 1_000;
 const HEX = "0123456789abcdef";
+
+const ABOUT_NAMES: ReadonlySet<FsckKind> = new Set<FsckKind>([
+  "name-without-inode",
+  "directory-parent",
+  "inode-without-name",
+  "cycle",
+  "unlinked-inode",
+  "file-home",
+]);
 
 class Stopped extends Error {}
 
@@ -127,14 +137,27 @@ class FsckRun {
   private isStopped = false;
   /** Every page could be read. */
   private isWhole = true;
+  /** Names or homes are wrong, and stay so: totals say nothing then. */
+  private isUnsound = false;
   private readonly secondNames: FoundName[] = [];
+  private readonly totals: TotalsCheck;
 
   constructor(
     readonly id: string,
     private readonly inside: LeaderInside,
     private readonly lister: ObjectLister | undefined,
     private readonly settings: FsckSettings,
-  ) {}
+  ) {
+    this.totals = new TotalsCheck({
+      metadata: inside.metadata,
+      look: (read) => this.look(read),
+      readOr: (fallback, read) => this.readOr(fallback, read),
+      eachName: (directory, visit) => this.walkPage(directory, "", { visit, check: false }),
+      report: (kind, what, repair) => this.report(kind, what, repair),
+      change: (repair) => this.change(repair),
+      isTouched: (ino) => this.touched.has(ino),
+    });
+  }
 
   isLike({ repair, objects }: FsckSettings): boolean {
     return this.settings.repair === repair && this.settings.objects === objects;
@@ -187,6 +210,8 @@ class FsckRun {
     for (let first = 0; first < this.nextIno(); first += WINDOW) {
       await this.checkWindow(new LinkCounts(first, Math.min(WINDOW, this.nextIno() - first)));
     }
+    this.phase = "totals";
+    if (this.isWhole && !this.isUnsound) await this.totals.checkTotals();
     this.phase = "purge queue";
     await this.checkPurges();
   }
@@ -208,6 +233,7 @@ class FsckRun {
     return this.inside.loader.run(read);
   }
   private observe(record: readonly Delta[]): void {
+    this.totals.observe(record);
     let names = false;
     for (const { d } of record) {
       if (d === "dentryPut" || d === "dentryRemove") names = true;
@@ -220,19 +246,21 @@ class FsckRun {
       else if (delta.d === "orphanAdd" || delta.d === "orphanRemove") this.touched.add(delta.ino);
     }
   }
-  /** Counts a finding and, if that is wanted, puts it right. */
+  /** Counts a finding and, if that is wanted, puts it right: true. */
   private async report(
     kind: FsckKind,
     what: string,
     repair?: () => Promise<boolean>,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const isRepaired = this.settings.repair && repair !== undefined && (await repair());
     this.found++;
     if (isRepaired) this.repaired++;
+    else if (ABOUT_NAMES.has(kind)) this.isUnsound = true;
     this.inside.logger.warn({ run: this.id, kind, what, repaired: isRepaired }, "fsck found");
     if (this.findings.length < FINDINGS_MAX) {
       this.findings.push({ kind, what, repaired: isRepaired });
     }
+    return isRepaired;
   }
   /** Journals a repair like any operation: others' capabilities are recalled first. */
   private change(repair: (access: Access, timeNs: bigint) => Delta[]): Promise<boolean> {
@@ -377,6 +405,7 @@ class FsckRun {
       for (const inode of page) if (isDirectory(inode)) await this.checkCycle(inode.ino);
     }
     for (const name of this.secondNames.splice(0)) await this.checkParent(name, counts);
+    if (isFirst) await this.totals.checkPlaces();
     if (isFirst && this.nextIno() <= end) await this.checkTotal();
   }
 
@@ -435,6 +464,7 @@ class FsckRun {
     this.counts.names += entries.length;
     for (let at = 0; at < entries.length; at += NAMES_AT_ONCE) {
       const names = entries.slice(at, at + NAMES_AT_ONCE).map((entry) => ({ directory, entry }));
+      await this.totals.noteNames(directory, entries.slice(at, at + NAMES_AT_ONCE));
       const bad = await this.readOr([], () => badNames(this.metadata, names));
       for (const { kind, name } of bad) await this.reportName(kind, name);
     }

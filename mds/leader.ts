@@ -19,10 +19,12 @@ import { Checkpointer } from "./checkpointer.js";
 import { serveBatch } from "./batch.js";
 import { noteAccessed } from "./core/access-times.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
+import { getTotals, setQuota } from "./core/directory-totals.js";
 import { Draft, afterGrant } from "./core/draft.js";
 import { S_IFDIR } from "./core/inode.js";
 import { Namespace } from "./core/namespace.js";
 import { emptyPlan, type Plan } from "./core/plan.js";
+import { isLedOnly } from "./core/quota.js";
 import { getXattrs, removeXattr, setXattr } from "./core/xattrs.js";
 import { endSession, openSession, predecessors, type Recovered } from "./core/session.js";
 import { Clones, isCloneRequest } from "./core/clone.js";
@@ -386,6 +388,7 @@ export class MdsLeader {
         parent: ROOT_INO,
         dataMax: 0,
         xattrBytes: 0,
+        reservedTo: 0,
       });
       return draft.finish();
     });
@@ -962,6 +965,7 @@ export class MdsLeader {
     }
     for (const ino of session.isMount ? plan.sole : []) {
       if (plan.removed.includes(ino) || !capabilities.alone(ino, session.id)) continue;
+      if (isLedOnly(this.metadata, ino)) continue;
       const held = capabilities.raise(session.id, ino, "sole");
       if (held === undefined) continue;
       this.recallAgain(session, ino);
@@ -1083,6 +1087,7 @@ export class MdsLeader {
     // It may have waited while its session was evicted.
     if (session.evicting !== undefined) throw new DssError("NoSession", "the session is over");
     this.takeovers.checkAlive(session.requests.get(call.id)?.incoming);
+    access.answered = call.replay;
     // To open again what is open changes nothing, and the client needs the record.
     const again = repeated && call.request.op !== "volumeOpen";
     return again ? this.namespace.again(access, call.request) : this.plan(access, call);
@@ -1097,6 +1102,11 @@ export class MdsLeader {
       grants: this.grants(session, plan),
     };
     this.recounter.see(plan.answer);
+    for (const ino of plan.lowered ?? []) {
+      if (covers(this.capabilities.mode(session.id, ino), "sole")) {
+        this.recall(session.id, ino, "shared");
+      }
+    }
     if (seq > session.lastJournal) session.lastJournal = seq;
     const pending = session.requests.get(call.id);
     if (pending !== undefined) {
@@ -1178,6 +1188,10 @@ export class MdsLeader {
         return setXattr(this.metadata, access, request);
       case "removexattr":
         return removeXattr(this.metadata, access, request);
+      case "totals":
+        return getTotals(this.metadata, request);
+      case "quotaSet":
+        return setQuota(this.metadata, access, request);
       case "statfs":
         return namespace.statfs();
       case "inoRange":

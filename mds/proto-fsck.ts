@@ -11,6 +11,10 @@ export const FSCK_KINDS = [
   "directory-count",
   /** Repair: the link count is set to the number of names. */
   "link-count",
+  /** A file is not at home in a directory in which it has a name. Repair: it is. */
+  "file-home",
+  /** The recursive totals of a directory are not those of what is below. Repair: they are set. */
+  "directory-totals",
   /** Nothing leads to the inode. Repair: it gets a name in /lost+found. */
   "inode-without-name",
   /** Directories that are below themselves. Repair: one of them moves to /lost+found. */
@@ -49,7 +53,7 @@ export interface FsckStatus {
   /** Differs for every run, of any leader. */
   run: string;
   state: "running" | "done" | "failed";
-  phase: "journal" | "names" | "links" | "purge queue" | "objects" | "done";
+  phase: "journal" | "names" | "links" | "totals" | "purge queue" | "objects" | "done";
   repair: boolean;
   /** So far. */
   inodes: number;

@@ -11,6 +11,13 @@ import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../clu
 import type { ErrorBody } from "../cluster/wire/error-body.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
 import type { FsckStatus } from "./proto-fsck.js";
+import type {
+  DirectoryName,
+  DirectoryTotals,
+  DirectoryUsage,
+  QuotaLimits,
+  QuotaReport,
+} from "./proto-totals.js";
 
 export const ROOT_INO: Ino = 1;
 export const NAME_MAX = 255;
@@ -265,6 +272,10 @@ export type Request =
       actor: Actor;
     }
   | { op: "removexattr"; ino: Ino; name: Buffer; actor: Actor }
+  /** Of a directory, recursively; answered when everything that it counts is safe. */
+  | { op: "totals"; ino: Ino }
+  /** A limit left out stays, 0 is none. What is above a new limit already may stay and shrink. */
+  | { op: "quotaSet"; ino: Ino; maxBytes?: number; maxInodes?: number }
   | { op: "statfs" }
   /** A fresh range of inode numbers for `create`, journaled before it is answered. */
   | { op: "inoRange" }
@@ -549,6 +560,8 @@ export interface Answer {
   other?: Inode;
   xattrs?: { name: Buffer; value: Buffer }[];
   usage?: FileSystemUsage;
+  /** totals, quotaSet. */
+  totals?: DirectoryTotals;
   /** `layout`: of new files, so that their maker need not ask; absent while there is no pool. */
   inoRange?: { first: Ino; count: number; layout?: Layout };
   volume?: Volume;
@@ -726,6 +739,10 @@ export type AdminRequest =
   | { op: "fsck"; repair: boolean; objects: boolean }
   /** NotFound: another leader began it, or another run has begun since. */
   | { op: "fsckStatus"; run: string; after: number }
+  /** `dss du`: a directory, and those in it with `children`. */
+  | ({ op: "usage"; children: boolean } & DirectoryName)
+  | ({ op: "quotaSet" } & DirectoryName & Partial<QuotaLimits>)
+  | { op: "quotaList" }
   | { op: "flag"; flag: string; isSet: boolean }
   | { op: "workProfile"; profile?: string }
   /**
@@ -751,6 +768,10 @@ export interface AdminReply {
   epoch: Epoch;
   status?: MdsStatus;
   fsck?: FsckStatus;
+  usage?: DirectoryUsage;
+  /** quotaSet. */
+  totals?: DirectoryTotals;
+  quotas?: QuotaReport[];
 }
 
 /**

@@ -99,6 +99,8 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     actor: "actor",
   },
   removexattr: { ino: "int", name: "bytes", actor: "actor" },
+  totals: { ino: "int" },
+  quotaSet: { ino: "int", "maxBytes?": "int", "maxInodes?": "int" },
   statfs: {},
   inoRange: {},
   volumeCreate: {

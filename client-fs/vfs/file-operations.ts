@@ -473,14 +473,16 @@ export class FileOperations {
   }
 
   private extendSoon(node: Node): void {
-    if (this.extending.has(node.ino)) return;
+    const { maxSize } = node;
+    if (this.extending.has(node.ino) || node.refusedBeyond === maxSize) return;
     this.extending.add(node.ino);
-    const size = node.maxSize + 1;
+    const size = maxSize + 1;
     this.mds
       .call({ op: "extend", ino: node.ino, size })
       .catch((error: unknown) => {
         // Whoever writes beyond asks again and reports it.
         if (!isDssError(error)) throw error;
+        if (error.code === "QuotaExceeded") node.refusedBeyond = maxSize;
       })
       .finally(() => this.extending.delete(node.ino));
   }

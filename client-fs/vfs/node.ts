@@ -41,6 +41,8 @@ export class Node {
   mode: CapabilityMode = "none";
   seq = 0;
   maxSize = 0;
+  /** The leader gave no more than this (a quota): not asked ahead of need again. */
+  refusedBeyond = -1;
   minEpoch: Epoch = 0;
   /** Data operations that rely on the capability until they end. */
   pins = 0;

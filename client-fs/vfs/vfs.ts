@@ -41,6 +41,7 @@ import type {
 } from "../file-system.js";
 import type { AccessTimeMode } from "./access-times.js";
 import { attributesOf } from "./attributes.js";
+import { getDirectoryXattr, isDirectoryXattr, setDirectoryXattr } from "./directory-xattrs.js";
 import { ExtentCache } from "./extent-cache.js";
 import { FileLocks } from "./file-locks.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
@@ -862,6 +863,7 @@ export class Vfs implements FileSystem {
   }
 
   async getxattr(ino: Ino, name: Buffer): Promise<Buffer> {
+    if (isDirectoryXattr(name)) return getDirectoryXattr(this.mds, ino, name);
     checkXattrName(name);
     const value = (await this.xattrs(ino)).get(nameKey(name));
     if (value === undefined) throw NO_ATTRIBUTE;
@@ -883,6 +885,8 @@ export class Vfs implements FileSystem {
     flags: { create: boolean; replace: boolean; clearSgid?: boolean },
     caller: Caller,
   ): Promise<void> {
+    const { uid } = caller;
+    if (isDirectoryXattr(name)) return setDirectoryXattr(this.mds, { ino, name, value, uid });
     checkXattrName(name);
     if (name.length > XATTR_NAME_MAX) throw new DssError("RangeTooLarge", "name too long");
     if (value.length > XATTR_VALUE_MAX) throw new DssError("TooBig", "value exceeds 64 KiB");
@@ -898,6 +902,9 @@ export class Vfs implements FileSystem {
     }
   }
   async removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void> {
+    if (isDirectoryXattr(name)) {
+      return setDirectoryXattr(this.mds, { ino, name, value: Buffer.from("0"), uid: caller.uid });
+    }
     checkXattrName(name);
     if ((await this.earlier("removexattr", caller)) !== undefined) return;
     try {

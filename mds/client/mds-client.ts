@@ -142,6 +142,8 @@ const REPEATABLE: ReadonlySet<Operation> = new Set<Operation>([
   "readdir",
   "getxattrs",
   "lockTest",
+  "totals",
+  "quotaSet",
   "statfs",
   "inoRange",
   "volumeList",

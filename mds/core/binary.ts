@@ -8,6 +8,10 @@ import { crc32 } from "../../cluster/base/checksum.js";
 import { DssError } from "../../cluster/base/errors.js";
 
 const SIZE_UNIT = 4096;
+/** Below this a number is as exact as a bigint, and quicker. */
+const BIG_STEP = 2n ** 48n;
+/** Longest bigint, in groups of 7 bits. */
+const BIG_GROUPS = 20;
 
 export class Writer {
   private buffer: Buffer;
@@ -39,6 +43,20 @@ export class Writer {
       rest = Math.floor(rest / 128);
     }
     this.buffer[this.length++] = rest;
+  }
+  /** A whole number below 2^52 in size, of either sign. */
+  int(value: number): void {
+    this.uint(value >= 0 ? value * 2 : -value * 2 - 1);
+  }
+  /** A whole number of any size and sign. */
+  big(value: bigint): void {
+    let rest = value >= 0n ? value * 2n : -value * 2n - 1n;
+    while (rest > BIG_STEP) {
+      this.room(8);
+      this.buffer[this.length++] = Number(rest & 0x7fn) | 0x80;
+      rest >>= 7n;
+    }
+    this.uint(Number(rest));
   }
   /** A whole number below 2^64, a multiple of 4,096 where it is above 2^53. */
   size(value: number): void {
@@ -106,6 +124,20 @@ export class Reader {
     }
     if (!Number.isSafeInteger(value)) throw new DssError("Corrupt", "number above 2^53");
     return value;
+  }
+  int(): number {
+    const value = this.uint();
+    return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
+  }
+  big(): bigint {
+    let value = 0n;
+    for (let group = 0; ; group++) {
+      if (group > BIG_GROUPS) throw new DssError("Corrupt", "number of more than 140 bits");
+      const byte = this.u8();
+      value |= BigInt(byte & 0x7f) << BigInt(7 * group);
+      if (byte < 0x80) break;
+    }
+    return (value & 1n) === 0n ? value >> 1n : -((value + 1n) >> 1n);
   }
   size(): number {
     const units = this.uint();

@@ -99,6 +99,12 @@ export class CapabilityTable {
     const openers = this.openers.get(ino);
     return openers === undefined || (openers.size === 1 && openers.has(session));
   }
+  /** Everything that somebody has for itself. */
+  *atLeastSole(): Iterable<[Ino, ClientId]> {
+    for (const [ino, holders] of this.byIno) {
+      for (const [session, { mode }] of holders) if (covers(mode, "sole")) yield [ino, session];
+    }
+  }
   openElsewhere(ino: Ino, session: ClientId): ClientId[] {
     return [...(this.openers.get(ino) ?? [])].filter((id) => id !== session);
   }
@@ -181,6 +187,8 @@ export class Access {
   behind: number | undefined;
   /** Deleted data of this inode must be gone first. */
   purging = false;
+  /** Its caller has had an answer already: no quota refuses it. */
+  answered = false;
 
   constructor(
     readonly session: ClientId,
@@ -236,6 +244,10 @@ export class Access {
     if (covers(this.capabilities.mode(this.session, ino), "sole")) return;
     const before = this.capabilities.pendingBefore(ino, this.operation);
     if (before !== undefined) this.behind = before;
+  }
+  /** Others may keep this much of it. */
+  lower(ino: Ino, mode: CapabilityMode): void {
+    this.recall(ino, mode);
   }
   private recall(ino: Ino, mode: CapabilityMode): void {
     const known = this.recalls.get(ino);

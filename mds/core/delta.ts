@@ -21,6 +21,9 @@ import {
   type PurgeEntry,
   type VolumeRecord,
 } from "./page.js";
+import { readQuota, writeQuota, type Quota } from "./quota.js";
+import { readTotals, writeTotals } from "./totals.js";
+import { makeChain, type TotalsAdd } from "./totals-changes.js";
 
 export type Delta =
   | { d: "inodePut"; inode: InodeRecord }
@@ -60,6 +63,13 @@ export type Delta =
   | { d: "purgeRemove"; id: number }
   | { d: "purgePage"; page: number; used: boolean }
   | { d: "sessionListed"; id: ClientId; live: boolean }
+  /** In the journal for one directory; of an operation for those above it too. */
+  | TotalsAdd
+  /** So many names of the file are in the directory; told of files with several. */
+  | { d: "linkPut"; ino: Ino; directory: Ino; count: number }
+  | { d: "linkDrop"; ino: Ino }
+  | { d: "quotaPut"; ino: Ino; quota: Quota }
+  | { d: "quotaRemove"; ino: Ino }
   | { d: "counter"; counter: Counter; value: number };
 
 const NUMBER: Record<Delta["d"], number> = {
@@ -91,6 +101,11 @@ const NUMBER: Record<Delta["d"], number> = {
   sessionListed: 26,
   counter: 27,
   sessionWorker: 28,
+  totalsAdd: 29,
+  linkPut: 30,
+  linkDrop: 31,
+  quotaPut: 32,
+  quotaRemove: 33,
 };
 const KIND = new Map(Object.entries(NUMBER).map(([name, n]) => [n, name as Delta["d"]]));
 
@@ -101,7 +116,20 @@ export function writeDelta(out: Writer, delta: Delta): void {
       return writeInode(out, delta.inode);
     case "inodeRemove":
     case "xattrDrop":
+    case "linkDrop":
+    case "quotaRemove":
       return out.uint(delta.ino);
+    case "totalsAdd":
+      // One directory: what operations add is summed up for the journal (journal.ts).
+      out.uint(delta.chain.inos[0]!);
+      return writeTotals(out, delta.by);
+    case "linkPut":
+      out.uint(delta.ino);
+      out.uint(delta.directory);
+      return out.uint(delta.count);
+    case "quotaPut":
+      out.uint(delta.ino);
+      return writeQuota(out, delta.quota);
     case "dentryPut":
       out.uint(delta.directory);
       return writeDentry(out, delta.entry);
@@ -190,7 +218,15 @@ export function readDelta(from: Reader): Delta {
       return { d, inode: readInode(from) };
     case "inodeRemove":
     case "xattrDrop":
+    case "linkDrop":
+    case "quotaRemove":
       return { d, ino: from.uint() };
+    case "totalsAdd":
+      return { d, chain: makeChain([from.uint()]), by: readTotals(from) };
+    case "linkPut":
+      return { d, ino: from.uint(), directory: from.uint(), count: from.uint() };
+    case "quotaPut":
+      return { d, ino: from.uint(), quota: readQuota(from) };
     case "dentryPut":
       return { d, directory: from.uint(), entry: readDentry(from) };
     case "dentryRemove":

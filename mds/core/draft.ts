@@ -5,7 +5,7 @@
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import { DssError } from "../../cluster/base/errors.js";
-import type { CapabilityTable } from "./capability.js";
+import type { Access, CapabilityTable } from "./capability.js";
 import type { Delta } from "./delta.js";
 import {
   COLLISIONS_MAX,
@@ -27,6 +27,8 @@ import {
   type PurgeEntry,
 } from "./page.js";
 import { faultTogether } from "./metadata.js";
+import { checkQuotas } from "./quota.js";
+import { totalsChanges } from "./totals-changes.js";
 import { NEW_FILE_GRANT, type LastWord, type Layout } from "../proto.js";
 
 /** Those of a volume say so. */
@@ -37,6 +39,8 @@ export class Draft {
   private readonly inodes = new Map<Ino, InodeRecord | undefined>();
   private readonly counters = new Map<Counter, number>();
   private readonly facts: Delta[] = [];
+  /** It may not make more of anything than the quotas permit: QuotaExceeded from `finish`. */
+  isLimited = false;
 
   constructor(private readonly metadata: Metadata) {}
 
@@ -71,6 +75,8 @@ export class Draft {
     this.inodes.set(inode.ino, undefined);
     this.setCounter("inodes", Math.max(0, this.counter("inodes") - 1));
     if (inode.xattrCount > 0) this.add({ d: "xattrDrop", ino: inode.ino });
+    if (inode.nlink > 1) this.add({ d: "linkDrop", ino: inode.ino });
+    if (this.metadata.quotas.has(inode.ino)) this.add({ d: "quotaRemove", ino: inode.ino });
     const bound = dataBound(this.metadata, capabilities, inode);
     const holder = capabilities.exclusiveHolder(inode.ino);
     if (holder !== undefined) this.add({ d: "grantRemove", id: holder, ino: inode.ino });
@@ -164,6 +170,9 @@ export class Draft {
       record.push(inode === undefined ? { d: "inodeRemove", ino } : { d: "inodePut", inode });
     }
     record.push(...this.facts);
+    const totals = totalsChanges(this.metadata, this.inodes);
+    if (this.isLimited) checkQuotas(this.metadata, totals);
+    record.push(...totals);
     for (const [counter, value] of this.counters) record.push({ d: "counter", counter, value });
     this.requirePages(record);
     return record;
@@ -181,6 +190,13 @@ export class Draft {
   }
 }
 const HEX = "0123456789abcdef";
+
+/** Of an operation that quotas may refuse, unless its caller has had an answer already. */
+export function limitedDraft(metadata: Metadata, access: Access): Draft {
+  const draft = new Draft(metadata);
+  draft.isLimited = !access.answered;
+  return draft;
+}
 
 /**
  * Below this offset the file may have data: what is known, and what the holder of a write grant may
@@ -227,7 +243,8 @@ export function afterGrant(
   last: LastWord | undefined,
 ): InodeRecord {
   if (last === undefined) {
-    return { ...inode, dataMax: Math.max(inode.dataMax, grant), recount: true };
+    const dataMax = Math.max(inode.dataMax, grant);
+    return { ...inode, dataMax, recount: true, reservedTo: 0 };
   }
   const bound = Math.max(inode.dataMax, grant);
   return {
@@ -238,5 +255,6 @@ export function afterGrant(
     recount: last.recount,
     ctimeNs: last.mtimeNs > inode.ctimeNs ? last.mtimeNs : inode.ctimeNs,
     dataMax: Math.min(bound, last.size),
+    reservedTo: 0,
   };
 }

@@ -172,6 +172,24 @@ export function setInode(
   return draft.finish();
 }
 
+/** Sets where the names of a file with several are; one of these directories is its home. */
+export function setPlaces(
+  metadata: Metadata,
+  access: Access,
+  ino: Ino,
+  places: ReadonlyMap<Ino, number>,
+): Delta[] {
+  const inode = metadata.inode(ino);
+  const [first] = places.keys();
+  if (inode === undefined || first === undefined) return [];
+  access.change(ino);
+  const draft = new Draft(metadata);
+  draft.add({ d: "linkDrop", ino });
+  for (const [directory, count] of places) draft.add({ d: "linkPut", ino, directory, count });
+  draft.put({ ...inode, parent: places.has(inode.parent) ? inode.parent : first });
+  return draft.finish();
+}
+
 /** Nobody has it any more: the inode goes, and its data to the purge queue. */
 export function deleteInode(metadata: Metadata, access: Access, ino: Ino): Delta[] {
   const inode = metadata.inode(ino);
@@ -216,8 +234,9 @@ export function rescue(
     ...moved,
     ctimeNs: timeNs,
     nlink: isFolder ? moved.nlink : 1,
-    parent: isFolder ? folder.ino : 0,
+    parent: folder.ino,
   });
+  if (!isFolder && moved.nlink > 1) draft.add({ d: "linkDrop", ino });
   return draft.finish();
 }
 
@@ -244,6 +263,7 @@ function lostAndFound(
     xattrCount: 0,
     xattrBytes: 0,
     dataMax: 0,
+    reservedTo: 0,
     size: 0,
     nlink: 2,
   };

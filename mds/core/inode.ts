@@ -22,7 +22,10 @@ export const S_IXGRP = 0o010;
 export const PERMISSION_BITS = 0o7777;
 
 export interface InodeRecord extends Inode {
-  /** Directories: the directory that holds their name; the root is its own. Else 0. */
+  /**
+   * The directory that holds its name, or of several (links.ts) the one that counts it; the root is
+   * its own. 0: it has none.
+   */
   parent: Ino;
   /**
    * Objects may hold data of this file below this offset only (bytes); grants of write access raise
@@ -31,6 +34,11 @@ export interface InodeRecord extends Inode {
   dataMax: number;
   /** Bytes of all names and values of extended attributes. */
   xattrBytes: number;
+  /**
+   * Below a quota: its writer was let go on up to here and has not said since how far it came. 0:
+   * nothing beyond the size is held for it.
+   */
+  reservedTo: number;
 }
 
 export function isDirectory(inode: Inode): boolean {
@@ -42,7 +50,7 @@ export function isRegular(inode: Inode): boolean {
 
 /** What clients get. */
 export function publicInode(record: InodeRecord): Inode {
-  const { parent: _parent, dataMax: _dataMax, xattrBytes: _xattrBytes, ...inode } = record;
+  const { parent: _0, dataMax: _1, xattrBytes: _2, reservedTo: _3, ...inode } = record;
   return inode;
 }
 
@@ -75,6 +83,7 @@ const HAS_XATTRS = 8;
 /** Less (or more) is allocated than a file of this size without holes has. */
 const IS_SPARSE = 16;
 const IS_RECOUNT = 32;
+const IS_RESERVED = 64;
 
 export function writeInode(out: Writer, inode: InodeRecord): void {
   out.uint(inode.ino);
@@ -84,7 +93,8 @@ export function writeInode(out: Writer, inode: InodeRecord): void {
       (inode.truncateSeq === 0 ? 0 : HAS_TRUNCATION) |
       (inode.xattrCount === 0 ? 0 : HAS_XATTRS) |
       (isDense(inode) ? 0 : IS_SPARSE) |
-      (inode.recount ? IS_RECOUNT : 0),
+      (inode.recount ? IS_RECOUNT : 0) |
+      (inode.reservedTo === 0 ? 0 : IS_RESERVED),
   );
   out.uint(inode.mode);
   out.uint(inode.nlink);
@@ -107,6 +117,7 @@ export function writeInode(out: Writer, inode: InodeRecord): void {
     out.uint(inode.xattrBytes);
   }
   if (!isDense(inode)) out.uint(inode.allocated);
+  if (inode.reservedTo !== 0) out.uint(inode.reservedTo);
   if (inode.layout !== undefined) writeLayout(out, inode.layout);
   if (inode.target !== undefined) out.bytes(inode.target);
 }
@@ -134,6 +145,7 @@ export function readInode(from: Reader): InodeRecord {
     recount: (flags & IS_RECOUNT) !== 0,
     xattrCount: 0,
     xattrBytes: 0,
+    reservedTo: 0,
   };
   if ((flags & HAS_TRUNCATION) !== 0) {
     inode.truncateSeq = from.uint();
@@ -144,6 +156,7 @@ export function readInode(from: Reader): InodeRecord {
     inode.xattrBytes = from.uint();
   }
   inode.allocated = (flags & IS_SPARSE) === 0 ? denseBytes(inode) : from.uint();
+  if ((flags & IS_RESERVED) !== 0) inode.reservedTo = from.uint();
   if ((flags & HAS_LAYOUT) !== 0) inode.layout = readLayout(from);
   if ((flags & HAS_TARGET) !== 0) inode.target = from.bytes();
   return inode;

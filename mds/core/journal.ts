@@ -5,10 +5,13 @@
 import { DssError } from "../../cluster/base/errors.js";
 import { Reader, Writer, unseal } from "./binary.js";
 import { readDelta, writeDelta, type Delta } from "./delta.js";
+import { BatchTotals } from "./totals-changes.js";
 
-const JOURNAL_FORMAT = 2;
+const JOURNAL_FORMAT = 3;
 /** A batch is sealed when it holds this many bytes. */
 export const BATCH_BYTES = 256 * 1024;
+/** Of what is added to one directory's totals, about. */
+const TOTALS_BYTES = 16;
 
 export interface Batch {
   seq: number;
@@ -19,6 +22,7 @@ export interface Batch {
 /** A batch being filled; encoding happens as records come, so that sealing is quick. */
 export class BatchBuilder {
   private readonly out = new Writer(16 * 1024);
+  private readonly totals = new BatchTotals();
   count = 0;
 
   constructor(
@@ -30,15 +34,31 @@ export class BatchBuilder {
     this.out.uint(term);
   }
   add(record: readonly Delta[]): void {
-    this.out.uint(record.length);
-    for (const delta of record) writeDelta(this.out, delta);
+    let length = 0;
+    for (const delta of record) {
+      if (delta.d === "totalsAdd") this.totals.add(delta);
+      else length++;
+    }
+    this.write(record, length);
     this.count++;
   }
-  get bytes(): number {
-    return this.out.length;
+  private write(record: readonly Delta[], length: number): void {
+    this.out.uint(length);
+    for (const delta of record) if (delta.d !== "totalsAdd") writeDelta(this.out, delta);
   }
-  /** The encoded batch; nothing can be added afterwards. */
+  get bytes(): number {
+    return this.out.length + this.totals.size * TOTALS_BYTES;
+  }
+  /**
+   * The encoded batch; nothing can be added afterwards. Its last record has what all others
+   * together add to the totals of directories.
+   */
   seal(): Buffer {
+    const sums = this.totals.record();
+    if (sums.length > 0) {
+      this.out.uint(sums.length);
+      for (const sum of sums) writeDelta(this.out, sum);
+    }
     return this.out.seal();
   }
 }

@@ -10,14 +10,19 @@ import { assert, unreachable } from "../../cluster/base/assert.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { Delta } from "./delta.js";
 import { dentryBytes, hashDigits, hashOfCookie, nameHash, nameKey, type Dentry } from "./dentry.js";
-import type { InodeRecord } from "./inode.js";
+import { isDirectory, type InodeRecord } from "./inode.js";
 import { PageCache, PageFault } from "./page-cache.js";
+import type { Quota } from "./quota.js";
+import { NO_TOTALS, addTotals, isZero, type Totals } from "./totals.js";
+import { makeChain, type Chain, type TotalsAdd } from "./totals-changes.js";
 import {
+  QUOTAS_KEY,
   SUPER_KEY,
   VOLUMES_PER_PAGE,
   directoryPageKey,
   emptySession,
   inodePageKey,
+  linksPageKey,
   purgePageKey,
   purgePageNumber,
   sessionPageKey,
@@ -26,10 +31,12 @@ import {
   type Counter,
   type DirectoryBody,
   type InodesBody,
+  type LinksBody,
   type Page,
   type PageBody,
   type PurgeEntry,
   type PurgesBody,
+  type QuotasBody,
   type SessionBody,
   type SuperBody,
   type VolumeRecord,
@@ -38,9 +45,15 @@ import {
 } from "./page.js";
 
 const HEX = "0123456789abcdef";
+/** Directories whose chains are remembered. */
+const CHAINS_MAX = 16_384;
+/** A chain as long as this may go round in a circle: that is damage. */
+const CHAIN_LONG = 64;
 
 export class Metadata {
   readonly cache: PageCache;
+  /** Void as soon as any directory moves. */
+  private readonly chains = new Map<Ino, Chain>();
 
   constructor(cacheBytes: number) {
     this.cache = new PageCache(cacheBytes);
@@ -66,6 +79,37 @@ export class Metadata {
   }
   xattrs(ino: Ino): Map<string, Buffer> {
     return this.body<XattrsBody>(xattrPageKey(ino)).values;
+  }
+  /** Where the names of a file with several are. */
+  links(ino: Ino): ReadonlyMap<Ino, number> {
+    return this.body<LinksBody>(linksPageKey(ino)).directories;
+  }
+  /** Of a directory; as they are now. */
+  totals(ino: Ino): Readonly<Totals> {
+    return this.body<InodesBody>(inodePageKey(ino)).totals.get(ino) ?? NO_TOTALS;
+  }
+  get quotas(): ReadonlyMap<Ino, Quota> {
+    return this.body<QuotasBody>(QUOTAS_KEY).quotas;
+  }
+  /** The directory and all above it. What is damaged ends it early. */
+  chain(directory: Ino): Chain {
+    const known = this.chains.get(directory);
+    if (known !== undefined) return known;
+    const inos: Ino[] = [];
+    let seen: Set<Ino> | undefined;
+    for (let at = directory; ;) {
+      const inode = this.inode(at);
+      if (inode === undefined || seen?.has(at) === true) return makeChain(inos);
+      inos.push(at);
+      seen?.add(at);
+      if (inos.length === CHAIN_LONG) seen = new Set(inos);
+      if (inode.parent === at) break; // The root.
+      at = inode.parent;
+    }
+    const chain = makeChain(inos);
+    if (this.chains.size >= CHAINS_MAX) this.chains.clear();
+    this.chains.set(directory, chain);
+    return chain;
   }
   get super(): SuperBody {
     return this.body<SuperBody>(SUPER_KEY);
@@ -110,7 +154,7 @@ export class Metadata {
   /** Pages that must be in memory, as far as those already loaded tell. */
   residentKeys(): string[] {
     const { sessions, purgePages, counters } = this.super;
-    const keys = [SUPER_KEY, ...[...sessions].map(sessionPageKey)];
+    const keys = [SUPER_KEY, QUOTAS_KEY, ...[...sessions].map(sessionPageKey)];
     for (const number of purgePages) keys.push(purgePageKey(number));
     for (let id = 0; id < counters.nextVolume; id += VOLUMES_PER_PAGE) keys.push(volumePageKey(id));
     return keys;
@@ -118,6 +162,10 @@ export class Metadata {
 
   /** Fails with PageFault, and changes nothing, unless every page that `delta` touches is here. */
   require(delta: Delta): void {
+    if (delta.d === "totalsAdd") {
+      for (const { key } of delta.chain.pages) this.cache.get(key);
+      return;
+    }
     for (const key of this.keysOf(delta)) this.cache.get(key);
   }
 
@@ -138,6 +186,14 @@ export class Metadata {
       }
       case "directoryDrop":
         return [directoryPageKey(delta.directory, delta.prefix)];
+      case "totalsAdd":
+        return delta.chain.pages.map(({ key }) => key);
+      case "linkPut":
+      case "linkDrop":
+        return [linksPageKey(delta.ino)];
+      case "quotaPut":
+      case "quotaRemove":
+        return [QUOTAS_KEY];
       case "xattrPut":
       case "xattrRemove":
       case "xattrDrop":
@@ -183,14 +239,38 @@ export class Metadata {
   apply(delta: Delta, seq: number): void {
     this.require(delta);
     if (delta.d === "directorySplit") return this.applySplit(delta.directory, delta.prefix, seq);
+    if (delta.d === "totalsAdd") return this.applyTotals(delta, seq);
     const key = this.keysOf(delta)[0]!;
     const page = this.cache.get(key);
     if (seq <= page.storedApplied) return;
+    if (delta.d === "inodePut") this.noteMove(page.body, delta.inode);
     change(page.body, delta);
     this.cache.changed(page, seq);
     const { kind } = page.body;
     if (kind === "s" || kind === "c" || kind === "v" || kind === "p") {
       this.cache.setResident(page, kind === "s" || kind === "v" || !page.empty);
+    }
+  }
+  /** A directory that gets another parent changes every chain through it. */
+  private noteMove(body: PageBody, inode: InodeRecord): void {
+    if (body.kind !== "i" || !isDirectory(inode)) return;
+    const known = body.inodes.get(inode.ino);
+    if (known !== undefined && known.parent !== inode.parent) this.chains.clear();
+  }
+  /** Like any fact, but about several pages, each of which may have it already. */
+  private applyTotals({ chain, by }: TotalsAdd, seq: number): void {
+    for (const { key, inos } of chain.pages) {
+      const page = this.cache.get(key) as Page<InodesBody>;
+      if (seq <= page.storedApplied) continue;
+      const { inodes, totals } = page.body;
+      for (const ino of inos) {
+        const known = totals.get(ino);
+        if (known !== undefined) {
+          addTotals(known, by);
+          if (isZero(known)) totals.delete(ino);
+        } else if (inodes.has(ino)) totals.set(ino, { ...by });
+      }
+      this.cache.changed(page, seq);
     }
   }
 
@@ -244,7 +324,20 @@ function change(body: PageBody, delta: Delta): void {
   switch (body.kind) {
     case "i":
       if (delta.d === "inodePut") body.inodes.set(delta.inode.ino, delta.inode);
-      else if (delta.d === "inodeRemove") body.inodes.delete(delta.ino);
+      else if (delta.d === "inodeRemove") {
+        body.inodes.delete(delta.ino);
+        body.totals.delete(delta.ino);
+      }
+      return;
+    case "l":
+      if (delta.d === "linkDrop") body.directories.clear();
+      else if (delta.d !== "linkPut") return;
+      else if (delta.count > 0) body.directories.set(delta.directory, delta.count);
+      else body.directories.delete(delta.directory);
+      return;
+    case "q":
+      if (delta.d === "quotaPut") body.quotas.set(delta.ino, delta.quota);
+      else if (delta.d === "quotaRemove") body.quotas.delete(delta.ino);
       return;
     case "d":
       return changeDirectory(body, delta);

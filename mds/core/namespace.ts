@@ -12,12 +12,8 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import {
   FILE_SIZE_MAX,
-  LINK_MAX,
-  NAME_MAX,
-  ROOT_INO,
   SYMLINK_MAX,
   type Actor,
-  type Answer,
   type DirectoryEntry,
   type Inode,
   type Layout,
@@ -25,7 +21,11 @@ import {
 } from "../proto.js";
 import type { Access } from "./capability.js";
 import { hashDigits, hashOfCookie, nextPrefix, type Dentry } from "./dentry.js";
-import { Draft, dataBound, grantSize } from "./draft.js";
+import { Draft, dataBound, grantSize, limitedDraft } from "./draft.js";
+import { withName, withoutName } from "./links.js";
+import { extendedGrant, firstGrant } from "./quota.js";
+import { Renames } from "./rename.js";
+import { checkLinks, checkName, checkSticky, exists, touched } from "./checks.js";
 import {
   PERMISSION_BITS,
   S_IFBLK,
@@ -37,7 +37,6 @@ import {
   S_IFREG,
   S_IFSOCK,
   S_ISGID,
-  S_ISVTX,
   isDirectory,
   isRegular,
   publicInode,
@@ -65,10 +64,19 @@ const READDIR_MAX = 4096;
 type Of<Op extends Request["op"]> = Extract<Request, { op: Op }>;
 
 export class Namespace {
+  private readonly renames: Renames;
+
   constructor(
     private readonly metadata: Metadata,
     private readonly options: NamespaceOptions,
-  ) {}
+  ) {
+    this.renames = new Renames(metadata, {
+      inode: (ino) => this.inode(ino),
+      directory: (ino) => this.directory(ino),
+      entry: (parent, name) => this.entry(parent, name),
+      dropLink: (...args) => this.dropLink(...args),
+    });
+  }
 
   lookup(access: Access, { parent, name }: Of<"lookup">): Plan {
     checkName(name);
@@ -107,7 +115,7 @@ export class Namespace {
     }
     access.change(ino);
     const draft = new Draft(this.metadata);
-    this.grantExclusive(access, draft, inode, plan);
+    this.grantExclusive(access, draft, plan, { inode });
     return { ...plan, record: draft.finish(), durable: true };
   }
 
@@ -176,7 +184,7 @@ export class Namespace {
       inode.size = inode.target.length;
     }
     access.change(parent);
-    const draft = new Draft(this.metadata);
+    const draft = limitedDraft(this.metadata, access);
     const plan = emptyPlan();
     draft.createInode(inode);
     for (const xattr of xattrs) draft.add({ d: "xattrPut", ino: inode.ino, ...xattr });
@@ -188,7 +196,7 @@ export class Namespace {
     plan.shared.push(inode.ino, parent);
     plan.sole.push(inode.ino, parent);
     plan.hides.push(inode.ino, parent);
-    if (type === S_IFREG) this.grantExclusive(access, draft, inode, plan);
+    if (type === S_IFREG) this.grantExclusive(access, draft, plan, { inode, directory: parent });
     plan.record = draft.finish();
     return plan;
   }
@@ -220,9 +228,10 @@ export class Namespace {
       allocated: 0,
       recount: false,
       xattrCount: acls.xattrs.length,
-      parent: type === S_IFDIR ? directory.ino : 0,
+      parent: directory.ino,
       dataMax: 0,
       xattrBytes: bytesOf(acls.xattrs),
+      reservedTo: 0,
     };
     if (type === S_IFREG) inode.layout = this.newLayout(request.layout);
     return { inode, xattrs: acls.xattrs };
@@ -242,12 +251,12 @@ export class Namespace {
     const { inode, xattrs } = this.newInode({ ...request, rdev: 0 }, directory);
     const draft = new Draft(this.metadata);
     const plan = emptyPlan();
-    const made = draft.createInode({ ...inode, nlink: 0 });
+    const made = draft.createInode({ ...inode, nlink: 0, parent: 0 });
     for (const xattr of xattrs) draft.add({ d: "xattrPut", ino: inode.ino, ...xattr });
     draft.add({ d: "orphanAdd", id: access.session, ino: inode.ino });
     plan.answer = { inode: publicInode(made) };
     plan.hides.push(inode.ino);
-    this.grantExclusive(access, draft, made, plan);
+    this.grantExclusive(access, draft, plan, { inode: made, directory: directory.ino });
     plan.record = draft.finish();
     return plan;
   }
@@ -303,10 +312,11 @@ export class Namespace {
     checkLinks(inode);
     access.change(parent);
     access.change(ino);
-    const draft = new Draft(this.metadata);
+    const draft = limitedDraft(this.metadata, access);
     draft.link(parent, name, inode);
     if (unnamed) draft.add({ d: "orphanRemove", id: access.session, ino });
-    const linked = draft.put({ ...inode, nlink: inode.nlink + 1, ctimeNs: actor.timeNs });
+    const named = withName(this.metadata, draft, inode, parent);
+    const linked = draft.put({ ...named, ctimeNs: actor.timeNs });
     const changed = draft.put(touched(directory, actor, { size: 1 }));
     return changing(draft, {
       answer: { inode: publicInode(linked), parent: publicInode(changed) },
@@ -328,7 +338,7 @@ export class Namespace {
     const draft = new Draft(this.metadata);
     draft.unlink(parent, name);
     const changed = draft.put(touched(directory, actor, { size: -1 }));
-    const { removed, gone } = this.dropLink(access, draft, inode, stillOpen, actor);
+    const { removed, gone } = this.dropLink(access, draft, { inode, parent }, { stillOpen, actor });
     return changing(draft, {
       answer: { parent: publicInode(changed), removed: publicInode(removed) },
       inodes: [parent, inode.ino],
@@ -351,7 +361,12 @@ export class Namespace {
     const draft = new Draft(this.metadata);
     draft.unlink(parent, name);
     const changed = draft.put(touched(directory, actor, { size: -1, nlink: -1 }));
-    const { removed } = this.dropLink(access, draft, inode, false, actor);
+    const { removed } = this.dropLink(
+      access,
+      draft,
+      { inode, parent },
+      { stillOpen: false, actor },
+    );
     return changing(draft, {
       answer: { parent: publicInode(changed), removed: publicInode(removed) },
       inodes: [parent, inode.ino],
@@ -360,19 +375,21 @@ export class Namespace {
   }
 
   /**
-   * A name of `inode` went. The returned record is what the client is told; `gone`: nothing of it
-   * is left.
+   * A name of `inode` in `parent` went. The returned record is what the client is told; `gone`:
+   * nothing of it is left.
    */
   private dropLink(
     access: Access,
     draft: Draft,
-    inode: InodeRecord,
-    stillOpen: boolean,
-    actor: Actor,
+    { inode, parent }: { inode: InodeRecord; parent: Ino },
+    { stillOpen, actor }: { stillOpen: boolean; actor: Actor },
   ): { removed: InodeRecord; gone: boolean } {
     const directory = isDirectory(inode);
-    const nlink = directory ? 0 : inode.nlink - 1;
-    const removed: InodeRecord = { ...inode, nlink, ctimeNs: actor.timeNs };
+    const left = directory
+      ? { ...inode, nlink: 0 }
+      : withoutName(this.metadata, draft, inode, parent);
+    const removed: InodeRecord = { ...left, ctimeNs: actor.timeNs };
+    const { nlink } = removed;
     if (directory) {
       draft.dropDirectory(inode.ino, this.options.fileLayout());
     } else {
@@ -391,143 +408,7 @@ export class Namespace {
   }
 
   rename(access: Access, request: Of<"rename">): Plan {
-    const { parent, name, newParent, newName, actor } = request;
-    checkName(name);
-    checkName(newName);
-    if (request.noReplace && request.exchange) {
-      throw new DssError("InvalidArgument", "rename both without replacing and with exchange");
-    }
-    access.attributes(parent);
-    access.attributes(newParent);
-    const source = this.directory(parent);
-    const target = this.directory(newParent);
-    const entry = this.entry(parent, name);
-    access.see(entry.ino);
-    const moved = this.inode(entry.ino);
-    checkSticky(source, moved, actor);
-    if (isDirectory(moved)) this.checkNotBelow(newParent, moved.ino, access);
-    const known = this.metadata.dentry(newParent, newName);
-    if (known === undefined) {
-      if (request.exchange)
-        throw new DssError("NotFound", "exchange with a name that is not there");
-      return this.move(access, request, { source, target, moved, replaced: undefined });
-    }
-    if (request.noReplace) throw exists(newName);
-    access.attributes(known.ino);
-    const other = this.inode(known.ino);
-    if (other.ino === moved.ino) {
-      // Two names of one file (or one name twice): POSIX says that nothing happens.
-      const plan = emptyPlan();
-      plan.answer = { parent: publicInode(source), newParent: publicInode(target) };
-      plan.answer.inode = publicInode(moved);
-      return plan;
-    }
-    checkSticky(target, other, actor);
-    if (request.exchange) {
-      if (isDirectory(other)) this.checkNotBelow(parent, other.ino, access);
-      return this.exchange(access, request, { source, target, moved, other });
-    }
-    if (isDirectory(other) && !isDirectory(moved)) {
-      throw new DssError("IsDirectory", "rename of a file over a directory");
-    }
-    if (!isDirectory(other) && isDirectory(moved)) {
-      throw new DssError("NotDirectory", "rename of a directory over a file");
-    }
-    if (isDirectory(other) && other.size > 0) {
-      throw new DssError("NotEmpty", "the directory to be replaced is not empty");
-    }
-    return this.move(access, request, { source, target, moved, replaced: other });
-  }
-
-  /** `directory` must not be `moved` or below it. */
-  private checkNotBelow(directory: Ino, moved: Ino, access: Access): void {
-    let at = directory;
-    for (;;) {
-      if (at === moved) {
-        throw new DssError("InvalidArgument", "rename of a directory into itself");
-      }
-      if (at === ROOT_INO) return;
-      access.see(at);
-      at = this.inode(at).parent;
-    }
-  }
-
-  private move(
-    access: Access,
-    { parent, name, newParent, newName, stillOpen, actor }: Of<"rename">,
-    parts: {
-      source: InodeRecord;
-      target: InodeRecord;
-      moved: InodeRecord;
-      replaced: InodeRecord | undefined;
-    },
-  ): Plan {
-    const { source, target, moved, replaced } = parts;
-    const directory = isDirectory(moved);
-    const same = parent === newParent;
-    const linkGain = directory && replaced === undefined ? 1 : 0;
-    if (!same && linkGain > 0) checkLinks(target);
-    for (const ino of [parent, newParent, moved.ino]) access.change(ino);
-    if (replaced !== undefined) access.change(replaced.ino);
-
-    const draft = new Draft(this.metadata);
-    draft.unlink(parent, name);
-    draft.link(newParent, newName, moved);
-    draft.put(touched(source, actor, { size: -1, nlink: directory ? -1 : 0 }));
-    const before = draft.inode(newParent)!;
-    // In one directory the entry and the subdirectory count itself as gone and come back.
-    const gain = replaced === undefined ? 1 : 0;
-    draft.put(touched(before, actor, { size: gain, nlink: linkGain }));
-    const placed = draft.put({
-      ...moved,
-      ctimeNs: actor.timeNs,
-      parent: directory ? newParent : 0,
-    });
-    const answer: Answer = {
-      inode: publicInode(placed),
-      parent: publicInode(draft.inode(parent)!),
-      newParent: publicInode(draft.inode(newParent)!),
-    };
-    const inodes = [parent, newParent, moved.ino];
-    let gone: Ino[] = [];
-    if (replaced !== undefined) {
-      const dropped = this.dropLink(access, draft, replaced, stillOpen, actor);
-      answer.removed = publicInode(dropped.removed);
-      inodes.push(replaced.ino);
-      if (dropped.gone) gone = [replaced.ino];
-    }
-    void target;
-    return changing(draft, { answer, inodes, removed: gone });
-  }
-
-  private exchange(
-    access: Access,
-    { parent, name, newParent, newName, actor }: Of<"rename">,
-    parts: { source: InodeRecord; target: InodeRecord; moved: InodeRecord; other: InodeRecord },
-  ): Plan {
-    const { source, moved, other } = parts;
-    const gain = (isDirectory(moved) ? 1 : 0) - (isDirectory(other) ? 1 : 0);
-    if (gain > 0) checkLinks(parts.target);
-    if (gain < 0) checkLinks(source);
-    for (const ino of [parent, newParent, moved.ino, other.ino]) access.change(ino);
-    const draft = new Draft(this.metadata);
-    draft.link(parent, name, other);
-    draft.link(newParent, newName, moved);
-    draft.put(touched(source, actor, { nlink: -gain }));
-    draft.put(touched(draft.inode(newParent)!, actor, { nlink: gain }));
-    const relocate = (inode: InodeRecord, to: Ino): InodeRecord =>
-      draft.put({ ...inode, ctimeNs: actor.timeNs, parent: isDirectory(inode) ? to : 0 });
-    const placed = relocate(moved, newParent);
-    const swapped = relocate(other, parent);
-    return changing(draft, {
-      answer: {
-        inode: publicInode(placed),
-        other: publicInode(swapped),
-        parent: publicInode(draft.inode(parent)!),
-        newParent: publicInode(draft.inode(newParent)!),
-      },
-      inodes: [parent, newParent, moved.ino, other.ino],
-    });
+    return this.renames.rename(access, request);
   }
 
   setattr(access: Access, request: Of<"setattr">): Plan {
@@ -542,7 +423,7 @@ export class Namespace {
       if (mayShowAgain && this.metadata.isPurging(ino, size)) access.purging = true;
     }
     access.change(ino);
-    const draft = new Draft(this.metadata);
+    const draft = limitedDraft(this.metadata, access);
     const plan = emptyPlan();
     let changed: InodeRecord = { ...inode, ctimeNs: actor.timeNs };
     if (request.uid !== undefined || request.gid !== undefined) {
@@ -557,7 +438,7 @@ export class Namespace {
     if (size !== undefined) {
       const had = this.holdsExclusive(access, ino);
       changed = this.resize(access, draft, changed, size, actor);
-      this.grantExclusive(access, draft, changed, plan);
+      this.grantExclusive(access, draft, plan, { inode: changed, known: inode.size });
       plan.durable = !had; // As for acquire: a new leader must know of the grant.
     }
     if (request.atimeNs !== undefined) changed.atimeNs = request.atimeNs;
@@ -586,7 +467,8 @@ export class Namespace {
   ): InodeRecord {
     const bound = dataBound(this.metadata, access.capabilities, inode);
     const space = spaceAfterResize(inode, size);
-    const changed: InodeRecord = { ...inode, ...space, size, mtimeNs: actor.timeNs };
+    const timed = { size, mtimeNs: actor.timeNs, reservedTo: 0 };
+    const changed: InodeRecord = { ...inode, ...space, ...timed };
     if (size >= bound && size >= inode.size) return changed;
     changed.truncateSeq = inode.truncateSeq + 1;
     changed.truncateSize = size;
@@ -616,7 +498,8 @@ export class Namespace {
     }
     const draft = new Draft(this.metadata);
     const ctimeNs = mtimeNs > inode.ctimeNs ? mtimeNs : inode.ctimeNs;
-    const changed = draft.put({ ...inode, size, mtimeNs, ctimeNs, allocated, recount });
+    const told = { size, mtimeNs, ctimeNs, allocated, recount, reservedTo: 0 };
+    const changed = draft.put({ ...inode, ...told });
     return changing(draft, { answer: { inode: publicInode(changed) }, inodes: [ino] });
   }
 
@@ -630,8 +513,10 @@ export class Namespace {
     const plan = emptyPlan();
     const granted = this.granted(access, inode);
     if (size <= granted) return { ...plan, exclusive: { ino, maxSize: granted }, durable: true };
-    const maxSize = grantSize(size);
+    const wanted = grantSize(size);
+    const { maxSize, reserves } = extendedGrant(this.metadata, access, inode, { size, wanted });
     const draft = new Draft(this.metadata);
+    if (reserves) draft.put({ ...inode, reservedTo: maxSize });
     draft.add({ d: "grantPut", id: access.session, ino, maxSize });
     return { ...plan, record: draft.finish(), exclusive: { ino, maxSize }, durable: true };
   }
@@ -709,15 +594,35 @@ export class Namespace {
 
   // What several operations share.
 
-  private grantExclusive(access: Access, draft: Draft, inode: InodeRecord, plan: Plan): void {
+  /** `known`: the size that the totals have, if it is another. */
+  private grantExclusive(
+    access: Access,
+    draft: Draft,
+    plan: Plan,
+    file: { inode: InodeRecord; directory?: Ino; known?: number },
+  ): void {
+    const { inode, directory = inode.parent, known = inode.size } = file;
     const held = this.holdsExclusive(access, inode.ino);
     const granted = this.metadata.session(access.session)?.exclusive.get(inode.ino);
-    const maxSize = held && granted !== undefined ? granted : grantSize(inode.dataMax);
+    const maxSize =
+      held && granted !== undefined
+        ? granted
+        : this.newGrant(access, inode, { directory, size: known });
     if (granted !== maxSize) {
       draft.add({ d: "grantPut", id: access.session, ino: inode.ino, maxSize });
     }
     plan.exclusive = { ino: inode.ino, maxSize };
     if (!plan.shared.includes(inode.ino)) plan.shared.push(inode.ino);
+  }
+  private newGrant(
+    access: Access,
+    { dataMax, size: newSize }: InodeRecord,
+    { directory, size }: { directory: Ino; size: number },
+  ): number {
+    const wanted = grantSize(dataMax);
+    // Who had an answer before goes by the grant that it brought.
+    if (access.answered) return wanted;
+    return Math.min(wanted, Math.max(newSize, firstGrant(this.metadata, { directory, size })));
   }
   /**
    * Held and journaled: while a release is being journaled, the one is still so and the other not
@@ -757,24 +662,6 @@ export class Namespace {
 function holdsSole(access: Access, directory: Ino): boolean {
   return access.capabilities.mode(access.session, directory) === "sole";
 }
-function checkName(name: Buffer): void {
-  if (name.length > NAME_MAX) throw new DssError("NameTooLong", `name of ${name.length} bytes`);
-  const dots = name.length <= 2 && name.every((byte) => byte === 0x2e);
-  if (dots || name.includes(0x2f) || name.includes(0)) {
-    throw new DssError("InvalidArgument", "not a name: empty, a dot, two dots, or with / or NUL");
-  }
-}
-function exists(name: Buffer): DssError {
-  return new DssError("Exists", `${JSON.stringify(name.toString("utf8"))} exists`);
-}
-function checkLinks(inode: InodeRecord): void {
-  if (inode.nlink >= LINK_MAX) throw new DssError("TooManyLinks", `inode ${inode.ino}`);
-}
-function checkSticky(directory: InodeRecord, inode: InodeRecord, actor: Actor): void {
-  if ((directory.mode & S_ISVTX) === 0 || actor.uid === 0) return;
-  if (actor.uid === inode.uid || actor.uid === directory.uid) return;
-  throw new DssError("NotPermitted", "the directory is sticky and the file belongs to another");
-}
 function checkSize(inode: InodeRecord, size: number): void {
   if (isDirectory(inode)) throw new DssError("IsDirectory", "size of a directory");
   if (!isRegular(inode)) throw new DssError("InvalidArgument", "size of what is no regular file");
@@ -791,20 +678,6 @@ function symlinkTarget(target: Buffer | undefined): Buffer {
     throw new DssError("NameTooLong", `target of ${target.length} bytes`);
   }
   return target;
-}
-/** The directory after names came or went. */
-function touched(
-  directory: InodeRecord,
-  actor: Actor,
-  { size = 0, nlink = 0 }: { size?: number; nlink?: number },
-): InodeRecord {
-  return {
-    ...directory,
-    size: directory.size + size,
-    nlink: directory.nlink + nlink,
-    mtimeNs: actor.timeNs,
-    ctimeNs: actor.timeNs,
-  };
 }
 function bytesOf(xattrs: NewAcls["xattrs"]): number {
   return xattrs.reduce((sum, { name, value }) => sum + name.length + value.length, 0);

@@ -1,11 +1,12 @@
 /**
  * Pages: the unit in which metadata is cached, checkpointed and loaded. Pure.
  *
- * A key's first letter tells the kind; the rest is hexadecimal (directory pages: inode, a dot, the
- * hash prefix): `i` 128 inodes with consecutive numbers, `d` part of a directory, `x` extended
- * attributes of one inode, `c` a session, `v` 16 volumes, `p` 256 entries of the purge queue, `s`
- * the counters. Every stored page says up to which journal batch it is complete, so that replay
- * skips what it has.
+ * A key's first letter tells the kind; the rest is hexadecimal (directory pages: inode, a dot,
+ * the hash prefix): `i` 128 inodes with consecutive numbers, and the totals of the directories
+ * among them, `d` part of a directory, `x` extended attributes of one inode, `l` where the names of
+ * a file with several are, `c` a session, `v` 16 volumes, `p` 256 entries of the purge queue, `q`
+ * the quotas, `s` the counters. Every stored page says up to which journal batch it is complete, so
+ * that replay skips what it has.
  */
 import { assert } from "../../cluster/base/assert.js";
 import { DssError } from "../../cluster/base/errors.js";
@@ -14,8 +15,10 @@ import type { Layout, SessionType, Volume, VolumeSnapshot, VolumeWriter } from "
 import { Reader, Writer, unseal } from "./binary.js";
 import { nameKey, readDentry, writeDentry, type Dentry } from "./dentry.js";
 import { readInode, readLayout, writeInode, writeLayout, type InodeRecord } from "./inode.js";
+import { readQuota, writeQuota, type Quota } from "./quota.js";
+import { readTotals, writeTotals, type Totals } from "./totals.js";
 
-const PAGE_FORMAT = 2;
+const PAGE_FORMAT = 3;
 export const INODES_PER_PAGE = 128;
 export const VOLUMES_PER_PAGE = 16;
 export const PURGES_PER_PAGE = 256;
@@ -23,6 +26,8 @@ export const PURGES_PER_PAGE = 256;
 export interface InodesBody {
   kind: "i";
   inodes: Map<Ino, InodeRecord>;
+  /** Of those directories that have something below them. */
+  totals: Map<Ino, Totals>;
 }
 export interface DirectoryBody {
   kind: "d";
@@ -42,6 +47,17 @@ export interface XattrsBody {
   kind: "x";
   /** By nameKey. */
   values: Map<string, Buffer>;
+}
+/** Of one file with several names. */
+export interface LinksBody {
+  kind: "l";
+  /** How many of them are in each directory. */
+  directories: Map<Ino, number>;
+}
+export interface QuotasBody {
+  kind: "q";
+  /** By directory. */
+  quotas: Map<Ino, Quota>;
 }
 export interface InoRange {
   first: Ino;
@@ -126,10 +142,19 @@ export interface SuperBody {
   purgePages: Set<number>;
 }
 export type PageBody =
-  InodesBody | DirectoryBody | XattrsBody | SessionBody | VolumesBody | PurgesBody | SuperBody;
+  | InodesBody
+  | DirectoryBody
+  | XattrsBody
+  | LinksBody
+  | QuotasBody
+  | SessionBody
+  | VolumesBody
+  | PurgesBody
+  | SuperBody;
 export type PageKind = PageBody["kind"];
 
 export const SUPER_KEY = "s";
+export const QUOTAS_KEY = "q";
 export function inodePageKey(ino: Ino): string {
   return `i${Math.floor(ino / INODES_PER_PAGE).toString(16)}`;
 }
@@ -138,6 +163,9 @@ export function directoryPageKey(ino: Ino, prefix: string): string {
 }
 export function xattrPageKey(ino: Ino): string {
   return `x${ino.toString(16)}`;
+}
+export function linksPageKey(ino: Ino): string {
+  return `l${ino.toString(16)}`;
 }
 export function sessionPageKey(id: ClientId): string {
   return `c${id.toString(16)}`;
@@ -190,6 +218,10 @@ export class Page<B extends PageBody = PageBody> {
         return body.dropped || (!body.split && body.entries.size === 0 && this.key.endsWith("."));
       case "x":
         return body.values.size === 0;
+      case "l":
+        return body.directories.size === 0;
+      case "q":
+        return body.quotas.size === 0;
       case "c":
         return !body.live;
       case "v":
@@ -205,7 +237,11 @@ export class Page<B extends PageBody = PageBody> {
     const body = this.body;
     switch (body.kind) {
       case "i":
-        return 200 + body.inodes.size * 400;
+        return 200 + body.inodes.size * 400 + body.totals.size * 150;
+      case "l":
+        return 200 + body.directories.size * 40;
+      case "q":
+        return 200 + body.quotas.size * 100;
       case "d":
         return 200 + body.entries.size * 220;
       case "x":
@@ -219,7 +255,11 @@ export class Page<B extends PageBody = PageBody> {
 function newBody(key: string): PageBody {
   switch (key.charAt(0) as PageKind) {
     case "i":
-      return { kind: "i", inodes: new Map() };
+      return { kind: "i", inodes: new Map(), totals: new Map() };
+    case "l":
+      return { kind: "l", directories: new Map() };
+    case "q":
+      return { kind: "q", quotas: new Map() };
     case "d":
       return {
         kind: "d",
@@ -285,6 +325,25 @@ export function encodePage(page: Page): Buffer {
     case "i":
       out.uint(body.inodes.size);
       for (const inode of body.inodes.values()) writeInode(out, inode);
+      out.uint(body.totals.size);
+      for (const [ino, totals] of body.totals) {
+        out.uint(ino);
+        writeTotals(out, totals);
+      }
+      break;
+    case "l":
+      out.uint(body.directories.size);
+      for (const [directory, count] of body.directories) {
+        out.uint(directory);
+        out.uint(count);
+      }
+      break;
+    case "q":
+      out.uint(body.quotas.size);
+      for (const [ino, quota] of body.quotas) {
+        out.uint(ino);
+        writeQuota(out, quota);
+      }
       break;
     case "d":
       out.bool(body.split);
@@ -345,6 +404,22 @@ function readBody(from: Reader, body: PageBody): void {
       for (let left = from.uint(); left > 0; left--) {
         const inode = readInode(from);
         body.inodes.set(inode.ino, inode);
+      }
+      for (let left = from.uint(); left > 0; left--) {
+        const ino = from.uint();
+        body.totals.set(ino, readTotals(from));
+      }
+      break;
+    case "l":
+      for (let left = from.uint(); left > 0; left--) {
+        const directory = from.uint();
+        body.directories.set(directory, from.uint());
+      }
+      break;
+    case "q":
+      for (let left = from.uint(); left > 0; left--) {
+        const ino = from.uint();
+        body.quotas.set(ino, readQuota(from));
       }
       break;
     case "d":

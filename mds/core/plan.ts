@@ -25,6 +25,8 @@ export interface Plan {
   durable: boolean;
   /** Inodes that are gone. */
   removed: Ino[];
+  /** The session itself must give these back to shared: they are below a quota now. */
+  lowered?: Ino[];
   /** Those who have it open are told when the change is safe. */
   volumeChanged?: Volume;
 }

@@ -1,7 +1,7 @@
 /**
  * What the metadata store must be true to, whatever happened: no journal batch is ever written
- * twice, and the pages with the journal after the checkpoint are exactly what all batches ever
- * written come to.
+ * twice, the pages with the journal after the checkpoint are exactly what all batches ever written
+ * come to, and directories have the recursive totals that a walk finds.
  */
 import { strict as assert } from "node:assert";
 import { isDeepStrictEqual } from "node:util";
@@ -14,6 +14,7 @@ import type { PageBody } from "../../mds/core/page.js";
 import { replayMetadata } from "../../mds/replay.js";
 import { MemoryMetadata } from "../../mds/store/memory-store.js";
 import { ZkReader } from "../../mds/store/zk-store.js";
+import { wrongTotals } from "../support/totals-check.js";
 import type { SimZooKeeper } from "./sim-zookeeper.js";
 import type { Transaction } from "./zk-tree.js";
 
@@ -60,12 +61,20 @@ export class JournalCheck {
       if (isDeepStrictEqual(found, expected)) continue;
       assert.deepEqual(found, expected, `page ${key} is not what the journal says`);
     }
+    const { metadata, loader } = stored;
+    const wrong = await wrongTotals(metadata, (read) => loader.run(read));
+    assert.deepEqual(wrong, [], "recursive totals are not those of a walk");
   }
 }
 
 /** Without what is only derived. */
 function plain(body: PageBody): object {
-  const { sorted: _sorted, cookies: _cookies, dropped: _dropped, ...rest } = body as PageBody & {
+  const {
+    sorted: _sorted,
+    cookies: _cookies,
+    dropped: _dropped,
+    ...rest
+  } = body as PageBody & {
     sorted?: unknown;
     cookies?: unknown;
     dropped?: unknown;

@@ -13,6 +13,7 @@ import { locksSuite } from "../../posix/locks-suite.js";
 import { optionsSuite } from "../../posix/options-suite.js";
 import { posixSuite, randomSuite } from "../../posix/posix-suite.js";
 import { programsSuite } from "../../posix/programs-suite.js";
+import { totalsSuite } from "../../posix/totals-suite.js";
 import { twoMountsSuite } from "../../posix/two-mounts-suite.js";
 
 const cluster = await startCluster(t);
@@ -34,6 +35,10 @@ await posixSuite(t, place("posix"));
 await t.test("programs", (t) => programsSuite(t, place("programs")));
 await randomSuite(t, place("random"), { seeds: [1, 2], count: 1_500 });
 await t.test("mount options", (t) => optionsSuite(t, cluster));
+await t.test("totals and quotas", async (t) => {
+  await totalsSuite(t, cluster);
+  await cluster.up(); // A leader was killed.
+});
 let second = "";
 await t.test("a second mount", async (t) => {
   second = await cluster.mountAgain("second");

@@ -11,6 +11,8 @@ import { decodePage, directoryPageKey, encodePage, inodePageKey } from "../../..
 import { Fsck, type FsckSettings, type ObjectLister } from "../../../mds/fsck.js";
 import { ROOT_INO } from "../../../mds/proto.js";
 import { type FsckStatus } from "../../../mds/proto-fsck.js";
+import { makeChain } from "../../../mds/core/totals-changes.js";
+import { wrongTotals } from "../../support/totals-check.js";
 import { LAYOUT, TestCluster, settle, type TestClient } from "./harness.js";
 
 const MiB = 2 ** 20;
@@ -130,7 +132,9 @@ t.test("a name that leads nowhere", async (t) => {
     draft.setCounter("inodes", draft.counter("inodes") - 1);
     return [...draft.finish(), { d: "inodeRemove", ino }];
   });
-  await mends(t, world, "name-without-inode");
+  t.same(kinds(await world.fsck()), ["name-without-inode"], "totals: once the names are right");
+  t.same(kinds(await world.fsck({ repair: true })), ["directory-totals", "name-without-inode"]);
+  t.same((await world.fsck()).findings, []);
   t.same(await world.names(ROOT_INO), ["kept"]);
 });
 
@@ -179,6 +183,40 @@ t.test("counts, types and the total", async (t) => {
   await mends(t, world, "inode-total");
 });
 
+t.test("recursive totals and the homes of files", async (t) => {
+  const world = await World.make();
+  const top = await world.mkdir("top");
+  const folder = await world.mkdir("sub", top);
+  const ino = await world.create("f", folder);
+  await world.create("g", top);
+  const right = async (): Promise<void> => {
+    const { metadata, loader } = world.cluster.leader.inside();
+    t.same(await wrongTotals(metadata, (read) => loader.run(read)), []);
+  };
+  await right();
+  const by = { files: 3, directories: -1, bytes: 2n ** 60n, allocated: -4096n, reserved: 5n };
+  await world.damage(() => [{ d: "totalsAdd", chain: makeChain([folder]), by }]);
+  await mends(t, world, "directory-totals");
+  await right();
+  await world.damage(() => [{ d: "totalsAdd", chain: makeChain([folder, top]), by }]);
+  await mends(t, world, "directory-totals", "directory-totals");
+  const inode = (await world.inode(ino))!;
+  await world.damage((draft) => void draft.put({ ...inode, parent: top }));
+  await mends(t, world, "file-home");
+  await right();
+  const link = { op: "link", ino, parent: top, actor: world.client.actor() } as const;
+  await world.client.send({ ...link, name: Buffer.from("second") });
+  await world.client.send({ ...link, name: Buffer.from("third") });
+  await right();
+  await world.damage(() => [{ d: "linkPut", ino, directory: folder, count: 2 }]);
+  await mends(t, world, "file-home");
+  await world.damage(() => [{ d: "linkDrop", ino }]);
+  await mends(t, world, "file-home");
+  await right();
+  await world.takeOver();
+  await right();
+});
+
 t.test("a directory with two names, or another parent than its name says", async (t) => {
   const world = await World.make();
   const folder = await world.mkdir("a");
@@ -208,7 +246,11 @@ t.test("directories below themselves", async (t) => {
     draft.put({ ...a, parent: b.ino, size: 1, nlink: 3 });
     draft.put({ ...b, size: 1, nlink: 3 });
   });
-  await mends(t, world, "cycle");
+  t.same(kinds(await world.fsck()), ["cycle"], "totals: once the names are right");
+  const repaired = await world.fsck({ repair: true });
+  t.equal(repaired.repaired, repaired.found, "all are repaired");
+  t.ok(kinds(repaired).includes("cycle"));
+  t.same((await world.fsck()).findings, [], "and gone");
   t.same(await world.names(ROOT_INO), ["lost+found"]);
 });
 

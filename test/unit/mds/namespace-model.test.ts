@@ -2,12 +2,13 @@
  * The namespace against a simple model: seeded random operations, page caches so small that every
  * operation faults, directories that split, checkpoints at random moments, and new leaders that
  * begin from the pages and the journal. After each new leader the whole tree, its link counts,
- * times and orphans must equal the model's.
+ * times and orphans must equal the model's, and the recursive totals those of a walk.
  */
 import t from "tap";
 import { isDssError } from "../../../cluster/base/errors.js";
 import { Prng } from "../../../cluster/base/prng.js";
 import { ROOT_INO, type Answer, type Inode, type Request } from "../../../mds/proto.js";
+import { wrongTotals } from "../../support/totals-check.js";
 import { TestClient, TestCluster, settle } from "./harness.js";
 
 interface Node {
@@ -150,6 +151,7 @@ class Model {
   }
 }
 
+const REST = { rdev: 0, exclusive: true } as const;
 const seeds = process.env["DSS_SEED"] === undefined ? [1, 2, 3] : [Number(process.env["DSS_SEED"])];
 for (const seed of seeds) {
   t.test(`random operations, seed ${seed}`, async (t) => {
@@ -248,6 +250,8 @@ for (const seed of seeds) {
       await walk(ROOT_INO);
       t.equal(seen.size, model.nodes.size);
       t.equal(cluster.leader.status().inodes, model.nodes.size);
+      const { metadata, loader } = cluster.leader.inside();
+      t.same(await wrongTotals(metadata, (read) => loader.run(read)), [], "totals");
     };
     const compare = (inode: Inode, node: Node): void => {
       const size = node.directory ? node.names.size : node.size;
@@ -256,7 +260,37 @@ for (const seed of seeds) {
       }
     };
 
+    /** Sizes that a writer tells; files that get their first name when they have data already. */
+    const special = async (): Promise<void> => {
+      const actor = client.actor({ timeNs: time++ });
+      const parent = pickNode(true);
+      if (prng.chance(0.3)) {
+        const ino = await client.ino();
+        const name = Buffer.from(`t${ino}`);
+        await client.send({ op: "tmpfile", parent: ROOT_INO, ino, mode: 0o100600, actor });
+        await publish(ino, time++);
+        await client.send({ op: "link", ino, parent, name, actor });
+        const made: Request = { op: "create", parent, name, ino, mode: 0o100600, ...REST, actor };
+        model.apply(made);
+        const { answer } = await client.send({ op: "getattr", ino });
+        Object.assign(model.get(ino), { size: answer.inode!.size, mtimeNs: answer.inode!.mtimeNs });
+      } else {
+        const ino = pickNode(false);
+        if (ino === ROOT_INO) return;
+        await client.send({ op: "acquire", ino, mode: "exclusive" });
+        Object.assign(model.get(ino), await publish(ino, time++));
+      }
+    };
+    const publish = async (ino: number, mtimeNs: bigint) => {
+      // Sums of these pass 2^53.
+      const size = prng.chance(0.3) ? 2 ** 52 - prng.int(0, 9) : prng.int(0, 100_000);
+      const allocated = prng.int(0, 20) * 4096;
+      await client.send({ op: "publish", ino, size, mtimeNs, allocated, recount: false });
+      return { size, mtimeNs };
+    };
+
     for (let step = 1; step <= 1_500; step++) {
+      if (prng.chance(0.1)) await special();
       const request = await random();
       const expected = model.apply(request);
       const outcome = await client.send(request).then(
