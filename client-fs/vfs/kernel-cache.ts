@@ -6,9 +6,9 @@
  * while a WRITE that needs more than what is being given back waits for the end of the recall. The
  * page in which it ends is passed by then: it holds nothing, or it would not be locked.
  *
- * Ends of files. A look at attributes that meets such a drop in the kernel is thrown away there, and
- * a read that depended on it goes by the size that the kernel had known before. So before anything
- * is dropped the kernel gets the last byte of a file that has grown: then it knows the size.
+ * Ends of files. A look at attributes that meets such a drop in the kernel is thrown away there,
+ * and a read that depended on it goes by the size that the kernel had known before. So before
+ * anything is dropped the kernel gets the last byte of a file that has grown, and with it the size.
  */
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
