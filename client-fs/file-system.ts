@@ -138,6 +138,8 @@ export interface KernelNotifier {
   /** Drop cached attributes and the pages of [offset, offset + length); length 0 means to the end.
    * Resolves when the kernel has done it (it may write mapped pages back first). */
   invalidateInode(ino: Ino, offset: number, length: number): Promise<void>;
+  /** Puts bytes into the kernel's pages, and makes the file reach that far for it. */
+  store?(ino: Ino, offset: number, bytes: Buffer): Promise<void>;
   /** Drop one name. Can wait for the directory's lock: prefer `invalidateAllEntries`. */
   invalidateEntry(parent: Ino, name: Buffer): Promise<void>;
   /**

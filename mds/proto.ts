@@ -177,6 +177,14 @@ export interface LastWord {
   allocated: number;
   recount: boolean;
 }
+/** What the maker of a file has done to it before it told of it, written (and durable) or set. */
+export interface MadeAttributes extends LastWord {
+  mode: number;
+  uid: number;
+  gid: number;
+  atimeNs: bigint;
+  ctimeNs: bigint;
+}
 /** Files in one `accessed`. */
 export const ACCESSED_MAX = 1_024;
 
@@ -207,6 +215,8 @@ export type Request =
       exclusive: boolean;
       /** The layout that the maker has begun to use (from `inoRange`); a replay carries it. */
       layout?: Layout;
+      /** Regular files only. */
+      attributes?: MadeAttributes;
       actor: Actor;
     }
   /**

@@ -84,7 +84,7 @@ export class Recounter {
     });
   }
 
-  /** The inode at a moment at which nobody caches it; `change` may replace it then. */
+  /** The inode at a moment at which nobody writes to it; `change` may replace it then. */
   private alone(
     ino: Ino,
     change?: (inode: InodeRecord) => InodeRecord | undefined,
@@ -97,9 +97,11 @@ export class Recounter {
           found = this.parts.metadata.inode(ino);
           const plan = emptyPlan();
           if (found === undefined) return plan;
-          access.change(ino);
+          // Who holds it shared is not disturbed, except for another figure.
+          access.attributes(ino);
           const changed = change?.(found);
           if (changed === undefined) return plan;
+          if (changed.allocated !== found.allocated) access.change(ino);
           const draft = new Draft(this.parts.metadata);
           draft.put(changed);
           return { ...plan, record: draft.finish(), hides: [ino] };

@@ -23,6 +23,7 @@ type Kind =
   | "text"
   | "bool"
   | "actor"
+  | "attributes"
   | "mode"
   | "time"
   | "capability"
@@ -57,6 +58,7 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
     "unmasked?": "mode",
     exclusive: "bool",
     "layout?": "layout",
+    "attributes?": "attributes",
     actor: "actor",
   },
   tmpfile: { parent: "int", ino: "int", mode: "mode", "unmasked?": "mode", actor: "actor" },
@@ -153,6 +155,17 @@ const LATENCY_FIGURES = ["p50Us", "p99Us", "maxUs"];
 const INT64_LIMIT = 2n ** 63n;
 const LOCK_OWNER = /^[0-9a-f]{1,16}$/;
 
+/** SHAPES, taken apart once. */
+const MEMBERS = new Map(
+  Object.entries(SHAPES).map(([op, members]) => [
+    op,
+    Object.entries(members).map(([member, kind]) => {
+      const optional = member.endsWith(OPTIONAL);
+      return { name: optional ? member.slice(0, -1) : member, kind, optional };
+    }),
+  ]),
+);
+
 function isOf(kind: Kind, value: unknown): boolean {
   switch (kind) {
     case "int":
@@ -190,6 +203,20 @@ function isOf(kind: Kind, value: unknown): boolean {
       // Objects of whole stripe units, as pools are made.
       const isSound = stripeUnit > 0 && stripeCount > 0 && objectSize % stripeUnit === 0;
       return [pool, objectSize, stripeUnit, stripeCount].every((n) => isOf("int", n)) && isSound;
+    }
+    case "attributes": {
+      const made = value as Record<string, unknown> | null;
+      if (typeof made !== "object" || made === null) return false;
+      const { size, allocated, recount, mode, uid, gid } = made;
+      const times = [made["atimeNs"], made["mtimeNs"], made["ctimeNs"]];
+      return (
+        isOf("int", size) &&
+        (size as number) <= FILE_SIZE_MAX &&
+        isOf("int", allocated) &&
+        isOf("bool", recount) &&
+        [mode, uid, gid].every((each) => isOf("mode", each)) &&
+        times.every((each) => isOf("time", each))
+      );
     }
     case "actor": {
       const actor = value as Record<string, unknown> | null;
@@ -232,15 +259,13 @@ export function checkLast(last: LastWord | null | undefined): LastWord | undefin
 export function checkCall(call: MdsCall): void {
   const request = call?.request as unknown as Record<string, unknown> | undefined;
   const op = request?.["op"];
-  if (request === undefined || typeof op !== "string" || !Object.hasOwn(SHAPES, op)) {
+  if (request === undefined || typeof op !== "string" || !MEMBERS.has(op)) {
     throw new DssError("Malformed", `no such metadata operation: ${String(op)}`);
   }
   if (!isOf("int", call.id) || !isOf("int", call.floor)) {
     throw new DssError("Malformed", `${op}: request id and floor are numbers`);
   }
-  for (const [member, kind] of Object.entries(SHAPES[op as Request["op"]])) {
-    const optional = member.endsWith(OPTIONAL);
-    const name = optional ? member.slice(0, -1) : member;
+  for (const { name, kind, optional } of MEMBERS.get(op)!) {
     const value = request[name];
     if (optional && (value === undefined || value === null)) {
       delete request[name]; // msgpack may carry an absent member as nil.

@@ -53,8 +53,12 @@ const SUBTYPE = "dss";
 const DEFAULT_SOURCE_NAME = "dss";
 const DEFAULT_READERS = 4;
 const DEFAULT_READ_AHEAD_KB = 2048;
-/** Notifications in progress at once. */
-const NOTIFIERS = 2;
+/**
+ * Notifications in progress at once: some wait until locked pages are let go, for which others must
+ * be told. Fewer where there are fewer threads.
+ */
+const NOTIFIERS = 6;
+const NOTIFIERS_MIN = 2;
 /** Threads for everything else: large replies, files, name resolution. */
 const OTHER_THREADS = 6;
 /** libuv's own default. */
@@ -84,6 +88,11 @@ export function threadPoolSize(
   readers: number = DEFAULT_READERS,
 ): number {
   return (reading === "poll" ? 0 : readers) + NOTIFIERS + OTHER_THREADS;
+}
+
+function poolSize(): number {
+  const configured = Number(process.env["UV_THREADPOOL_SIZE"]);
+  return configured > 0 ? configured : DEFAULT_POOL_SIZE;
 }
 
 class RequestBuffer implements RequestLease {
@@ -219,6 +228,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   private endError: Error | undefined;
   private pendingWrites = 0;
   private notifying = 0;
+  private notifiersMax = NOTIFIERS_MIN;
   private readonly notifyQueue: (() => void)[] = [];
   private writesDone: (() => void) | undefined;
   private settleReady!: (outcome: Negotiated | DssError) => void;
@@ -257,6 +267,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     assert(this.activeReaders === 0 && !this.ended, "FuseDevice.start is called once");
     const handle =
       this.options.reading === "threads" ? undefined : openPipeHandle(this.fd, this.logger);
+    this.notifiersMax = Math.max(NOTIFIERS_MIN, Math.min(NOTIFIERS, poolSize() - OTHER_THREADS));
     if (handle) this.startPolling(handle);
     else this.startReaders();
   }
@@ -293,9 +304,8 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   }
 
   private chooseReaders(wanted: number): number {
-    const configured = Number(process.env["UV_THREADPOOL_SIZE"]);
-    const size = configured > 0 ? configured : DEFAULT_POOL_SIZE;
-    const readers = Math.max(1, Math.min(wanted, size - NOTIFIERS - 1));
+    const size = poolSize();
+    const readers = Math.max(1, Math.min(wanted, size - NOTIFIERS_MIN - 1));
     const needed = threadPoolSize("threads", wanted);
     if (size < needed) {
       this.logger.warn(
@@ -450,6 +460,10 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     await this.notify(abi.invalidateInodeMessage(ino, offset, length));
   }
 
+  async store(ino: number, offset: number, bytes: Buffer): Promise<void> {
+    await this.notify(abi.storeMessage(ino, offset, bytes));
+  }
+
   async invalidateEntry(parent: number, name: Buffer): Promise<void> {
     await this.notify(abi.invalidateEntryMessage(parent, name));
   }
@@ -468,7 +482,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
 
   /** ENOENT (the kernel does not know the inode or name) and ENOTDIR are as good as done. */
   private async notify(message: Buffer): Promise<"done" | "unsupported"> {
-    if (this.notifying >= NOTIFIERS) {
+    if (this.notifying >= this.notifiersMax) {
       await new Promise<void>((resolve) => this.notifyQueue.push(resolve));
     } else this.notifying++;
     try {

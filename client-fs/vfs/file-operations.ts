@@ -138,7 +138,7 @@ export class FileOperations {
     this.record?.opened({ id, ino: node.ino, flags, cause, isDirectory: false });
     if (handle.writable) node.writers++;
     this.table.noteUsed(node);
-    const keepCache = !node.kernelMayBeStale && this.table.canInvalidate;
+    const keepCache = !node.kernelMayBeStale && this.table.kernel.canInvalidate;
     node.kernelMayBeStale = false;
     // Appends go past the kernel's cache: only the holder of the size knows where they end up.
     const directIo = handle.direct || (handle.writable && (flags & O_APPEND) !== 0);
@@ -363,7 +363,10 @@ export class FileOperations {
   private wrote(node: Node, end: number): void {
     const inode = node.inode!;
     const now = this.clock.wallNs();
-    if (end > inode.size) inode.size = end;
+    if (end > inode.size) {
+      if (node.kernelSize === inode.size) node.kernelSize = end;
+      inode.size = end;
+    }
     inode.mtimeNs = now;
     inode.ctimeNs = now;
     this.table.marks.untold(node);
@@ -556,6 +559,7 @@ export class FileOperations {
         if (inode !== undefined) {
           inode.size = size;
           inode.mtimeNs = mtimeNs;
+          node.kernelSize = Math.min(node.kernelSize, size);
           node.publishedSize = size;
           node.publishedMtimeNs = mtimeNs;
         }

@@ -200,8 +200,31 @@ export class LocalChanges {
       ctimeNs: actor.timeNs,
     };
     if (mtimeNs !== undefined) node.publishedMtimeNs = mtimeNs;
-    this.promise(request, { child: node });
+    if (!this.tellWithCreation(node)) this.promise(request, { child: node });
     return true;
+  }
+  /**
+   * What is durable or set of a new file goes with its creation, if that is on no way yet. A
+   * directory's own attributes do not: what is made in it afterwards changes them again.
+   */
+  private tellWithCreation(node: Node): boolean {
+    if (!node.isRegular || !this.mds.isUntold(node.ino)) return false;
+    const { mode, uid, gid, atimeNs, ctimeNs } = node.inode!;
+    const attributes = {
+      ...{ mode, uid, gid, atimeNs, ctimeNs },
+      size: node.publishedSize,
+      mtimeNs: node.publishedMtimeNs,
+      allocated: node.publishedAllocated,
+      recount: node.publishedRecount,
+    };
+    this.mds.amend(node.ino, attributes);
+    return true;
+  }
+  /** Size and time of data that is durable; false: the leader is to be told. */
+  publish(node: Node): boolean {
+    if (!this.mds.isUntold(node.ino)) return false;
+    node.noteTold(node.lastWord());
+    return this.tellWithCreation(node);
   }
 
   // ---- What is not confirmed -------------------------------------------------------------------

@@ -9,8 +9,6 @@
  * READ or WRITE of ours has locked, and it writes mapped pages back first: so in that stage data
  * operations are let through under the capability being recalled (writes of mapped pages at once,
  * others when they have been held up for HOLD_MS), and flushing and dropping begin again.
- * A write that needs more than what is recalled waits for its end, and the kernel for the last page
- * of that write: that page is passed by. It has nothing to be dropped, or it would not be locked.
  *
  * Owns: the nodes, and which of them are idle.
  */
@@ -30,8 +28,8 @@ import {
   type Released,
   type Request,
 } from "../../mds/proto.js";
-import type { KernelNotifier } from "../file-system.js";
 import { AccessTimes, type AccessTimeMode } from "./access-times.js";
+import { HOLD_MS, KernelCache } from "./kernel-cache.js";
 import { FileData, type DataEnvironment } from "./file-data.js";
 import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
@@ -39,8 +37,6 @@ import { Names } from "./names.js";
 import { Node, type PageRange } from "./node.js";
 import type { WorkerRecord } from "./worker-record.js";
 
-/** How long a read or write waits in the gate while the kernel may be waiting for it. */
-const HOLD_MS = 20;
 /** Inodes without users that are kept, capabilities included. */
 const NODES_MAX = 65_536;
 /** Sizes are told to the MDS this long after a file's data became durable. */
@@ -79,16 +75,13 @@ export class NodeTable implements SessionCache {
   private publishTimer: Timer | undefined;
   private publishing: Promise<void>[] = [];
   private trimming = false;
-  private notifier: KernelNotifier | undefined;
   readonly names: Names;
   readonly local: LocalChanges;
   readonly accessTimes: AccessTimes;
   readonly marks: DataMarks;
   /** The kernel had this connection with an earlier worker: it may know of any inode. */
   readonly isHeir: boolean;
-  /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
-  canInvalidate = false;
-  canInvalidateNames = false;
+  readonly kernel: KernelCache;
   /** Counts sessions: work begun under an earlier one is void. */
   private generation = 0;
 
@@ -99,6 +92,14 @@ export class NodeTable implements SessionCache {
     this.nodesMax = options.nodesMax ?? NODES_MAX;
     this.marks = new DataMarks(options.record);
     this.isHeir = options.record?.inherited !== undefined;
+    this.kernel = new KernelCache({
+      clock: this.clock,
+      logger: this.logger,
+      cache: options.data.cache,
+      isHeir: this.isHeir,
+      peek: (ino) => this.peek(ino),
+      dataOf: (node) => this.dataOf(node),
+    });
     this.names = new Names(this);
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
     const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
@@ -108,15 +109,6 @@ export class NodeTable implements SessionCache {
       onError: (node, error) => this.onDataError(node, error),
       onClean: (node) => this.onDataClean(node),
     };
-  }
-
-  setKernel(notifier: KernelNotifier, canInvalidateNames: boolean): void {
-    this.notifier = notifier;
-    this.canInvalidate = true;
-    this.canInvalidateNames = canInvalidateNames;
-    // A driver that cannot tell its kernel anything says so now, before the kernel was given
-    // anything.
-    this.tellKernel(1, 0, 0).catch(() => undefined);
   }
 
   get size(): number {
@@ -267,6 +259,8 @@ export class NodeTable implements SessionCache {
   }
 
   addLookup(node: Node, count = 1): void {
+    // One that the kernel makes now has the size that it is told.
+    if (node.lookups === 0 && !this.isHeir) node.kernelSize = node.size;
     node.lookups += count;
     this.idle.delete(node);
   }
@@ -423,6 +417,7 @@ export class NodeTable implements SessionCache {
       node.inode = inode;
       node.noteTold(inode);
     }
+    node.kernelSize = Math.min(node.kernelSize, inode.size);
     this.accessTimes.keep(node);
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
@@ -498,7 +493,7 @@ export class NodeTable implements SessionCache {
       recall.stage = "invalidate";
       recall.admitted = 0;
       // From exclusive to shared the pages stay good, except that mapped ones may still be written.
-      if (mode === "none" || node.writers > 0) await this.dropPages(node, isDirectory);
+      if (mode === "none" || node.writers > 0) await this.kernel.drop(node, isDirectory);
       if (over()) return;
       // Neither the size before a truncation on its way can be told, nor yet the one after it. The
       // leader executes it without waiting for whoever waits for us: it is under the capability.
@@ -543,58 +538,9 @@ export class NodeTable implements SessionCache {
     }
   }
 
-  private async dropPages(node: Node, isDirectory: boolean): Promise<void> {
-    const dropped = this.dropKernelCache(node, isDirectory);
-    dropped.catch(() => undefined); // Whoever has passed pages by waits for the others only.
-    while (!(await this.withinHold(dropped))) {
-      // A write that is let through unlocks its pages; one that needs more than there is does not.
-      if (node.locked.size === 0 || covers(node.mode, "exclusive")) continue;
-      // The rest is dropped now, and these when the write has been answered.
-      const ranges = [...node.locked].sort((a, b) => a.start - b.start);
-      let start = 0;
-      const rest = ranges.map((pages) => {
-        const from = start;
-        start = Math.max(start, pages.end);
-        return pages.start > from ? this.tellKernel(node.ino, from, pages.start - from) : undefined;
-      });
-      await Promise.all([...rest, this.tellKernel(node.ino, start, 0)]);
-      return;
-    }
-  }
-  /** False when the work is still not done after HOLD_MS. */
-  private withinHold(work: Promise<void>): Promise<boolean> {
-    return new Promise((resolve, reject) => {
-      const timer = this.clock.setTimer(HOLD_MS, () => resolve(false));
-      work.then(() => resolve(true), reject).finally(() => timer.cancel());
-    });
-  }
-  private async dropKernelCache(node: Node, isDirectory: boolean): Promise<void> {
-    if (!this.canInvalidate) return;
-    if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();
-    if (this.mayBeKnown(node)) await this.tellKernel(node.ino, 0, 0);
-  }
-  private mayBeKnown(node: Node): boolean {
-    return node.lookups > 0 || this.isHeir;
-  }
-  private async tellKernel(ino: Ino, offset: number, length: number): Promise<void> {
-    const { notifier } = this;
-    if (notifier === undefined || !this.canInvalidate) return;
-    try {
-      await notifier.invalidateInode(ino, offset, length);
-    } catch (error) {
-      if (!isDssError(error)) throw error;
-      if (error.code === "NotSupported") {
-        this.canInvalidate = false;
-        return;
-      }
-      const node = this.nodes.get(ino);
-      if (node !== undefined) node.kernelMayBeStale = true;
-      this.logger.warn({ ino, error: describeError(error) }, "the kernel kept pages of an inode");
-    }
-  }
   /** Something else than this kernel's own write changed [offset, offset + length). Never waits. */
   invalidateLater(ino: Ino, offset: number, length: number): void {
-    void this.tellKernel(ino, offset, length);
+    void this.kernel.tell(ino, offset, length);
   }
 
   // ---- Session ---------------------------------------------------------------------------------
@@ -658,19 +604,19 @@ export class NodeTable implements SessionCache {
       if (node.orphan) node.stale = true;
       for (const wake of node.gate.splice(0)) wake();
       this.marks.dropped(node);
-      if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
+      if (this.kernel.mayKnow(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.toPublish.clear();
     this.accessTimes.clear();
     this.local.evicted(lostRequests, reason);
-    this.forgetKernelNames();
+    this.kernel.forgetNames();
     this.logger.error({ files: lost }, "the session was lost; unwritten files report EIO");
   }
   lapsed(): void {
     for (const node of this.nodes.values()) {
-      if (this.mayBeKnown(node)) this.invalidateLater(node.ino, 0, 0);
+      if (this.kernel.mayKnow(node)) this.invalidateLater(node.ino, 0, 0);
     }
-    this.forgetKernelNames();
+    this.kernel.forgetNames();
   }
   resumed(): void {
     for (const node of this.nodes.values()) {
@@ -679,8 +625,8 @@ export class NodeTable implements SessionCache {
   }
   /** For a worker that follows another one: what the kernel knows is that one's. */
   async forgetInKernel(inos: readonly Ino[]): Promise<void> {
-    this.forgetKernelNames();
-    await Promise.all(inos.map((ino) => this.tellKernel(ino, 0, 0)));
+    this.kernel.forgetNames();
+    await Promise.all(inos.map((ino) => this.kernel.tell(ino, 0, 0)));
   }
   /** Nothing that answers have brought so far is held. Before anything is done under it. */
   disownAll(): void {
@@ -693,13 +639,6 @@ export class NodeTable implements SessionCache {
       node.dropNames();
     }
   }
-  private forgetKernelNames(): void {
-    if (!this.canInvalidateNames) return;
-    this.notifier?.invalidateAllEntries().catch((error: unknown) => {
-      this.logger.warn({ error: describeError(error) }, "the kernel kept its names");
-    });
-  }
-
   // ---- Data ------------------------------------------------------------------------------------
 
   failNode(node: Node, error: DssError): void {
@@ -718,8 +657,16 @@ export class NodeTable implements SessionCache {
     if (node.unpublished && node.writers === 0) this.publishSoon(node);
     else this.noteIdle(node);
   }
+  /** Says it with the creation of a file that the leader has not heard of. */
+  private publishMade(node: Node): boolean {
+    if (!node.unpublished || node.resizing > 0 || !this.local.publish(node)) return false;
+    this.marks.told(node);
+    this.noteIdle(node);
+    return true;
+  }
 
   publishSoon(node: Node): void {
+    if ((node.data?.clean ?? true) && this.publishMade(node)) return;
     this.toPublish.add(node);
     this.publishTimer ??= this.clock.setTimer(PUBLISH_MS, () => {
       this.publishTimer = undefined;
@@ -768,6 +715,7 @@ export class NodeTable implements SessionCache {
     this.publishTimer?.cancel();
     this.publishTimer = undefined;
     this.publishNow();
+    this.mds.sendBatch();
     await Promise.all([...this.publishing]);
   }
 

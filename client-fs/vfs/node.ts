@@ -57,6 +57,8 @@ export class Node {
   readonly gate: (() => void)[] = [];
   /** References that the kernel counts. */
   lookups = 0;
+  /** The kernel knows a size of at least this, whatever became of what it was answered last. */
+  kernelSize = 0;
   opens = 0;
   writers = 0;
   /** Made by this mount, and nobody else has looked at it since. */

@@ -161,7 +161,7 @@ export class Vfs implements FileSystem {
   }
 
   init(notifier: KernelNotifier, kernel: { canInvalidateAllEntries: boolean }): void {
-    this.table.setKernel(notifier, kernel.canInvalidateAllEntries);
+    this.table.kernel.set(notifier, kernel.canInvalidateAllEntries);
   }
 
   // ---- Other workers of the same mount ---------------------------------------------------------
@@ -224,8 +224,10 @@ export class Vfs implements FileSystem {
       attributes: attributesOf(node, this.options.owner),
       generation: 0,
       entryValidMs:
-        parent !== undefined && table.canInvalidateNames && table.lasting(parent) ? valid : 0,
-      attributesValidMs: table.canInvalidate && table.lasting(node) ? valid : 0,
+        parent !== undefined && table.kernel.canInvalidateNames && table.lasting(parent)
+          ? valid
+          : 0,
+      attributesValidMs: table.kernel.canInvalidate && table.lasting(node) ? valid : 0,
     };
   }
   /** An entry that the kernel counts as a look-up. */

@@ -278,6 +278,9 @@ export class WorkerRecord implements RequestLog {
     this.note(["request", request]);
     this.noteCause(request.cause, request.id);
   }
+  amended(request: LoggedRequest): void {
+    this.note(["request", request]);
+  }
   private noteCause(cause: number, id: number): void {
     if (cause === 0) return;
     const ids = this.byCause.get(cause);

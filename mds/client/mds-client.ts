@@ -41,6 +41,7 @@ import {
   OpenMdsSession,
   type AdminReply,
   type AdminRequest,
+  type MadeAttributes,
   type MdsReply,
   type Operation,
   type Released,
@@ -107,9 +108,12 @@ const LEADER_POLL_MS = 500;
  * Requests without an answer before callers wait: the leader's memory of answers is bounded too.
  */
 const OUTSTANDING_MAX = 4_096;
-/** Promised changes wait this long for others, unless something waits for them. */
-const BATCH_MS = 5;
-const BATCH_MAX = 256;
+/**
+ * Promised changes wait this long for others, unless something waits for them: long enough that
+ * a small file is written before its creation is told, and then both are one change.
+ */
+const BATCH_MS = 200;
+const BATCH_MAX = 512;
 
 /**
  * Their effect is journaled, so `fsync` waits for it; sizes are not among them (design §6 Sizes).
@@ -178,6 +182,9 @@ interface Outstanding {
   resolve: (reply: MdsReply) => void;
   reject: (error: DssError) => void;
 }
+function loggedOf({ id, cause, promised, request }: Outstanding): LoggedRequest {
+  return { id, cause, promised, state: "sent", ino: 0, request };
+}
 interface SafeWaiter {
   upTo: number;
   resolve: () => void;
@@ -237,6 +244,8 @@ export class MdsClient {
 
   /** Not sent yet: they go together, and before anything that is sent later. */
   private batch: Outstanding[] = [];
+  /** Creations among them. */
+  private readonly untold = new Map<Ino, Outstanding>();
   private batchTimer: Timer | undefined;
 
   private lastContactMs = 0;
@@ -429,7 +438,18 @@ export class MdsClient {
     const entry = this.newEntry(request, "unsafe", { promised: true, cause });
     this.enter(entry);
     this.sendSoon(entry);
+    if (request.op === "create" && this.batch.at(-1) === entry) this.untold.set(request.ino, entry);
     return entry.id;
+  }
+  /** The creation of this inode is promised and on no way yet: it takes more with it. */
+  isUntold(ino: Ino): boolean {
+    return this.untold.has(ino);
+  }
+  amend(ino: Ino, attributes: MadeAttributes): void {
+    const entry = this.untold.get(ino);
+    assert(entry?.request.op === "create", "amended is what is on no way yet");
+    entry.request.attributes = attributes;
+    this.log.amended(loggedOf(entry));
   }
   /** As `call`, for what nobody waits for: it may travel with others. */
   callLater(request: Request): Promise<MdsReply> {
@@ -585,28 +605,31 @@ export class MdsClient {
 
   private enter(entry: Outstanding): void {
     this.outstanding.set(entry.id, entry);
-    const { id, cause, promised, request } = entry;
-    if (CHANGES.has(request.op)) this.changes.set(id, entry);
-    if (!LOGGED.has(request.op)) return;
-    this.log.entered({ id, cause, promised, state: "sent", ino: 0, request });
+    if (CHANGES.has(entry.request.op)) this.changes.set(entry.id, entry);
+    if (LOGGED.has(entry.request.op)) this.log.entered(loggedOf(entry));
   }
 
   private floor(): number {
     return this.outstanding.keys().next().value ?? this.nextId;
   }
 
+  private dropBatch(): void {
+    this.batch = [];
+    this.untold.clear();
+  }
   private sendSoon(entry: Outstanding): void {
     if (this.state !== "active") return; // The next leader gets it with the others.
     this.batch.push(entry);
     if (this.batch.length >= BATCH_MAX) this.sendBatch();
     else this.batchTimer ??= this.clock.setTimer(BATCH_MS, () => this.sendBatch());
   }
-  private sendBatch(): void {
+  /** What was promised is on its way when this returns, or will be with the next session. */
+  sendBatch(): void {
     this.batchTimer?.cancel();
     this.batchTimer = undefined;
     const { link, batch } = this;
     if (batch.length === 0 || link === undefined || this.state !== "active") return;
-    this.batch = [];
+    this.dropBatch();
     this.log.commit();
     const [first] = batch as [Outstanding, ...Outstanding[]];
     if (batch.length === 1) {
@@ -902,7 +925,7 @@ export class MdsClient {
     this.cache.resumed();
     this.locks.reconnected();
     const completed = new Set(opened.completed);
-    this.batch = []; // Sent with all others, in order.
+    this.dropBatch(); // Sent with all others, in order.
     for (const entry of [...this.outstanding.values()]) {
       const heir = this.restored.get(entry);
       if (heir !== undefined && entry.id < opened.floor) {
@@ -1038,7 +1061,7 @@ export class MdsClient {
     const entries = [...this.outstanding.values()];
     this.outstanding.clear();
     this.changes.clear();
-    this.batch = [];
+    this.dropBatch();
     let lost = this.safeWaiters.length > 0;
     const lostRequests: Request[] = [];
     for (const entry of entries) {

@@ -43,6 +43,8 @@ export interface RequestLog {
   /** `client`: of the session; object operations may go under another id. */
   session(client: ClientId): void;
   entered(request: LoggedRequest): void;
+  /** It says more than when it was entered, and is on no way yet. */
+  amended(request: LoggedRequest): void;
   answered(id: number, ino: Ino): void;
   /** It is over; not `executed`: refused, or lost with its session. */
   settled(id: number, executed: boolean): void;
@@ -52,6 +54,7 @@ export interface RequestLog {
 export const NO_LOG: RequestLog = {
   session: () => undefined,
   entered: () => undefined,
+  amended: () => undefined,
   answered: () => undefined,
   settled: () => undefined,
   commit: () => undefined,

@@ -3,7 +3,8 @@
  * Pure. Records are immutable; a change makes a new one.
  */
 import type { Ino } from "../../cluster/base/ids.js";
-import type { Inode, Layout } from "../proto.js";
+import { DssError } from "../../cluster/base/errors.js";
+import type { Inode, Layout, MadeAttributes } from "../proto.js";
 import { denseBytes, isDense } from "./space.js";
 import type { Reader, Writer } from "./binary.js";
 
@@ -52,6 +53,15 @@ export function isRegular(inode: Inode): boolean {
 export function publicInode(record: InodeRecord): Inode {
   const { parent: _0, dataMax: _1, xattrBytes: _2, reservedTo: _3, ...inode } = record;
   return inode;
+}
+
+/** What its maker has done to a new regular file before it told of it. Throws InvalidArgument. */
+export function setMade(inode: InodeRecord, made: MadeAttributes): void {
+  if (!isRegular(inode) || (made.mode & S_IFMT) !== S_IFREG) {
+    throw new DssError("InvalidArgument", "only regular files are made with attributes");
+  }
+  const { size, allocated, recount, mode, uid, gid, atimeNs, mtimeNs, ctimeNs } = made;
+  Object.assign(inode, { size, allocated, recount, mode, uid, gid, atimeNs, mtimeNs, ctimeNs });
 }
 
 /** The mode after a change of owner or a write by someone without privilege: set-id bits go. */

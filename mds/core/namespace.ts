@@ -40,6 +40,7 @@ import {
   isDirectory,
   isRegular,
   publicInode,
+  setMade,
   withoutSetId,
   type InodeRecord,
 } from "./inode.js";
@@ -183,6 +184,7 @@ export class Namespace {
       inode.target = symlinkTarget(request.target);
       inode.size = inode.target.length;
     }
+    if (request.attributes !== undefined) setMade(inode, request.attributes);
     access.change(parent);
     const draft = limitedDraft(this.metadata, access);
     const plan = emptyPlan();

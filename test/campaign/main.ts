@@ -15,6 +15,7 @@ import { spawn } from "node:child_process";
 import { ROOT } from "../../tools/test-parts.js";
 import { BUILD } from "../support/process.js";
 import { UsageError } from "./usage-error.js";
+import { COHERENCE_STEPS, coherenceStep, coherenceSummary } from "./coherence-steps.js";
 import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
 import { POSIX_STEPS, posixStep, posixSummary } from "./posix-steps.js";
 import { STRESSOR_STEPS, stressorStep, stressorSummary } from "./stressor-steps.js";
@@ -130,6 +131,14 @@ const CAMPAIGNS: readonly Campaign[] = [
     }),
   },
   {
+    name: "coherence",
+    about: "100,000 rounds of two mounts; a leader and a third mount are killed in each step",
+    steps: COHERENCE_STEPS,
+    stepSeconds: 300,
+    step: coherenceStep,
+    summary: coherenceSummary,
+  },
+  {
     name: "random-operations",
     about: "random operations on the mount beside a local file, with cold reads between",
     steps: 20,
@@ -141,7 +150,8 @@ const CAMPAIGNS: readonly Campaign[] = [
   },
   {
     name: "worker-kill",
-    about: "kill -9 of the mount's worker during cp -r, git commit, pgbench and saves, 20 times each",
+    about:
+      "kill -9 of the mount's worker during cp -r, git commit, pgbench and saves, 20 times each",
     steps: 20,
     stepSeconds: 240,
     step: (number) => ({ program: "test/campaign/worker-kill.js", args: [String(number)] }),

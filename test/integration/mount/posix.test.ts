@@ -7,6 +7,7 @@ import { join } from "node:path";
 import t from "tap";
 import { startCluster } from "../../support/cluster.js";
 import { tempFolder } from "../../support/temp.js";
+import { coherenceSuite } from "../../posix/coherence-suite.js";
 import { differentialSuite } from "../../posix/differential-suite.js";
 import { locksSuite } from "../../posix/locks-suite.js";
 import { optionsSuite } from "../../posix/options-suite.js";
@@ -52,6 +53,7 @@ await t.test("two mounts", async (t) => {
   await t.test("beside a local file system", (t) =>
     differentialSuite(t, places, { seeds: [1, 2], length: 300 }),
   );
+  await t.test("rounds of coherence", (t) => coherenceSuite(t, [cluster.mount, second]));
   await cluster.ok(["umount", second]);
 });
 await t.test("every copy of every placement group is in place afterwards", async (t) => {

@@ -315,3 +315,34 @@ t.test("an answer to a later request is newer than what is not confirmed", async
   t.match(node.inode, { nlink: 2, truncateSeq: 1 });
   await mount.run(mount.vfs.destroy());
 });
+
+t.test("a small file is one change: made, written, its mode and times set", async (t) => {
+  const world = await newWorld(1);
+  const mount = await world.mount();
+  const d = await mkdir(mount, 1, "d");
+  await world.clock.advance(2_000);
+  const asked: string[] = [];
+  const { mds } = mount;
+  const promise = mds.promise.bind(mds);
+  mds.promise = (request, cause) => (asked.push(request.op), promise(request, cause));
+  const callLater = mds.callLater.bind(mds);
+  mds.callLater = (request) => (asked.push(request.op), callLater(request));
+  for (let i = 0; i < 20; i++) {
+    const ino = await make(mount, d, `f${i}`, "some text");
+    await mount.run(mount.vfs.setattr(ino, { mode: 0o640, uid: 7 }, CALLER));
+    if (i % 2 === 0) await mount.run(mount.vfs.setattr(ino, { mtimeNs: 5n, atimeNs: 6n }, CALLER));
+  }
+  await world.clock.advance(2_000);
+  t.same(asked, new Array(20).fill("create"));
+  await mount.run(mount.vfs.syncfs());
+  const other = await world.mount();
+  for (let i = 0; i < 20; i++) {
+    t.equal(await content(other, d, `f${i}`), "some text");
+    const ino = await other.lookup(d, `f${i}`);
+    const { attributes } = await mount.run(other.vfs.getattr(ino));
+    t.match(attributes, { mode: 0o100640, uid: 7, size: 9 });
+    if (i % 2 === 0) t.match(attributes, { mtimeNs: 5n });
+    t.equal(attributes.blocks, 8);
+  }
+  await mount.run(mount.vfs.destroy());
+});

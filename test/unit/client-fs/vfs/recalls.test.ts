@@ -31,6 +31,39 @@ t.test("a size looked at beside a truncation is the one before or the one after"
   }
 });
 
+t.test(
+  "before its pages are dropped the kernel knows the size of a file that has grown",
+  async (t) => {
+    const world = await newWorld(1);
+    const [a, b] = [await world.mount(), await world.mount()];
+    const file = await a.create(1, "a");
+    const ino = await b.lookup(1, "a");
+    const other = { ino, handle: await b.open(ino) };
+    await a.run(a.vfs.lookup(1, Buffer.from("a")));
+    await a.write(file, 0, "own");
+    await b.write(other, 0, "OWN");
+    t.same(a.stored, [], "what it wrote itself it knows");
+    await b.write(other, 3, " and others");
+    t.equal(await a.size(ino), 14, "an answer that the kernel may not have taken");
+    a.onInvalidate = () => {
+      t.same(a.stored, [{ ino, offset: 13, bytes: Buffer.from("s") }], "before they are dropped");
+      return Promise.resolve();
+    };
+    await b.write(other, 0, "the");
+    t.equal(a.stored.length, 1);
+    t.same(await a.read(file, 0, 100), Buffer.from("the and others"));
+    await b.write(other, 0, "not");
+    t.equal(a.stored.length, 1, "once is enough");
+    await b.run(b.vfs.setattr(ino, { size: 5 }, CALLER));
+    t.equal(await a.size(ino), 5);
+    a.onInvalidate = undefined;
+    await b.write(other, 5, "ing!");
+    t.equal(await a.size(ino), 9);
+    await b.write(other, 0, "a");
+    t.same(a.stored[1], { ino, offset: 8, bytes: Buffer.from("!") }, "it had been shorter");
+  },
+);
+
 /** As the kernel: pages of a write that were not cached stay locked until it is answered. */
 class LockedPages {
   private readonly writes: { start: number; end: number; done: Promise<unknown> }[] = [];

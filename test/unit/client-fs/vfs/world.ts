@@ -436,6 +436,8 @@ export class TestMount implements KernelNotifier {
   readonly mds: MdsClient;
   readonly vfs: Vfs;
   readonly invalidated: number[] = [];
+  /** Bytes that the kernel was given. */
+  readonly stored: { ino: number; offset: number; bytes: Buffer }[] = [];
   nameEpoch = 0;
   /** What the kernel does while it drops pages, e.g. writes mapped ones back. */
   onInvalidate: ((ino: number, offset: number, length: number) => Promise<void>) | undefined;
@@ -474,6 +476,10 @@ export class TestMount implements KernelNotifier {
   async invalidateInode(ino: number, offset: number, length: number): Promise<void> {
     this.invalidated.push(ino);
     await this.onInvalidate?.(ino, offset, length);
+  }
+  store(ino: number, offset: number, bytes: Buffer): Promise<void> {
+    this.stored.push({ ino, offset, bytes });
+    return Promise.resolve();
   }
   invalidateEntry(): Promise<void> {
     return Promise.resolve();

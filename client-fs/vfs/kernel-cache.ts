@@ -1,0 +1,143 @@
+/**
+ * What the kernel must be told to drop, and when it has: pages and attributes of inodes, names of
+ * directories. Failures mark the inode; a driver whose kernel can be told nothing says so first.
+ *
+ * Locked pages. The kernel waits for pages that a READ or WRITE has locked until that is answered,
+ * while a WRITE that needs more than what is being given back waits for the end of the recall. The
+ * page in which it ends is passed by then: it holds nothing, or it would not be locked.
+ *
+ * Ends of files. A look at attributes that meets such a drop in the kernel is thrown away there,
+ * and a read that depended on it goes by the size that the kernel had known before. So before
+ * anything is dropped the kernel gets the last byte of a file that has grown, and with it the size.
+ */
+import { describeError, isDssError } from "../../cluster/base/errors.js";
+import type { Ino } from "../../cluster/base/ids.js";
+import type { Logger } from "../../cluster/base/log.js";
+import type { Clock } from "../../cluster/platform/ports.js";
+import { covers } from "../../mds/proto.js";
+import type { KernelNotifier } from "../file-system.js";
+import type { ExtentCache } from "./extent-cache.js";
+import type { FileData } from "./file-data.js";
+import type { Node } from "./node.js";
+
+/** How long a read or write waits in the gate while the kernel may be waiting for it. */
+export const HOLD_MS = 20;
+/** A recall does not wait longer for a byte that the OSDs do not give. */
+const LAST_BYTE_MS = 1_000;
+
+export interface KernelCacheParts {
+  clock: Clock;
+  logger: Logger;
+  cache: ExtentCache;
+  /** The kernel had this connection with an earlier worker: it may know of any inode. */
+  isHeir: boolean;
+  peek(ino: Ino): Node | undefined;
+  dataOf(node: Node): FileData;
+}
+
+export class KernelCache {
+  private notifier: KernelNotifier | undefined;
+  /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
+  canInvalidate = false;
+  canInvalidateNames = false;
+
+  constructor(private readonly parts: KernelCacheParts) {}
+
+  set(notifier: KernelNotifier, canInvalidateNames: boolean): void {
+    this.notifier = notifier;
+    this.canInvalidate = true;
+    this.canInvalidateNames = canInvalidateNames;
+    // A driver that cannot tell its kernel anything says so now, before the kernel was given
+    // anything.
+    this.tell(1, 0, 0).catch(() => undefined);
+  }
+
+  mayKnow(node: Node): boolean {
+    return node.lookups > 0 || this.parts.isHeir;
+  }
+  /** Pages of [offset, offset + length), to the end for 0, and the attributes. */
+  async tell(ino: Ino, offset: number, length: number): Promise<void> {
+    const { notifier } = this;
+    if (notifier === undefined || !this.canInvalidate) return;
+    try {
+      await notifier.invalidateInode(ino, offset, length);
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      if (error.code === "NotSupported") {
+        this.canInvalidate = false;
+        return;
+      }
+      const node = this.parts.peek(ino);
+      if (node !== undefined) node.kernelMayBeStale = true;
+      const { logger } = this.parts;
+      logger.warn({ ino, error: describeError(error) }, "the kernel kept pages of an inode");
+    }
+  }
+  forgetNames(): void {
+    if (!this.canInvalidateNames) return;
+    this.notifier?.invalidateAllEntries().catch((error: unknown) => {
+      this.parts.logger.warn({ error: describeError(error) }, "the kernel kept its names");
+    });
+  }
+
+  /** Everything of the inode, before its capability is given back. */
+  async drop(node: Node, isDirectory: boolean): Promise<void> {
+    if (!isDirectory) await this.tellSize(node);
+    const dropped = this.dropAll(node, isDirectory);
+    dropped.catch(() => undefined); // Whoever has passed pages by waits for the others only.
+    while (!(await this.within(HOLD_MS, dropped))) {
+      // A write that is let through unlocks its pages; one that needs more than there is does not.
+      if (node.locked.size === 0 || covers(node.mode, "exclusive")) continue;
+      // The rest is dropped now, and these when the write has been answered.
+      const ranges = [...node.locked].sort((a, b) => a.start - b.start);
+      let start = 0;
+      const rest = ranges.map((pages) => {
+        const from = start;
+        start = Math.max(start, pages.end);
+        return pages.start > from ? this.tell(node.ino, from, pages.start - from) : undefined;
+      });
+      await Promise.all([...rest, this.tell(node.ino, start, 0)]);
+      return;
+    }
+  }
+  private async dropAll(node: Node, isDirectory: boolean): Promise<void> {
+    if (!this.canInvalidate) return;
+    if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();
+    if (this.mayKnow(node)) await this.tell(node.ino, 0, 0);
+  }
+
+  /** The kernel knows a size at least as large as the one under this capability. */
+  private async tellSize(node: Node): Promise<void> {
+    const { size, ino } = node;
+    const { notifier } = this;
+    const isKnown = size <= node.kernelSize || node.opens === 0 || !node.isRegular;
+    if (isKnown || notifier?.store === undefined || !this.canInvalidate) {
+      return;
+    }
+    const told = this.storeLast(node, size, notifier).catch((error: unknown) => {
+      if (!isDssError(error)) throw error;
+      const { logger } = this.parts;
+      logger.debug({ ino, error: describeError(error) }, "the kernel was not told a size");
+    });
+    await this.within(LAST_BYTE_MS, told);
+  }
+  private async storeLast(node: Node, size: number, notifier: KernelNotifier): Promise<void> {
+    const { recall } = node;
+    const pieces = await this.parts.dataOf(node).read(size - 1, 1, undefined);
+    const last = Buffer.concat(pieces);
+    this.parts.cache.done(pieces);
+    // It took too long, or the file became shorter; a page that is locked is not waited for.
+    const isOver = node.recall !== recall || node.size !== size || node.locked.size > 0;
+    if (isOver || last.length !== 1) return;
+    await notifier.store!(node.ino, size - 1, last);
+    node.kernelSize = size;
+  }
+
+  /** False when the work is still not done after that time. */
+  private within(ms: number, work: Promise<void>): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      const timer = this.parts.clock.setTimer(ms, () => resolve(false));
+      work.then(() => resolve(true), reject).finally(() => timer.cancel());
+    });
+  }
+}
