@@ -6,7 +6,7 @@ import { describeError, isDssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Config } from "../cluster/config/options.js";
 import { nodePlatform } from "../cluster/platform/node.js";
-import { FileRecord } from "../cluster/platform/node-record.js";
+import { FileRecord, type RecordFiles } from "../cluster/platform/node-record.js";
 import { connectCluster } from "../mds/client/cluster-session.js";
 import { Objecter } from "../osd/client/objecter.js";
 import type { Negotiated } from "./fuse/connection.js";
@@ -40,7 +40,7 @@ export interface MountProcessOptions {
     /** The supervisor's descriptor of /dev/fuse. */
     fd: number;
     /** What this worker leaves to the next one, and finds of the one before. */
-    record: string;
+    record: RecordFiles;
     /** The mount exists: with this outcome of its beginning. */
     negotiated?: Negotiated;
     onNegotiated: (outcome: Negotiated) => void;

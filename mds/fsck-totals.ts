@@ -116,6 +116,22 @@ export class TotalsCheck {
     await this.tools.report("file-home", what, repair);
   }
 
+  // ---- Quotas ----------------------------------------------------------------------------------
+
+  async checkQuotas(): Promise<void> {
+    const { metadata } = this.tools;
+    for (const ino of [...metadata.quotas.keys()]) {
+      const isWrong = (): boolean => {
+        const inode = metadata.inode(ino);
+        return metadata.quotas.has(ino) && (inode === undefined || !isDirectory(inode));
+      };
+      if (!(await this.tools.look(isWrong))) continue;
+      await this.tools.report("quota-without-directory", `quota of inode ${hex(ino)}`, () =>
+        this.tools.change(() => (isWrong() ? [{ d: "quotaRemove", ino }] : [])),
+      );
+    }
+  }
+
   // ---- Totals ----------------------------------------------------------------------------------
 
   async checkTotals(directory: Ino = ROOT_INO): Promise<void> {

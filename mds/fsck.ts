@@ -211,6 +211,7 @@ class FsckRun {
       await this.checkWindow(new LinkCounts(first, Math.min(WINDOW, this.nextIno() - first)));
     }
     this.phase = "totals";
+    if (this.isWhole) await this.totals.checkQuotas();
     if (this.isWhole && !this.isUnsound) await this.totals.checkTotals();
     this.phase = "purge queue";
     await this.checkPurges();

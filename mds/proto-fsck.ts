@@ -15,6 +15,8 @@ export const FSCK_KINDS = [
   "file-home",
   /** The recursive totals of a directory are not those of what is below. Repair: they are set. */
   "directory-totals",
+  /** A quota of what is no directory. Repair: it goes. */
+  "quota-without-directory",
   /** Nothing leads to the inode. Repair: it gets a name in /lost+found. */
   "inode-without-name",
   /** Directories that are below themselves. Repair: one of them moves to /lost+found. */

@@ -1,26 +1,28 @@
 /**
  * Keeps a mount alive over the deaths of the process that serves it (design §7 Supervisor and
- * worker). Holds the descriptor of /dev/fuse and the folder of the record (client-fs/vfs/
- * worker-record.ts); a worker inherits the one and finds the other. When it dies, hangs, or makes
- * room for another version, the next one goes on; the kernel sends again what was not answered.
+ * worker). Holds the descriptor of /dev/fuse and those of the record (client-fs/vfs/
+ * worker-record.ts), which a worker inherits. When it dies, hangs, or makes room for another
+ * version, the next one goes on; the kernel sends again what was not answered.
  *
  * It does nothing else and imports next to nothing, so that it stays small. Decisions are those of
  * nbd/server-keeper.ts: never two workers at once, and a pause after each that ended early. Owns
- * the descriptor, the folder and the worker's process.
+ * the descriptors and the worker's process.
  */
 import { spawnSync } from "node:child_process";
-import { chmodSync, closeSync, existsSync, mkdtempSync, openSync, rmSync } from "node:fs";
+import { chmodSync, closeSync, existsSync, openSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { DssError } from "../../cluster/base/errors.js";
+import { closeRecordFiles, openRecordFiles } from "../../cluster/platform/node-record.js";
+import type { RecordFiles } from "../../cluster/platform/node-record.js";
 import { ServerKeeper, type KeeperEffect, type KeeperEvent } from "../../nbd/server-keeper.js";
 import { forkServer, type Child } from "./server-process.js";
 
 const DEVICE = "/dev/fuse";
 const MEMORY = "/dev/shm";
-/** The worker's number of the inherited descriptor. */
-export const WORKER_FD = 4;
+/** The worker's numbers of the inherited descriptors. */
+const WORKER_FD = 4;
+const WORKER_RECORD: RecordFiles = [5, 6];
 /** A worker that says nothing for so long is hung; longer than a session outlives its silence. */
 const SILENT_MS = 60_000;
 /** To write everything back, and for the other version to begin. */
@@ -47,7 +49,7 @@ export interface MountSupervision {
 /** What a worker is started with. */
 export interface WorkerStart {
   fd: number;
-  record: string;
+  record: RecordFiles;
   /** Of the first worker; the kernel's and this program's choice of the protocol. */
   negotiated?: WorkerReady;
 }
@@ -72,7 +74,7 @@ export class MountSupervisor {
   private onOver: (error: DssError | undefined) => void = () => undefined;
   private readonly keeper = new ServerKeeper();
   private readonly fd: number;
-  private readonly folder: string;
+  private readonly record: RecordFiles;
   private program: string;
   private child: Child<WorkerReady> | undefined;
   private negotiated: WorkerReady | undefined;
@@ -93,8 +95,7 @@ export class MountSupervisor {
     this.over = new Promise((resolve) => (this.onOver = resolve));
     this.program = options.program;
     this.fd = openDevice();
-    const memory = existsSync(MEMORY) ? MEMORY : tmpdir();
-    this.folder = mkdtempSync(join(memory, "dss-mount-"));
+    this.record = openRecordFiles(existsSync(MEMORY) ? MEMORY : tmpdir());
   }
 
   start(): void {
@@ -147,12 +148,12 @@ export class MountSupervisor {
   private spawn(): void {
     const { mountpoint, args, env } = this.options;
     const start: WorkerStart = {
-      ...{ fd: WORKER_FD, record: join(this.folder, "record") },
+      ...{ fd: WORKER_FD, record: WORKER_RECORD },
       ...(this.negotiated !== undefined && { negotiated: this.negotiated }),
     };
     const child = forkServer<WorkerReady>({
       ...{ program: this.program, start, title: ["mount", mountpoint, "--worker", ...args] },
-      ...{ silentMs: SILENT_MS, fds: [this.fd], env, execArgv: [] },
+      ...{ silentMs: SILENT_MS, fds: [this.fd, ...this.record], env, execArgv: [] },
     });
     this.child = child;
     const isPresent = (): boolean => this.child === child;
@@ -219,7 +220,7 @@ export class MountSupervisor {
       spawnSync("umount", ["-i", "-l", "--", mountpoint], { stdio: "ignore" });
     }
     closeSync(this.fd);
-    rmSync(this.folder, { recursive: true, force: true });
+    closeRecordFiles(this.record);
     this.onOver(error);
   }
 

@@ -2,8 +2,6 @@
  * The worker of a mount under a supervisor (mount-supervisor.ts), as `dss mount PATH --worker`: it
  * serves the kernel's requests until the mount is gone or another worker is to follow.
  */
-import { rmSync } from "node:fs";
-import { dirname } from "node:path";
 import type { MountProcessOptions, RunningMount } from "../../client-fs/main.js";
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ProcessLogger } from "../../cluster/platform/pino-log.js";
@@ -27,11 +25,7 @@ export async function serveMount(
         void running.ended.then(() => (hasEnded = true));
         return untilHandedOver(running, parent, () => (outcome = "handed over"));
       });
-      if (outcome === "unmounted") {
-        recordEnd("");
-        // The supervisor does so too, unless it was killed.
-        rmSync(dirname(start.record), { recursive: true, force: true });
-      }
+      if (outcome === "unmounted") recordEnd("");
       return outcome;
     } catch (error) {
       // One that could not begin leaves the mount to the next.

@@ -16,11 +16,34 @@ export class BufferPool {
 
   private readonly free = new Map<number, Buffer[]>();
   private freeBytes = 0;
+  /** Of these nobody has had need since `trim`. */
+  private unusedBytes = 0;
   private slab: Buffer = Buffer.alloc(0);
   private slabAt = 0;
 
-  /** `bytesMax`: what is kept for later. Buffers smaller than 2 KiB or larger than it are not. */
-  constructor(private readonly bytesMax: number) {}
+  /**
+   * `bytesMax`: what is kept for later. Buffers smaller than 2 KiB or larger than it are not.
+   * `onKept`: there is something to `trim`, and there was nothing before.
+   */
+  constructor(
+    private readonly bytesMax: number,
+    private readonly onKept: () => void = () => undefined,
+  ) {}
+
+  /** Bytes that are kept. */
+  get kept(): number {
+    return this.freeBytes;
+  }
+  /** Lets go of what was not needed since the last call. */
+  trim(): void {
+    for (const [size, buffers] of this.free) {
+      while (this.unusedBytes >= size && buffers.pop() !== undefined) {
+        this.unusedBytes -= size;
+        this.freeBytes -= size;
+      }
+    }
+    this.unusedBytes = this.freeBytes;
+  }
 
   /** At least `bytes` bytes of any content; the whole of it goes back with `give`. */
   take(bytes: number): Buffer {
@@ -29,6 +52,7 @@ export class BufferPool {
     const buffer = this.free.get(size)?.pop();
     if (buffer === undefined) return Buffer.allocUnsafeSlow(size);
     this.freeBytes -= size;
+    if (this.freeBytes < this.unusedBytes) this.unusedBytes = this.freeBytes;
     return buffer;
   }
   /** The same bytes in memory that may be given back. Small ones share a slab. */
@@ -52,6 +76,7 @@ export class BufferPool {
     if (BufferPool.overwrites) buffer.fill(0xdb);
     if (size < CLASS_MIN || size !== classOf(size)) return;
     if (this.freeBytes + size > this.bytesMax) return;
+    if (this.freeBytes === 0) this.onKept();
     this.freeBytes += size;
     const known = this.free.get(size);
     if (known === undefined) this.free.set(size, [buffer]);

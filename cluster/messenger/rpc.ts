@@ -53,14 +53,19 @@ export interface MessengerOptions {
   limits?: Partial<LinkLimits>;
 }
 
-/** Memory of large requests and answers that is kept for the next ones. */
-const POOL_BYTES = 16 * 1024 * 1024;
+/**
+ * Memory of large requests and answers that is kept for the next ones: as much as is in use at a
+ * time, or V8 collects everything for the rest of it; for as long as it is used.
+ */
+const POOL_BYTES = 128 * 1024 * 1024;
+const POOL_TRIM_MS = 5_000;
 
 export class RpcMessenger implements Messenger, LinkHost {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly limits: LinkLimits;
-  readonly pool = new BufferPool(POOL_BYTES);
+  readonly pool = new BufferPool(POOL_BYTES, () => this.trimLater());
+  private trimTimer: Timer | undefined;
   readonly role: string;
   readonly clusterId: () => string;
   entity: number;
@@ -147,8 +152,18 @@ export class RpcMessenger implements Messenger, LinkHost {
     return new Backoff(this.options.random, { firstMs: 20, maxMs: 1_000 });
   }
 
+  private trimLater(): void {
+    if (this.closed || this.trimTimer !== undefined) return;
+    this.trimTimer = this.clock.setTimer(POOL_TRIM_MS, () => {
+      this.trimTimer = undefined;
+      this.pool.trim();
+      if (this.pool.kept > 0) this.trimLater();
+    });
+  }
+
   async close(): Promise<void> {
     this.closed = true;
+    this.trimTimer?.cancel();
     for (const peer of [...this.peers.values()]) peer.close();
     const closing = this.listeners.map((listener) => listener.close());
     for (const link of this.links) link.destroy();

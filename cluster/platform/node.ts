@@ -57,9 +57,19 @@ class Lender {
   }
 }
 
+/** What goes out together is copied together up to here, if its pieces are small. */
+const GATHER_BYTES = 64 * 1024;
+const GATHER_PIECE_BYTES = 4 * 1024;
+/** Nobody looks at it after the turn in which the system took all of it. */
+let gathered: Buffer | undefined;
+
 class SocketConnection implements Connection {
   private error: Error | undefined;
-  private corked = false;
+  /** To be sent at the end of this turn of the event loop, in one system call. */
+  private queue: Buffer[] = [];
+  private queuedBytes = 0;
+  /** `sent` of the chunk in the same place. */
+  private queueSent: ((() => void) | undefined)[] = [];
   private paused = false;
   private received: ((chunk: Buffer) => void) | undefined;
   private drained: (() => void) | undefined;
@@ -96,25 +106,35 @@ class SocketConnection implements Connection {
     this.socket.on("drain", callback);
   }
   send(chunks: readonly Buffer[], sent?: () => void): void {
-    if (!this.socket.writable) return;
-    if (!this.corked) {
-      // Everything sent in this turn of the event loop goes out in one writev.
-      this.corked = true;
-      this.socket.cork();
-      process.nextTick(this.uncork);
+    if (!this.socket.writable || chunks.length === 0) return;
+    if (this.queue.length === 0) process.nextTick(this.flush);
+    for (const chunk of chunks) {
+      this.queue.push(chunk);
+      this.queueSent.push(undefined);
+      this.queuedBytes += chunk.length;
     }
-    const last = chunks.length - 1;
-    for (let i = 0; i < last; i++) this.socket.write(chunks[i]!);
-    // Also called when the connection is lost: by then the system does not look at them any more.
-    if (last >= 0) this.socket.write(chunks[last]!, sent);
+    this.queueSent[this.queueSent.length - 1] = sent;
   }
-  private readonly uncork = (): void => {
-    if (!this.corked) return;
-    this.corked = false;
-    this.socket.uncork();
+  private readonly flush = (): void => {
+    const { socket, queue, queueSent, queuedBytes } = this;
+    if (queue.length === 0) return;
+    this.queue = [];
+    this.queueSent = [];
+    this.queuedBytes = 0;
+    if (!socket.writable) return;
+    const isSmall = queuedBytes <= Math.min(GATHER_BYTES, queue.length * GATHER_PIECE_BYTES);
+    if (isSmall && queue.length > 1) {
+      writeGathered(socket, queue, queuedBytes);
+      for (const sent of queueSent) sent?.();
+      return;
+    }
+    socket.cork();
+    // Also called when the connection is lost: by then the system does not look at them any more.
+    for (let i = 0; i < queue.length; i++) socket.write(queue[i]!, queueSent[i]);
+    socket.uncork();
   };
   get bufferedBytes(): number {
-    return this.socket.writableLength;
+    return this.socket.writableLength + this.queuedBytes;
   }
   pause(): void {
     this.paused = true;
@@ -131,7 +151,7 @@ class SocketConnection implements Connection {
     plain.pause();
     if (this.received) plain.off("data", this.received);
     if (this.drained) plain.off("drain", this.drained);
-    this.uncork();
+    this.flush();
     await new Promise<void>((sent) => plain.write(Buffer.alloc(0), () => sent()));
     const secure = await acceptTls(plain, identity);
     this.socket = secure;
@@ -144,11 +164,28 @@ class SocketConnection implements Connection {
     if (this.received) secure.on("data", this.received);
   }
   end(): void {
+    this.flush();
     this.socket.end();
   }
   destroy(): void {
     this.socket.destroy();
   }
+}
+
+/**
+ * The chunks, `bytes` in all, as one: Node spends more on each piece of a vector than it costs to
+ * copy a small one.
+ */
+function writeGathered(socket: Socket, chunks: readonly Buffer[], bytes: number): void {
+  const memory = (gathered ??= Buffer.allocUnsafeSlow(GATHER_BYTES));
+  let at = 0;
+  for (const chunk of chunks) {
+    memory.set(chunk, at);
+    at += chunk.length;
+  }
+  socket.write(memory.subarray(0, bytes));
+  // What the system has not taken yet waits there.
+  if (socket.writableLength > 0) gathered = undefined;
 }
 
 /** Removes a unix socket file that no process listens on any more; refuses one that is in use. */

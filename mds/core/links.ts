@@ -77,6 +77,6 @@ export function withNameMoved(
 /** The present home, as long as there is a name; else any other. */
 function homeAmong(places: NamePlaces, home: Ino): Ino {
   if (places.has(home)) return home;
-  for (const directory of places.keys()) return directory;
-  return home; // Damage: fsck finds it.
+  const [first] = places.keys();
+  return first ?? home; // None is damage: fsck finds it.
 }

@@ -16,6 +16,7 @@ import type { Quota } from "./quota.js";
 import { NO_TOTALS, addTotals, isZero, type Totals } from "./totals.js";
 import { makeChain, type Chain, type TotalsAdd } from "./totals-changes.js";
 import {
+  INODES_PER_PAGE,
   QUOTAS_KEY,
   SUPER_KEY,
   VOLUMES_PER_PAGE,
@@ -45,6 +46,7 @@ import {
 } from "./page.js";
 
 const HEX = "0123456789abcdef";
+const BUSY_PAGES = 256;
 /** Directories whose chains are remembered. */
 const CHAINS_MAX = 16_384;
 /** A chain as long as this may go round in a circle: that is damage. */
@@ -54,6 +56,10 @@ export class Metadata {
   readonly cache: PageCache;
   /** Void as soon as any directory moves. */
   private readonly chains = new Map<Ino, Chain>();
+  /** Found without their keys: the same few pages change all the time. */
+  private readonly busy = new Array<{ number: number; page: Page<InodesBody> } | undefined>(
+    BUSY_PAGES,
+  );
 
   constructor(cacheBytes: number) {
     this.cache = new PageCache(cacheBytes);
@@ -62,7 +68,16 @@ export class Metadata {
   // Readers. All may raise PageFault.
 
   inode(ino: Ino): InodeRecord | undefined {
-    return this.body<InodesBody>(inodePageKey(ino)).inodes.get(ino);
+    return this.inodesPage(ino).body.inodes.get(ino);
+  }
+  private inodesPage(ino: Ino): Page<InodesBody> {
+    const number = Math.floor(ino / INODES_PER_PAGE);
+    const known = this.busy[number % BUSY_PAGES];
+    // A dirty page is the one in the cache, and stays there: it need not be marked as used.
+    if (known?.number === number && known.page.dirtyFrom !== 0) return known.page;
+    const page = this.cache.get(inodePageKey(ino)) as Page<InodesBody>;
+    this.busy[number % BUSY_PAGES] = { number, page };
+    return page;
   }
   /** The page that holds (or would hold) names with this hash. */
   directoryPage(directory: Ino, digits: string): { page: Page<DirectoryBody>; prefix: string } {
@@ -86,7 +101,7 @@ export class Metadata {
   }
   /** Of a directory; as they are now. */
   totals(ino: Ino): Readonly<Totals> {
-    return this.body<InodesBody>(inodePageKey(ino)).totals.get(ino) ?? NO_TOTALS;
+    return this.inodesPage(ino).body.totals.get(ino) ?? NO_TOTALS;
   }
   get quotas(): ReadonlyMap<Ino, Quota> {
     return this.body<QuotasBody>(QUOTAS_KEY).quotas;
@@ -163,7 +178,7 @@ export class Metadata {
   /** Fails with PageFault, and changes nothing, unless every page that `delta` touches is here. */
   require(delta: Delta): void {
     if (delta.d === "totalsAdd") {
-      for (const { key } of delta.chain.pages) this.cache.get(key);
+      for (const { inos } of delta.chain.pages) this.inodesPage(inos[0]!);
       return;
     }
     for (const key of this.keysOf(delta)) this.cache.get(key);
@@ -237,11 +252,14 @@ export class Metadata {
    * about what has gone since are ignored.
    */
   apply(delta: Delta, seq: number): void {
-    this.require(delta);
-    if (delta.d === "directorySplit") return this.applySplit(delta.directory, delta.prefix, seq);
-    if (delta.d === "totalsAdd") return this.applyTotals(delta, seq);
-    const key = this.keysOf(delta)[0]!;
-    const page = this.cache.get(key);
+    if (delta.d === "directorySplit" || delta.d === "totalsAdd") {
+      this.require(delta);
+      if (delta.d === "totalsAdd") this.applyTotals(delta, seq);
+      else this.applySplit(delta.directory, delta.prefix, seq);
+      return;
+    }
+    const [key] = this.keysOf(delta); // Of one page: nothing has changed if it is not here.
+    const page = this.cache.get(key!);
     if (seq <= page.storedApplied) return;
     if (delta.d === "inodePut") this.noteMove(page.body, delta.inode);
     change(page.body, delta);
@@ -259,8 +277,8 @@ export class Metadata {
   }
   /** Like any fact, but about several pages, each of which may have it already. */
   private applyTotals({ chain, by }: TotalsAdd, seq: number): void {
-    for (const { key, inos } of chain.pages) {
-      const page = this.cache.get(key) as Page<InodesBody>;
+    for (const { inos } of chain.pages) {
+      const page = this.inodesPage(inos[0]!);
       if (seq <= page.storedApplied) continue;
       const { inodes, totals } = page.body;
       for (const ino of inos) {

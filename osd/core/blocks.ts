@@ -44,6 +44,9 @@ export function mergeBlocks(
   edge: (blockOffset: number) => Buffer | undefined,
 ): MergedWrite {
   assert(data.length > 0, "a write has bytes");
+  if (offset % BLOCK_SIZE === 0 && data.length % BLOCK_SIZE === 0) {
+    return { offset, data: [data], sums };
+  }
   const start = blockFloor(offset);
   const end = offset + data.length;
   const pieces: Buffer[] = [];

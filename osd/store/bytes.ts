@@ -11,6 +11,8 @@ import { DssError } from "../../cluster/base/errors.js";
 assert(endianness() === "LE", "the chunk store's formats need a little-endian machine");
 
 const HIGH = 2 ** 32;
+/** So few are quicker one by one: a view of a short array first gives it memory of its own. */
+const FEW_U32S = 16;
 
 export class ByteWriter {
   buffer: Buffer;
@@ -55,6 +57,10 @@ export class ByteWriter {
     this.at += value.length;
   }
   u32s(values: Uint32Array, start: number, count: number): void {
+    if (count <= FEW_U32S) {
+      for (let i = start; i < start + count; i++) this.u32(values[i]!);
+      return;
+    }
     this.bytes(new Uint8Array(values.buffer, values.byteOffset + start * 4, count * 4));
   }
   done(): Buffer {

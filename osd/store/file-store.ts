@@ -630,11 +630,13 @@ export class FileStore implements ChunkStore {
     checkTransaction(t);
     const pg = this.pg(t.pg);
     const { version, kind, object, client, sequence, size } = t;
-    this.load(pg, object); // Damage is met before anything has changed.
+    const known = this.load(pg, object); // Damage is met before anything has changed.
     const { source = "" } = t;
     const copied = kind === OpKind.copy ? this.load(pg, source) : undefined;
     assert(kind !== OpKind.copy || copied?.exists, () => `${object}: a copy of no ${source}`);
-    const entry: LogEntry = { version, kind, object, client, sequence, size };
+    // The name that is there already is kept, and not one more of it for every entry of the log.
+    const name = known?.name ?? object;
+    const entry: LogEntry = { version, kind, object: name, client, sequence, size };
     const group = this.wal.gather();
     this.applies++;
     this.logEntry(pg, entry, t.floor);

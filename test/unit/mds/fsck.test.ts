@@ -204,6 +204,9 @@ t.test("recursive totals and the homes of files", async (t) => {
   await world.damage((draft) => void draft.put({ ...inode, parent: top }));
   await mends(t, world, "file-home");
   await right();
+  const quota = { maxBytes: 1, maxInodes: 0 };
+  await world.damage(() => [{ d: "quotaPut", ino, quota }]);
+  await mends(t, world, "quota-without-directory");
   const link = { op: "link", ino, parent: top, actor: world.client.actor() } as const;
   await world.client.send({ ...link, name: Buffer.from("second") });
   await world.client.send({ ...link, name: Buffer.from("third") });

@@ -46,3 +46,24 @@ t.test("small ones, strangers and what is too much are left to the garbage colle
   t.equal(pool.take(1024 * KiB).length, 1024 * KiB, "larger than the pool");
   t.end();
 });
+
+t.test("what nobody has had need of for a while is let go", (t) => {
+  let said = 0;
+  const pool = new BufferPool(1024 * KiB, () => said++);
+  const buffers = [64, 64, 128, 256].map((size) => pool.take(size * KiB));
+  for (const buffer of buffers) pool.give(buffer);
+  t.equal(said, 1, "it is said once that there is something");
+  t.equal(pool.kept, 512 * KiB);
+  pool.trim();
+  t.equal(pool.kept, 512 * KiB, "it was in use since");
+  const used = [pool.take(64 * KiB), pool.take(128 * KiB)];
+  for (const buffer of used) pool.give(buffer);
+  pool.trim();
+  t.ok(pool.kept >= 192 * KiB && pool.kept <= 256 * KiB, `${pool.kept / KiB} KiB are kept`);
+  pool.trim();
+  pool.trim();
+  t.equal(pool.kept, 0);
+  pool.give(pool.take(64 * KiB));
+  t.equal(said, 2);
+  t.end();
+});
