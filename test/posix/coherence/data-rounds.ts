@@ -362,7 +362,7 @@ export const mapping: Kind = async (pair) => {
     files.push({ name, owner, model: Buffer.alloc(length) });
   }
   let version = 0;
-  /** A page is changed through the mapping, and before it is synced the other writes another one. */
+  /** Before a page changed through the mapping is synced, the other mount writes another one. */
   const unsynced = async ({ name, owner, model }: (typeof files)[number]): Promise<void> => {
     const other = agents.find((agent) => agent !== owner)!;
     const first = random.int(0, blocks - 1);
