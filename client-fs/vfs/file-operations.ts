@@ -384,14 +384,29 @@ export class FileOperations {
     data: Buffer,
     options: WriteOptions,
   ): Promise<number> {
-    const { table } = this;
     if (data.length === 0) return 0;
+    const isDirect = (options.flags & O_DIRECT) !== 0 && !options.fromPageCache;
+    const pages = isDirect ? undefined : lockedPages(offset, data.length, options.fromPageCache);
+    if (pages !== undefined) node.locked.add(pages);
+    try {
+      return await this.writeUnder(node, handle, offset, data, { ...options, isDirect });
+    } finally {
+      if (pages !== undefined) node.locked.delete(pages);
+    }
+  }
+  /** Waits for the capability, for room in the grant and for room in memory. */
+  private async writeUnder(
+    node: Node,
+    handle: FileHandle,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions & { isDirect: boolean },
+  ): Promise<number> {
+    const { table } = this;
     if (options.killPrivileges && hasSetId(node)) await this.clearSetId(node);
-    const direct = (options.flags & O_DIRECT) !== 0 && !options.fromPageCache;
-    const pages = lockedPages(offset, data.length, options.fromPageCache);
     for (;;) {
       while (node.barrier !== undefined) await node.barrier;
-      await table.pin(node, "exclusive", options.fromPageCache, direct ? undefined : pages);
+      await table.pin(node, "exclusive", options.fromPageCache);
       const start = appends(options) ? node.size : offset;
       const end = start + data.length;
       if (end > FILE_SIZE_MAX) {
@@ -409,7 +424,7 @@ export class FileOperations {
         continue;
       }
       try {
-        if (direct) {
+        if (options.isDirect) {
           await this.writeDirect(node, offset, data, options);
           return data.length;
         }

@@ -34,7 +34,7 @@ import { FileData, type DataEnvironment } from "./file-data.js";
 import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
 import { Names } from "./names.js";
-import { Node, type PageRange } from "./node.js";
+import { Node } from "./node.js";
 import type { WorkerRecord } from "./worker-record.js";
 
 /** Inodes without users that are kept, capabilities included. */
@@ -168,28 +168,8 @@ export class NodeTable implements SessionCache {
     node.pins++;
     return true;
   }
-  /**
-   * Waits for the capability and for recalls. `writeBack`: the kernel writes a mapped page.
-   * `locked`: what the kernel keeps locked meanwhile.
-   */
-  async pin(
-    node: Node,
-    mode: "shared" | "exclusive",
-    writeBack: boolean,
-    locked?: PageRange,
-  ): Promise<void> {
-    if (locked !== undefined) node.locked.add(locked);
-    try {
-      await this.pinLater(node, mode, writeBack);
-    } finally {
-      if (locked !== undefined) node.locked.delete(locked);
-    }
-  }
-  private async pinLater(
-    node: Node,
-    mode: "shared" | "exclusive",
-    writeBack: boolean,
-  ): Promise<void> {
+  /** Waits for the capability and for recalls. `writeBack`: the kernel writes a mapped page. */
+  async pin(node: Node, mode: "shared" | "exclusive", writeBack: boolean): Promise<void> {
     let admit = writeBack;
     for (;;) {
       if (node.recall === undefined) {

@@ -362,7 +362,26 @@ export const mapping: Kind = async (pair) => {
     files.push({ name, owner, model: Buffer.alloc(length) });
   }
   let version = 0;
+  /** Before a page changed through the mapping is synced, the other mount writes another one. */
+  const unsynced = async ({ name, owner, model }: (typeof files)[number]): Promise<void> => {
+    const other = agents.find((agent) => agent !== owner)!;
+    const first = random.int(0, blocks - 1);
+    const second = (first + random.int(1, blocks - 1)) % blocks;
+    const put = (page: number): [at: number, data: Buffer] => {
+      const data = stamped(++version, random.int(1, BLOCK));
+      data.copy(model, page * BLOCK);
+      return [page * BLOCK, data];
+    };
+    const [at, data] = put(first);
+    await owner.call("mwrite", name, at, base64(data));
+    await other.pwrite(name, ...put(second));
+    await owner.call("msync", name);
+    for (const agent of random.chance(0.5) ? agents : [other, owner]) {
+      expectBytes(`${agent.name} reads "${name}"`, await agent.pread(name, 0, length), model);
+    }
+  };
   return async (x, y) => {
+    if (random.chance(0.2)) return await unsynced(random.pick(files));
     const { name, owner, model } = random.pick(files);
     const at = random.int(0, blocks - 1) * BLOCK + random.pick([0, 0, random.int(0, BLOCK - 1)]);
     const data = stamped(++version, random.int(1, Math.min(BLOCK, length - at)));

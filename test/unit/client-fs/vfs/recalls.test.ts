@@ -122,3 +122,33 @@ t.test("both have read a file and write to it at once: no kernel waits for ever"
     t.equal(world.failures.length, 0);
   }
 });
+
+t.test("a mapped page that was changed under a shared capability is written back", async (t) => {
+  const world = await newWorld(1);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const file = await a.create(1, "a");
+  await a.write(file, 0, Buffer.alloc(3 * PAGE, 1));
+  const ino = await b.lookup(1, "a");
+  const other = { ino, handle: await b.open(ino) };
+  for (const [mount, opened] of [[a, file] as const, [b, other] as const]) {
+    await mount.read(opened, 0, 3 * PAGE);
+  }
+  // The kernel does not tell that a page is changed, only that it is written back; whoever drops
+  // that page waits for this.
+  let writing: Promise<unknown> | undefined;
+  a.onInvalidate = async (_, offset, length) => {
+    writing ??= a.vfs.write(ino, file.handle, PAGE, Buffer.alloc(PAGE, 2), {
+      ...{ flags: 2, killPrivileges: false, fromPageCache: true },
+    });
+    const end = length === 0 ? Infinity : offset + length;
+    if (offset < 2 * PAGE && end > PAGE) await writing;
+  };
+  const begin = world.clock.now;
+  await b.write(other, 0, Buffer.alloc(PAGE, 3));
+  t.ok(world.clock.now - begin < 1_000, `${world.clock.now - begin} ms`);
+  await world.run(writing!);
+  for (const [mount, opened] of [[a, file] as const, [b, other] as const]) {
+    const found = await mount.read(opened, 0, 3 * PAGE);
+    t.same([found[0], found[PAGE], found[2 * PAGE]], [3, 2, 1]);
+  }
+});
