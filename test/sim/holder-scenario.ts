@@ -42,7 +42,9 @@ export async function runHolderScenario(options: {
   logger?: Logger;
 }): Promise<{ simulatedMs: number; operations: number; faults: number }> {
   const { seed, disk, logger } = options;
-  const settings = { "mds.sessionLeaseMs": 5_000 };
+  // Nobody is evicted here: a holder gives back what is recalled when its writes have ended, which
+  // may take as long as several OSDs that crash one after the other.
+  const settings = { "mds.sessionLeaseMs": 15_000, "mds.recallTimeoutMs": 15_000 };
   const world = new ClusterWorld({ seed, osds: OSDS, disk, settings, ...(logger && { logger }) });
   return new Scenario(world, options.snapshots).run();
 }
