@@ -171,7 +171,8 @@ export async function totalsSuite(t: Test, cluster: Cluster): Promise<void> {
       for (; written < 4 * MiB; written += 64 * 1024) writeSync(fd, Buffer.alloc(64 * 1024));
     };
     t.equal(codeOf(fill), "EDQUOT", "write");
-    t.ok(written <= MiB && written >= MiB - 64 * 1024, `one writer stops at ${written} bytes`);
+    // Less by what is reserved for the small files until their sizes are told.
+    t.ok(written <= MiB && written >= MiB - 256 * 1024, `one writer stops at ${written} bytes`);
     t.equal(
       codeOf(() => ftruncateSync(fd, 2 * MiB)),
       "EDQUOT",
