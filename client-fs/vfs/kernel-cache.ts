@@ -48,8 +48,8 @@ export class KernelCache {
     this.canInvalidate = true;
     this.canInvalidateNames = canInvalidateNames;
     // A driver that cannot tell its kernel anything says so now, before the kernel was given
-    // anything.
-    this.tell(1, 0, 0).catch(() => undefined);
+    // anything. `tell` logs what fails otherwise.
+    void this.tell(1, 0, 0);
   }
 
   mayKnow(node: Node): boolean {

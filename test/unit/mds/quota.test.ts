@@ -10,6 +10,7 @@ import { wrongTotals } from "../../support/totals-check.js";
 import { TestClient, TestCluster } from "./harness.js";
 
 const MiB = 2 ** 20;
+const RENAME = { op: "rename", noReplace: false, exchange: false, stillOpen: false } as const;
 
 async function begin(): Promise<{ cluster: TestCluster; client: TestClient }> {
   const cluster = new TestCluster({ leaseMs: 2_000 });
@@ -51,13 +52,7 @@ t.test("inodes: exact, nested, and nothing that makes less is refused", async (t
   await client.create(top, "c");
   await refused(t, client.create(top, "d", { mode: 0o010644 }), "the outer one is full");
   const actor = client.actor();
-  const rename = {
-    op: "rename",
-    noReplace: false,
-    exchange: false,
-    stillOpen: false,
-    actor,
-  } as const;
+  const rename = { ...RENAME, actor };
   await client.create(outside, "x");
   const into = { ...rename, parent: outside, newParent: top, newName: named("x") } as const;
   await refused(t, client.send({ ...into, name: named("x") }), "a move into it");
@@ -185,13 +180,7 @@ t.test("a directory that is moved below a quota", async (t) => {
   const deep = await mkdir(mount, tree, "deep");
   await service(cluster).setQuota({ ino: realm }, { maxInodes: 2 });
   const actor = mount.actor();
-  const rename = {
-    op: "rename",
-    noReplace: false,
-    exchange: false,
-    stillOpen: false,
-    actor,
-  } as const;
+  const rename = { ...RENAME, actor };
   const move = { ...rename, parent: ROOT_INO, name: named("tree"), newName: named("tree") };
   await mount.send({ ...move, newParent: realm });
   await cluster.clock.advance(1);

@@ -155,15 +155,21 @@ t.test("an open file: what was synced is there, what was not is reported once", 
   await kernel.run((vfs) => vfs.release(file.ino, file.handle));
 });
 
-t.test("lost data of a file that is closed is reported to the next writer", async (t) => {
-  const world = await newWorld(3);
-  const kernel = await new Kernel(world).start();
+/** Nothing of it is written back. */
+async function writtenAndClosed(kernel: Kernel, text: string): Promise<number> {
   const made = await kernel.run((vfs, caller) =>
     vfs.create(1, name("f"), S_IFREG | 0o644, 2, caller),
   );
   const { ino } = made.attributes;
-  await kernel.run((vfs) => vfs.write(ino, made.handle, 0, Buffer.from("gone"), plain));
+  await kernel.run((vfs) => vfs.write(ino, made.handle, 0, Buffer.from(text), plain));
   await kernel.run((vfs) => vfs.release(ino, made.handle));
+  return ino;
+}
+
+t.test("lost data of a file that is closed is reported to the next writer", async (t) => {
+  const world = await newWorld(3);
+  const kernel = await new Kernel(world).start();
+  const ino = await writtenAndClosed(kernel, "gone");
   kernel.kill();
   await kernel.restart();
   kernel.kill();
@@ -181,12 +187,7 @@ t.test("lost data of a file that is closed is reported to the next writer", asyn
 t.test("nobody hears of lost data that were to be replaced", async (t) => {
   const world = await newWorld(3);
   const kernel = await new Kernel(world).start();
-  const made = await kernel.run((vfs, caller) =>
-    vfs.create(1, name("f"), S_IFREG | 0o644, 2, caller),
-  );
-  const { ino } = made.attributes;
-  await kernel.run((vfs) => vfs.write(ino, made.handle, 0, Buffer.from("gone"), plain));
-  await kernel.run((vfs) => vfs.release(ino, made.handle));
+  const ino = await writtenAndClosed(kernel, "gone");
   kernel.kill();
   await kernel.restart();
   const O_TRUNC = 0o1000;
@@ -200,12 +201,7 @@ t.test("nobody hears of lost data that were to be replaced", async (t) => {
 t.test("data that became durable just before the worker died are not lost", async (t) => {
   const world = await newWorld(3);
   const kernel = await new Kernel(world).start();
-  const made = await kernel.run((vfs, caller) =>
-    vfs.create(1, name("f"), S_IFREG | 0o644, 2, caller),
-  );
-  const { ino } = made.attributes;
-  await kernel.run((vfs) => vfs.write(ino, made.handle, 0, Buffer.from("there"), plain));
-  await kernel.run((vfs) => vfs.release(ino, made.handle));
+  const ino = await writtenAndClosed(kernel, "there");
   await world.clock.advance(300); // It is written back, and nobody is told of anything.
   kernel.kill();
   await kernel.restart();
