@@ -2,11 +2,12 @@
 import {
   appendFileSync,
   closeSync,
-  existsSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
   readSync,
+  readlinkSync,
   readdirSync,
   rmSync,
   statSync,
@@ -23,6 +24,21 @@ import { run, succeed } from "../support/process.js";
 
 const MOUNT_MS = 60_000;
 const HELPER = "/sbin/mount.dss";
+
+/**
+ * Puts this tree's helper where mount(8) looks for it, in the place of another checkout's, which may
+ * be gone, and puts the other one back afterwards.
+ */
+function useOwnHelper(t: Test): void {
+  const found = lstatSync(HELPER, { throwIfNoEntry: false });
+  const before = found === undefined ? undefined : readlinkSync(HELPER);
+  rmSync(HELPER, { force: true });
+  symlinkSync(join(ROOT, "bin", "mount-dss"), HELPER);
+  t.teardown(() => {
+    rmSync(HELPER);
+    if (before !== undefined) symlinkSync(before, HELPER);
+  });
+}
 
 function read(path: string): string {
   const fd = openSync(path, "r");
@@ -144,11 +160,7 @@ export async function optionsSuite(t: Test, cluster: Cluster): Promise<void> {
     }
   });
   await t.test("mount -t dss and fstab", async (t) => {
-    const created = !existsSync(HELPER);
-    if (created) {
-      symlinkSync(join(ROOT, "bin", "mount-dss"), HELPER);
-      t.teardown(() => rmSync(HELPER));
-    }
+    useOwnHelper(t);
     const { zookeeper } = await cluster.status();
     const table = join(cluster.folder, "fstab");
     writeFileSync(table, `${zookeeper} ${other} dss ro,noatime,nofail,_netdev 0 0\n`);
