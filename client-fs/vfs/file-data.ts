@@ -34,6 +34,8 @@ export interface DataEnvironment {
   onError(node: Node, error: DssError): void;
   /** Everything of this file is durable. */
   onClean(node: Node): void;
+  /** The objects or the length change past the buffers. */
+  onChanging(node: Node): void;
 }
 
 interface Range {
@@ -162,6 +164,7 @@ export class FileData {
   }
   private sendDirect(offset: number, data: Buffer): Promise<void> {
     const { objects, cache } = this.environment;
+    this.environment.onChanging(this.node);
     const mtimeNs = this.mtimeNs();
     const extents = extentsOf(this.layout(), offset, data.length);
     const end = offset + data.length;
@@ -198,6 +201,7 @@ export class FileData {
     const first = offset - (offset % stripeUnit);
     await this.waitFor(first, Math.ceil(end / stripeUnit) * stripeUnit);
     const { objects, cache } = this.environment;
+    this.environment.onChanging(this.node);
     const mtimeNs = this.mtimeNs();
     const sent = everySettled(
       extentsOf(this.layout(), offset, length).map((extent) =>
@@ -216,6 +220,7 @@ export class FileData {
    * away.
    */
   async cutOff(size: number): Promise<void> {
+    this.environment.onChanging(this.node);
     const block = size - (size % SPACE_BLOCK);
     const { writer } = this;
     this.cutUnsent = !writer.isClean(size, block + SPACE_BLOCK) && writer.isClean(block, size);

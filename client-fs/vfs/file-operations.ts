@@ -18,7 +18,7 @@ import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
 import { type Node, type PageRange, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { RecordedHandle, WorkerRecord } from "./worker-record.js";
-import type { WriteBudget } from "./writer.js";
+import { LINGER_BYTES, type WriteBudget } from "./writer.js";
 
 const FALLOC_KEEP_SIZE = 1;
 const FALLOC_PUNCH_HOLE = 2;
@@ -179,7 +179,8 @@ export class FileOperations {
     this.table.accessTimes.closed(node, handle);
     if (handle.writable && --node.writers === 0 && !node.orphan) {
       const writer = node.data?.writer;
-      if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer);
+      const mayLinger = this.table.marks.mayLinger(node);
+      if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer, mayLinger);
       else if (node.unpublished) this.table.publishSoon(node);
     }
     if (node.opens > 0) return;
@@ -240,7 +241,14 @@ export class FileOperations {
     const node = this.table.get(ino);
     if (node.errorUnseen && handle.writable) handle.seenError = node.errorSeq - 1;
     const error = this.errorOf(node, handle);
-    return error === undefined ? DONE : Promise.reject(error);
+    if (error !== undefined) return Promise.reject(error);
+    if (handle.writable) this.keep(node);
+    return DONE;
+  }
+  /** Small files outlive this worker once they are closed. */
+  private keep(node: Node): void {
+    const pieces = node.data?.writer.unwritten(LINGER_BYTES);
+    if (pieces !== undefined && pieces.length > 0) this.table.marks.keep(node, pieces);
   }
 
   async fsync(ino: Ino, id: number): Promise<void> {

@@ -51,7 +51,13 @@ import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { nameKey } from "./names.js";
 import { NodeTable } from "./node-table.js";
-import { endTakeover, forgetInKernel, restoreHandles, type RestoreParts } from "./restore.js";
+import {
+  endTakeover,
+  forgetInKernel,
+  restoreHandles,
+  writeKept,
+  type RestoreParts,
+} from "./restore.js";
 import type { Recorded, WorkerRecord } from "./worker-record.js";
 import { mountReport } from "./report.js";
 import { WriteBudget } from "./writer.js";
@@ -169,13 +175,15 @@ export class Vfs implements FileSystem {
 
   private get restoring(): RestoreParts {
     const { mds, table, files, locks, directories, clock } = this;
-    return { mds, table, files, locks, directories, clock, logger: this.options.logger };
+    const { objects, logger } = this.options;
+    return { mds, table, files, locks, directories, objects, clock, logger };
   }
   /** Goes on where another worker has ended; opens the session. Then requests may be read. */
   async takeOver(recorded: Recorded, openWithinMs: number): Promise<void> {
     restoreHandles(this.restoring, recorded);
     await forgetInKernel(this.restoring, recorded);
     await this.mds.open(openWithinMs);
+    await writeKept(this.restoring, recorded);
     await endTakeover(this.restoring, recorded);
   }
   /** Leaves to the next worker nothing that it could not go on with: all data is durable. */
