@@ -21,7 +21,7 @@ import { tempFolder } from "../support/temp.js";
 import { Scope } from "../support/scope.js";
 
 /** Sequences that run at a time, each in a folder of its own: most of it is waiting. */
-const LANES = 10;
+const LANES = 20;
 const scope = new Scope();
 async function clusterWays(): Promise<[string, string]> {
   const cluster = await startCluster(scope);

@@ -130,11 +130,11 @@ const CAMPAIGNS: readonly Campaign[] = [
   {
     name: "differential",
     about: "100,000 random operations through two mounts beside a local file system",
-    steps: 20,
-    stepSeconds: 240,
+    steps: 10,
+    stepSeconds: 300,
     step: (number) => ({
       program: "test/campaign/differential.js",
-      args: ["--seed", String(1_000 + number * 100), "--seeds", "10", "--length", "500"],
+      args: ["--seed", String(1_000 + number * 100), "--seeds", "20", "--length", "500"],
     }),
   },
   {
