@@ -253,6 +253,10 @@ export const OPTIONS = {
       "always",
       "whether another worker goes on when a mount's worker has died",
     ),
+    abortStuckMs: ms(
+      { default: HOUR, min: 0, max: 365 * 24 * HOUR },
+      "a mount ends when one of its operations has waited for this long; 0: waits for ever",
+    ),
     cacheBytes: bytes(
       { default: 64 * MiB, min: 0, max: 64 * GiB, simulate: [0, 16 * MiB] },
       "memory of a mount for file data that was read",
