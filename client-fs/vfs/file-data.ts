@@ -19,7 +19,7 @@ import {
 import { objectName } from "../../cluster/base/object-name.js";
 import { extentsOf, filePrefix, objectSizeWithin } from "../../osd/client/striper.js";
 import type { ExtentCache } from "./extent-cache.js";
-import { FileSpace } from "./file-space.js";
+import { FileSpace, SPACE_BLOCK } from "./file-space.js";
 import type { ReadStream } from "./handle.js";
 import type { Node } from "./node.js";
 import { FileReader } from "./reader.js";
@@ -47,6 +47,8 @@ interface Range {
 export class FileData {
   readonly ino: Ino;
   readonly writer: FileWriter;
+  /** A truncation in progress dropped all that was to be written to the block that it cuts. */
+  private cutUnsent = false;
   private readonly reader: FileReader;
   private readonly prefix: string;
   private readonly direct: Range[] = [];
@@ -219,7 +221,10 @@ export class FileData {
    */
   async cutOff(size: number): Promise<void> {
     this.environment.onChanging(this.node);
-    await this.writer.cutOff(size);
+    const block = size - (size % SPACE_BLOCK);
+    const { writer } = this;
+    this.cutUnsent = !writer.isClean(size, block + SPACE_BLOCK) && writer.isClean(block, size);
+    await writer.cutOff(size);
     for (;;) {
       const others = this.overlapping(size, Number.MAX_SAFE_INTEGER);
       if (others.length === 0) break;
@@ -227,9 +232,11 @@ export class FileData {
     }
   }
   /** The size changed on the MDS: pages beyond it, and the one that it cuts, are stale. */
-  afterResize(size: number, before: number): void {
+  async afterResize(size: number, before: number): Promise<void> {
     this.environment.cache.drop(this.ino, size, Number.MAX_SAFE_INTEGER);
-    if (size < before) this.node.space?.truncated(size);
+    if (size < before) this.node.space?.truncated(size, this.cutUnsent);
+    this.cutUnsent = false;
+    await this.node.space?.pending;
   }
 
   /** Everything written is durable, direct writes included. */

@@ -586,7 +586,7 @@ export class FileOperations {
           node.publishedSize = size;
           node.publishedMtimeNs = mtimeNs;
         }
-        node.data?.afterResize(size, before);
+        await node.data?.afterResize(size, before);
         if (size === 0 && node.errorUnseen) this.forgive(node);
       } finally {
         node.resizing--;
@@ -605,7 +605,7 @@ export class FileOperations {
       inode.size = size;
       inode.mtimeNs = mtimeNs;
       inode.ctimeNs = this.clock.wallNs();
-      node.data?.afterResize(size, size);
+      await node.data?.afterResize(size, size);
       await this.table.publish(node, "safe");
       return true;
     } finally {
@@ -659,7 +659,10 @@ export class FileOperations {
       done: how.done,
       reading: (file, work) => this.reading(file, work),
       write: ({ ino, handle, offset }, data) => this.write(ino, handle, offset, data, options),
-      clear: (file, offset, end) => this.clear(file, offset, end),
+      clear: async (file, offset, end) => {
+        if (how.killPrivileges && hasSetId(file)) await this.clearSetId(file);
+        await this.clear(file, offset, end);
+      },
       reach: (file, end) => this.reach(file, end),
     };
     const read = this.handle(source.handle, source.ino);

@@ -9,7 +9,7 @@
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
-import { DssError, isDssError } from "../../cluster/base/errors.js";
+import { DssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
@@ -40,6 +40,7 @@ import type {
   StatFs,
 } from "../file-system.js";
 import type { AccessTimeMode } from "./access-times.js";
+import { alter, outlives } from "./afterlife.js";
 import { attributesOf } from "./attributes.js";
 import { getDirectoryXattr, isDirectoryXattr, setDirectoryXattr } from "./directory-xattrs.js";
 import { ExtentCache } from "./extent-cache.js";
@@ -282,13 +283,7 @@ export class Vfs implements FileSystem {
     try {
       await this.mds.call({ op: "getattr", ino });
     } catch (error) {
-      // A directory that was removed while it is open: numbers are never used again, so this is it.
-      const known = this.table.get(ino);
-      const { inode } = known;
-      const open = known.opens > 0 && known.isDirectory && inode !== undefined;
-      if (!open || !isDssError(error, "StaleHandle")) throw error;
-      known.inode = { ...inode, nlink: 0 };
-      return known;
+      if (!outlives(this.table.get(ino), error)) throw error;
     }
     return this.table.get(ino);
   }
@@ -380,7 +375,12 @@ export class Vfs implements FileSystem {
         ...{ op: "setattr" as const, ino, ...rest, actor },
         ...(clearSuid ? { clearSuid } : {}),
       };
-      if (!this.table.local.setattr(request)) await this.change(request, caller);
+      if (!this.table.local.setattr(request)) {
+        await this.change(request, caller).catch((error: unknown) => {
+          if (!outlives(node, error)) throw error;
+          alter(node, request);
+        });
+      }
       // An access control list follows the mode.
       if (rest.mode !== undefined) this.table.get(ino).xattrs = undefined;
     }

@@ -303,8 +303,37 @@ t.test("an open directory that was removed, here or elsewhere, has no links", as
     const { attributes } = await a.run(a.vfs.getattr(ino));
     t.match(attributes, { ino, nlink: 0, mode: 0o040750 });
     await a.run(a.vfs.releasedir(ino, handle));
-    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone after the last close");
+    t.match((await a.run(a.vfs.getattr(ino))).attributes, { nlink: 0 }, "a working directory");
+    a.vfs.forget(ino, 1);
+    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone when nobody can have it");
   }
+});
+
+t.test("a pipe that somebody may have open outlives its name, removed here or there", async (t) => {
+  const world = await newWorld(17);
+  const [a, b] = [await world.mount(), await world.mount()];
+  for (const [remover, pipe] of [
+    [a, "p"],
+    [b, "q"],
+  ] as const) {
+    const name = Buffer.from(pipe);
+    const made = await a.run(a.vfs.mknod(1, name, 0o010644, 0, CALLER));
+    const { ino } = made.attributes;
+    await remover.run(remover.vfs.unlink(1, name, CALLER));
+    const gone = { ino, nlink: 0, mode: 0o010644, uid: CALLER.uid };
+    t.match((await a.run(a.vfs.getattr(ino))).attributes, gone);
+    await a.run(a.vfs.setattr(ino, { mode: 0o4711, mtimeNs: 5n }, CALLER));
+    await a.run(a.vfs.setattr(ino, { uid: 7 }, CALLER));
+    const { attributes } = await a.run(a.vfs.getattr(ino));
+    t.match(attributes, { ...gone, mode: 0o010711, uid: 7, mtimeNs: 5n });
+    t.equal(await world.fails(a.vfs.lookup(1, name)), "NotFound");
+    a.vfs.forget(ino, 1);
+    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone when nobody can have it");
+  }
+  const file = await a.create(1, "f");
+  await a.run(a.vfs.release(file.ino, file.handle));
+  await b.run(b.vfs.unlink(1, Buffer.from("f"), CALLER));
+  t.equal(await world.fails(a.vfs.getattr(file.ino)), "StaleHandle", "the kernel opens a file");
 });
 
 t.test("a kernel that can be told nothing is given nothing to keep", async (t) => {
