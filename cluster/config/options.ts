@@ -226,8 +226,8 @@ export const OPTIONS = {
       "a client session that is silent for this long is evicted and fenced",
     ),
     recallTimeoutMs: ms(
-      { default: 10 * SECOND, min: 200, max: 10 * MINUTE, simulate: [SECOND, 15 * SECOND] },
-      "a client that keeps a recalled capability for this long is evicted and fenced",
+      { default: MINUTE, min: 200, max: 10 * MINUTE, simulate: [SECOND, 15 * SECOND] },
+      "a client that is heard of and keeps a recalled capability for this long is evicted",
     ),
     pageCacheBytes: bytes(
       { default: 64 * MiB, min: MiB, max: 64 * GiB, simulate: [MiB, 8 * MiB] },
