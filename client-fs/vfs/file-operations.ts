@@ -179,13 +179,22 @@ export class FileOperations {
     this.table.accessTimes.closed(node, handle);
     if (handle.writable && --node.writers === 0 && !node.orphan) {
       const writer = node.data?.writer;
-      const mayLinger = this.table.marks.mayLinger(node);
+      // What takes the place of something older should not be missing after a crash of the machine.
+      const mayLinger = this.table.marks.mayLinger(node) && !node.replacing;
       if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer, mayLinger);
       else if (node.unpublished) this.table.publishSoon(node);
     }
     if (node.opens > 0) return;
     if (node.orphan || node.toldOpen) await this.lastClose(node);
     this.table.noteIdle(node);
+  }
+
+  /**
+   * Before it takes the name of another file: after a crash of the machine one of the two is there
+   * whole, also if nobody syncs.
+   */
+  async settled(ino: Ino): Promise<void> {
+    await this.table.peek(ino)?.data?.flush();
   }
 
   /** Nobody here has the file open any more, and its last name is gone or may be. */
@@ -569,6 +578,7 @@ export class FileOperations {
           if (size > 0) await node.data.flush();
         }
         const before = node.size;
+        if (size === 0 && before > 0) node.replacing = true;
         if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
         await this.mds.call({
           op: "setattr",

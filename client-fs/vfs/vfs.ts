@@ -594,6 +594,7 @@ export class Vfs implements FileSystem {
     const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
     const moved = this.table.names.find(this.table.get(parent), name) ?? 0;
     const actor = this.actor(caller);
+    if (replaced !== undefined) await this.files.settled(moved);
     await this.removing(replaced, async (stillOpen) => {
       const reply = await this.change(
         {

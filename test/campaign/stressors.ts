@@ -165,7 +165,7 @@ git clone -q --no-local . ../clone
 test "$(git rev-parse HEAD)" = "$(git -C ../clone rev-parse HEAD)"
 git -C ../clone fsck --full; test -z "$(git -C ../clone status --porcelain)"
 git -C ../clone rev-list --count HEAD`;
-  const ran = sh(script, { PLACE: folder }, 8 * MINUTES);
+  const ran = sh(script, { PLACE: folder }, 20 * MINUTES);
   return result(ran, `${last(ran.output, 1)} commits, fsck before and after gc, clone equal`);
 }
 
@@ -186,7 +186,7 @@ function build({ folder, local }: Job): StressorResult {
 for p in "$LOCAL" "$PLACE"; do make -s -j2 -C "$p"; done
 cmp "$LOCAL/all.a" "$PLACE/all.a"
 find "$PLACE" -name '*.o' | wc -l; make -s -C "$PLACE" -q`;
-  const ran = sh(script, { PLACE: folder, LOCAL: local }, 10 * MINUTES);
+  const ran = sh(script, { PLACE: folder, LOCAL: local }, 20 * MINUTES);
   return result(ran, `${last(ran.output, 1)} objects as those of the local build`);
 }
 

@@ -116,6 +116,37 @@ t.test("O_TRUNC, O_APPEND", async (t) => {
   t.same(await a.read(file, 0, 100), Buffer.from("x"));
 });
 
+t.test("small closed files wait to be written, but not those that replace others", async (t) => {
+  const world = await newWorld(6);
+  const mount = await world.mount();
+  const save = async (name: string): Promise<number> => {
+    const file = await mount.create(1, name);
+    await mount.write(file, 0, name);
+    await mount.run(mount.vfs.release(file.ino, file.handle));
+    return file.ino;
+  };
+  const { objects } = world;
+  await save("new");
+  await world.clock.advance(1_000);
+  t.equal(objects.writes, 0);
+  const flags = { noReplace: false, exchange: false };
+  const rename = (from: string, to: string): Promise<void> =>
+    mount.run(mount.vfs.rename(1, Buffer.from(from), 1, Buffer.from(to), flags, CALLER));
+  await rename("new", "other");
+  t.equal(objects.writes, 0, "nothing was there before");
+  const ino = await save("newer");
+  await rename("newer", "other");
+  t.equal(objects.writes, 1, "its bytes are there before it has the name");
+  const handle = await mount.open(ino, O_RDWR | O_TRUNC);
+  await mount.write({ ino, handle }, 0, "anew");
+  await world.clock.advance(1_000);
+  const before = objects.writes; // The leader has cut the object.
+  await mount.run(mount.vfs.release(ino, handle));
+  await world.clock.advance(1_000);
+  t.equal(objects.writes, before + 1, "it was cut to nothing before");
+  await mount.run(mount.vfs.destroy());
+});
+
 t.test("direct I/O is durable at once and agrees with buffered data", async (t) => {
   const world = await newWorld(7);
   const mount = await world.mount();
@@ -362,7 +393,7 @@ t.test(
     let goOn = (): void => undefined;
     world.objects.stalled = new Promise((resolve) => (goOn = resolve));
     const handle = b.open(file.ino); // Waits for what the other mount must write first.
-    await world.clock.advance(100);
+    await world.clock.advance(1_000);
     await world.lead();
     await world.clock.advance(1_000);
     world.objects.stalled = undefined;
