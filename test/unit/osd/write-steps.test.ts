@@ -1,4 +1,4 @@
-/** What cutting and zeroing do to the blocks at their edges: data are kept, and holes stay holes. */
+/** What cutting and zeroing do to blocks at their edges: data are kept, and holes stay holes. */
 import t from "tap";
 import { BLOCK_SIZE } from "../../../cluster/base/checksum.js";
 import type { PgId } from "../../../cluster/base/ids.js";
