@@ -179,7 +179,7 @@ function build({ folder, local }: Job): StressorResult {
     writeFileSync(
       join(place, "Makefile"),
       "C := $(sort $(shell find . -name 'mdb.c' -o -name 'midl.c' -o -name 'lz4*.c'))\n" +
-        `all: $(C:.c=.o)\n\tar rcsD all.a $^\n%.o: %.c\n\tgcc ${flags} -c $< -o $@\n`,
+        `all.a: $(C:.c=.o)\n\tar rcsD all.a $^\n%.o: %.c\n\tgcc ${flags} -c $< -o $@\n`,
     );
   }
   const script = String.raw`
