@@ -44,6 +44,7 @@ interface Figures {
 interface Flight {
   op: string;
   ino: Ino;
+  /** Later than the beginning if the process was frozen meanwhile. */
   since: number;
   isLogged: boolean;
 }
@@ -147,7 +148,11 @@ class Observer {
   private watch(): void {
     const { abortStuckMs, clock } = this.parts;
     const lookMs = abortStuckMs > 0 ? Math.min(LOOK_MS, abortStuckMs / 2) : LOOK_MS;
+    const due = clock.now() + lookMs;
     this.timer = clock.setTimer(lookMs, () => {
+      // A process that was frozen has had no chance to answer.
+      const frozenMs = clock.now() - due;
+      if (frozenMs > lookMs) for (const flight of this.flights) flight.since += frozenMs;
       if (!this.look()) this.watch();
     });
   }

@@ -31,6 +31,9 @@ const BEGIN_MS = 60_000;
 const REQUEST_BYTES_MAX = 4_096;
 /** What a worker says begins so when an operation waits without end; the rest is which. */
 export const STUCK = "stuck: ";
+const UNMOUNT_MS = 10_000;
+/** Node's timers go no further. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
 /** FUSE_HAS_RESEND among the second flags of INIT. */
 const HAS_RESEND = 1 << 7;
 /** Larger would not fit the kernel's address of a unix socket. */
@@ -85,8 +88,8 @@ export class MountSupervisor {
   private timer: NodeJS.Timeout | undefined;
   private control: Server | undefined;
   private restarts = 0;
-  /** Since when nobody serves. */
-  private idleSince: number | undefined;
+  /** Runs while nobody serves. */
+  private idleTimer: NodeJS.Timeout | undefined;
   /** The kernel has ended the mount. */
   private isGone = false;
   /** Its record is not complete: nobody could go on after it. */
@@ -168,14 +171,16 @@ export class MountSupervisor {
     });
     child.onSaid((said) => {
       if (said === "gone") this.isGone = true;
-      else if (String(said).startsWith(STUCK)) this.abort(String(said).slice(STUCK.length));
-      else if (said === "last") this.isLast = true;
+      else if (String(said).startsWith(STUCK)) {
+        if (isPresent()) this.abort(String(said).slice(STUCK.length));
+      } else if (said === "last") this.isLast = true;
       else if (isPresent()) this.upgrade?.end(`the old worker goes on: ${String(said)}`);
     });
     void child.ready.then((negotiated) => {
       if (!isPresent() || this.isOver) return;
       this.negotiated = negotiated;
-      this.idleSince = undefined;
+      clearTimeout(this.idleTimer);
+      this.idleTimer = undefined;
       this.step({ on: "connected" });
       this.log("info", "a worker serves the mount", { worker: child.pid, program: this.program });
       this.upgrade?.end(undefined);
@@ -213,19 +218,23 @@ export class MountSupervisor {
       this.program = previous;
       end(`the new version does not start: ${why}; the old one goes on`);
     }
-    const { abortStuckMs } = this.options;
-    const now = performance.now();
-    const idleMs = now - (this.idleSince ??= now);
-    if (abortStuckMs > 0 && idleMs >= abortStuckMs && this.negotiated !== undefined) {
-      this.abort(`nobody could serve it for ${Math.round(idleMs / 1_000)} s`);
-      return;
-    }
+    this.watchIdleness();
     this.step({ on: "exited", ...(failure !== undefined && { failure }) });
   }
 
+  private watchIdleness(): void {
+    const ms = Math.min(this.options.abortStuckMs, TIMER_MS_MAX);
+    if (ms === 0 || this.negotiated === undefined) return;
+    const end = (): void => this.abort(`nobody could serve it for ${Math.round(ms / 1_000)} s`);
+    this.idleTimer ??= setTimeout(end, ms);
+  }
   /** Programs that wait get an error, and the mount is gone; what was not written back is lost. */
   private abort(what: string): void {
+    if (this.isOver) return;
     this.log("error", "the mount is stuck and is given up", { what });
+    // Ends the kernel's connection also if a thread of the worker is stuck in the kernel itself.
+    this.unmount(["-f", "-l"]);
+    this.isGone = true;
     this.finish(
       new DssError("TimedOut", `the mount was given up: ${what}`, {
         hint: "client.abortStuckMs says how long it waits; see: dss status",
@@ -238,16 +247,19 @@ export class MountSupervisor {
     if (this.isOver) return;
     this.isOver = true;
     clearTimeout(this.timer);
+    clearTimeout(this.idleTimer);
     this.upgrade?.end("the mount has ended");
     this.control?.close();
     if (this.options.control !== "") rmSync(this.options.control, { force: true });
-    const { mountpoint } = this.options;
-    if (!this.isGone && this.negotiated !== undefined) {
-      spawnSync("umount", ["-i", "-l", "--", mountpoint], { stdio: "ignore" });
-    }
+    if (!this.isGone && this.negotiated !== undefined) this.unmount(["-l"]);
     closeSync(this.fd);
     closeRecordFiles(this.record);
     this.onOver(error);
+  }
+
+  private unmount(how: readonly string[]): void {
+    const options = { stdio: "ignore", timeout: UNMOUNT_MS } as const;
+    spawnSync("umount", ["-i", ...how, "--", this.options.mountpoint], options);
   }
 
   // ---- Another version -------------------------------------------------------------------------

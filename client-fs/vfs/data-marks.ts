@@ -28,6 +28,8 @@ export class DataMarks {
   /** The next worker would write back these bytes: all that is not durable. */
   keep(node: Node, pieces: KeptFile["pieces"]): void {
     if (this.record === undefined || (node.marks & (UNWRITTEN | KEPT)) !== UNWRITTEN) return;
+    const bytes = pieces.reduce((sum, { data }) => sum + data.length, 0);
+    if (!this.record.mayKeep(bytes)) return;
     this.set(node, node.marks | KEPT);
     this.record.keep({ ino: node.ino, mtimeNs: node.inode!.mtimeNs, pieces });
   }

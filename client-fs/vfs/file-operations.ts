@@ -17,7 +17,7 @@ import { EarlierAppends } from "./earlier-appends.js";
 import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
 import { type Node, type PageRange, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
-import type { RecordedHandle, WorkerRecord } from "./worker-record.js";
+import { FAILED, KEPT, type RecordedHandle, type WorkerRecord } from "./worker-record.js";
 import { LINGER_BYTES, type WriteBudget } from "./writer.js";
 
 const FALLOC_KEEP_SIZE = 1;
@@ -30,6 +30,8 @@ const EXTEND_AHEAD = 64 * 1024 * 1024;
 const WRITTEN_SYNC = O_DSYNC;
 /** Of the kernel. */
 const PAGE = 4096;
+/** A file in more pieces is not kept for the next worker. */
+const KEPT_PIECES_MAX = 64;
 
 /** ENXIO has no row in the table of errors. */
 class NoDataBeyond extends DssError {
@@ -181,6 +183,7 @@ export class FileOperations {
       const writer = node.data?.writer;
       // What takes the place of something older should not be missing after a crash of the machine.
       const mayLinger = this.table.marks.mayLinger(node) && !node.replacing;
+      node.replacing = false;
       if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer, mayLinger);
       else if (node.unpublished) this.table.publishSoon(node);
     }
@@ -193,8 +196,12 @@ export class FileOperations {
    * Before it takes the name of another file: after a crash of the machine one of the two is there
    * whole, also if nobody syncs.
    */
-  async settled(ino: Ino): Promise<void> {
-    await this.table.peek(ino)?.data?.flush();
+  async settled(node: Node | undefined): Promise<void> {
+    if (node?.data === undefined) return;
+    await node.data.flush();
+    if ((node.marks & FAILED) === 0) return;
+    this.table.marks.reported(node);
+    throw writeBackError(node.error);
   }
 
   /** Nobody here has the file open any more, and its last name is gone or may be. */
@@ -257,7 +264,14 @@ export class FileOperations {
   /** Small files outlive this worker once they are closed. */
   private keep(node: Node): void {
     const pieces = node.data?.writer.unwritten(LINGER_BYTES);
-    if (pieces !== undefined && pieces.length > 0) this.table.marks.keep(node, pieces);
+    if (pieces === undefined || pieces.length === 0 || pieces.length > KEPT_PIECES_MAX) return;
+    this.table.marks.keep(node, pieces);
+  }
+  /** Its time was set: the next worker would write it back with that one. */
+  keepAgain(node: Node): void {
+    if ((node.marks & KEPT) === 0) return;
+    this.table.marks.changing(node);
+    this.keep(node);
   }
 
   async fsync(ino: Ino, id: number): Promise<void> {

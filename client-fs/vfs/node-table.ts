@@ -633,7 +633,6 @@ export class NodeTable implements SessionCache {
     if (error.code === "Fenced") this.mds.checkSession();
   }
   private onDataClean(node: Node): void {
-    node.replacing = false;
     this.marks.durable(node);
     node.space?.settled();
     if (node.unpublished && node.writers === 0) this.publishSoon(node);

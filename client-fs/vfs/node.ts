@@ -96,7 +96,7 @@ export class Node {
   publishedMtimeNs = 0n;
   publishedAllocated = 0;
   publishedRecount = false;
-  /** It was cut to nothing, and what was written since is not durable. */
+  /** It was cut to nothing since its last writer closed it. */
   replacing = false;
   /** A size change is on its way to the MDS: no other size may be told. */
   resizing = 0;

@@ -23,6 +23,7 @@ import { FAILED, KEPT, UNTOLD, UNWRITTEN, type KeptFile, type Recorded } from ".
 const INVALIDATE_MS = 300;
 const QUESTIONS_MAX = 64;
 const WRITES_MAX = 64;
+const RETRY_MS = 1_000;
 
 export interface RestoreParts {
   mds: MdsClient;
@@ -72,19 +73,36 @@ function lostWithWorker(cause?: DssError): DssError {
  * them, and the leader asks the objects for their sizes afterwards.
  */
 export async function writeKept(parts: RestoreParts, recorded: Recorded): Promise<void> {
-  const { mds, table, files } = parts;
+  const { mds, table, files, logger } = parts;
   if (recorded.kept.length === 0) return;
   await mds.replayed();
   await inParallel(recorded.kept, WRITES_MAX, async (file) => {
+    const node = table.get(file.ino);
     try {
-      await writeBack(parts, recorded.client, file);
+      await untilWritten(parts, recorded.client, file);
     } catch (error) {
       if (!isDssError(error)) throw error;
-      if (error.code === "StaleHandle" || error.code === "NotFound") return; // Removed since.
-      parts.logger.error({ ino: file.ino, error: describeError(error) }, "data of a file are lost");
-      files.loseData(table.get(file.ino), lostWithWorker(error));
+      const isRemoved = error.code === "StaleHandle" || error.code === "NotFound";
+      if (!isRemoved) {
+        logger.error({ ino: file.ino, error: describeError(error) }, "data of a file are lost");
+        files.loseData(node, lostWithWorker(error));
+      }
     }
+    // Once the takeover has ended others may write to it: a later worker must not write this again.
+    table.marks.durable(node);
   });
+}
+async function untilWritten(parts: RestoreParts, client: ClientId, file: KeptFile): Promise<void> {
+  for (;;) {
+    try {
+      await writeBack(parts, client, file);
+      return;
+    } catch (error) {
+      const isFinal = !isDssError(error) || error.retry === "never";
+      if (isFinal || parts.mds.client !== client) throw error;
+      await new Promise<void>((resolve) => parts.clock.setTimer(RETRY_MS, resolve));
+    }
+  }
 }
 async function writeBack(
   { mds, table, objects }: RestoreParts,

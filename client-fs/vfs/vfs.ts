@@ -381,6 +381,7 @@ export class Vfs implements FileSystem {
           alter(node, request);
         });
       }
+      if (mtimeNs !== undefined) this.files.keepAgain(node);
       // An access control list follows the mode.
       if (rest.mode !== undefined) this.table.get(ino).xattrs = undefined;
     }
@@ -594,7 +595,7 @@ export class Vfs implements FileSystem {
     const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
     const moved = this.table.names.find(this.table.get(parent), name) ?? 0;
     const actor = this.actor(caller);
-    if (replaced !== undefined) await this.files.settled(moved);
+    if (replaced !== undefined) await this.files.settled(await this.childOf(parent, name));
     await this.removing(replaced, async (stillOpen) => {
       const reply = await this.change(
         {

@@ -35,6 +35,8 @@ const HEADER_BYTES = 8;
 /** Notes that came since the log was written anew; and bytes of files among them. */
 const REWRITE_BYTES = 8 * 2 ** 20;
 const REWRITE_KEPT_BYTES = 32 * 2 ** 20;
+/** Of all files that are kept at a time; those beyond are not. */
+const KEPT_BYTES_MAX = 24 * 2 ** 20;
 const DONE_MAX = 1_024;
 
 /** State of a file's data, as bits. */
@@ -106,6 +108,7 @@ class State {
   readonly handles = new Map<number, RecordedHandle>();
   readonly data = new Map<Ino, number>();
   readonly kept = new Map<Ino, KeptFile>();
+  keptBytes = 0;
   readonly locks = new Map<string, RecordedLock>();
   readonly appends = new Map<number, RecordedAppend>();
 
@@ -143,10 +146,12 @@ class State {
       case "data":
         if (note[2] === 0) this.data.delete(note[1]);
         else this.data.set(note[1], note[2]);
-        if ((note[2] & KEPT) === 0) this.kept.delete(note[1]);
+        if ((note[2] & KEPT) === 0) this.forget(note[1]);
         return;
       case "keep":
+        this.forget(note[1].ino);
         this.kept.set(note[1].ino, note[1]);
+        this.keptBytes += bytesOf(note[1]);
         return;
       case "lock":
         this.locks.set(note[1], note[2]);
@@ -157,6 +162,18 @@ class State {
       case "append":
         this.appends.set(note[1].cause, note[1]);
         return;
+    }
+  }
+  private forget(ino: Ino): void {
+    const file = this.kept.get(ino);
+    if (file === undefined) return;
+    this.kept.delete(ino);
+    this.keptBytes -= bytesOf(file);
+  }
+  /** The files' bytes are nowhere else any more. */
+  forgetKept(): void {
+    for (const ino of [...this.kept.keys()]) {
+      this.apply(["data", ino, (this.data.get(ino) ?? 0) & ~KEPT]);
     }
   }
   /**
@@ -198,7 +215,7 @@ export class WorkerRecord implements RequestLog {
   private readonly byCause = new Map<number, number[]>();
   private notes: Note[] = [];
   private bytes = 0;
-  private keptBytes = 0;
+  private keptAppended = 0;
   /** What the worker before left; undefined for the first. */
   readonly inherited: Recorded | undefined;
   /** Which worker of its mount this is. */
@@ -260,8 +277,20 @@ export class WorkerRecord implements RequestLog {
     try {
       this.write(notes);
     } catch (error) {
+      if (this.rewriteWithoutKept()) return;
       this.isBroken = true;
       this.onBroken(error);
+    }
+  }
+  /** There is no room for the bytes of files: true when there is for everything else. */
+  private rewriteWithoutKept(): boolean {
+    if (this.state.kept.size === 0) return false;
+    this.state.forgetKept();
+    try {
+      this.rewrite();
+      return true;
+    } catch {
+      return false; // The first failure is told.
     }
   }
   /** For what nobody is told of: in this turn. */
@@ -274,13 +303,13 @@ export class WorkerRecord implements RequestLog {
     });
   }
   private write(notes: Note[]): void {
-    if (this.bytes > REWRITE_BYTES || this.keptBytes > REWRITE_KEPT_BYTES) {
+    if (this.bytes > REWRITE_BYTES || this.keptAppended > REWRITE_KEPT_BYTES) {
       this.rewrite();
       return;
     }
     const framed = frameOf(notes);
     const kept = keptBytesOf(notes);
-    this.keptBytes += kept;
+    this.keptAppended += kept;
     this.bytes += framed.length - kept;
     this.store.append(framed);
   }
@@ -290,7 +319,7 @@ export class WorkerRecord implements RequestLog {
     // Rare, however much there is that stays.
     const kept = keptBytesOf(notes);
     this.bytes = Math.min(framed.length - kept, REWRITE_BYTES / 2);
-    this.keptBytes = Math.min(kept, REWRITE_KEPT_BYTES / 2);
+    this.keptAppended = Math.min(kept, REWRITE_KEPT_BYTES / 2);
     this.store.replace(framed);
   }
 
@@ -343,6 +372,10 @@ export class WorkerRecord implements RequestLog {
   data(ino: Ino, bits: number): void {
     this.note(["data", ino, bits]);
   }
+  /** There is room for that many more bytes of files. */
+  mayKeep(bytes: number): boolean {
+    return !this.isBroken && this.state.keptBytes + bytes <= KEPT_BYTES_MAX;
+  }
   /** Its buffers do not change before `data` says that the file is not KEPT any more. */
   keep(file: KeptFile): void {
     this.note(["keep", file]);
@@ -363,9 +396,12 @@ export class WorkerRecord implements RequestLog {
 function keptBytesOf(notes: readonly Note[]): number {
   let bytes = 0;
   for (const note of notes) {
-    if (note[0] === "keep") for (const { data } of note[1].pieces) bytes += data.length;
+    if (note[0] === "keep") bytes += bytesOf(note[1]);
   }
   return bytes;
+}
+function bytesOf({ pieces }: KeptFile): number {
+  return pieces.reduce((bytes, { data }) => bytes + data.length, 0);
 }
 function frameOf(notes: Note[]): Buffer {
   const body = notesCodec.encode(notes);

@@ -375,6 +375,7 @@ export class MdsClient {
         continue;
       }
       try {
+        this.log.commit();
         const message = { client, inos: [...written] };
         const answer = await link.call(MdsTakenOver, message, { deadlineMs: ATTEMPT_MS });
         this.restoring = false;

@@ -236,8 +236,14 @@ t.test("small files that were closed outlive the worker, as they were last", asy
   await kernel.run((vfs) => vfs.write(ino, handle, 0, Buffer.from("closed"), plain));
   await kernel.run((vfs) => vfs.flush(ino, handle, 0n));
   await kernel.run((vfs) => vfs.write(ino, handle, 6, Buffer.from(" more"), plain));
+  await write("dated", 0, "dated");
+  const past = 1_000_000_000n;
+  await kernel.run((vfs, caller) => vfs.setattr(inos.get("dated")!, { mtimeNs: past }, caller));
   kernel.kill();
   await kernel.restart();
+  const store = new MemoryRecord();
+  store.replace(kernel.store.bytes);
+  t.same(new WorkerRecord(store).inherited?.kept, [], "a later worker must not write it again");
   kernel.kill(); // The next one begins anew with what is left.
   await kernel.restart();
   t.equal(await content("once"), "once");
@@ -247,10 +253,12 @@ t.test("small files that were closed outlive the worker, as they were last", asy
   t.equal(await content("cut"), "some\0\0");
   t.equal(await content("moved"), "moved");
   t.equal(await content("taken"), "TAKen");
+  const dated = await kernel.run((vfs) => vfs.getattr(inos.get("dated")!));
+  t.equal(dated.attributes.mtimeNs, past);
   const syncing = kernel.ask((vfs) => vfs.fsync(ino, handle));
   t.equal(await world.fails(syncing), "Disk", "what came after the close is lost, and told");
   const names = (await kernel.mount.names(1)).sort().join(" ");
-  t.equal(names, "cut holes more once replaced taken to twice");
+  t.equal(names, "cut dated holes more once replaced taken to twice");
   t.same(world.failures, []);
 });
 
