@@ -4,7 +4,7 @@
  * sequence that shows a difference is shrunk to a few operations.
  */
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { Prng } from "../../../cluster/base/prng.js";
 import { run } from "../../support/process.js";
 import type { Teardown } from "../../support/temp.js";
@@ -73,16 +73,19 @@ export async function compare(
   operations: readonly Operation[],
 ): Promise<Difference | undefined> {
   const name = `run-${process.pid}-${++runs}`;
-  const ways = places.ways.map((way) => join(way, name));
-  const local = join(places.local, name);
-  const lists = [`${local}.dss.json`, `${local}.json`] as const;
-  mkdirSync(ways[0]!);
-  mkdirSync(local);
-  chmodSync(places.local, 0o755); // Other users come here too.
-  for (const folder of [ways[0]!, local]) chmodSync(folder, 0o777);
+  // Links lead up to a folder of its own, too.
+  const ways = places.ways.map((way) => join(way, name, "top"));
+  const local = join(places.local, name, "top");
+  const lists = ["dss", "local"].map((each) => join(places.local, `${name}.${each}.json`));
+  for (const folder of [ways[0]!, local]) {
+    mkdirSync(folder, { recursive: true });
+    chmodSync(dirname(folder), 0o755); // Other users come here too.
+    chmodSync(folder, 0o777);
+  }
+  chmodSync(places.local, 0o755);
   const [found, expected] = await Promise.all([
-    execute(t, ways, operations, lists[0]),
-    execute(t, [local, local], operations, lists[1]),
+    execute(t, ways, operations, lists[0]!),
+    execute(t, [local, local], operations, lists[1]!),
   ]);
   let difference: Difference | undefined;
   const length = Math.max(found.length, expected.length);
@@ -91,7 +94,7 @@ export async function compare(
     const pair = { found: found[at] ?? "nothing", expected: expected[at] ?? "nothing" };
     difference = { at, operation: operations[at], ...pair };
   }
-  for (const folder of [ways[0]!, local]) await removeTree(folder);
+  for (const folder of [ways[0]!, local]) await removeTree(dirname(folder));
   for (const list of lists) rmSync(list, { force: true });
   return difference;
 }

@@ -21,7 +21,7 @@ function planner(data: readonly number[]): StepPlanner {
         .map((block) => ({ offset: block * BLOCK_SIZE, length: BLOCK_SIZE }))
         .filter((run) => run.offset < offset + length && run.offset + BLOCK_SIZE > offset),
   } as unknown as ChunkStore;
-  return new StepPlanner(0 as PgId, store, (_object, offset) => {
+  return new StepPlanner(0, store, (_object, offset) => {
     const fill = data.includes(offset / BLOCK_SIZE) ? 7 : 0;
     return Promise.resolve({ data: [Buffer.alloc(BLOCK_SIZE, fill)] } as unknown as ObjectRead);
   });
