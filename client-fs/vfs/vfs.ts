@@ -44,6 +44,7 @@ import { attributesOf } from "./attributes.js";
 import { getDirectoryXattr, isDirectoryXattr, setDirectoryXattr } from "./directory-xattrs.js";
 import { ExtentCache } from "./extent-cache.js";
 import { FileLocks } from "./file-locks.js";
+import { FilesAhead } from "./files-ahead.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_SYNC, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
@@ -95,6 +96,9 @@ const NOT_FOUND = new DssError("NotFound", "no such name");
 NOT_FOUND.stack = "";
 const NO_ATTRIBUTE = new DssError("NoAttribute", "no such attribute");
 NO_ATTRIBUTE.stack = "";
+const LABEL = "security.selinux";
+const NO_LABELS = new DssError("NotSupported", "files have no SELinux labels");
+NO_LABELS.stack = "";
 const DONE: Promise<void> = Promise.resolve();
 
 export class Vfs implements FileSystem {
@@ -134,7 +138,9 @@ export class Vfs implements FileSystem {
     const { record } = options;
     const { budget, table } = this;
     this.nextHandle = 1 + (record?.generation ?? 0) * HANDLES_PER_WORKER;
-    this.files = new FileOperations({ mds, table, budget, clock, logger, record });
+    const ahead = new FilesAhead(table, cache.enabled && options.readAheadBytes > 0);
+    const onBegun = (node: Node): void => ahead.read(node);
+    this.files = new FileOperations({ mds, table, budget, clock, logger, record, onBegun });
     this.locks = new FileLocks({
       ...{ mds, logger, record },
       lost: (handle) => this.files.loseLock(handle),
@@ -287,6 +293,7 @@ export class Vfs implements FileSystem {
 
   lookup(parent: Ino, name: Buffer): Promise<Entry> {
     const directory = this.table.get(parent);
+    directory.looks++;
     if (name.length <= 2 && name[0] === 0x2e) {
       if (name.length === 1) return this.lookupKnown(parent, directory);
       // NFS export asks for "..".
@@ -750,8 +757,10 @@ export class Vfs implements FileSystem {
     // rewinddir(3) must see what changed since.
     if (after === 0) listing.from = -1;
     const start = this.positionIn(listing, after);
-    if (start < 0) await this.fetchListing(listing, after);
-    return this.entries(listing, cookie, Math.max(start, 0), options.plus);
+    const plus = options.plus && listing.wantsAttributes(this.table.get(ino), cookie);
+    // The first page brings them to this mount in any case: its look-ups are answered here.
+    if (start < 0) await this.fetchListing(listing, after, plus || after === 0);
+    return this.entries(listing, cookie, Math.max(start, 0), plus);
   }
 
   /** Index of the first entry after `cookie` in the page in hand; -1: another page is needed. */
@@ -768,7 +777,11 @@ export class Vfs implements FileSystem {
     return low === entries.length && !listing.end ? -1 : low;
   }
 
-  private async fetchListing(listing: DirectoryHandle, after: number): Promise<void> {
+  private async fetchListing(
+    listing: DirectoryHandle,
+    after: number,
+    plus: boolean,
+  ): Promise<void> {
     const { ino } = listing;
     const last = listing.entries[listing.entries.length - 1];
     const continues = listing.from >= 0 && last !== undefined && last.cookie === after;
@@ -777,7 +790,7 @@ export class Vfs implements FileSystem {
       ino,
       cookie: after,
       limit: LISTING_PAGE,
-      plus: true,
+      plus,
     });
     const node = this.table.get(ino);
     if (after === 0) listing.whole = node.mode === "none" ? -1 : node.namesEpoch;
@@ -862,12 +875,22 @@ export class Vfs implements FileSystem {
     return found;
   }
 
-  async getxattr(ino: Ino, name: Buffer): Promise<Buffer> {
+  getxattr(ino: Ino, name: Buffer): Promise<Buffer> {
+    // `ls -l` asks this of every file.
+    const node = this.table.peek(ino);
+    const hasNone = node?.inode?.xattrCount === 0 && this.table.valid(node);
+    if (hasNone && nameKey(name) === ACL_ACCESS) return Promise.reject(NO_ATTRIBUTE);
+    return this.getxattrOf(ino, name);
+  }
+  private async getxattrOf(ino: Ino, name: Buffer): Promise<Buffer> {
     if (isDirectoryXattr(name)) return getDirectoryXattr(this.mds, ino, name);
     checkXattrName(name);
     const value = (await this.xattrs(ino)).get(nameKey(name));
-    if (value === undefined) throw NO_ATTRIBUTE;
-    return value;
+    if (value !== undefined) return value;
+    // Programs that look for labels ask for no other file's then (where SELinux is in force the
+    // kernel answers by itself).
+    if (nameKey(name) === LABEL) throw NO_LABELS;
+    throw NO_ATTRIBUTE;
   }
   async listxattr(ino: Ino, caller: Caller): Promise<Buffer> {
     const names: Buffer[] = [];
