@@ -44,7 +44,7 @@ export function register(command: Command): void {
     );
   withSettings(command, ["cluster", "client"]);
   command.action(async (path: string, flags: MountFlags) => {
-    const { restartWorker } = settingsOf(command).client; // A wrong one is refused before all else.
+    const survival = settingsOf(command).client; // Wrong settings are refused before all else.
     if (flags.worker === true) {
       await runWorker(command, path, flags);
       return;
@@ -73,7 +73,7 @@ export function register(command: Command): void {
       log: flags.log === undefined ? defaultLog(path) : resolve(flags.log),
       driver: flags.driver,
       settings: settingArguments(command),
-      restartWorker,
+      survival,
       ...(flags.options !== undefined && { options: flags.options.join(",") }),
     });
     printLine(`mounted at ${record.mountpoint}; log: ${record.log}`);
@@ -115,8 +115,7 @@ async function runSupervised(command: Command, path: string, flags: MountFlags):
   const mountpoint = await checkMountpoint(path, flags.options);
   const options = flags.options === undefined ? [] : ["-o", flags.options.join(",")];
   const args = ["--zookeeper", zookeeperOf(command), ...options, ...settingArguments(command)];
-  const { restartWorker } = settingsOf(command).client;
-  await superviseMount(supervisionOf(mountpoint, args, restartWorker));
+  await superviseMount(supervisionOf(mountpoint, args, settingsOf(command).client));
 }
 
 async function runWorker(command: Command, path: string, flags: MountFlags): Promise<void> {
@@ -163,7 +162,11 @@ async function runAlone(command: Command, path: string, flags: MountFlags): Prom
   ]);
   const mountpoint = resolve(path);
   const logger = daemonLogger(`mount ${mountpoint}`, config);
-  const options = { ...mountOptions(flags, mountpoint), zookeeper, config, logger };
+  const onStuck = (what: string): void => {
+    recordEnd(mountpoint, `the mount was given up: ${what}`);
+    process.exit(1); // With it the kernel's connection ends, and who waits gets an error.
+  };
+  const options = { ...mountOptions(flags, mountpoint), zookeeper, config, logger, onStuck };
   try {
     await runToEnd(logger, () => runMount(options));
     recordEnd(mountpoint, "");

@@ -35,6 +35,8 @@ export interface MountProcessOptions {
   version: string;
   /** Called when the mount is usable. */
   onReady?: () => void;
+  /** Called with what has waited for `client.abortStuckMs`: the mount should end. */
+  onStuck: (what: string) => void;
   /** This process is one of several that serve the mount one after the other (kernel driver). */
   worker?: {
     /** The supervisor's descriptor of /dev/fuse. */
@@ -152,7 +154,12 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       ...{ mountpoint, driver, client: mds.client, options: options.mountOptions ?? [] },
       ...vfs.report(),
     });
-    const observed = observe(vfs, { clock, logger, about });
+    const { abortStuckMs } = config.client;
+    const onStuck = (what: string): void => {
+      logger.error({ what, abortStuckMs }, "the mount is stuck and ends");
+      options.onStuck(what);
+    };
+    const observed = observe(vfs, { clock, logger, about, abortStuckMs, onStuck });
     const mounted = await mountFileSystem(observed.fileSystem, {
       mountpoint,
       logger,

@@ -1,8 +1,8 @@
 /**
  * What a mount is doing, for people: every operation of the kernel is counted and timed on its way
  * to the file system, and `cat MOUNT/.dss/status` shows that, open files and memory, as JSON. An
- * operation that waits for long is logged once. `.dss` is in no listing, and hides a name of the
- * root that is spelled so.
+ * operation that waits for long is logged once, and one that waits without end ends the mount.
+ * `.dss` is in no listing, and hides a name of the root that is spelled so.
  *
  * Owns: figures of operations, those in flight, and open status files.
  */
@@ -53,11 +53,18 @@ export interface Observed {
   stop(): void;
 }
 
-/** `about`: what else the status tells. */
-export function observe(
-  target: FileSystem,
-  parts: { clock: Clock; logger: Logger; about: () => Record<string, unknown> },
-): Observed {
+export interface ObservedParts {
+  clock: Clock;
+  logger: Logger;
+  /** What else the status tells. */
+  about: () => Record<string, unknown>;
+  /** After so long an operation is stuck; 0: never. */
+  abortStuckMs: number;
+  /** Called once, with what is stuck. */
+  onStuck: (what: string) => void;
+}
+
+export function observe(target: FileSystem, parts: ObservedParts): Observed {
   const observer = new Observer(target, parts);
   return { fileSystem: observer.fileSystem(), stop: () => observer.stop() };
 }
@@ -74,11 +81,7 @@ class Observer {
 
   constructor(
     private readonly target: FileSystem,
-    private readonly parts: {
-      clock: Clock;
-      logger: Logger;
-      about: () => Record<string, unknown>;
-    },
+    private readonly parts: ObservedParts,
   ) {
     this.startedMs = parts.clock.now();
     this.watch();
@@ -142,17 +145,29 @@ class Observer {
 
   /** Names what waits for long, once. */
   private watch(): void {
-    const { clock, logger } = this.parts;
-    this.timer = clock.setTimer(LOOK_MS, () => {
-      const now = clock.now();
-      for (const flight of this.flights) {
-        const { op, ino, since, isLogged } = flight;
-        if (isLogged || MAY_WAIT.has(op) || now - since < SLOW_MS) continue;
-        flight.isLogged = true;
-        logger.warn({ op, ino, ms: Math.round(now - since) }, "an operation waits for long");
-      }
-      this.watch();
+    const { abortStuckMs, clock } = this.parts;
+    const lookMs = abortStuckMs > 0 ? Math.min(LOOK_MS, abortStuckMs / 2) : LOOK_MS;
+    this.timer = clock.setTimer(lookMs, () => {
+      if (!this.look()) this.watch();
     });
+  }
+  /** True when something is stuck. */
+  private look(): boolean {
+    const { clock, logger, abortStuckMs, onStuck } = this.parts;
+    const now = clock.now();
+    for (const flight of this.flights) {
+      const { op, ino, since, isLogged } = flight;
+      const ms = Math.round(now - since);
+      if (MAY_WAIT.has(op)) continue;
+      if (abortStuckMs > 0 && ms >= abortStuckMs) {
+        onStuck(`${op} of inode ${ino} has had no answer for ${Math.round(ms / 1_000)} s`);
+        return true;
+      }
+      if (isLogged || ms < SLOW_MS) continue;
+      flight.isLogged = true;
+      logger.warn({ op, ino, ms }, "an operation waits for long");
+    }
+    return false;
   }
 
   // ---- The status folder -----------------------------------------------------------------------

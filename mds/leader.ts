@@ -93,7 +93,7 @@ export interface LeaderOptions {
 }
 export const LEADER_DEFAULTS: LeaderOptions = {
   leaseMs: 10_000,
-  recallTimeoutMs: 10_000,
+  recallTimeoutMs: 60_000,
   confirmedMs: 3_000,
   checkpointMs: 5_000,
   checkpointBatches: 256,
@@ -501,7 +501,8 @@ export class MdsLeader {
         return;
       }
       if (now - since > this.parts.options.recallTimeoutMs && !session.restoring) {
-        void this.evict(session, KEEPS);
+        const { mode } = recalled;
+        void this.evict(session, KEEPS, { ino, mode, afterMs: Math.round(now - since) });
         return;
       }
       // A recall or its answer may have been lost with a connection; to be asked twice is harmless.
@@ -756,13 +757,13 @@ export class MdsLeader {
 
   // Eviction: first the fence, then what its objects say, then the capabilities are free.
 
-  private evict(session: LiveSession, reason: string): Promise<void> {
-    session.evicting ??= this.runEviction(session, reason);
+  private evict(session: LiveSession, reason: string, about: object = {}): Promise<void> {
+    session.evicting ??= this.runEviction(session, reason, about);
     return session.evicting;
   }
-  private async runEviction(session: LiveSession, reason: string): Promise<void> {
+  private async runEviction(session: LiveSession, reason: string, about: object): Promise<void> {
     const { logger, cluster } = this.parts;
-    logger.warn({ client: session.id, reason }, "evicting a session");
+    logger.warn({ client: session.id, reason, ...about }, "evicting a session");
     try {
       for (;;) {
         try {

@@ -216,6 +216,7 @@ export class StepPlanner {
     // The last block of the object may go as a whole although the object ends inside it.
     const holeEnd = end === size ? blockCeil(end) : blockFloor(end);
     const partial = async (block: number, from: number, to: number): Promise<void> => {
+      if (this.isHole(object, block)) return;
       const edge = await this.readEdges(object, [block], validTo);
       const old = edge(block);
       if (old === undefined) return;
@@ -234,9 +235,15 @@ export class StepPlanner {
     return steps.length === 0 ? [touch(size)] : steps;
   }
 
+  /** It reads as zeros and takes no space, which cutting it must not change. */
+  private isHole(object: string, block: number): boolean {
+    return this.store.extents(this.pg, object, block, BLOCK_SIZE).length === 0;
+  }
+
   private async shrinkSteps(object: string, size: number): Promise<Step[]> {
     const block = blockFloor(size);
     if (block === size) return [step(OpKind.truncate, size, 0, size)];
+    if (this.isHole(object, block)) return [step(OpKind.truncate, blockCeil(size), 0, size)];
     const edge = await this.readEdges(object, [block]);
     const old = edge(block);
     if (old === undefined) return [step(OpKind.truncate, blockCeil(size), 0, size)];

@@ -29,6 +29,8 @@ const SILENT_MS = 60_000;
 const HAND_OVER_MS = 120_000;
 const BEGIN_MS = 60_000;
 const REQUEST_BYTES_MAX = 4_096;
+/** What a worker says begins so when an operation waits without end; the rest is which. */
+export const STUCK = "stuck: ";
 /** FUSE_HAS_RESEND among the second flags of INIT. */
 const HAS_RESEND = 1 << 7;
 /** Larger would not fit the kernel's address of a unix socket. */
@@ -45,6 +47,8 @@ export interface MountSupervision {
   control: string;
   /** Another worker goes on when one has died. */
   restarts: boolean;
+  /** The mount ends when nobody could serve it for so long; 0: never. */
+  abortStuckMs: number;
 }
 /** What a worker is started with. */
 export interface WorkerStart {
@@ -81,6 +85,8 @@ export class MountSupervisor {
   private timer: NodeJS.Timeout | undefined;
   private control: Server | undefined;
   private restarts = 0;
+  /** Since when nobody serves. */
+  private idleSince: number | undefined;
   /** The kernel has ended the mount. */
   private isGone = false;
   /** Its record is not complete: nobody could go on after it. */
@@ -162,12 +168,14 @@ export class MountSupervisor {
     });
     child.onSaid((said) => {
       if (said === "gone") this.isGone = true;
+      else if (String(said).startsWith(STUCK)) this.abort(String(said).slice(STUCK.length));
       else if (said === "last") this.isLast = true;
       else if (isPresent()) this.upgrade?.end(`the old worker goes on: ${String(said)}`);
     });
     void child.ready.then((negotiated) => {
       if (!isPresent() || this.isOver) return;
       this.negotiated = negotiated;
+      this.idleSince = undefined;
       this.step({ on: "connected" });
       this.log("info", "a worker serves the mount", { worker: child.pid, program: this.program });
       this.upgrade?.end(undefined);
@@ -205,7 +213,25 @@ export class MountSupervisor {
       this.program = previous;
       end(`the new version does not start: ${why}; the old one goes on`);
     }
+    const { abortStuckMs } = this.options;
+    const now = performance.now();
+    const idleMs = now - (this.idleSince ??= now);
+    if (abortStuckMs > 0 && idleMs >= abortStuckMs && this.negotiated !== undefined) {
+      this.abort(`nobody could serve it for ${Math.round(idleMs / 1_000)} s`);
+      return;
+    }
     this.step({ on: "exited", ...(failure !== undefined && { failure }) });
+  }
+
+  /** Programs that wait get an error, and the mount is gone; what was not written back is lost. */
+  private abort(what: string): void {
+    this.log("error", "the mount is stuck and is given up", { what });
+    this.finish(
+      new DssError("TimedOut", `the mount was given up: ${what}`, {
+        hint: "client.abortStuckMs says how long it waits; see: dss status",
+      }),
+    );
+    this.child?.kill();
   }
 
   private finish(error: DssError | undefined): void {

@@ -6,13 +6,15 @@ import type { MountProcessOptions, RunningMount } from "../../client-fs/main.js"
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ProcessLogger } from "../../cluster/platform/pino-log.js";
 import type { Running } from "../daemon.js";
-import type { WorkerReady, WorkerStart } from "./mount-supervisor.js";
+import { STUCK, type WorkerReady, type WorkerStart } from "./mount-supervisor.js";
 import { serveParent, type ParentChannel } from "./server-process.js";
 
 type Negotiated = NonNullable<NonNullable<MountProcessOptions["worker"]>["negotiated"]>;
 
+type WorkerOptions = Omit<MountProcessOptions, "worker" | "onReady" | "onStuck">;
+
 export async function serveMount(
-  options: Omit<MountProcessOptions, "worker" | "onReady"> & { logger: ProcessLogger },
+  options: WorkerOptions & { logger: ProcessLogger },
   recordEnd: (ended: string) => void,
 ): Promise<void> {
   let outcome = "unmounted";
@@ -38,7 +40,7 @@ export async function serveMount(
 }
 
 async function begin(
-  options: Omit<MountProcessOptions, "worker" | "onReady">,
+  options: WorkerOptions,
   { fd, record, negotiated: known }: WorkerStart,
   { ready, parent }: { ready: (value: WorkerReady) => void; parent: ParentChannel },
 ): Promise<RunningMount> {
@@ -52,6 +54,7 @@ async function begin(
       ...(negotiated !== undefined && { negotiated }),
     },
     onReady: () => ready(negotiated!),
+    onStuck: (what) => parent.say(`${STUCK}${what}`),
   });
 }
 

@@ -61,8 +61,10 @@ export interface MountRequest {
   driver?: string;
   /** Further arguments for the worker. */
   settings?: readonly string[];
-  restartWorker: Config["client"]["restartWorker"];
+  survival: Survival;
 }
+/** When a mount goes on and when it ends. */
+export type Survival = Pick<Config["client"], "restartWorker" | "abortStuckMs">;
 
 export const MAIN = fileURLToPath(new URL("../main.js", import.meta.url));
 const SUPERVISOR = fileURLToPath(new URL("./mount-supervisor-program.js", import.meta.url));
@@ -130,13 +132,14 @@ export const controlPath = (mountpoint: string): string =>
 export function supervisionOf(
   mountpoint: string,
   args: readonly string[],
-  restartWorker: Config["client"]["restartWorker"],
+  { restartWorker, abortStuckMs }: Survival,
 ): MountSupervision {
   mkdirSync(recordFolder(), { recursive: true, mode: 0o755 });
   return {
     ...{ mountpoint, program: MAIN, args, env: workerEnvironment() },
     control: controlPath(mountpoint),
     restarts: restartWorker === "always",
+    abortStuckMs,
   };
 }
 
@@ -228,7 +231,7 @@ export async function startMount(request: MountRequest): Promise<MountRecord> {
     ...(options === undefined ? [] : ["-o", options]),
     ...(request.settings ?? []),
   ];
-  const supervision = JSON.stringify(supervisionOf(mountpoint, given, request.restartWorker));
+  const supervision = JSON.stringify(supervisionOf(mountpoint, given, request.survival));
   const worker = await startDetached({
     program: process.execPath,
     args:

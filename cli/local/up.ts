@@ -355,9 +355,9 @@ async function ensureMount(work: Work): Promise<void> {
   if (condition === "none") makeMountpoint(state.mount);
   const log = logOf(folder, "mount");
   // What the cluster's daemons are told they are told by the environment, and so is the mount.
-  const { restartWorker } = loadConfig({ environment: process.env }).client;
+  const survival = loadConfig({ environment: process.env }).client;
   const zookeeper = zookeeperAddress(state);
-  const mounted = await startMount({ path: state.mount, zookeeper, log, restartWorker });
+  const mounted = await startMount({ path: state.mount, zookeeper, log, survival });
   const { pid, startTicks, bootId } = mounted;
   record(work, { name: "mount", role: "mount", pid, startTicks, bootId, data: state.mount, log });
   work.started.push("mount");

@@ -19,7 +19,7 @@ import {
 import { objectName } from "../../cluster/base/object-name.js";
 import { extentsOf, filePrefix, objectSizeWithin } from "../../osd/client/striper.js";
 import type { ExtentCache } from "./extent-cache.js";
-import { FileSpace } from "./file-space.js";
+import { FileSpace, SPACE_BLOCK } from "./file-space.js";
 import type { ReadStream } from "./handle.js";
 import type { Node } from "./node.js";
 import { FileReader } from "./reader.js";
@@ -34,6 +34,8 @@ export interface DataEnvironment {
   onError(node: Node, error: DssError): void;
   /** Everything of this file is durable. */
   onClean(node: Node): void;
+  /** The objects or the length change past the buffers. */
+  onChanging(node: Node): void;
 }
 
 interface Range {
@@ -45,6 +47,8 @@ interface Range {
 export class FileData {
   readonly ino: Ino;
   readonly writer: FileWriter;
+  /** A truncation in progress dropped all that was to be written to the block that it cuts. */
+  private cutUnsent = false;
   private readonly reader: FileReader;
   private readonly prefix: string;
   private readonly direct: Range[] = [];
@@ -164,6 +168,7 @@ export class FileData {
   }
   private sendDirect(offset: number, data: Buffer): Promise<void> {
     const { objects, cache } = this.environment;
+    this.environment.onChanging(this.node);
     const mtimeNs = this.mtimeNs();
     const extents = extentsOf(this.layout(), offset, data.length);
     const end = offset + data.length;
@@ -200,6 +205,7 @@ export class FileData {
     const first = offset - (offset % stripeUnit);
     await this.waitFor(first, Math.ceil(end / stripeUnit) * stripeUnit);
     const { objects, cache } = this.environment;
+    this.environment.onChanging(this.node);
     const mtimeNs = this.mtimeNs();
     const sent = everySettled(
       extentsOf(this.layout(), offset, length).map((extent) =>
@@ -218,7 +224,11 @@ export class FileData {
    * away.
    */
   async cutOff(size: number): Promise<void> {
-    await this.writer.cutOff(size);
+    this.environment.onChanging(this.node);
+    const block = size - (size % SPACE_BLOCK);
+    const { writer } = this;
+    this.cutUnsent = !writer.isClean(size, block + SPACE_BLOCK) && writer.isClean(block, size);
+    await writer.cutOff(size);
     for (;;) {
       const others = this.overlapping(size, Number.MAX_SAFE_INTEGER);
       if (others.length === 0) break;
@@ -226,9 +236,11 @@ export class FileData {
     }
   }
   /** The size changed on the MDS: pages beyond it, and the one that it cuts, are stale. */
-  afterResize(size: number, before: number): void {
+  async afterResize(size: number, before: number): Promise<void> {
     this.environment.cache.drop(this.ino, size, Number.MAX_SAFE_INTEGER);
-    if (size < before) this.node.space?.truncated(size);
+    if (size < before) this.node.space?.truncated(size, this.cutUnsent);
+    this.cutUnsent = false;
+    await this.node.space?.pending;
   }
 
   /** Everything written is durable, direct writes included. */

@@ -18,7 +18,7 @@ import { FileHandle, O_APPEND, O_DIRECT, O_DSYNC, O_TRUNC } from "./handle.js";
 import { type Node, type PageRange, S_ISGID, S_ISUID, S_IXGRP, writeBackError } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 import type { RecordedHandle, WorkerRecord } from "./worker-record.js";
-import type { WriteBudget } from "./writer.js";
+import { LINGER_BYTES, type WriteBudget } from "./writer.js";
 
 const FALLOC_KEEP_SIZE = 1;
 const FALLOC_PUNCH_HOLE = 2;
@@ -183,12 +183,22 @@ export class FileOperations {
     this.table.accessTimes.closed(node, handle);
     if (handle.writable && --node.writers === 0 && !node.orphan) {
       const writer = node.data?.writer;
-      if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer);
+      // What takes the place of something older should not be missing after a crash of the machine.
+      const mayLinger = this.table.marks.mayLinger(node) && !node.replacing;
+      if (writer !== undefined && !writer.clean) this.budget.writeBackClosed(writer, mayLinger);
       else if (node.unpublished) this.table.publishSoon(node);
     }
     if (node.opens > 0) return;
     if (node.orphan || node.toldOpen) await this.lastClose(node);
     this.table.noteIdle(node);
+  }
+
+  /**
+   * Before it takes the name of another file: after a crash of the machine one of the two is there
+   * whole, also if nobody syncs.
+   */
+  async settled(ino: Ino): Promise<void> {
+    await this.table.peek(ino)?.data?.flush();
   }
 
   /** Nobody here has the file open any more, and its last name is gone or may be. */
@@ -244,7 +254,14 @@ export class FileOperations {
     const node = this.table.get(ino);
     if (node.errorUnseen && handle.writable) handle.seenError = node.errorSeq - 1;
     const error = this.errorOf(node, handle);
-    return error === undefined ? DONE : Promise.reject(error);
+    if (error !== undefined) return Promise.reject(error);
+    if (handle.writable) this.keep(node);
+    return DONE;
+  }
+  /** Small files outlive this worker once they are closed. */
+  private keep(node: Node): void {
+    const pieces = node.data?.writer.unwritten(LINGER_BYTES);
+    if (pieces !== undefined && pieces.length > 0) this.table.marks.keep(node, pieces);
   }
 
   async fsync(ino: Ino, id: number): Promise<void> {
@@ -568,6 +585,7 @@ export class FileOperations {
           if (size > 0) await node.data.flush();
         }
         const before = node.size;
+        if (size === 0 && before > 0) node.replacing = true;
         if (node.mode === "exclusive" && node.isRegular) this.table.dataOf(node).space();
         await this.mds.call({
           op: "setattr",
@@ -585,7 +603,7 @@ export class FileOperations {
           node.publishedSize = size;
           node.publishedMtimeNs = mtimeNs;
         }
-        node.data?.afterResize(size, before);
+        await node.data?.afterResize(size, before);
         if (size === 0 && node.errorUnseen) this.forgive(node);
       } finally {
         node.resizing--;
@@ -604,7 +622,7 @@ export class FileOperations {
       inode.size = size;
       inode.mtimeNs = mtimeNs;
       inode.ctimeNs = this.clock.wallNs();
-      node.data?.afterResize(size, size);
+      await node.data?.afterResize(size, size);
       await this.table.publish(node, "safe");
       return true;
     } finally {
@@ -658,7 +676,10 @@ export class FileOperations {
       done: how.done,
       reading: (file, work) => this.reading(file, work),
       write: ({ ino, handle, offset }, data) => this.write(ino, handle, offset, data, options),
-      clear: (file, offset, end) => this.clear(file, offset, end),
+      clear: async (file, offset, end) => {
+        if (how.killPrivileges && hasSetId(file)) await this.clearSetId(file);
+        await this.clear(file, offset, end);
+      },
       reach: (file, end) => this.reach(file, end),
     };
     const read = this.handle(source.handle, source.ino);

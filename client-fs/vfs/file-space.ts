@@ -138,7 +138,16 @@ export class FileSpace {
     for (const unit of edges) await this.again(unit);
   }
 
-  truncated(size: number): void {
+  /**
+   * `unsure`: bytes of the block that `size` cuts were beyond it and did not go out, so that the
+   * OSDs may have nothing of it.
+   */
+  truncated(size: number, unsure = false): void {
+    this.cutTo(size);
+    if (unsure && this.allocated > 0 && this.dense >= 0)
+      this.recheck(Math.floor(size / SPACE_BLOCK));
+  }
+  private cutTo(size: number): void {
     this.generation++;
     if (size === 0 || this.allocated === 0) {
       this.allocated = 0;
@@ -261,6 +270,34 @@ export class FileSpace {
       () => {
         // The write that follows tells the user; the leader counts.
         if (end()) this.recount = true;
+      },
+    );
+    (this.learning ??= new Map()).set(number, learning);
+  }
+  /** Whether the block has data the OSDs are asked, before anything else of its unit goes out. */
+  private recheck(block: number): void {
+    const { generation, unitBlocks } = this;
+    const number = Math.floor(block / unitBlocks);
+    const unit = this.known(number);
+    if (unit === undefined) return; // All of it is being asked for.
+    const at = block % unitBlocks;
+    if (clear(unit, at, at + 1) === 0) return;
+    this.units!.delete(number);
+    const learning: Learning = { added: [], done: Promise.resolve() };
+    const end = (has: boolean): void => {
+      if (generation !== this.generation || this.learning?.get(number) !== learning) return;
+      this.learning.delete(number);
+      if (this.learning.size === 0) this.learning = undefined;
+      (this.units ??= new Map()).set(number, unit);
+      if (has) set(unit, at, at + 1);
+      else this.count(-1);
+      for (const { from, to } of learning.added) this.add(number, from, to);
+    };
+    learning.done = this.ask(block * SPACE_BLOCK, SPACE_BLOCK).then(
+      (runs) => end(runs.length > 0),
+      () => {
+        this.recount = true;
+        end(true);
       },
     );
     (this.learning ??= new Map()).set(number, learning);

@@ -51,7 +51,7 @@ export interface NodeTableOptions {
   mds: MdsClient;
   clock: Clock;
   logger: Logger;
-  data: Omit<DataEnvironment, "onError" | "onClean">;
+  data: Omit<DataEnvironment, "onError" | "onClean" | "onChanging">;
   /** Every change waits for the journal. */
   sync?: boolean;
   record?: WorkerRecord;
@@ -108,6 +108,7 @@ export class NodeTable implements SessionCache {
       ...options.data,
       onError: (node, error) => this.onDataError(node, error),
       onClean: (node) => this.onDataClean(node),
+      onChanging: (node) => this.marks.changing(node),
     };
   }
 
@@ -632,6 +633,7 @@ export class NodeTable implements SessionCache {
     if (error.code === "Fenced") this.mds.checkSession();
   }
   private onDataClean(node: Node): void {
+    node.replacing = false;
     this.marks.durable(node);
     node.space?.settled();
     if (node.unpublished && node.writers === 0) this.publishSoon(node);

@@ -98,6 +98,8 @@ export class Node {
   publishedMtimeNs = 0n;
   publishedAllocated = 0;
   publishedRecount = false;
+  /** It was cut to nothing, and what was written since is not durable. */
+  replacing = false;
   /** A size change is on its way to the MDS: no other size may be told. */
   resizing = 0;
   /** Serialises operations that change the size as a whole with writes. */

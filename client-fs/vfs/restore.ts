@@ -1,23 +1,28 @@
 /**
  * A worker begins where another one of the same mount has ended (design §7): what the record says
- * becomes what this one has, before the kernel's requests are read. Written data that died with the
- * other are reported once (EIO) and shown by nobody; the kernel forgets what it had cached.
+ * becomes what this one has, before the kernel's requests are read. Small files that were closed
+ * are written back from it. Other data that were written and died with the other worker are
+ * reported once (EIO) and shown by nobody; the kernel forgets what it had cached.
  */
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
-import type { Ino } from "../../cluster/base/ids.js";
+import type { ClientId, Ino } from "../../cluster/base/ids.js";
+import { objectName } from "../../cluster/base/object-name.js";
 import { inParallel } from "../../cluster/base/parallel.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
+import { NO_TRUNCATION, type ObjectAccess } from "../../osd/client/object-access.js";
+import { extentsOf, filePrefix, objectSizeWithin } from "../../osd/client/striper.js";
 import { DirectoryHandle } from "./handle.js";
 import type { FileLocks } from "./file-locks.js";
 import type { FileOperations } from "./file-operations.js";
 import type { NodeTable } from "./node-table.js";
-import { FAILED, UNTOLD, UNWRITTEN, type Recorded } from "./worker-record.js";
+import { FAILED, KEPT, UNTOLD, UNWRITTEN, type KeptFile, type Recorded } from "./worker-record.js";
 
 /** Dropping pages may wait for answers that nobody gives before this worker reads requests. */
 const INVALIDATE_MS = 300;
 const QUESTIONS_MAX = 64;
+const WRITES_MAX = 64;
 
 export interface RestoreParts {
   mds: MdsClient;
@@ -25,6 +30,7 @@ export interface RestoreParts {
   files: FileOperations;
   locks: FileLocks;
   directories: Map<number, DirectoryHandle>;
+  objects: ObjectAccess;
   clock: Clock;
   logger: Logger;
 }
@@ -45,16 +51,60 @@ export function restoreHandles(parts: RestoreParts, recorded: Recorded): void {
   for (const { ino, bits } of recorded.data) {
     const node = table.get(ino);
     node.marks = bits;
-    if ((bits & (UNWRITTEN | FAILED)) === 0) continue;
+    if ((bits & FAILED) === 0 && (bits & (UNWRITTEN | KEPT)) !== UNWRITTEN) continue;
     lost++;
-    const message = "written data were lost with the process of the mount";
-    files.loseData(node, new DssError("Disk", message));
+    files.loseData(node, lostWithWorker());
   }
-  const { handles, requests, generation } = recorded;
+  const { handles, requests, kept, generation } = recorded;
+  const counts = { handles: handles.length, requests: requests.length, kept: kept.length, lost };
   parts.logger.warn(
-    { worker: generation + 1, handles: handles.length, requests: requests.length, lost },
+    { worker: generation + 1, ...counts },
     "going on where another worker has ended",
   );
+}
+function lostWithWorker(cause?: DssError): DssError {
+  const message = "written data were lost with the process of the mount";
+  return new DssError("Disk", message, cause === undefined ? {} : { cause });
+}
+
+/**
+ * With a session, before the takeover ends: the files are still held as the worker before held
+ * them, and the leader asks the objects for their sizes afterwards.
+ */
+export async function writeKept(parts: RestoreParts, recorded: Recorded): Promise<void> {
+  const { mds, table, files } = parts;
+  if (recorded.kept.length === 0) return;
+  await mds.replayed();
+  await inParallel(recorded.kept, WRITES_MAX, async (file) => {
+    try {
+      await writeBack(parts, recorded.client, file);
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      if (error.code === "StaleHandle" || error.code === "NotFound") return; // Removed since.
+      parts.logger.error({ ino: file.ino, error: describeError(error) }, "data of a file are lost");
+      files.loseData(table.get(file.ino), lostWithWorker(error));
+    }
+  });
+}
+async function writeBack(
+  { mds, table, objects }: RestoreParts,
+  client: ClientId,
+  { ino, mtimeNs, pieces }: KeptFile,
+): Promise<void> {
+  const { inode } = (await mds.call({ op: "getattr", ino })).answer;
+  if (inode?.layout === undefined) throw new DssError("NotFound", `no file ${ino}`);
+  const { layout, truncateSeq, truncateSize } = inode;
+  for (const { start, data } of pieces) {
+    for (const { index, offset, length, at } of extentsOf(layout, start, data.length)) {
+      // In another session others may have written to it since.
+      if (mds.client !== client) throw new DssError("NoSession", "the session was lost");
+      const address = { pool: layout.pool, object: objectName(filePrefix(ino), index) };
+      const size = objectSizeWithin(layout, index, truncateSize);
+      const truncation = truncateSeq === 0 ? NO_TRUNCATION : { seq: truncateSeq, size };
+      const options = { truncation, minEpoch: table.get(ino).minEpoch, mtimeNs };
+      await objects.write(address, offset, [data.subarray(at, at + length)], options);
+    }
+  }
 }
 
 /** Names, attributes and pages that the kernel has by the word of the other worker. */

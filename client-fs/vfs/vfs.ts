@@ -9,7 +9,7 @@
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
-import { DssError, isDssError } from "../../cluster/base/errors.js";
+import { DssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, Timer } from "../../cluster/platform/ports.js";
@@ -40,6 +40,7 @@ import type {
   StatFs,
 } from "../file-system.js";
 import type { AccessTimeMode } from "./access-times.js";
+import { alter, outlives } from "./afterlife.js";
 import { attributesOf } from "./attributes.js";
 import { getDirectoryXattr, isDirectoryXattr, setDirectoryXattr } from "./directory-xattrs.js";
 import { ExtentCache } from "./extent-cache.js";
@@ -51,7 +52,13 @@ import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { nameKey } from "./names.js";
 import { NodeTable } from "./node-table.js";
-import { endTakeover, forgetInKernel, restoreHandles, type RestoreParts } from "./restore.js";
+import {
+  endTakeover,
+  forgetInKernel,
+  restoreHandles,
+  writeKept,
+  type RestoreParts,
+} from "./restore.js";
 import type { Recorded, WorkerRecord } from "./worker-record.js";
 import { mountReport } from "./report.js";
 import { WriteBudget } from "./writer.js";
@@ -174,13 +181,15 @@ export class Vfs implements FileSystem {
 
   private get restoring(): RestoreParts {
     const { mds, table, files, locks, directories, clock } = this;
-    return { mds, table, files, locks, directories, clock, logger: this.options.logger };
+    const { objects, logger } = this.options;
+    return { mds, table, files, locks, directories, objects, clock, logger };
   }
   /** Goes on where another worker has ended; opens the session. Then requests may be read. */
   async takeOver(recorded: Recorded, openWithinMs: number): Promise<void> {
     restoreHandles(this.restoring, recorded);
     await forgetInKernel(this.restoring, recorded);
     await this.mds.open(openWithinMs);
+    await writeKept(this.restoring, recorded);
     await endTakeover(this.restoring, recorded);
   }
   /** Leaves to the next worker nothing that it could not go on with: all data is durable. */
@@ -280,13 +289,7 @@ export class Vfs implements FileSystem {
     try {
       await this.mds.call({ op: "getattr", ino });
     } catch (error) {
-      // A directory that was removed while it is open: numbers are never used again, so this is it.
-      const known = this.table.get(ino);
-      const { inode } = known;
-      const open = known.opens > 0 && known.isDirectory && inode !== undefined;
-      if (!open || !isDssError(error, "StaleHandle")) throw error;
-      known.inode = { ...inode, nlink: 0 };
-      return known;
+      if (!outlives(this.table.get(ino), error)) throw error;
     }
     return this.table.get(ino);
   }
@@ -379,7 +382,12 @@ export class Vfs implements FileSystem {
         ...{ op: "setattr" as const, ino, ...rest, actor },
         ...(clearSuid ? { clearSuid } : {}),
       };
-      if (!this.table.local.setattr(request)) await this.change(request, caller);
+      if (!this.table.local.setattr(request)) {
+        await this.change(request, caller).catch((error: unknown) => {
+          if (!outlives(node, error)) throw error;
+          alter(node, request);
+        });
+      }
       // An access control list follows the mode.
       if (rest.mode !== undefined) this.table.get(ino).xattrs = undefined;
     }
@@ -593,6 +601,7 @@ export class Vfs implements FileSystem {
     const replaced = exchange || noReplace ? undefined : await this.childOf(newParent, newName);
     const moved = this.table.names.find(this.table.get(parent), name) ?? 0;
     const actor = this.actor(caller);
+    if (replaced !== undefined) await this.files.settled(moved);
     await this.removing(replaced, async (stillOpen) => {
       const reply = await this.change(
         {

@@ -1,7 +1,8 @@
 /**
  * What a mount's worker leaves to the next one if it dies (design §7 Supervisor and worker): its
  * session, the handles that the kernel has, changes that may not be in the journal or not be
- * answered, locks, and files whose written data or sizes are not the cluster's yet.
+ * answered, locks, files whose written data or sizes are not the cluster's yet, and the bytes of
+ * small files that were closed and are not written back.
  *
  * A log of notes in a file in memory (tmpfs), which outlives the process but not the machine, as
  * the mount does. Notes are collected and appended together before anything leaves the process
@@ -29,15 +30,18 @@ export interface RecordStore {
 }
 
 /** A format that another version cannot read has another number. */
-export const RECORD_FORMAT = 1;
+export const RECORD_FORMAT = 2;
 const HEADER_BYTES = 8;
+/** Notes that came since the log was written anew; and bytes of files among them. */
 const REWRITE_BYTES = 8 * 2 ** 20;
+const REWRITE_KEPT_BYTES = 32 * 2 ** 20;
 const DONE_MAX = 1_024;
 
 /** State of a file's data, as bits. */
 export const UNTOLD = 1; // Its size or time may not be the leader's.
 export const UNWRITTEN = 2; // Written data are only in the worker's memory.
 export const FAILED = 4; // A write-back failed, or data were lost, and nobody has been told yet.
+export const KEPT = 8; // The record has what is UNWRITTEN.
 
 export interface RecordedHandle {
   id: number;
@@ -61,6 +65,12 @@ export interface RecordedAppend {
   position: number;
   length: number;
 }
+/** What of a file is not written back. */
+export interface KeptFile {
+  ino: Ino;
+  mtimeNs: bigint;
+  pieces: readonly { start: number; data: Buffer }[];
+}
 export interface Recorded {
   client: ClientId;
   /** Of the worker that wrote it. */
@@ -68,6 +78,7 @@ export interface Recorded {
   requests: LoggedRequest[];
   handles: RecordedHandle[];
   data: { ino: Ino; bits: number }[];
+  kept: KeptFile[];
   locks: RecordedLock[];
   appends: RecordedAppend[];
 }
@@ -81,6 +92,7 @@ type Note =
   | ["open", RecordedHandle]
   | ["close", number]
   | ["data", Ino, number]
+  | ["keep", KeptFile]
   | ["lock", string, RecordedLock]
   | ["unlock", string]
   | ["append", RecordedAppend];
@@ -93,6 +105,7 @@ class State {
   readonly requests = new Map<number, LoggedRequest>();
   readonly handles = new Map<number, RecordedHandle>();
   readonly data = new Map<Ino, number>();
+  readonly kept = new Map<Ino, KeptFile>();
   readonly locks = new Map<string, RecordedLock>();
   readonly appends = new Map<number, RecordedAppend>();
 
@@ -130,6 +143,10 @@ class State {
       case "data":
         if (note[2] === 0) this.data.delete(note[1]);
         else this.data.set(note[1], note[2]);
+        if ((note[2] & KEPT) === 0) this.kept.delete(note[1]);
+        return;
+      case "keep":
+        this.kept.set(note[1].ino, note[1]);
         return;
       case "lock":
         this.locks.set(note[1], note[2]);
@@ -159,6 +176,7 @@ class State {
         .map((request) => ({ ...request })),
       handles: [...this.handles.values()],
       data: [...this.data].map(([ino, bits]) => ({ ino, bits })),
+      kept: [...this.kept.values()],
       locks: [...this.locks.values()],
       appends: [...this.appends.values()],
     };
@@ -168,6 +186,7 @@ class State {
     for (const request of this.requests.values()) yield ["request", request];
     for (const handle of this.handles.values()) yield ["open", handle];
     for (const [ino, bits] of this.data) yield ["data", ino, bits];
+    for (const file of this.kept.values()) yield ["keep", file];
     for (const [key, lock] of this.locks) yield ["lock", key, lock];
     for (const append of this.appends.values()) yield ["append", append];
   }
@@ -179,6 +198,7 @@ export class WorkerRecord implements RequestLog {
   private readonly byCause = new Map<number, number[]>();
   private notes: Note[] = [];
   private bytes = 0;
+  private keptBytes = 0;
   /** What the worker before left; undefined for the first. */
   readonly inherited: Recorded | undefined;
   /** Which worker of its mount this is. */
@@ -254,18 +274,23 @@ export class WorkerRecord implements RequestLog {
     });
   }
   private write(notes: Note[]): void {
-    if (this.bytes > REWRITE_BYTES) {
+    if (this.bytes > REWRITE_BYTES || this.keptBytes > REWRITE_KEPT_BYTES) {
       this.rewrite();
       return;
     }
     const framed = frameOf(notes);
-    this.bytes += framed.length;
+    const kept = keptBytesOf(notes);
+    this.keptBytes += kept;
+    this.bytes += framed.length - kept;
     this.store.append(framed);
   }
   private rewrite(): void {
-    const framed = frameOf([["format", RECORD_FORMAT, this.generation], ...this.state.notes()]);
+    const notes = [...this.state.notes()];
+    const framed = frameOf([["format", RECORD_FORMAT, this.generation], ...notes]);
     // Rare, however much there is that stays.
-    this.bytes = Math.min(framed.length, REWRITE_BYTES / 2);
+    const kept = keptBytesOf(notes);
+    this.bytes = Math.min(framed.length - kept, REWRITE_BYTES / 2);
+    this.keptBytes = Math.min(kept, REWRITE_KEPT_BYTES / 2);
     this.store.replace(framed);
   }
 
@@ -318,6 +343,10 @@ export class WorkerRecord implements RequestLog {
   data(ino: Ino, bits: number): void {
     this.note(["data", ino, bits]);
   }
+  /** Its buffers do not change before `data` says that the file is not KEPT any more. */
+  keep(file: KeptFile): void {
+    this.note(["keep", file]);
+  }
   append(append: RecordedAppend): void {
     this.note(["append", append]);
     this.commit();
@@ -331,6 +360,13 @@ export class WorkerRecord implements RequestLog {
   }
 }
 
+function keptBytesOf(notes: readonly Note[]): number {
+  let bytes = 0;
+  for (const note of notes) {
+    if (note[0] === "keep") for (const { data } of note[1].pieces) bytes += data.length;
+  }
+  return bytes;
+}
 function frameOf(notes: Note[]): Buffer {
   const body = notesCodec.encode(notes);
   const framed = Buffer.allocUnsafe(HEADER_BYTES + body.length);

@@ -7,13 +7,13 @@
  * recorded for them.
  *
  * Each piece is one copy out of the driver's buffer. Sequential streams go out as soon as
- * STREAM_BYTES are together; everything else when somebody asks (fsync, recall, close, age,
- * memory).
+ * STREAM_BYTES are together; everything else when somebody asks (fsync, recall, age, memory, the
+ * close of what is not small).
  */
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { Clock, Timer } from "../../cluster/platform/ports.js";
+import type { Clock } from "../../cluster/platform/ports.js";
 import type { ObjectAccess, ObjectAddress, AccessOptions } from "../../osd/client/object-access.js";
 import { extentsOf, type StripeLayout } from "../../osd/client/striper.js";
 import type { ExtentCache } from "./extent-cache.js";
@@ -32,14 +32,16 @@ const APPEND_ROOM_MAX = 256 * 1024;
 const RETRY_MS = 1_000;
 const RECYCLE_MS = 3_000;
 /**
- * Small files that were closed wait this long for others: a burst of object writes costs the OSDs
- * a fraction of the same writes one by one (they share syncs and wake-ups), and what is removed
- * meanwhile is never written. Larger ones go at once.
+ * Small files that were closed stay until their age or others want them written (`writeBackAgeMs`):
+ * who makes many does not wait for the OSDs, whom a burst of writes costs a fraction of the same
+ * writes one by one, and what is removed meanwhile is never written. Larger ones go at once.
  */
-const CLOSED_LINGER_MS = 100;
-const CLOSED_LINGER_BYTES = 64 * 1024;
-/** So many closed files go without waiting for the rest of the time. */
-const CLOSED_MAX = 128;
+export const LINGER_BYTES = 64 * 1024;
+/** Of all files that stay. */
+const LINGER_FILES_MAX = 8 * 1024;
+const LINGER_BYTES_MAX = 16 * 1024 * 1024;
+/** When there are more, this share of them goes, the oldest first. */
+const LINGER_SHARE = 1 / 16;
 
 interface Piece {
   start: number;
@@ -95,9 +97,9 @@ export class WriteBudget {
   /** Files with dirty data, the longest dirty first. */
   private readonly files = new Set<FileWriter>();
   private readonly starved = new Set<FileWriter>();
-  /** Small files whose last writer has closed; written back together. */
-  private readonly closed = new Set<FileWriter>();
-  private closedTimer: Timer | undefined;
+  /** Small files whose last writer has closed, the longest closed first, and their bytes. */
+  private readonly lingering = new Map<FileWriter, number>();
+  private lingeringBytes = 0;
   /** Fresh large buffers cost page faults and collections of garbage; these are used again. */
   private readonly pool: Buffer[] = [];
 
@@ -156,23 +158,30 @@ export class WriteBudget {
     const limit = this.clock.now() - ageMs;
     for (const file of this.files) if (file.oldestMs <= limit) file.pumpAll();
   }
-  /** The file's last writer has closed it. */
-  writeBackClosed(file: FileWriter): void {
-    if (file.waitingBytes > CLOSED_LINGER_BYTES) {
+  /** The file's last writer has closed it. `mayLinger`: its bytes would outlive this process. */
+  writeBackClosed(file: FileWriter, mayLinger: boolean): void {
+    this.endLingering(file);
+    const bytes = file.waitingBytes;
+    if (!mayLinger || bytes > LINGER_BYTES) {
       file.pumpAll();
       return;
     }
-    this.closed.add(file);
-    if (this.closed.size >= CLOSED_MAX) this.pumpClosed();
-    else this.closedTimer ??= this.clock.setTimer(CLOSED_LINGER_MS, () => this.pumpClosed());
+    this.lingering.set(file, bytes);
+    this.lingeringBytes += bytes;
+    if (this.lingering.size > LINGER_FILES_MAX || this.lingeringBytes > LINGER_BYTES_MAX) {
+      this.endOldest(Math.ceil(this.lingering.size * LINGER_SHARE));
+    }
   }
-  private pumpClosed(): void {
-    this.closedTimer?.cancel();
-    this.closedTimer = undefined;
-    for (const file of this.closed) {
-      this.closed.delete(file);
+  private endOldest(count: number): void {
+    for (const file of this.lingering.keys()) {
+      if (count-- <= 0) return;
+      this.endLingering(file);
       file.pumpAll();
     }
+  }
+  private endLingering(file: FileWriter): void {
+    this.lingeringBytes -= this.lingering.get(file) ?? 0;
+    this.lingering.delete(file);
   }
   dirtyFiles(): FileWriter[] {
     return [...this.files];
@@ -188,7 +197,7 @@ export class WriteBudget {
   land(bytes: number): void {
     this.flights--;
     this.flightBytes -= bytes;
-    for (const file of [...this.starved]) {
+    for (const file of this.starved) {
       if (this.full) return;
       this.starved.delete(file);
       file.pump();
@@ -203,7 +212,7 @@ export class WriteBudget {
     else {
       this.files.delete(file);
       this.starved.delete(file);
-      this.closed.delete(file);
+      this.endLingering(file);
     }
   }
 }
@@ -310,6 +319,17 @@ export class FileWriter {
       add(this.dirty[at]!);
     }
     return found;
+  }
+
+  /**
+   * All that was written and is not durable, if that is no more than `max` bytes. The bytes are
+   * those of the buffers: they change with the next write.
+   */
+  unwritten(max: number): Segment[] | undefined {
+    if (this.dirtyBytes > max || this.flights.length > 0) return undefined;
+    return this.dirty.map(({ start, length, buffer }) => {
+      return { start, data: buffer.length === length ? buffer : buffer.subarray(0, length) };
+    });
   }
 
   /** True when nothing of [offset, end) is dirty or in flight. */

@@ -244,7 +244,11 @@ function relations(config: Config): readonly (readonly [boolean, string])[] {
       pool.objectBytes <= cluster.connectionInFlightBytesMax,
       "pool.objectBytes <= connectionInFlightBytesMax",
     ],
-    [mds.recallTimeoutMs <= mds.sessionLeaseMs, "mds.recallTimeoutMs <= mds.sessionLeaseMs"],
+    // Whoever waits for the recall must not fail before its holder is evicted.
+    [
+      2 * mds.recallTimeoutMs <= client.requestDeadlineMs,
+      "2 * mds.recallTimeoutMs <= client.requestDeadlineMs",
+    ],
     // A failover must fit into a request's deadline, or it would be seen as an error.
     [
       client.requestDeadlineMs >= 2 * cluster.zkSessionMs,

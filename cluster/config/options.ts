@@ -226,8 +226,8 @@ export const OPTIONS = {
       "a client session that is silent for this long is evicted and fenced",
     ),
     recallTimeoutMs: ms(
-      { default: 10 * SECOND, min: 200, max: 10 * MINUTE, simulate: [SECOND, 15 * SECOND] },
-      "a client that keeps a recalled capability for this long is evicted and fenced",
+      { default: MINUTE, min: 200, max: 10 * MINUTE, simulate: [SECOND, 15 * SECOND] },
+      "a client that is heard of and keeps a recalled capability for this long is evicted",
     ),
     pageCacheBytes: bytes(
       { default: 64 * MiB, min: MiB, max: 64 * GiB, simulate: [MiB, 8 * MiB] },
@@ -252,6 +252,10 @@ export const OPTIONS = {
       ["never", "always"],
       "always",
       "whether another worker goes on when a mount's worker has died",
+    ),
+    abortStuckMs: ms(
+      { default: HOUR, min: 0, max: 365 * 24 * HOUR },
+      "a mount ends when one of its operations has waited for this long; 0: waits for ever",
     ),
     cacheBytes: bytes(
       { default: 64 * MiB, min: 0, max: 64 * GiB, simulate: [0, 16 * MiB] },

@@ -348,16 +348,26 @@ export class MdsClient {
     for (const wake of this.restoredWaiters.splice(0)) wake();
   }
   /**
-   * What the worker before had not heard to be executed is: ends the takeover. `written`: files
+   * Resolves when what the worker before had not heard to be executed is; false: the session was
+   * lost.
+   */
+  async replayed(): Promise<boolean> {
+    const client = this.sessionId;
+    const isOver = (): boolean => this.sessionId !== client || this.state === "closed";
+    while (this.restored.size > 0 && !isOver()) {
+      await new Promise<void>((resolve) => this.restoredWaiters.push(resolve));
+    }
+    return !isOver();
+  }
+  /**
+   * After `replayed`: ends the takeover. `written`: files
    * whose sizes it may not have told; the answer has what was found of them. Undefined: the session
    * was lost, and there is another one.
    */
   async endTakeover(written: readonly Ino[]): Promise<TakenOver | undefined> {
     const client = this.sessionId;
     const isOver = (): boolean => this.sessionId !== client || this.state === "closed";
-    while (this.restored.size > 0 && !isOver()) {
-      await new Promise<void>((resolve) => this.restoredWaiters.push(resolve));
-    }
+    if (!(await this.replayed())) return undefined;
     while (!isOver()) {
       const { link } = this;
       if (link === undefined || this.state !== "active") {

@@ -1,8 +1,8 @@
 /**
  * `differential.js --seed N [--seeds COUNT --length L] [--folder A --second B]`: random sequences
  * of operations through two mounts of a cluster of its own (or through A and B, one folder by two
- * mounts) and on a local file system, compared; the first difference is shrunk and printed. Exit
- * code 0: there is none.
+ * mounts) and on a local file system, compared; differences are printed when they are found, and
+ * again when all seeds have run, shrunk. Exit code 0: there is none.
  */
 import { chmodSync, mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -12,12 +12,16 @@ import {
   describeDifference,
   operationsOf,
   shrink,
+  type Difference,
   type Places,
 } from "../posix/differential/run.js";
+import type { Operation } from "../posix/differential/operations.js";
 import { startCluster } from "../support/cluster.js";
 import { tempFolder } from "../support/temp.js";
 import { Scope } from "../support/scope.js";
 
+/** Sequences that run at a time, each in a folder of its own: most of it is waiting. */
+const LANES = 20;
 const scope = new Scope();
 async function clusterWays(): Promise<[string, string]> {
   const cluster = await startCluster(scope);
@@ -49,17 +53,24 @@ try {
   const places: Places = { ways, local: tempFolder(scope, "local") };
   const [first, seeds, length] = [values.seed, values.seeds, values.length].map(Number);
   let operations = 0;
-  for (let seed = first!; seed < first! + seeds!; seed++) {
-    const sequence = operationsOf(seed, length!);
-    const difference = await compare(scope, places, sequence);
-    operations += difference?.at ?? sequence.length;
-    if (difference === undefined) continue;
-    console.log(`${operations} operations before the first difference; shrinking`);
-    console.log(JSON.stringify(difference));
+  const differing: { seed: number; sequence: Operation[]; difference: Difference }[] = [];
+  const left = Array.from({ length: seeds! }, (_, index) => first! + index);
+  const lane = async (): Promise<void> => {
+    for (let seed = left.shift(); seed !== undefined; seed = left.shift()) {
+      const sequence = operationsOf(seed, length!);
+      const difference = await compare(scope, places, sequence);
+      operations += difference?.at ?? sequence.length;
+      if (difference === undefined) continue;
+      const { at, found, expected } = difference;
+      console.log(`seed ${seed}: operation ${at} gives ${found}, locally ${expected}`);
+      differing.push({ seed, sequence, difference });
+    }
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
+  for (const { seed, sequence, difference } of differing) {
+    process.exitCode = 1;
     const small = await shrink(scope, places, sequence, difference);
     console.log(describeDifference(seed, small));
-    process.exitCode = 1;
-    break;
   }
   console.log(`${operations} operations compared, seeds from ${first}`);
 } finally {

@@ -27,7 +27,7 @@ const MIB = 2 ** 20;
 const STEP = process.env["DSS_INTEROP"] ?? "clients";
 const DEATHS = 4;
 
-t.setTimeout(900_000);
+t.setTimeout(1_700_000);
 const folder = tempFolder(t, "interop");
 const cluster: Cluster = await startCluster(t);
 const volume = (...args: string[]): Promise<string> =>
@@ -51,7 +51,7 @@ const shaOf = async (path: string): Promise<string> => {
 };
 
 if (STEP === "clients") t.test("every client, every way", { timeout: 600_000 }, clients);
-else if (STEP === "transfers") t.test("killed and resumed", { timeout: 800_000 }, transfers);
+else if (STEP === "transfers") t.test("killed and resumed", { timeout: 1_600_000 }, transfers);
 else if (STEP === "figures") t.test("the figures of fio and of dss", { timeout: 300_000 }, figures);
 else throw new Error(`DSS_INTEROP=${STEP}: clients, transfers or figures`);
 
@@ -138,10 +138,13 @@ async function clients(t: Test): Promise<void> {
 
 // ---- Transfers ---------------------------------------------------------------------------------
 
-/** Kills the command when its note says that it is well under way; the note's last position. */
+/**
+ * Kills the command when its note says that it is beyond `from`; the note's last position. Without
+ * a note it has not begun: it is before any position.
+ */
 async function killAtNote(t: Test, program: Program, note: string, from: number): Promise<number> {
   const next = (): number =>
-    existsSync(note) ? (JSON.parse(readFileSync(note, "utf8")) as { next: number }).next : 0;
+    existsSync(note) ? (JSON.parse(readFileSync(note, "utf8")) as { next: number }).next : -1;
   await waitFor("progress", () => next() > from || !program.running || undefined, {
     ...{ withinMs: 300_000, everyMs: 5 },
   });
@@ -169,7 +172,9 @@ async function transfers(t: Test): Promise<void> {
     const more = death === 0 ? [] : ["--resume"];
     const importing = cluster.start(["volume", "import", source, "large", ...more]);
     if (death === 1) {
-      await waitFor("the resumed import", () => isNoteOf(source, importing.pid) || undefined);
+      const goesOn = (): boolean => isNoteOf(source, importing.pid) || !importing.running;
+      await waitFor("the resumed import", goesOn, { withinMs: 60_000, everyMs: 5 });
+      t.ok(importing.running, `it goes on: ${importing.tail()}`);
       const second = await cluster.dss(["volume", "import", source, "large", "--resume"]);
       t.match(second, { code: 1, stderr: /goes on in process \d+/ }, "one at a time");
     }

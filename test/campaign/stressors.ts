@@ -82,7 +82,10 @@ function dbench({ folder }: Job): StressorResult {
   return { good: false, counts: failures.slice(0, 10).join("\n") };
 }
 
-/** Made, filled, killed under load, restarted, and then the sums must agree. */
+/**
+ * Made, filled, killed under load, restarted, and then the sums must agree. `-n`: or each round
+ * begins with an empty history.
+ */
 function postgres({ folder, local }: Job): StressorResult {
   chmodSync(folder, 0o777);
   chmodSync(local, 0o777);
@@ -96,7 +99,7 @@ as "$bin/initdb" -U postgres -D "$PLACE/pg" > /dev/null
 start
 as "$bin/pgbench" -h "$SOCKET" -U postgres -q -i -s 3 postgres 2> /dev/null
 for round in 1 2 3; do
-  as "$bin/pgbench" -h "$SOCKET" -U postgres -c 4 -T 20 postgres > "$SOCKET/bench" 2>&1 &
+  as "$bin/pgbench" -h "$SOCKET" -U postgres -n -c 4 -T 20 postgres > "$SOCKET/bench" 2>&1 &
   bench=$!
   sleep 12
   kill -9 $(head -1 "$PLACE/pg/postmaster.pid")
@@ -162,7 +165,7 @@ git clone -q --no-local . ../clone
 test "$(git rev-parse HEAD)" = "$(git -C ../clone rev-parse HEAD)"
 git -C ../clone fsck --full; test -z "$(git -C ../clone status --porcelain)"
 git -C ../clone rev-list --count HEAD`;
-  const ran = sh(script, { PLACE: folder }, 8 * MINUTES);
+  const ran = sh(script, { PLACE: folder }, 20 * MINUTES);
   return result(ran, `${last(ran.output, 1)} commits, fsck before and after gc, clone equal`);
 }
 
@@ -183,7 +186,7 @@ function build({ folder, local }: Job): StressorResult {
 for p in "$LOCAL" "$PLACE"; do make -s -j2 -C "$p"; done
 cmp "$LOCAL/all.a" "$PLACE/all.a"
 find "$PLACE" -name '*.o' | wc -l; make -s -C "$PLACE" -q`;
-  const ran = sh(script, { PLACE: folder, LOCAL: local }, 10 * MINUTES);
+  const ran = sh(script, { PLACE: folder, LOCAL: local }, 20 * MINUTES);
   return result(ran, `${last(ran.output, 1)} objects as those of the local build`);
 }
 

@@ -1,10 +1,10 @@
 /**
  * One step of the campaign `worker-kill`, as a program: `worker-kill.js SEED
  * [copy|commit|database|saves]` on a cluster of its own. The worker of the mount is killed
- * (`kill -9`) while `cp -r`, `git commit`, `pgbench` and programs that sync every file (saver.ts)
- * run on it, at random moments. A program may fail only
- * when data that it had not synced died with the worker (the mount's log says so); it is then run
- * again. In the end everything that was synced must be there: the copy is the same, the repository
+ * (`kill -9`) while `cp -r`, `git commit`, `pgbench` and programs that sync or close every file
+ * (saver.ts) run on it, at random moments. A program may fail only when data that it had not synced
+ * died with the worker (the mount's log says so); it is then run again. In the end everything that
+ * was synced must be there, and small files that were closed: the copy is the same, the repository
  * is whole, the database has every transaction that it confirmed. Prints what happened. Exit code
  * 0: it holds.
  */
@@ -228,17 +228,19 @@ async function saves(cluster: Cluster, random: Prng): Promise<void> {
     await sleep(random.float() * SAVER_LIFE_MS);
     if (left > 0) await killWorker(cluster);
   }
-  const total: SaverResult = { saves: 0, files: 0, again: 0 };
+  const total: SaverResult = { saves: 0, closed: 0, files: 0, again: 0 };
   for (const saver of savers) {
     counts.programs++;
     if ((await saver.exited).code !== 0) throw new Error(`a saved file: ${saver.tail()}`);
     const result = JSON.parse(saver.stdout) as SaverResult;
     total.saves += result.saves;
+    total.closed += result.closed;
     total.files += result.files;
     total.again += result.again;
   }
   counts.lost += total.again;
-  console.log(`${total.saves} saves of ${total.files} files`);
+  const { saves, closed, files } = total;
+  console.log(`${saves} saves of ${files} files, ${closed} of them closed and not synced`);
 }
 
 try {

@@ -148,3 +148,24 @@ await t.test("told so, a mount ends with its worker", async (t) => {
   await cluster.kill([pid]);
   await waitFor("the mount's end", () => !readFileSync("/proc/mounts", "utf8").includes(path));
 });
+
+await t.test("a mount that is stuck ends, and who waits gets an error", async (t) => {
+  const path = tempFolder(t, "stuck");
+  const log = join(tempFolder(t, "log"), "mount");
+  t.teardown(() => cluster.dss(["umount", path]));
+  const settings = ["--client-abort-stuck-ms", "4s", "--log", log];
+  await cluster.ok(["mount", path, ...settings], { withinMs: 60_000 });
+  const osds = (await cluster.processes("osd")).map(({ pid }) => pid);
+  for (const pid of osds) process.kill(pid, "SIGSTOP");
+  try {
+    const target = `of=${join(path, "file")}`;
+    const writer = start(t, "dd", ["if=/dev/zero", target, "count=1", "conv=fsync"]);
+    const { code } = await writer.exited;
+    t.not(code, 0);
+    t.match(writer.stderr, /fsync failed|closing/);
+    await waitFor("the mount's end", () => !readFileSync("/proc/mounts", "utf8").includes(path));
+  } finally {
+    for (const pid of osds) process.kill(pid, "SIGCONT");
+  }
+  t.match(readFileSync(log, "utf8"), /the mount was given up: fsync of inode \d+ has had no/);
+});

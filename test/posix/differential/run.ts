@@ -54,6 +54,18 @@ async function execute(
   return stdout.trimEnd().split("\n");
 }
 
+/** What another mount has moved may be out of reach for a moment (docs/posix.md). */
+async function removeTree(folder: string): Promise<void> {
+  for (let left = 100; ; left--) {
+    try {
+      return rmSync(folder, { recursive: true, force: true });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESTALE" || left === 0) throw error;
+    }
+    await new Promise((done) => setTimeout(done, 20));
+  }
+}
+
 /** The first difference, or undefined. */
 export async function compare(
   t: Teardown,
@@ -79,7 +91,7 @@ export async function compare(
     const pair = { found: found[at] ?? "nothing", expected: expected[at] ?? "nothing" };
     difference = { at, operation: operations[at], ...pair };
   }
-  for (const folder of [ways[0]!, local]) rmSync(folder, { recursive: true, force: true });
+  for (const folder of [ways[0]!, local]) await removeTree(folder);
   for (const list of lists) rmSync(list, { force: true });
   return difference;
 }

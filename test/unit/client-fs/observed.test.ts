@@ -15,8 +15,12 @@ function setUp(methods: Partial<FileSystem>) {
   const about = (): Record<string, unknown> => ({ mountpoint: "/m" });
   const notAsked = (): Promise<never> => Promise.reject(new Error("not asked"));
   const others = { open: notAsked, read: notAsked, release: notAsked };
-  const observed = observe({ ...others, ...methods } as FileSystem, { clock, logger, about });
-  return { clock: time, warnings, fs: observed.fileSystem, stop: () => observed.stop() };
+  const stuck: string[] = [];
+  const observed = observe({ ...others, ...methods } as FileSystem, {
+    ...{ clock, logger, about, abortStuckMs: 600_000 },
+    onStuck: (what) => void stuck.push(what),
+  });
+  return { clock: time, warnings, stuck, fs: observed.fileSystem, stop: () => observed.stop() };
 }
 interface Status {
   mountpoint: string;
@@ -33,6 +37,21 @@ async function statusOf(fs: FileSystem): Promise<Status> {
   await fs.release(ino, handle, 0);
   return JSON.parse(Buffer.concat([...first, ...rest]).toString()) as Status;
 }
+
+t.test("what waits without end is told once, but for locks", async (t) => {
+  const never = (): Promise<never> => new Promise(() => undefined);
+  const { clock, fs, stuck, stop } = setUp({ fsync: never, setlk: never });
+  const lock = { kind: "posix", owner: 1n, mode: "exclusive", start: 0n, end: 9n, pid: 1 } as const;
+  void fs.setlk!(6, 1, lock, { wait: true }, CALLER);
+  await clock.advance(700_000);
+  t.same(stuck, []);
+  void fs.fsync(7, 1, false);
+  await clock.advance(590_000);
+  t.same(stuck, []);
+  await clock.advance(700_000);
+  t.same(stuck, ["fsync of inode 7 has had no answer for 600 s"]);
+  stop();
+});
 
 t.test("operations are counted and timed", async (t) => {
   let finish = (): void => undefined;

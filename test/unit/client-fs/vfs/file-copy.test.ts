@@ -40,6 +40,20 @@ t.test("bytes, holes and the end of the source", async (t) => {
   t.equal(await mount.size(b.ino), 2 * size, "a hole at the end counts for the size");
 });
 
+t.test("set-id bits go with a copy by somebody else, also with one of a hole", async (t) => {
+  const world = await newWorld(1);
+  const mount = await world.mount();
+  const [a, b] = [await mount.create(1, "a"), await mount.create(1, "b")];
+  await mount.write(b, 0, Buffer.alloc(OBJECT_SIZE, 1));
+  await mount.run(mount.vfs.setattr(a.ino, { size: OBJECT_SIZE }, CALLER));
+  for (const bytes of [false, true]) {
+    if (bytes) await mount.write(a, 100, "x");
+    await mount.run(mount.vfs.setattr(b.ino, { mode: 0o4755 }, CALLER));
+    t.equal(await copy(mount, { ...a, offset: 0 }, { ...b, offset: 500 }, 4_096), 4_096);
+    t.equal((await mount.run(mount.vfs.getattr(b.ino))).attributes.mode, 0o100755);
+  }
+});
+
 t.test("random ranges by two mounts against plain buffers", async (t) => {
   for (let seed = 1; seed <= 6; seed++) {
     const world = await newWorld(seed);

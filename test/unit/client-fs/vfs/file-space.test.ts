@@ -62,6 +62,27 @@ t.test("a total that is not sure never falls below nothing", async (t) => {
   t.ok(space.recount);
 });
 
+t.test("a block of which only what a truncation cuts had been written is none", async (t) => {
+  const world = await newWorld(1);
+  const mount = await world.mount();
+  for (const sent of [false, true]) {
+    const file = await mount.create(1, sent ? "b" : "a");
+    await mount.write(file, 0, Buffer.alloc(BLOCK, 1));
+    await mount.write(file, OBJECT_SIZE - 100, "x");
+    if (sent) await mount.run(mount.vfs.fsync(file.ino, file.handle));
+    await truncate(mount, file, OBJECT_SIZE - 200);
+    const known = BLOCK + (sent ? BLOCK : 0);
+    t.equal(await mount.allocated(file.ino), known);
+    await mount.run(mount.vfs.fsync(file.ino, file.handle));
+    t.equal(world.objects.allocatedOf(file.ino), known);
+    await mount.write(file, OBJECT_SIZE - 300, "y");
+    await truncate(mount, file, OBJECT_SIZE - 299);
+    t.equal(await mount.allocated(file.ino), 2 * BLOCK, "what is left of it is written");
+    await mount.run(mount.vfs.fsync(file.ino, file.handle));
+    t.equal(world.objects.allocatedOf(file.ino), 2 * BLOCK);
+  }
+});
+
 t.test("the next writer of a file with holes learns what is there", async (t) => {
   const world = await newWorld(2);
   const [a, b] = [await world.mount(), await world.mount()];

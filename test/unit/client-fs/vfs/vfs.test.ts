@@ -116,6 +116,37 @@ t.test("O_TRUNC, O_APPEND", async (t) => {
   t.same(await a.read(file, 0, 100), Buffer.from("x"));
 });
 
+t.test("small closed files wait to be written, but not those that replace others", async (t) => {
+  const world = await newWorld(6);
+  const mount = await world.mount();
+  const save = async (name: string): Promise<number> => {
+    const file = await mount.create(1, name);
+    await mount.write(file, 0, name);
+    await mount.run(mount.vfs.release(file.ino, file.handle));
+    return file.ino;
+  };
+  const { objects } = world;
+  await save("new");
+  await world.clock.advance(1_000);
+  t.equal(objects.writes, 0);
+  const flags = { noReplace: false, exchange: false };
+  const rename = (from: string, to: string): Promise<void> =>
+    mount.run(mount.vfs.rename(1, Buffer.from(from), 1, Buffer.from(to), flags, CALLER));
+  await rename("new", "other");
+  t.equal(objects.writes, 0, "nothing was there before");
+  const ino = await save("newer");
+  await rename("newer", "other");
+  t.equal(objects.writes, 1, "its bytes are there before it has the name");
+  const handle = await mount.open(ino, O_RDWR | O_TRUNC);
+  await mount.write({ ino, handle }, 0, "anew");
+  await world.clock.advance(1_000);
+  const before = objects.writes; // The leader has cut the object.
+  await mount.run(mount.vfs.release(ino, handle));
+  await world.clock.advance(1_000);
+  t.equal(objects.writes, before + 1, "it was cut to nothing before");
+  await mount.run(mount.vfs.destroy());
+});
+
 t.test("direct I/O is durable at once and agrees with buffered data", async (t) => {
   const world = await newWorld(7);
   const mount = await world.mount();
@@ -303,8 +334,37 @@ t.test("an open directory that was removed, here or elsewhere, has no links", as
     const { attributes } = await a.run(a.vfs.getattr(ino));
     t.match(attributes, { ino, nlink: 0, mode: 0o040750 });
     await a.run(a.vfs.releasedir(ino, handle));
-    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone after the last close");
+    t.match((await a.run(a.vfs.getattr(ino))).attributes, { nlink: 0 }, "a working directory");
+    a.vfs.forget(ino, 1);
+    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone when nobody can have it");
   }
+});
+
+t.test("a pipe that somebody may have open outlives its name, removed here or there", async (t) => {
+  const world = await newWorld(17);
+  const [a, b] = [await world.mount(), await world.mount()];
+  for (const [remover, pipe] of [
+    [a, "p"],
+    [b, "q"],
+  ] as const) {
+    const name = Buffer.from(pipe);
+    const made = await a.run(a.vfs.mknod(1, name, 0o010644, 0, CALLER));
+    const { ino } = made.attributes;
+    await remover.run(remover.vfs.unlink(1, name, CALLER));
+    const gone = { ino, nlink: 0, mode: 0o010644, uid: CALLER.uid };
+    t.match((await a.run(a.vfs.getattr(ino))).attributes, gone);
+    await a.run(a.vfs.setattr(ino, { mode: 0o4711, mtimeNs: 5n }, CALLER));
+    await a.run(a.vfs.setattr(ino, { uid: 7 }, CALLER));
+    const { attributes } = await a.run(a.vfs.getattr(ino));
+    t.match(attributes, { ...gone, mode: 0o010711, uid: 7, mtimeNs: 5n });
+    t.equal(await world.fails(a.vfs.lookup(1, name)), "NotFound");
+    a.vfs.forget(ino, 1);
+    t.equal(await world.fails(a.vfs.getattr(ino)), "StaleHandle", "gone when nobody can have it");
+  }
+  const file = await a.create(1, "f");
+  await a.run(a.vfs.release(file.ino, file.handle));
+  await b.run(b.vfs.unlink(1, Buffer.from("f"), CALLER));
+  t.equal(await world.fails(a.vfs.getattr(file.ino)), "StaleHandle", "the kernel opens a file");
 });
 
 t.test("a kernel that can be told nothing is given nothing to keep", async (t) => {
@@ -333,7 +393,7 @@ t.test(
     let goOn = (): void => undefined;
     world.objects.stalled = new Promise((resolve) => (goOn = resolve));
     const handle = b.open(file.ino); // Waits for what the other mount must write first.
-    await world.clock.advance(100);
+    await world.clock.advance(1_000);
     await world.lead();
     await world.clock.advance(1_000);
     world.objects.stalled = undefined;
