@@ -93,6 +93,7 @@ const BLOCK = 4096;
 const STATFS_VALID_MS = 1_000;
 /** Entries asked for at a time. */
 const LISTING_PAGE = 1_024;
+const FIRST_NAMES = 64;
 /** "." and ".." come before the leader's cookies. */
 const COOKIE_DOT = 1;
 const COOKIE_DOTDOT = 2;
@@ -769,7 +770,9 @@ export class Vfs implements FileSystem {
     const plus = options.plus && listing.wantsAttributes(this.table.get(ino), cookie);
     // The first page brings them to this mount in any case: its look-ups are answered here.
     if (start < 0) await this.fetchListing(listing, after, plus || after === 0);
-    return this.entries(listing, cookie, Math.max(start, 0), plus);
+    // Of a large directory a few names first: what their reader does with them says the rest.
+    const most = options.plus && !plus && after === 0 ? FIRST_NAMES : Infinity;
+    return this.entries(listing, cookie, Math.max(start, 0), { plus, most });
   }
 
   /** Index of the first entry after `cookie` in the page in hand; -1: another page is needed. */
@@ -814,7 +817,7 @@ export class Vfs implements FileSystem {
     listing: DirectoryHandle,
     cookie: number,
     start: number,
-    plus: boolean,
+    { plus, most }: { plus: boolean; most: number },
   ): Iterable<DirEntry> {
     const directory = this.table.get(listing.ino);
     if (cookie < COOKIE_DOT) {
@@ -823,7 +826,8 @@ export class Vfs implements FileSystem {
     if (cookie < COOKIE_DOTDOT) {
       yield { name: DOTDOT, ino: directory.parent, type: S_IFDIR, cookie: COOKIE_DOTDOT };
     }
-    for (let at = start; at < listing.entries.length; at++) {
+    const end = Math.min(listing.entries.length, start + most);
+    for (let at = start; at < end; at++) {
       const entry = listing.entries[at]!;
       const listed: DirEntry = {
         name: entry.name,
