@@ -132,13 +132,13 @@ for mode in delete wal; do
   sqlite3 $db "pragma journal_mode=$mode; create table t(id integer primary key, a, b);
     create index i on t(a);" > /dev/null
   for round in 1 2 3 4 5; do
-    (i=0; while :; do i=$((i+1)); echo "begin; insert into t(a,b) values($i, randomblob(500));
+    setsid sh -c 'i=0; while :; do i=$((i+1))
+      echo "begin; insert into t(a,b) values($i, randomblob(500));
       update t set b=randomblob(300) where id=abs(random()) % 500; commit;"; done |
-      sqlite3 $db) > /dev/null 2>&1 &
-    pid=$!
-    sleep 2
-    kill -9 $pid 2> /dev/null || true
-    pkill -9 -P $pid 2> /dev/null || true
+      sqlite3 "$0"' $db > /dev/null 2>&1 &
+    sleep 4
+    env kill -9 -- -$!
+    wait $! 2> /dev/null || true
     sleep 0.5
     test "$(sqlite3 $db '.timeout 5000' 'pragma integrity_check')" = ok
   done
@@ -178,7 +178,7 @@ function build({ folder, local }: Job): StressorResult {
     const flags = "-O2 -w -ffile-prefix-map=$(CURDIR)=. -Wa,--debug-prefix-map=$(CURDIR)=.";
     writeFileSync(
       join(place, "Makefile"),
-      "C := $(shell find . -name 'mdb.c' -o -name 'midl.c' -o -name 'lz4*.c')\n" +
+      "C := $(sort $(shell find . -name 'mdb.c' -o -name 'midl.c' -o -name 'lz4*.c'))\n" +
         `all: $(C:.c=.o)\n\tar rcsD all.a $^\n%.o: %.c\n\tgcc ${flags} -c $< -o $@\n`,
     );
   }
