@@ -11,6 +11,7 @@ import type { ClientId, Epoch, Ino, Interval, OsdId, PgId, PoolId } from "../clu
 import type { ErrorBody } from "../cluster/wire/error-body.js";
 import { defineCall, definePost, msgpack } from "../cluster/wire/registry.js";
 import type { FsckStatus } from "./proto-fsck.js";
+import { withListings } from "./proto-listing.js";
 import type {
   DirectoryName,
   DirectoryTotals,
@@ -804,7 +805,7 @@ export const CloseMdsSession = defineCall(302, "CloseMdsSession", {
 /** NoSession: the session has ended (evicted or unknown); nothing it held counts any more. */
 export const MdsOperation = defineCall(304, "MdsOperation", {
   request: msgpack<MdsCall>(),
-  reply: msgpack<MdsReply>(),
+  reply: withListings(msgpack<MdsReply>()),
 });
 export const MdsOperations = defineCall(320, "MdsOperations", {
   request: msgpack<MdsBatch>(),

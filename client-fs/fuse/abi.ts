@@ -9,7 +9,7 @@
  * next one. Pure; owns no state.
  */
 import { DssError, type ErrorCode } from "../../cluster/base/errors.js";
-import type { Attributes, Entry, StatFs } from "../file-system.js";
+import type { Attributes, DirEntry, Entry, StatFs } from "../file-system.js";
 
 export const FUSE_MAJOR = 7;
 /** The newest minor version whose layouts this file knows. */
@@ -205,86 +205,100 @@ export function timeNs(message: Buffer, secondsOffset: number, nanosOffset: numb
   );
 }
 
-function putTime(message: Buffer, secondsOffset: number, nanosOffset: number, ns: bigint): void {
+/**
+ * What is written for every file goes through a view: in a process whose code is not compiled yet
+ * each of Node's write methods costs several times as much.
+ */
+export function viewOf(message: Buffer): DataView {
+  return new DataView(message.buffer, message.byteOffset, message.length);
+}
+/** As `u53`. */
+export function viewedU53(view: DataView, offset: number, tooLarge: ErrorCode): number {
+  const high = view.getUint32(offset + 4, true);
+  if (high >= HIGH_LIMIT) throw new DssError(tooLarge, `FUSE field at ${offset} exceeds 2^53`);
+  return high * TWO_32 + view.getUint32(offset, true);
+}
+function viewU53(view: DataView, offset: number, value: number): void {
+  const high = Math.floor(value / TWO_32);
+  view.setUint32(offset, value - high * TWO_32, true);
+  view.setUint32(offset + 4, high, true);
+}
+
+function putTime(view: DataView, secondsOffset: number, nanosOffset: number, ns: bigint): void {
   let seconds = ns / 1_000_000_000n;
   let nanos = Number(ns - seconds * 1_000_000_000n);
   if (nanos < 0) {
     seconds -= 1n; // Division truncates towards zero; before 1970 it must round down.
     nanos += 1_000_000_000;
   }
-  message.writeBigInt64LE(seconds, secondsOffset);
-  message.writeUInt32LE(nanos, nanosOffset);
+  view.setBigInt64(secondsOffset, seconds, true);
+  view.setUint32(nanosOffset, nanos, true);
 }
 
 /** struct fuse_attr at `offset`; 88 bytes. */
-export function putAttributes(message: Buffer, offset: number, a: Attributes): void {
-  putU53(message, offset, a.ino);
-  putU53(message, offset + 8, a.size);
-  putU53(message, offset + 16, a.blocks);
-  putTime(message, offset + 24, offset + 48, a.atimeNs);
-  putTime(message, offset + 32, offset + 52, a.mtimeNs);
-  putTime(message, offset + 40, offset + 56, a.ctimeNs);
-  message.writeUInt32LE(a.mode, offset + 60);
-  message.writeUInt32LE(a.nlink, offset + 64);
-  message.writeUInt32LE(a.uid, offset + 68);
-  message.writeUInt32LE(a.gid, offset + 72);
-  message.writeUInt32LE(a.rdev, offset + 76);
-  message.writeUInt32LE(a.blksize, offset + 80);
-  message.writeUInt32LE(0, offset + 84);
+export function putAttributes(view: DataView, offset: number, a: Attributes): void {
+  viewU53(view, offset, a.ino);
+  viewU53(view, offset + 8, a.size);
+  viewU53(view, offset + 16, a.blocks);
+  putTime(view, offset + 24, offset + 48, a.atimeNs);
+  putTime(view, offset + 32, offset + 52, a.mtimeNs);
+  putTime(view, offset + 40, offset + 56, a.ctimeNs);
+  view.setUint32(offset + 60, a.mode, true);
+  view.setUint32(offset + 64, a.nlink, true);
+  view.setUint32(offset + 68, a.uid, true);
+  view.setUint32(offset + 72, a.gid, true);
+  view.setUint32(offset + 76, a.rdev, true);
+  view.setUint32(offset + 80, a.blksize, true);
+  view.setUint32(offset + 84, 0, true);
 }
 
-function putValidity(
-  message: Buffer,
-  secondsOffset: number,
-  nanosOffset: number,
-  ms: number,
-): void {
+function putValidity(view: DataView, secondsOffset: number, nanosOffset: number, ms: number): void {
   const seconds = Math.floor(ms / 1000);
-  putU53(message, secondsOffset, seconds);
-  message.writeUInt32LE(Math.floor((ms - seconds * 1000) * 1_000_000), nanosOffset);
+  viewU53(view, secondsOffset, seconds);
+  view.setUint32(nanosOffset, Math.floor((ms - seconds * 1000) * 1_000_000), true);
 }
 
 /** struct fuse_attr_out at `offset`; 104 bytes. */
-export function putAttrOut(message: Buffer, offset: number, entry: Entry): void {
-  putValidity(message, offset, offset + 8, entry.attributesValidMs);
-  message.writeUInt32LE(0, offset + 12);
-  putAttributes(message, offset + 16, entry.attributes);
+export function putAttrOut(view: DataView, offset: number, entry: Entry): void {
+  putValidity(view, offset, offset + 8, entry.attributesValidMs);
+  view.setUint32(offset + 12, 0, true);
+  putAttributes(view, offset + 16, entry.attributes);
 }
 
 /** struct fuse_entry_out at `offset`; 128 bytes. */
-export function putEntry(message: Buffer, offset: number, entry: Entry): void {
-  putU53(message, offset, entry.attributes.ino);
-  putU53(message, offset + 8, entry.generation);
-  putValidity(message, offset + 16, offset + 32, entry.entryValidMs);
-  putValidity(message, offset + 24, offset + 36, entry.attributesValidMs);
-  putAttributes(message, offset + 40, entry.attributes);
+export function putEntry(view: DataView, offset: number, entry: Entry): void {
+  viewU53(view, offset, entry.attributes.ino);
+  viewU53(view, offset + 8, entry.generation);
+  putValidity(view, offset + 16, offset + 32, entry.entryValidMs);
+  putValidity(view, offset + 24, offset + 36, entry.attributesValidMs);
+  putAttributes(view, offset + 40, entry.attributes);
 }
 
 /** STATX_BASIC_STATS and STATX_BTIME: everything that is answered. */
 const STATX_ANSWERED = 0x7ff | 0x800;
 
 /** struct fuse_statx_out at `offset`; 288 bytes. */
-export function putStatxOut(message: Buffer, offset: number, entry: Entry): void {
+export function putStatxOut(view: DataView, offset: number, entry: Entry): void {
   const a = entry.attributes;
-  message.fill(0, offset, offset + STATX_OUT_SIZE);
-  putValidity(message, offset, offset + 8, entry.attributesValidMs);
+  new Uint8Array(view.buffer, view.byteOffset + offset, STATX_OUT_SIZE).fill(0);
+  putValidity(view, offset, offset + 8, entry.attributesValidMs);
   const at = offset + 32;
-  message.writeUInt32LE(STATX_ANSWERED, at);
-  message.writeUInt32LE(a.blksize, at + 4);
-  message.writeUInt32LE(a.nlink, at + 16);
-  message.writeUInt32LE(a.uid, at + 20);
-  message.writeUInt32LE(a.gid, at + 24);
-  message.writeUInt16LE(a.mode, at + 28);
-  putU53(message, at + 32, a.ino);
-  putU53(message, at + 40, a.size);
-  putU53(message, at + 48, a.blocks);
-  putTime(message, at + 64, at + 72, a.atimeNs);
-  putTime(message, at + 80, at + 88, a.btimeNs);
-  putTime(message, at + 96, at + 104, a.ctimeNs);
-  putTime(message, at + 112, at + 120, a.mtimeNs);
+  view.setUint32(at, STATX_ANSWERED, true);
+  view.setUint32(at + 4, a.blksize, true);
+  view.setUint32(at + 16, a.nlink, true);
+  view.setUint32(at + 20, a.uid, true);
+  view.setUint32(at + 24, a.gid, true);
+  view.setUint16(at + 28, a.mode, true);
+  viewU53(view, at + 32, a.ino);
+  viewU53(view, at + 40, a.size);
+  viewU53(view, at + 48, a.blocks);
+  putTime(view, at + 64, at + 72, a.atimeNs);
+  putTime(view, at + 80, at + 88, a.btimeNs);
+  putTime(view, at + 96, at + 104, a.ctimeNs);
+  putTime(view, at + 112, at + 120, a.mtimeNs);
   // The kernel's own packing of device numbers, taken apart.
-  message.writeUInt32LE((a.rdev >>> 8) & 0xfff, at + 128);
-  message.writeUInt32LE((a.rdev & 0xff) | ((a.rdev >>> 12) & 0xfff00), at + 132);
+  view.setUint32(at + 128, (a.rdev >>> 8) & 0xfff, true);
+  view.setUint32(at + 132, (a.rdev & 0xff) | ((a.rdev >>> 12) & 0xfff00), true);
 }
 
 /** struct fuse_kstatfs at `offset`; 80 bytes. */
@@ -298,6 +312,14 @@ export function putStatFs(message: Buffer, offset: number, s: StatFs): void {
   message.writeUInt32LE(s.nameMax, offset + 44);
   message.writeUInt32LE(s.blockSize, offset + 48);
   message.fill(0, offset + 52, offset + STATFS_OUT_SIZE);
+}
+
+/** struct fuse_dirent at `offset`; 24 bytes, the name and its padding follow. */
+export function putDirent(view: DataView, offset: number, entry: DirEntry): void {
+  viewU53(view, offset, entry.ino);
+  viewU53(view, offset + 8, entry.cookie);
+  view.setUint32(offset + 16, entry.name.length, true);
+  view.setUint32(offset + 20, (entry.type >>> 12) & 0xf, true);
 }
 
 /** Bytes that a directory entry takes, padded to 8. */

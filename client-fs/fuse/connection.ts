@@ -102,8 +102,8 @@ const WANTED_FLAGS =
   I.BIG_WRITES |
   I.ATOMIC_O_TRUNC |
   I.PARALLEL_DIROPS |
+  // Always: the file system decides which entries come with attributes.
   I.DO_READDIRPLUS |
-  I.READDIRPLUS_AUTO |
   I.ASYNC_DIO |
   I.MAX_PAGES |
   I.CACHE_SYMLINKS |
@@ -128,7 +128,7 @@ export class Connection {
   private readonly options: ConnectionOptions;
   private readonly observer: RequestObserver | undefined;
   private readonly record: ReplyRecord | undefined;
-  private readonly reply: Reply = { scratch: Buffer.alloc(SCRATCH_SIZE), pieces: undefined };
+  private readonly reply: Reply = newReply();
   private readonly unanswered = new Map<number, Request>();
   private negotiated: Negotiated | undefined;
   private idleWaiters: (() => void)[] = [];
@@ -203,7 +203,7 @@ export class Connection {
     this.unanswered.set(key, request);
     let answer: Promise<unknown>;
     try {
-      request.ino = abi.u53(request.message, abi.IN_NODE_ID, "StaleHandle");
+      request.ino = request.nodeId();
       request.extendedXattrs = (this.negotiated!.flags & I.SETXATTR_EXT) !== 0;
       answer = row.call(request, this.fs);
     } catch (error) {
@@ -211,7 +211,7 @@ export class Connection {
       this.fail(row, request, key, error);
       return;
     }
-    request.message = NO_MESSAGE;
+    request.forgetMessage();
     if (row.keepsMessage) {
       answer.then(
         (value) => {
@@ -243,12 +243,12 @@ export class Connection {
       this.record?.commit();
       this.unanswered.delete(key);
       if (pieces === undefined) {
-        this.putHeader(reply.scratch, length, 0, request);
+        this.putHeader(reply.view, length, 0, request);
         delivered = this.sink.send(reply.scratch, length);
         row.sent?.(this.fs, value);
       } else {
         const header = Buffer.allocUnsafe(abi.OUT_HEADER_SIZE);
-        this.putHeader(header, length, 0, request);
+        this.putHeader(abi.viewOf(header), length, 0, request);
         const written = row.sent === undefined ? nothing : () => row.sent!(this.fs, value);
         delivered = this.sink.sendPieces(header, pieces, length, written);
       }
@@ -272,7 +272,7 @@ export class Connection {
   }
 
   private fail(row: Row, request: Request, key: number, error: unknown): void {
-    request.message = NO_MESSAGE;
+    request.forgetMessage();
     this.unanswered.delete(key);
     const errno = this.errnoOf(error, row.name);
     this.record?.commit();
@@ -314,15 +314,15 @@ export class Connection {
     return EIO;
   }
 
-  private putHeader(message: Buffer, length: number, errno: number, request: Request): void {
-    message.writeUInt32LE(length, 0);
-    message.writeInt32LE(-errno, 4);
-    message.writeUInt32LE(request.uniqueLow, 8);
-    message.writeUInt32LE(request.uniqueHigh, 12);
+  private putHeader(message: DataView, length: number, errno: number, request: Request): void {
+    message.setUint32(0, length, true);
+    message.setInt32(4, -errno, true);
+    message.setUint32(8, request.uniqueLow, true);
+    message.setUint32(12, request.uniqueHigh, true);
   }
 
   private sendErrno(request: Request, errno: number): void {
-    this.putHeader(this.reply.scratch, abi.OUT_HEADER_SIZE, errno, request);
+    this.putHeader(this.reply.view, abi.OUT_HEADER_SIZE, errno, request);
     this.sink.send(this.reply.scratch, abi.OUT_HEADER_SIZE);
   }
 
@@ -396,7 +396,7 @@ export class Connection {
       scratch.fill(0, 0, length);
       scratch.writeUInt32LE(abi.FUSE_MAJOR, BODY);
       scratch.writeUInt32LE(abi.FUSE_MINOR, BODY + 4);
-      this.putHeader(scratch, length, 0, request);
+      this.putHeader(this.reply.view, length, 0, request);
       this.sink.send(scratch, length);
       return;
     }
@@ -439,7 +439,7 @@ export class Connection {
     scratch.writeUInt32LE(1, BODY + 24); // Time granularity: nanoseconds.
     scratch.writeUInt16LE(maxPages, BODY + 28);
     scratch.writeUInt32LE(flags2 >>> 0, BODY + 32);
-    this.putHeader(scratch, length, 0, request);
+    this.putHeader(this.reply.view, length, 0, request);
     this.sink.send(scratch, length);
     this.options.onReady(negotiated);
   }
@@ -453,8 +453,10 @@ export class Connection {
 }
 
 const BODY = abi.OUT_HEADER_SIZE;
-/** Stands in for a message whose buffer has gone back: a late look at it finds nothing. */
-const NO_MESSAGE = Buffer.alloc(0);
+function newReply(): Reply {
+  const scratch = Buffer.alloc(SCRATCH_SIZE);
+  return { scratch, view: abi.viewOf(scratch), pieces: undefined };
+}
 
 function interrupt({ caller }: Request): void {
   if (caller.interrupted === true) return;

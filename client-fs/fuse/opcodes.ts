@@ -27,7 +27,10 @@ const { ENOSYS, ENOTTY, EPROTO } = constants.errno;
 export class Request {
   /** The message; valid during `call` only. */
   message: Buffer;
+  private view: DataView;
   readonly length: number;
+  /** Identity of the request, the same when it is sent again. The kernel counts up from 2. */
+  readonly key: number;
   readonly opcode: number;
   readonly uniqueLow: number;
   readonly uniqueHigh: number;
@@ -41,37 +44,39 @@ export class Request {
   startedMs = 0;
 
   constructor(message: Buffer, length: number) {
+    const view = abi.viewOf(message);
     this.message = message;
+    this.view = view;
     this.length = length;
-    this.opcode = abi.u32(message, abi.IN_OPCODE);
-    this.uniqueLow = abi.u32(message, abi.IN_UNIQUE);
-    this.uniqueHigh = abi.u32(message, abi.IN_UNIQUE + 4);
+    this.opcode = view.getUint32(abi.IN_OPCODE, true);
+    this.uniqueLow = view.getUint32(abi.IN_UNIQUE, true);
+    this.uniqueHigh = view.getUint32(abi.IN_UNIQUE + 4, true);
+    this.key = requestKey(this.uniqueLow, this.uniqueHigh);
     this.caller = {
-      uid: abi.u32(message, abi.IN_UID),
-      gid: abi.u32(message, abi.IN_GID),
-      pid: abi.u32(message, abi.IN_PID),
+      uid: view.getUint32(abi.IN_UID, true),
+      gid: view.getUint32(abi.IN_GID, true),
+      pid: view.getUint32(abi.IN_PID, true),
       umask: 0,
-      cause: requestKey(this.uniqueLow, this.uniqueHigh),
+      cause: this.key,
     };
   }
 
-  /** Identity of the request, the same when it is sent again. The kernel counts up from 2. */
-  get key(): number {
-    return requestKey(this.uniqueLow, this.uniqueHigh);
+  nodeId(): number {
+    return abi.viewedU53(this.view, abi.IN_NODE_ID, "StaleHandle");
   }
   /** Field of the body. */
   u32(offset: number): number {
-    return abi.u32(this.message, abi.IN_HEADER_SIZE + offset);
+    return this.view.getUint32(abi.IN_HEADER_SIZE + offset, true);
   }
   u53(offset: number): number {
-    return abi.u53(this.message, abi.IN_HEADER_SIZE + offset);
+    return abi.viewedU53(this.view, abi.IN_HEADER_SIZE + offset, "InvalidArgument");
   }
   /** A position in a file or a length of one: beyond 2^53 is EFBIG. */
   position(offset: number): number {
-    return abi.u53(this.message, abi.IN_HEADER_SIZE + offset, "FileTooLarge");
+    return abi.viewedU53(this.view, abi.IN_HEADER_SIZE + offset, "FileTooLarge");
   }
   opaque(offset: number): bigint {
-    return this.message.readBigUInt64LE(abi.IN_HEADER_SIZE + offset);
+    return this.view.getBigUint64(abi.IN_HEADER_SIZE + offset, true);
   }
   /** Copy of the NUL-terminated string at `offset` of the body. */
   text(offset: number): Buffer {
@@ -96,11 +101,19 @@ export class Request {
     }
     return this.message.subarray(start, start + length);
   }
+  /** Its buffer goes back: a late look at it finds nothing. */
+  forgetMessage(): void {
+    this.message = NO_MESSAGE;
+    this.view = NO_VIEW;
+  }
   callerWith(umask: number): Caller {
     this.caller.umask = umask;
     return this.caller;
   }
 }
+
+const NO_MESSAGE = Buffer.alloc(0);
+const NO_VIEW = abi.viewOf(NO_MESSAGE);
 
 /** The kernel's request ids are far below 2^53; a re-sent request differs in the top bit only. */
 export function requestKey(low: number, high: number): number {
@@ -111,6 +124,8 @@ export function requestKey(low: number, high: number): number {
 export interface Reply {
   /** Scratch message, big enough for every fixed-size answer; its header is written later. */
   readonly scratch: Buffer;
+  /** Of the scratch message. */
+  readonly view: DataView;
   /** Set by `encode` instead of using the scratch: sent as they are, behind the header. */
   pieces: readonly Buffer[] | undefined;
 }
@@ -182,14 +197,14 @@ const BODY = abi.OUT_HEADER_SIZE;
 const nothing = (): number => 0;
 
 function encodeEntry(reply: Reply, entry: Entry): number {
-  abi.putEntry(reply.scratch, BODY, entry);
+  abi.putEntry(reply.view, BODY, entry);
   return abi.ENTRY_OUT_SIZE;
 }
 function forgetEntry(_request: Request, fs: FileSystem, entry: Entry): void {
   fs.forget(entry.attributes.ino, 1);
 }
 function encodeAttributes(reply: Reply, entry: Entry): number {
-  abi.putAttrOut(reply.scratch, BODY, entry);
+  abi.putAttrOut(reply.view, BODY, entry);
   return abi.ATTR_OUT_SIZE;
 }
 function putOpen(scratch: Buffer, offset: number, handle: number, flags: number): void {
@@ -203,7 +218,7 @@ function openFlags(open: OpenReply): number {
   return open.directIo ? cache | direct : cache;
 }
 function encodeCreated(reply: Reply, created: Entry & OpenReply): number {
-  abi.putEntry(reply.scratch, BODY, created);
+  abi.putEntry(reply.view, BODY, created);
   putOpen(reply.scratch, BODY + abi.ENTRY_OUT_SIZE, created.handle, openFlags(created));
   return abi.ENTRY_OUT_SIZE + abi.OPEN_OUT_SIZE;
 }
@@ -272,6 +287,7 @@ function encodeListing(
   plus: boolean,
 ): number {
   const page = Buffer.allocUnsafe(request.limit);
+  const view = abi.viewOf(page);
   const fixed = plus ? abi.DIRENTPLUS_SIZE : abi.DIRENT_SIZE;
   const taken: number[] = [];
   let used = 0;
@@ -286,17 +302,14 @@ function encodeListing(
       if (plus) {
         // Without a node id the kernel uses the name alone and counts no lookup.
         if (entry.entry && !isDotOrDotDot(entry.name)) {
-          abi.putEntry(page, at, entry.entry);
+          abi.putEntry(view, at, entry.entry);
           taken.push(entry.entry.attributes.ino);
         } else page.fill(0, at, at + abi.ENTRY_OUT_SIZE);
         at += abi.ENTRY_OUT_SIZE;
       }
-      abi.putU53(page, at, entry.ino);
-      abi.putU53(page, at + 8, entry.cookie);
-      page.writeUInt32LE(entry.name.length, at + 16);
-      page.writeUInt32LE((entry.type >>> 12) & 0xf, at + 20);
-      entry.name.copy(page, at + 24);
-      page.fill(0, used + fixed + entry.name.length, used + size);
+      abi.putDirent(view, at, entry);
+      page.set(entry.name, at + 24);
+      for (let pad = used + fixed + entry.name.length; pad < used + size; pad++) page[pad] = 0;
       used += size;
     }
   } catch (error) {
@@ -672,7 +685,7 @@ served<Entry>(52, "STATX", {
   method: "getattr",
   call: (r, fs) => fs.getattr(r.ino, r.u32(0) & abi.GETATTR_FH ? r.u53(8) : undefined, r.caller),
   encode: (reply, entry) => {
-    abi.putStatxOut(reply.scratch, BODY, entry);
+    abi.putStatxOut(reply.view, BODY, entry);
     return abi.STATX_OUT_SIZE;
   },
 });

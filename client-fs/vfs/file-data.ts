@@ -118,6 +118,10 @@ export class FileData {
   read(offset: number, length: number, stream: ReadStream | undefined): Promise<Buffer[]> {
     return this.reader.read(offset, length, stream);
   }
+  /** The first page into the cache; the caller has looked at the capability. */
+  fetchAhead(): void {
+    this.reader.fetchAhead();
+  }
 
   /** Counts the blocks; under the exclusive capability, before the bytes are given to anybody. */
   noteWritten(offset: number, length: number): void {

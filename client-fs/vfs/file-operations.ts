@@ -58,6 +58,8 @@ export interface FileOperationsOptions {
   clock: Clock;
   logger: Logger;
   record?: WorkerRecord | undefined;
+  /** Somebody reads the beginning of a file through the cache. */
+  onBegun?: (node: Node) => void;
 }
 
 export class FileOperations {
@@ -69,6 +71,7 @@ export class FileOperations {
   private readonly logger: Logger;
   private readonly extending = new Set<Ino>();
   private readonly record: WorkerRecord | undefined;
+  private readonly onBegun: ((node: Node) => void) | undefined;
   /** Handles of an earlier worker of which the kernel may not have heard, by what opened them. */
   private readonly unheard = new Map<number, FileHandle>();
   readonly earlierAppends = new EarlierAppends();
@@ -80,6 +83,7 @@ export class FileOperations {
     this.clock = options.clock;
     this.logger = options.logger;
     this.record = options.record;
+    this.onBegun = options.onBegun;
   }
 
   /** An earlier worker had it open for the kernel. */
@@ -318,7 +322,10 @@ export class FileOperations {
     // Without trust only what the OSDs answer now is right; the kernel must not keep it either.
     const { trusted } = this.mds;
     const stream = handle.direct || !trusted ? undefined : handle.stream;
-    return data.read(offset, length, stream).then(
+    const reading = data.read(offset, length, stream);
+    // After its own request.
+    if (offset === 0 && stream !== undefined) this.onBegun?.(node);
+    return reading.then(
       (pieces) => {
         this.table.unpin(node);
         if (!trusted && !handle.direct) this.table.invalidateLater(node.ino, offset, length);

@@ -4,6 +4,10 @@
  */
 import type { Ino } from "../../cluster/base/ids.js";
 import type { DirectoryEntry } from "../../mds/proto.js";
+import type { Node } from "./node.js";
+
+/** Entries of a directory that always come with attributes. */
+const ATTRIBUTES_ALWAYS = 1_024;
 
 export const O_ACCMODE = 0o3;
 export const O_WRONLY = 0o1;
@@ -59,6 +63,23 @@ export class DirectoryHandle {
    * so.
    */
   whole = -1;
+  /** `Node.looks` when the reader began. */
+  private looks = 0;
+  private isLooking = false;
+
+  /**
+   * Whether who reads the directory from here on is given attributes. The kernel keeps an inode
+   * for each that it gets: of a large directory only for readers who have looked at entries of it
+   * since they began, as `ls -l` does and `ls` does not.
+   */
+  wantsAttributes(directory: Node, cookie: number): boolean {
+    if (directory.size <= ATTRIBUTES_ALWAYS) return true;
+    if (cookie === 0) {
+      this.looks = directory.looks;
+      this.isLooking = false;
+    } else if (directory.looks !== this.looks) this.isLooking = true;
+    return this.isLooking;
+  }
 
   constructor(
     readonly id: number,

@@ -85,6 +85,8 @@ export class Node {
   names: Map<string, Ino> | undefined = undefined;
   /** Directories: `names` has all of them. */
   complete = false;
+  /** Directories: counts look-ups of the kernel. */
+  looks = 0;
   /** Directories: counts how often `names` was thrown away. */
   namesEpoch = 0;
   xattrs: Map<string, Buffer> | undefined = undefined;

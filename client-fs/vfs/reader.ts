@@ -135,6 +135,12 @@ export class FileReader {
     return found;
   }
 
+  /** The first page of a small file, for who will read it soon. */
+  fetchAhead(): void {
+    const isWanted = this.cache.enabled && this.readAheadBytes > 0 && this.file.size() > 0;
+    if (isWanted && !this.cache.has(this.file.ino, 0)) this.page(0);
+  }
+
   private page(index: number): Page {
     const { ino } = this.file;
     const known = this.cache.get(ino, index);

@@ -45,6 +45,7 @@ import { attributesOf } from "./attributes.js";
 import { getDirectoryXattr, isDirectoryXattr, setDirectoryXattr } from "./directory-xattrs.js";
 import { ExtentCache } from "./extent-cache.js";
 import { FileLocks } from "./file-locks.js";
+import { FilesAhead } from "./files-ahead.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_SYNC, O_TRUNC } from "./handle.js";
 import { ListingAhead } from "./listing-ahead.js";
@@ -92,6 +93,7 @@ const BLOCK = 4096;
 const STATFS_VALID_MS = 1_000;
 /** Entries asked for at a time. */
 const LISTING_PAGE = 1_024;
+const FIRST_NAMES = 64;
 /** "." and ".." come before the leader's cookies. */
 const COOKIE_DOT = 1;
 const COOKIE_DOTDOT = 2;
@@ -102,6 +104,9 @@ const NOT_FOUND = new DssError("NotFound", "no such name");
 NOT_FOUND.stack = "";
 const NO_ATTRIBUTE = new DssError("NoAttribute", "no such attribute");
 NO_ATTRIBUTE.stack = "";
+const LABEL = "security.selinux";
+const NO_LABELS = new DssError("NotSupported", "files have no SELinux labels");
+NO_LABELS.stack = "";
 const DONE: Promise<void> = Promise.resolve();
 
 export class Vfs implements FileSystem {
@@ -141,7 +146,9 @@ export class Vfs implements FileSystem {
     const { record } = options;
     const { budget, table } = this;
     this.nextHandle = 1 + (record?.generation ?? 0) * HANDLES_PER_WORKER;
-    this.files = new FileOperations({ mds, table, budget, clock, logger, record });
+    const ahead = new FilesAhead(table, cache.enabled && options.readAheadBytes > 0);
+    const onBegun = (node: Node): void => ahead.read(node);
+    this.files = new FileOperations({ mds, table, budget, clock, logger, record, onBegun });
     this.locks = new FileLocks({
       ...{ mds, logger, record },
       lost: (handle) => this.files.loseLock(handle),
@@ -290,6 +297,7 @@ export class Vfs implements FileSystem {
 
   lookup(parent: Ino, name: Buffer): Promise<Entry> {
     const directory = this.table.get(parent);
+    directory.looks++;
     if (name.length <= 2 && name[0] === 0x2e) {
       if (name.length === 1) return this.lookupKnown(parent, directory);
       // NFS export asks for "..".
@@ -760,8 +768,12 @@ export class Vfs implements FileSystem {
     // rewinddir(3) must see what changed since.
     if (after === 0) listing.from = -1;
     const start = this.positionIn(listing, after);
-    if (start < 0) await this.fetchListing(listing, after);
-    return this.entries(listing, cookie, Math.max(start, 0), options.plus);
+    const plus = options.plus && listing.wantsAttributes(this.table.get(ino), cookie);
+    // The first page brings them to this mount in any case: its look-ups are answered here.
+    if (start < 0) await this.fetchListing(listing, after, plus || after === 0);
+    // Of a large directory a few names first: what their reader does with them says the rest.
+    const most = options.plus && !plus && after === 0 ? FIRST_NAMES : Infinity;
+    return this.entries(listing, cookie, Math.max(start, 0), { plus, most });
   }
 
   /** Index of the first entry after `cookie` in the page in hand; -1: another page is needed. */
@@ -778,7 +790,11 @@ export class Vfs implements FileSystem {
     return low === entries.length && !listing.end ? -1 : low;
   }
 
-  private async fetchListing(listing: DirectoryHandle, after: number): Promise<void> {
+  private async fetchListing(
+    listing: DirectoryHandle,
+    after: number,
+    plus: boolean,
+  ): Promise<void> {
     const { ino } = listing;
     const last = listing.entries[listing.entries.length - 1];
     const continues = listing.from >= 0 && last !== undefined && last.cookie === after;
@@ -787,7 +803,7 @@ export class Vfs implements FileSystem {
       ino,
       cookie: after,
       limit: LISTING_PAGE,
-      plus: true,
+      plus,
     });
     const node = this.table.get(ino);
     if (after === 0) listing.whole = node.mode === "none" ? -1 : node.namesEpoch;
@@ -802,7 +818,7 @@ export class Vfs implements FileSystem {
     listing: DirectoryHandle,
     cookie: number,
     start: number,
-    plus: boolean,
+    { plus, most }: { plus: boolean; most: number },
   ): Iterable<DirEntry> {
     const directory = this.table.get(listing.ino);
     if (cookie < COOKIE_DOT) {
@@ -811,7 +827,8 @@ export class Vfs implements FileSystem {
     if (cookie < COOKIE_DOTDOT) {
       yield { name: DOTDOT, ino: directory.parent, type: S_IFDIR, cookie: COOKIE_DOTDOT };
     }
-    for (let at = start; at < listing.entries.length; at++) {
+    const end = Math.min(listing.entries.length, start + most);
+    for (let at = start; at < end; at++) {
       const entry = listing.entries[at]!;
       const listed: DirEntry = {
         name: entry.name,
@@ -872,12 +889,22 @@ export class Vfs implements FileSystem {
     return found;
   }
 
-  async getxattr(ino: Ino, name: Buffer): Promise<Buffer> {
+  getxattr(ino: Ino, name: Buffer): Promise<Buffer> {
+    // `ls -l` asks this of every file.
+    const node = this.table.peek(ino);
+    const hasNone = node?.inode?.xattrCount === 0 && this.table.valid(node);
+    if (hasNone && nameKey(name) === ACL_ACCESS) return Promise.reject(NO_ATTRIBUTE);
+    return this.getxattrOf(ino, name);
+  }
+  private async getxattrOf(ino: Ino, name: Buffer): Promise<Buffer> {
     if (isDirectoryXattr(name)) return getDirectoryXattr(this.mds, ino, name);
     checkXattrName(name);
     const value = (await this.xattrs(ino)).get(nameKey(name));
-    if (value === undefined) throw NO_ATTRIBUTE;
-    return value;
+    if (value !== undefined) return value;
+    // Programs that look for labels ask for no other file's then (where SELinux is in force the
+    // kernel answers by itself).
+    if (nameKey(name) === LABEL) throw NO_LABELS;
+    throw NO_ATTRIBUTE;
   }
   async listxattr(ino: Ino, caller: Caller): Promise<Buffer> {
     const names: Buffer[] = [];

@@ -78,18 +78,20 @@ export function encodeFrame(
     else for (const piece of data) crc = crc32(piece, crc);
   }
   const head = Buffer.allocUnsafe(HEADER_SIZE + body.length);
-  head.writeUInt32LE(FRAME_MAGIC, 0);
-  head.writeUInt16LE(FRAME_VERSION, 4);
-  head.writeUInt16LE(header.type, 6);
-  head.writeUInt32LE(header.sequence, 8);
-  head.writeUInt32LE(header.sender, 12);
-  head.writeUInt32LE(header.receiver, 16);
-  head.writeUInt32LE(header.epoch, 20);
-  head.writeUInt32LE(body.length, 24);
-  head.writeUInt32LE(dataLength, 28);
-  head.writeUInt32LE(crc32(head.subarray(0, HEADER_CRC_AT)), HEADER_CRC_AT);
-  head.writeUInt32LE(crc32(body, crc), 36);
-  body.copy(head, HEADER_SIZE);
+  // Through a view: a program that has just begun is quicker with it than with Buffer's methods.
+  const view = new DataView(head.buffer, head.byteOffset, HEADER_SIZE);
+  view.setUint32(0, FRAME_MAGIC, true);
+  view.setUint16(4, FRAME_VERSION, true);
+  view.setUint16(6, header.type, true);
+  view.setUint32(8, header.sequence, true);
+  view.setUint32(12, header.sender, true);
+  view.setUint32(16, header.receiver, true);
+  view.setUint32(20, header.epoch, true);
+  view.setUint32(24, body.length, true);
+  view.setUint32(28, dataLength, true);
+  view.setUint32(HEADER_CRC_AT, crc32(head.subarray(0, HEADER_CRC_AT)), true);
+  view.setUint32(36, crc32(body, crc), true);
+  head.set(body, HEADER_SIZE);
   return dataLength === 0 ? [head] : [head, ...data];
 }
 
@@ -99,6 +101,7 @@ export function encodeFrame(
  */
 export class FrameParser {
   private readonly header = Buffer.alloc(HEADER_SIZE);
+  private readonly view = new DataView(this.header.buffer, this.header.byteOffset, HEADER_SIZE);
   private readonly headerSummed = this.header.subarray(0, HEADER_CRC_AT);
   private headerFilled = 0;
   /** Body and data of the frame under way, when it arrives in pieces. */
@@ -161,19 +164,23 @@ export class FrameParser {
   }
 
   private checkHeader(): void {
-    const h = this.header;
-    if (h.readUInt32LE(0) !== FRAME_MAGIC) {
-      throw new DssError("Malformed", `not a dss frame: starts with 0x${h.toString("hex", 0, 4)}`);
+    const h = this.view;
+    if (h.getUint32(0, true) !== FRAME_MAGIC) {
+      const { header } = this;
+      throw new DssError(
+        "Malformed",
+        `not a dss frame: starts with 0x${header.toString("hex", 0, 4)}`,
+      );
     }
-    if (h.readUInt32LE(HEADER_CRC_AT) !== crc32(this.headerSummed)) {
+    if (h.getUint32(HEADER_CRC_AT, true) !== crc32(this.headerSummed)) {
       throw new DssError("Corrupt", "frame header fails its checksum");
     }
-    const version = h.readUInt16LE(4);
+    const version = h.getUint16(4, true);
     if (version !== FRAME_VERSION) {
       throw new DssError("IncompatibleVersion", `frame version ${version}, not ${FRAME_VERSION}`);
     }
-    this.bodyLength = h.readUInt32LE(24);
-    this.dataLength = h.readUInt32LE(28);
+    this.bodyLength = h.getUint32(24, true);
+    this.dataLength = h.getUint32(28, true);
     if (this.bodyLength > this.limits.bodyBytesMax || this.dataLength > this.limits.dataBytesMax) {
       throw new DssError(
         "TooLarge",
@@ -184,8 +191,8 @@ export class FrameParser {
 
   private finish(payload: Buffer, lent?: Buffer): void {
     this.headerFilled = 0;
-    const h = this.header;
-    const type = h.readUInt16LE(6);
+    const h = this.view;
+    const type = h.getUint16(6, true);
     const body = payload.subarray(0, this.bodyLength);
     let data: Buffer = NO_DATA;
     let sums: Uint32Array | undefined = NO_SUMS;
@@ -195,16 +202,16 @@ export class FrameParser {
       sums = this.wantsSums(type) ? blockChecksums(data) : undefined;
       dataCrc = sums === undefined ? crc32(data) : crc32OfBlocks(sums, data.length);
     }
-    if (crc32(body, dataCrc) !== h.readUInt32LE(36)) {
+    if (crc32(body, dataCrc) !== h.getUint32(36, true)) {
       throw new DssError("Corrupt", "frame payload fails its checksum");
     }
     this.onFrame(
       new Frame(
         type,
-        h.readUInt32LE(8),
-        h.readUInt32LE(12),
-        h.readUInt32LE(16),
-        h.readUInt32LE(20),
+        h.getUint32(8, true),
+        h.getUint32(12, true),
+        h.getUint32(16, true),
+        h.getUint32(20, true),
         body,
         data,
         sums,

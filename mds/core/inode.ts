@@ -51,7 +51,27 @@ export function isRegular(inode: Inode): boolean {
 
 /** What clients get. */
 export function publicInode(record: InodeRecord): Inode {
-  const { parent: _0, dataMax: _1, xattrBytes: _2, reservedTo: _3, ...inode } = record;
+  // Written out: one by one they are copied several times faster than as "all but these".
+  const inode: Inode = {
+    ino: record.ino,
+    mode: record.mode,
+    nlink: record.nlink,
+    uid: record.uid,
+    gid: record.gid,
+    rdev: record.rdev,
+    size: record.size,
+    atimeNs: record.atimeNs,
+    mtimeNs: record.mtimeNs,
+    ctimeNs: record.ctimeNs,
+    btimeNs: record.btimeNs,
+    truncateSeq: record.truncateSeq,
+    truncateSize: record.truncateSize,
+    allocated: record.allocated,
+    recount: record.recount,
+    xattrCount: record.xattrCount,
+  };
+  if (record.layout !== undefined) inode.layout = record.layout;
+  if (record.target !== undefined) inode.target = record.target;
   return inode;
 }
 

@@ -137,7 +137,8 @@ export class Namespace {
     }
     const sole = holdsSole(access, ino);
     for (const entry of entries) {
-      const listed: DirectoryEntry = { ...entry };
+      const { name, type, cookie: place } = entry;
+      const listed: DirectoryEntry = { name, ino: entry.ino, type, cookie: place };
       const inode = plus ? this.metadata.inode(entry.ino) : undefined;
       // What another session is changing is left out; a look-up waits for it where it is needed.
       if (inode !== undefined && access.ready(entry.ino)) {

@@ -23,7 +23,7 @@ const attributes: Attributes = {
 
 t.test("attributes lie where struct fuse_attr has them", (t) => {
   const message = Buffer.alloc(abi.ATTR_SIZE + 8, 0xff);
-  abi.putAttributes(message, 8, attributes);
+  abi.putAttributes(abi.viewOf(message), 8, attributes);
   t.equal(message.readBigUInt64LE(8), 2n ** 40n + 7n, "ino");
   t.equal(message.readBigUInt64LE(16), 2n ** 50n + 5n, "size");
   t.equal(message.readBigUInt64LE(24), 9n, "blocks");
@@ -44,7 +44,7 @@ t.test("attributes lie where struct fuse_attr has them", (t) => {
 t.test("an entry carries both validity times", (t) => {
   const message = Buffer.alloc(abi.ENTRY_OUT_SIZE, 0xff);
   const entry = { attributes, generation: 4, entryValidMs: 1_500, attributesValidMs: 250 };
-  abi.putEntry(message, 0, entry);
+  abi.putEntry(abi.viewOf(message), 0, entry);
   t.equal(message.readBigUInt64LE(0), 2n ** 40n + 7n);
   t.equal(message.readBigUInt64LE(8), 4n);
   t.equal(message.readBigUInt64LE(16), 1n, "entry_valid");
@@ -58,7 +58,7 @@ t.test("statx has its own layout, with the time of birth", (t) => {
   const message = Buffer.alloc(abi.STATX_OUT_SIZE + 8, 0xff);
   const device = { ...attributes, rdev: 0x1234_5678 };
   const entry = { attributes: device, generation: 4, entryValidMs: 1_500, attributesValidMs: 250 };
-  abi.putStatxOut(message, 8, entry);
+  abi.putStatxOut(abi.viewOf(message), 8, entry);
   t.equal(message.readUInt32LE(16), 250_000_000, "attr_valid_nsec");
   const stat = message.subarray(8 + 32);
   t.equal(stat.length, 256);
@@ -98,7 +98,7 @@ t.test("u53 refuses what a number cannot hold", (t) => {
 t.test("times survive the way from the kernel and back", (t) => {
   for (const ns of [0n, 1n, -1n, -1_500_000_000n, 4_102_444_800_999_999_999n]) {
     const message = Buffer.alloc(abi.ATTR_SIZE);
-    abi.putAttributes(message, 0, { ...attributes, mtimeNs: ns });
+    abi.putAttributes(abi.viewOf(message), 0, { ...attributes, mtimeNs: ns });
     t.equal(abi.timeNs(message, 32, 52), ns);
   }
   t.end();
