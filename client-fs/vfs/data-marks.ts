@@ -28,10 +28,10 @@ export class DataMarks {
   /** The next worker would write back these bytes: all that is not durable. */
   keep(node: Node, pieces: KeptFile["pieces"]): void {
     if (this.record === undefined || (node.marks & (UNWRITTEN | KEPT)) !== UNWRITTEN) return;
-    const bytes = pieces.reduce((sum, { data }) => sum + data.length, 0);
-    if (!this.record.mayKeep(bytes)) return;
+    const file = { ino: node.ino, mtimeNs: node.inode!.mtimeNs, pieces };
+    if (!this.record.mayKeep(file)) return;
     this.set(node, node.marks | KEPT);
-    this.record.keep({ ino: node.ino, mtimeNs: node.inode!.mtimeNs, pieces });
+    this.record.keep(file);
   }
   /** What was kept is not to be written any more as it was: the objects or the size change. */
   changing(node: Node): void {

@@ -372,9 +372,9 @@ export class WorkerRecord implements RequestLog {
   data(ino: Ino, bits: number): void {
     this.note(["data", ino, bits]);
   }
-  /** There is room for that many more bytes of files. */
-  mayKeep(bytes: number): boolean {
-    return !this.isBroken && this.state.keptBytes + bytes <= KEPT_BYTES_MAX;
+  /** There is room for its bytes. */
+  mayKeep(file: KeptFile): boolean {
+    return !this.isBroken && this.state.keptBytes + bytesOf(file) <= KEPT_BYTES_MAX;
   }
   /** Its buffers do not change before `data` says that the file is not KEPT any more. */
   keep(file: KeptFile): void {
