@@ -6,13 +6,12 @@
  */
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
-import { objectName } from "../../cluster/base/object-name.js";
 import { inParallel } from "../../cluster/base/parallel.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
-import { NO_TRUNCATION, type ObjectAccess } from "../../osd/client/object-access.js";
-import { extentsOf, filePrefix, objectSizeWithin } from "../../osd/client/striper.js";
+import type { ObjectAccess } from "../../osd/client/object-access.js";
+import { extentsOf } from "../../osd/client/striper.js";
 import { DirectoryHandle } from "./handle.js";
 import type { FileLocks } from "./file-locks.js";
 import type { FileOperations } from "./file-operations.js";
@@ -109,18 +108,15 @@ async function writeBack(
   client: ClientId,
   { ino, mtimeNs, pieces }: KeptFile,
 ): Promise<void> {
-  const { inode } = (await mds.call({ op: "getattr", ino })).answer;
-  if (inode?.layout === undefined) throw new DssError("NotFound", `no file ${ino}`);
-  const { layout, truncateSeq, truncateSize } = inode;
+  await mds.call({ op: "getattr", ino });
+  const file = table.dataOf(table.get(ino));
   for (const { start, data } of pieces) {
-    for (const { index, offset, length, at } of extentsOf(layout, start, data.length)) {
+    for (const { index, offset, length, at } of extentsOf(file.layout(), start, data.length)) {
       // In another session others may have written to it since.
       if (mds.client !== client) throw new DssError("NoSession", "the session was lost");
-      const address = { pool: layout.pool, object: objectName(filePrefix(ino), index) };
-      const size = objectSizeWithin(layout, index, truncateSize);
-      const truncation = truncateSeq === 0 ? NO_TRUNCATION : { seq: truncateSeq, size };
-      const options = { truncation, minEpoch: table.get(ino).minEpoch, mtimeNs };
-      await objects.write(address, offset, [data.subarray(at, at + length)], options);
+      const options = { ...file.access(index), mtimeNs };
+      const bytes = [data.subarray(at, at + length)];
+      await objects.write(file.address(index), offset, bytes, options);
     }
   }
 }
