@@ -74,6 +74,8 @@ export class Recounter {
   }
 
   private async recount(ino: Ino): Promise<void> {
+    // Its writer may have said it meanwhile: then nobody is disturbed.
+    if (this.parts.metadata.inode(ino)?.recount !== true) return;
     const before = await this.alone(ino);
     if (before?.recount !== true || before.layout === undefined) return;
     const allocated = await this.count(before);

@@ -164,6 +164,7 @@ export class FileOperations {
     const reply = this.register(node, id, flags, cause);
     try {
       while (node.removing !== undefined) await node.removing;
+      while (node.storing !== undefined) await node.storing;
       if (node.stale || (node.inode?.nlink === 0 && !node.orphan && !node.toldOpen)) {
         throw new DssError("StaleHandle", "the file is gone");
       }
@@ -613,7 +614,7 @@ export class FileOperations {
         if (inode !== undefined) {
           inode.size = size;
           inode.mtimeNs = mtimeNs;
-          node.kernelSize = Math.min(node.kernelSize, size);
+          node.resizedByKernel(size);
           node.publishedSize = size;
           node.publishedMtimeNs = mtimeNs;
         }
@@ -636,6 +637,7 @@ export class FileOperations {
       inode.size = size;
       inode.mtimeNs = mtimeNs;
       inode.ctimeNs = this.clock.wallNs();
+      node.resizedByKernel(size);
       await node.data?.afterResize(size, size);
       await this.table.publish(node, "safe");
       return true;

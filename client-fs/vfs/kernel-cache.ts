@@ -9,6 +9,9 @@
  * Ends of files. A look at attributes that meets such a drop in the kernel is thrown away there,
  * and a read that depended on it goes by the size that the kernel had known before. So before
  * anything is dropped the kernel gets the last byte of a file that has grown, and with it the size.
+ * Not of a file that is open for writing here: it may be mapped, and a byte that the kernel is given
+ * takes the place of one that was stored there and has not been written back. Then the answers that
+ * are on their way get the time to arrive.
  */
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
@@ -24,6 +27,8 @@ import type { Node } from "./node.js";
 export const HOLD_MS = 20;
 /** A recall does not wait longer for a byte that the OSDs do not give. */
 const LAST_BYTE_MS = 1_000;
+/** In that time whoever waits for an answer that was given has seen it. */
+const ARRIVAL_MS = 50;
 
 export interface KernelCacheParts {
   clock: Clock;
@@ -106,14 +111,19 @@ export class KernelCache {
     if (this.mayKnow(node)) await this.tell(node.ino, 0, 0);
   }
 
+  /** Attributes of the inode go out. */
+  answering(node: Node): void {
+    const { size } = node;
+    if (node.writers === 0 || size <= node.kernelSize) return;
+    node.sizeAnswered = { size, atMs: this.parts.clock.now() };
+  }
   /** The kernel knows a size at least as large as the one under this capability. */
   private async tellSize(node: Node): Promise<void> {
     const { size, ino } = node;
     const { notifier } = this;
-    const isKnown = size <= node.kernelSize || node.opens === 0 || !node.isRegular;
-    if (isKnown || notifier?.store === undefined || !this.canInvalidate) {
-      return;
-    }
+    if (size <= node.kernelSize || node.opens === 0 || !node.isRegular) return;
+    if (node.writers > 0) return this.arrived(node);
+    if (notifier?.store === undefined || !this.canInvalidate) return;
     const told = this.storeLast(node, size, notifier).catch((error: unknown) => {
       if (!isDssError(error)) throw error;
       const { logger } = this.parts;
@@ -121,15 +131,32 @@ export class KernelCache {
     });
     await this.within(LAST_BYTE_MS, told);
   }
+  private async arrived(node: Node): Promise<void> {
+    const { sizeAnswered } = node;
+    if (sizeAnswered === undefined) return;
+    const { clock } = this.parts;
+    const restMs = sizeAnswered.atMs + ARRIVAL_MS - clock.now();
+    if (restMs > 0) await new Promise<void>((resolve) => clock.setTimer(restMs, resolve));
+    if (node.sizeAnswered === sizeAnswered) node.resizedByKernel(sizeAnswered.size);
+  }
   private async storeLast(node: Node, size: number, notifier: KernelNotifier): Promise<void> {
     const { recall } = node;
     const pieces = await this.parts.dataOf(node).read(size - 1, 1, undefined);
     const last = Buffer.concat(pieces);
     this.parts.cache.done(pieces);
-    // It took too long, or the file became shorter; a page that is locked is not waited for.
+    // It took too long, the file became shorter, or somebody opens it for writing; a page that is
+    // locked is not waited for.
     const isOver = node.recall !== recall || node.size !== size || node.locked.size > 0;
-    if (isOver || last.length !== 1) return;
-    await notifier.store!(node.ino, size - 1, last);
+    if (isOver || last.length !== 1 || node.writers > 0) return;
+    const stored = notifier.store!(node.ino, size - 1, last);
+    const ended = stored.then(
+      () => undefined,
+      () => undefined,
+    );
+    node.storing = ended;
+    await stored.finally(() => {
+      if (node.storing === ended) node.storing = undefined;
+    });
     node.kernelSize = size;
   }
 

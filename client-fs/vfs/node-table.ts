@@ -398,7 +398,7 @@ export class NodeTable implements SessionCache {
       node.inode = inode;
       node.noteTold(inode);
     }
-    node.kernelSize = Math.min(node.kernelSize, inode.size);
+    node.endsBy(node.inode.size);
     this.accessTimes.keep(node);
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.

@@ -59,6 +59,10 @@ export class Node {
   lookups = 0;
   /** The kernel knows a size of at least this, whatever became of what it was answered last. */
   kernelSize = 0;
+  /** A size beyond that in the last answer while somebody may write here, and when it was given. */
+  sizeAnswered: { size: number; atMs: number } | undefined = undefined;
+  /** The kernel is being given a byte: nobody may map the file for writing until then. */
+  storing: Promise<void> | undefined = undefined;
   opens = 0;
   writers = 0;
   /** Made by this mount, and nobody else has looked at it since. */
@@ -172,6 +176,18 @@ export class Node {
     this.space = undefined;
     if (space === undefined || inode === undefined) return;
     this.inode = { ...inode, allocated: space.allocated, recount: space.recount };
+  }
+
+  /** The kernel made it that size itself, or does so with the answer. */
+  resizedByKernel(size: number): void {
+    this.kernelSize = size;
+    this.sizeAnswered = undefined;
+  }
+  /** It is no longer than that: what the kernel may have known beyond is void. */
+  endsBy(size: number): void {
+    if (size >= this.kernelSize && size >= (this.sizeAnswered?.size ?? 0)) return;
+    this.kernelSize = Math.min(this.kernelSize, size);
+    this.sizeAnswered = undefined;
   }
 
   dropNames(): void {

@@ -236,6 +236,7 @@ export class Vfs implements FileSystem {
   private entryOf(node: Node, parent: Node | undefined): Entry {
     const { table } = this;
     const valid = this.options.attributeValidMs;
+    table.kernel.answering(node);
     return {
       attributes: attributesOf(node, this.options.owner),
       generation: 0,

@@ -81,6 +81,7 @@ def op_mwrite(name, at, data):
     data = base64.b64decode(data)
     maps[name][at:at + len(data)] = data
 def op_msync(name): maps[name].flush()
+def op_unmap(name): maps.pop(name).close()
 LOCKS = {"ex": fcntl.LOCK_EX, "sh": fcntl.LOCK_SH, "un": fcntl.LOCK_UN}
 def op_flock(slot, kind, wait=False):
     fcntl.flock(files[slot], LOCKS[kind] | (0 if wait or kind == "un" else fcntl.LOCK_NB))

@@ -408,6 +408,38 @@ export const mapping: Kind = async (pair) => {
   };
 };
 
+/**
+ * A file is made longer and its end written through a mapping; the other mount looks at it before
+ * that is synced, by which the first has to give it back.
+ */
+export const growing: Kind = async (pair) => {
+  const { random } = pair;
+  const name = "grown";
+  await openBoth(pair, name);
+  let model: Buffer = Buffer.alloc(0);
+  let version = 0;
+  return async (x, y) => {
+    if (model.length > 50 * BLOCK) {
+      await y.call("ftruncate", name, 0);
+      model = Buffer.alloc(0);
+    }
+    model = Buffer.concat([model, Buffer.alloc(random.int(1, 2 * BLOCK))]);
+    const { length } = model;
+    await x.call("ftruncate", name, length);
+    await x.call("map", name, name, length, "w");
+    const data = stamped(++version, random.int(1, Math.min(BLOCK, length)));
+    data.copy(model, length - data.length);
+    await x.call("mwrite", name, length - data.length, base64(data));
+    expectEqual(`${y.name}: size of "${name}"`, (await y.stat(name)).size, length);
+    await x.call("msync", name);
+    await x.call("unmap", name);
+    for (const agent of random.chance(0.5) ? [x, y] : [y, x]) {
+      const found = await agent.pread(name, 0, length);
+      expectBytes(`${agent.name} reads "${name}"`, found, model);
+    }
+  };
+};
+
 /** Size and time of modification after writes, and times that are set. */
 export const sizes: Kind = async (pair) => {
   const { random } = pair;

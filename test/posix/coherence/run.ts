@@ -20,6 +20,7 @@ export const KINDS = {
   "open, write, close": data.rewriting,
   "truncate while reading": data.truncation,
   mmap: data.mapping,
+  "mmap of what grows": data.growing,
   "size and time": data.sizes,
   "rename over an open file": data.replacing,
   rename: names.renames,

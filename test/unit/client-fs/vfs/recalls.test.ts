@@ -36,11 +36,13 @@ t.test(
   async (t) => {
     const world = await newWorld(1);
     const [a, b] = [await world.mount(), await world.mount()];
-    const file = await a.create(1, "a");
+    const made = await a.create(1, "a");
     const ino = await b.lookup(1, "a");
     const other = { ino, handle: await b.open(ino) };
     await a.run(a.vfs.lookup(1, Buffer.from("a")));
-    await a.write(file, 0, "own");
+    await a.write(made, 0, "own");
+    await a.run(a.vfs.release(ino, made.handle));
+    const file = { ino, handle: await a.open(ino, 0) };
     await b.write(other, 0, "OWN");
     t.same(a.stored, [], "what it wrote itself it knows");
     await b.write(other, 3, " and others");
@@ -63,6 +65,46 @@ t.test(
     t.same(a.stored[1], { ino, offset: 8, bytes: Buffer.from("!") }, "it had been shorter");
   },
 );
+
+t.test("the kernel is given no byte of a file that may be mapped for writing", async (t) => {
+  const world = await newWorld(1);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const file = await a.create(1, "a");
+  const ino = await b.lookup(1, "a");
+  const other = { ino, handle: await b.open(ino) };
+  await a.run(a.vfs.lookup(1, Buffer.from("a")));
+  const recalledIn = async (text: string): Promise<number> => {
+    let at = -1;
+    const begin = world.clock.now;
+    a.onInvalidate = () => {
+      if (at < 0) at = world.clock.now - begin;
+      return Promise.resolve();
+    };
+    await b.write(other, 0, text);
+    a.onInvalidate = undefined;
+    t.not(at, -1, "it had to drop its pages");
+    return at;
+  };
+  // Sizes of its own making it knows.
+  await a.run(a.vfs.setattr(ino, { size: 5 }, CALLER));
+  t.ok((await recalledIn("b")) < 50);
+  await a.run(a.vfs.fallocate(ino, file.handle, 0, 9, 0, CALLER));
+  t.ok((await recalledIn("c")) < 50);
+  // Another's, in an answer that may be on its way.
+  await b.write(other, 9, "longer");
+  t.equal(await a.size(ino), 15);
+  await world.clock.advance(20);
+  const first = await recalledIn("d");
+  t.ok(first >= 25 && first < 60, `the answer had time to arrive: ${first} ms`);
+  t.equal(await a.size(ino), 15);
+  t.ok((await recalledIn("e")) < 25, "it is known by now");
+  t.same(a.stored, []);
+  // One that nobody was told.
+  await b.write(other, 15, "er");
+  await a.read(file, 0, 3);
+  t.ok((await recalledIn("f")) < 25);
+  t.same(a.stored, []);
+});
 
 /** As the kernel: pages of a write that were not cached stay locked until it is answered. */
 class LockedPages {
