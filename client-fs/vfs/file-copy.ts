@@ -6,6 +6,7 @@
  */
 import { DssError } from "../../cluster/base/errors.js";
 import type { FilePosition } from "../file-system.js";
+import { PAGE_BYTES } from "./extent-cache.js";
 import type { FileData } from "./file-data.js";
 import type { Node } from "./node.js";
 
@@ -78,7 +79,9 @@ async function loadPart(files: CopyFiles, node: Node, start: number, end: number
     const until = Math.max(start, Math.min(start + piece, node.size));
     const loaded: Loaded = { start, end: until, runs: [] };
     for (const run of await dataRuns(node, data, start, until)) {
-      const pieces = await data.read(run.start, run.end - run.start, undefined);
+      // What is larger than a page of the cache would only displace others there.
+      const stream = node.size <= PAGE_BYTES ? { next: 0, window: 0 } : undefined;
+      const pieces = await data.read(run.start, run.end - run.start, stream);
       loaded.runs.push({ start: run.start, bytes: Buffer.concat(pieces) });
       files.done(pieces);
     }

@@ -102,6 +102,9 @@ export class FileData {
   mtimeNs(): bigint {
     return this.node.inode!.mtimeNs;
   }
+  isOurs(): boolean {
+    return this.node.mode === "exclusive";
+  }
   overlay(offset: number, end: number): Segment[] {
     return this.writer.overlay(offset, end);
   }

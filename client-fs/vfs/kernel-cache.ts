@@ -9,7 +9,7 @@
  * Ends of files. A look at attributes that meets such a drop in the kernel is thrown away there,
  * and a read that depended on it goes by the size that the kernel had known before. So before
  * anything is dropped the kernel gets the last byte of a file that has grown, and with it the size.
- * Not of a file that is open for writing here: it may be mapped, and a byte that the kernel is given
+ * Not of a file that is open for writing here: it may be mapped, and a byte given to the kernel
  * takes the place of one that was stored there and has not been written back. Then the answers that
  * are on their way get the time to arrive.
  */

@@ -3,12 +3,15 @@
  * absent ones included, under the directory's capability (`Node.names`). Pure bookkeeping.
  */
 import type { Ino } from "../../cluster/base/ids.js";
-import type { MdsReply, Request } from "../../mds/proto.js";
+import { firstCookie, nameHash } from "../../mds/proto-order.js";
+import type { DirectoryEntry, MdsReply, Request } from "../../mds/proto.js";
 import { S_IFDIR, S_IFMT, type Node } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 
 /** Names of one directory that are kept. */
 const NAMES_MAX = 262_144;
+/** Larger directories are listed by the leader, page by page. */
+const LISTED_MAX = 4_096;
 
 export class Names {
   constructor(private readonly table: Pick<NodeTable, "get" | "peek" | "valid" | "lasting">) {}
@@ -100,6 +103,32 @@ export class Names {
   find(directory: Node, name: Buffer): Ino | undefined {
     if (!this.table.valid(directory) || directory.names === undefined) return undefined;
     return directory.names.get(nameKey(name)) ?? (directory.complete ? 0 : undefined);
+  }
+
+  /**
+   * What the leader would list after `cookie`, without asking it: a reader need not wait until the
+   * leader has heard of the changes that were made here. Undefined when something of it must be
+   * asked: a name, the type of an inode, or, with `attributes`, those.
+   */
+  list(directory: Node, cookie: number, attributes: boolean): DirectoryEntry[] | undefined {
+    const { names, complete } = directory;
+    if (!complete || names === undefined || names.size > LISTED_MAX) return undefined;
+    if (!this.table.lasting(directory)) return undefined;
+    const entries: DirectoryEntry[] = [];
+    for (const [key, ino] of names) {
+      if (ino === 0) continue;
+      const node = this.table.peek(ino);
+      if (node?.inode === undefined) return undefined;
+      if (attributes && !this.table.valid(node)) return undefined;
+      const name = Buffer.from(key, "latin1");
+      const place = firstCookie(nameHash(name));
+      if (place <= cookie) continue;
+      entries.push({ name, ino, type: node.inode.mode & S_IFMT, cookie: place });
+    }
+    entries.sort((a, b) => a.cookie - b.cookie);
+    // Names of equal hash have numbers that the leader gave them.
+    const alike = entries.some((entry, i) => i > 0 && entries[i - 1]!.cookie === entry.cookie);
+    return alike ? undefined : entries;
   }
 
   /** A listing has brought every name, and nothing was thrown away since it began. */

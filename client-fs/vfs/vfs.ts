@@ -797,6 +797,13 @@ export class Vfs implements FileSystem {
     plus: boolean,
   ): Promise<void> {
     const { ino } = listing;
+    const own = this.table.names.list(this.table.get(ino), after, plus);
+    if (own !== undefined) {
+      listing.entries = own;
+      listing.from = after;
+      listing.end = true;
+      return;
+    }
     const last = listing.entries[listing.entries.length - 1];
     const continues = listing.from >= 0 && last !== undefined && last.cookie === after;
     const reply = await this.mds.call({

@@ -76,6 +76,9 @@ export interface WriterFile {
   address(index: number): ObjectAddress;
   access(index: number): AccessOptions;
   mtimeNs(): bigint;
+  size(): number;
+  /** Nobody else changes its bytes. */
+  isOurs(): boolean;
   /** Something must be known before [start, end) is written; undefined: it is. */
   beforeWrite(start: number, end: number): Promise<unknown> | undefined;
   /** A write-back failed for good: its bytes are lost. */
@@ -592,7 +595,7 @@ export class FileWriter {
     if (error === undefined || flight.generation !== this.generation) {
       if (error === undefined) {
         this.retryAtMs = 0;
-        this.recycle(flight);
+        if (!this.keepForReaders(flight)) this.recycle(flight);
       }
       this.budget.free(bytes);
     } else if (error.retry === "never" || error.retry === "other-replica") {
@@ -611,6 +614,17 @@ export class FileWriter {
     this.pump();
     this.settled();
     this.wake();
+  }
+
+  /** A small file that was written as a whole is often read next: its bytes stay in the cache. */
+  private keepForReaders({ start, end, pieces, generation }: Flight): boolean {
+    const { cache } = this.budget;
+    const isWhole = start === 0 && end === this.file.size() && end <= KEPT_BYTES_MAX;
+    const isLast = this.clean && generation === this.generation && this.file.isOurs();
+    if (!isWhole || !isLast || !cache.enabled) return false;
+    const buffers = pieces.map(({ buffer }) => buffer);
+    cache.fetch(this.file.ino, 0, end, Promise.resolve({ pieces: buffers }));
+    return true;
   }
 
   /**
@@ -677,6 +691,8 @@ export class FileWriter {
   }
 }
 
+/** Of a file that stays in the cache once it is written back. */
+const KEPT_BYTES_MAX = 64 * 1024;
 const EVERYTHING = { start: 0, end: Number.MAX_SAFE_INTEGER };
 
 /** With room to grow when it looks like a series of small appends. */

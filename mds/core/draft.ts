@@ -8,15 +8,13 @@ import { DssError } from "../../cluster/base/errors.js";
 import type { Access, CapabilityTable } from "./capability.js";
 import type { Delta } from "./delta.js";
 import {
-  COLLISIONS_MAX,
   DIRECTORY_PAGE_BYTES,
   DIRECTORY_PAGE_ENTRIES,
   HASH_DIGITS,
   dentryBytes,
-  firstCookie,
   hashDigits,
-  nameHash,
 } from "./dentry.js";
+import { COLLISIONS_MAX, firstCookie, nameHash } from "../proto-order.js";
 import { S_IFMT, type InodeRecord } from "./inode.js";
 import type { Metadata } from "./metadata.js";
 import {

@@ -9,7 +9,8 @@
 import { assert, unreachable } from "../../cluster/base/assert.js";
 import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { Delta } from "./delta.js";
-import { dentryBytes, hashDigits, hashOfCookie, nameHash, nameKey, type Dentry } from "./dentry.js";
+import { hashOfCookie, nameHash } from "../proto-order.js";
+import { dentryBytes, hashDigits, nameKey, type Dentry } from "./dentry.js";
 import { isDirectory, type InodeRecord } from "./inode.js";
 import { PageCache, PageFault } from "./page-cache.js";
 import type { Quota } from "./quota.js";

@@ -20,7 +20,8 @@ import {
   type Request,
 } from "../proto.js";
 import type { Access } from "./capability.js";
-import { hashDigits, hashOfCookie, nextPrefix, type Dentry } from "./dentry.js";
+import { hashOfCookie } from "../proto-order.js";
+import { hashDigits, nextPrefix, type Dentry } from "./dentry.js";
 import { Draft, dataBound, grantSize, limitedDraft } from "./draft.js";
 import { withName, withoutName } from "./links.js";
 import { extendedGrant, firstGrant } from "./quota.js";

@@ -171,6 +171,16 @@ const CAMPAIGNS: readonly Campaign[] = [
     step: (number) => ({ program: "test/campaign/soak.js", args: ["fio", String(number)] }),
   },
   {
+    name: "soak",
+    about: "fio on mount and volume, small files, an OSD restarted every five minutes; flat memory",
+    steps: 1,
+    stepSeconds: 3_500,
+    step: (number, folder) => ({
+      program: "test/campaign/hour.js",
+      args: [String(number), "55", join(folder, "soak.memory.json")],
+    }),
+  },
+  {
     name: "volume-model",
     about: "20,000 random operations on volumes, snapshots, clones and differences over NBD",
     steps: 10,

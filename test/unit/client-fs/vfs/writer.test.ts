@@ -32,6 +32,8 @@ function writerOf(): { writer: FileWriter; written: string[] } {
       access: () => ({ minEpoch: 0, truncation: { seq: 0, size: 0 } }),
       beforeWrite: () => undefined,
       mtimeNs: () => 0n,
+      size: () => 0,
+      isOurs: () => true,
       onError: (error) => t.fail(error.message),
       onClean: () => undefined,
     },

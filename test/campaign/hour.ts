@@ -1,0 +1,174 @@
+/**
+ * The campaign `soak`, as a program: `hour.js SEED MINUTES [RECORD]` on a cluster of its own. fio
+ * writes, syncs and verifies on the mount and on a volume, and a program saves and reads small
+ * files, for that long; every five minutes one OSD ends, by `kill -9` and by SIGTERM in turn, and
+ * comes back. All the while the resident memory of every process is noted. Exit code 0: no program
+ * saw an error or a wrong byte, the cluster is healthy and checks itself clean in the end, and no
+ * process grew in the last third of the time. RECORD: the figures as JSON.
+ */
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Prng } from "../../cluster/base/prng.js";
+import { startCluster, type Cluster } from "../support/cluster.js";
+import { BUILD, succeed } from "../support/process.js";
+import { Scope } from "../support/scope.js";
+
+const RESTART_EVERY_MS = 300_000;
+const DOWN_MS = 10_000;
+const SAMPLE_MS = 10_000;
+/** Each program of the load runs that long, with another seed each time. */
+const TURN_S = 120;
+const TURN_MS = 600_000;
+const VOLUME_BYTES = 2 ** 30;
+/** More than the most of the second third by this is growth. */
+const GROWTH = 1.1;
+const GROWTH_BYTES = 8 * 2 ** 20;
+
+const scope = new Scope();
+const MIB = 2 ** 20;
+
+/** Resident bytes: process name, then one figure a sample; 0 while it does not run. */
+type Memory = Map<string, number[]>;
+
+function residentOf(pid: number): number {
+  try {
+    const kib = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1];
+    return Number(kib ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/** One program after the other until `over()`. */
+async function turns(
+  over: () => boolean,
+  turn: (number: number) => Promise<unknown>,
+): Promise<number> {
+  let done = 0;
+  while (!over()) await turn(++done);
+  return done;
+}
+
+function fio(seed: number, where: readonly string[]): Promise<unknown> {
+  const load = ["--name=soak", "--rw=randrw", "--bsrange=4k-256k", "--size=256M", "--minimal"];
+  const check = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"];
+  const verify = [...check, "--verify_backlog=256", "--fsync=64"];
+  const timed = ["--time_based", `--runtime=${TURN_S}`, `--randseed=${seed}`];
+  return succeed(scope, "fio", [...load, ...verify, ...timed, ...where], { withinMs: TURN_MS });
+}
+
+async function save(cluster: Cluster, seed: number): Promise<void> {
+  const folder = join(cluster.mount, `saves-${seed}`);
+  const args = [`${BUILD}test/campaign/saver.js`, folder, String(seed), String(TURN_S)];
+  await succeed(scope, process.execPath, args, { withinMs: TURN_MS });
+  rmSync(folder, { recursive: true });
+}
+
+async function restarts(cluster: Cluster, random: Prng, over: () => boolean): Promise<number> {
+  let done = 0;
+  for (let next = performance.now() + RESTART_EVERY_MS; ; next += RESTART_EVERY_MS) {
+    while (performance.now() < next && !over()) await sleep(1_000);
+    if (over()) return done;
+    const osds = await cluster.processes("osd");
+    const osd = osds[done % osds.length]!;
+    await cluster.kill([osd.pid], done % 2 === 0 ? "SIGKILL" : "SIGTERM");
+    await sleep(random.int(1_000, DOWN_MS));
+    await cluster.up();
+    await cluster.healthy(120_000);
+    done++;
+  }
+}
+
+async function watch(
+  cluster: Cluster,
+  others: readonly { name: string; pid: number }[],
+  over: () => boolean,
+): Promise<Memory> {
+  const memory: Memory = new Map();
+  for (let sample = 0; !over(); sample++) {
+    const { processes } = await cluster.status();
+    const supervisors = processes.flatMap(({ name, supervisor: pid }) =>
+      pid === undefined ? [] : [{ name: `${name} (supervisor)`, pid }],
+    );
+    for (const { name, pid } of [...processes, ...supervisors, ...others]) {
+      const figures = memory.get(name) ?? [];
+      while (figures.length < sample) figures.push(0);
+      figures.push(residentOf(pid));
+      memory.set(name, figures);
+    }
+    await sleep(SAMPLE_MS);
+  }
+  return memory;
+}
+
+interface Grown {
+  name: string;
+  /** The most of each third of the time, bytes. */
+  thirds: [number, number, number];
+  good: boolean;
+}
+function judge(memory: Memory): Grown[] {
+  return [...memory].map(([name, figures]) => {
+    const most = (third: number): number => {
+      const length = figures.length / 3;
+      return Math.max(
+        0,
+        ...figures.slice(Math.floor(third * length), Math.ceil((third + 1) * length)),
+      );
+    };
+    const thirds: Grown["thirds"] = [most(0), most(1), most(2)];
+    return { name, thirds, good: thirds[2] <= thirds[1] * GROWTH + GROWTH_BYTES };
+  });
+}
+
+async function soak(cluster: Cluster, seed: number, minutes: number): Promise<Grown[]> {
+  const random = new Prng(seed);
+  const end = performance.now() + minutes * 60_000;
+  let failed = false;
+  const over = (): boolean => failed || performance.now() >= end;
+  const { server, socket } = await cluster.serve("soak", VOLUME_BYTES);
+  const volume = ["--ioengine=nbd", `--uri=nbd+unix:///soak?socket=${socket}`, "--iodepth=8"];
+  mkdirSync(join(cluster.mount, "fio"));
+  const onMount = ["--ioengine=psync", `--directory=${join(cluster.mount, "fio")}`];
+  const seeds = (turn: number): number => seed * 1_000 + turn;
+  const parts = [
+    turns(over, (turn) => fio(seeds(turn), onMount)),
+    turns(over, (turn) => fio(seeds(turn), volume)),
+    turns(over, (turn) => save(cluster, seeds(turn))),
+    restarts(cluster, random, over),
+  ] as const;
+  for (const part of parts) part.catch(() => (failed = true));
+  const watched = watch(cluster, [{ name: "volume server", pid: server.pid }], over);
+  const [files, blocks, saves, restarted] = await Promise.all(parts);
+  const grown = judge(await watched);
+  console.log(
+    `${minutes} minutes: ${files} turns of fio on the mount, ${blocks} on the volume and ` +
+      `${saves} of small files without an error, ${restarted} OSDs restarted`,
+  );
+  await server.stop();
+  return grown;
+}
+
+const [seedText = "1", minutesText = "55", record] = process.argv.slice(2);
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.once(signal, () => void scope.end().finally(() => process.exit(130)));
+}
+try {
+  const cluster = await startCluster(scope);
+  const grown = await soak(cluster, Number(seedText), Number(minutesText));
+  await cluster.healthy(120_000);
+  console.log((await cluster.ok(["fsck"], { withinMs: 300_000 })).trim());
+  const unequal = await cluster.unequalCopies("soak");
+  const inMib = (bytes: number): string => String(Math.round(bytes / MIB)).padStart(6);
+  console.log("resident, the most of each third of the time, MiB:");
+  for (const { name, thirds, good } of grown) {
+    console.log(`  ${thirds.map(inMib).join(" ")}  ${name}${good ? "" : "  GROWS"}`);
+  }
+  const result = { minutes: Number(minutesText), grown, unequal };
+  if (record !== undefined) writeFileSync(record, JSON.stringify(result));
+  if (unequal.length > 0) console.log(`copies that differ: ${unequal.join("; ")}`);
+  if (unequal.length > 0 || grown.some(({ good }) => !good)) process.exitCode = 1;
+} finally {
+  await scope.end();
+}
