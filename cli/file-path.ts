@@ -3,7 +3,7 @@
  * mount on this machine, or by their path from the root of the file system (`--path`).
  */
 import type { Command } from "commander";
-import { realpathSync, statSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, realpathSync, statSync } from "node:fs";
 import { dirname, posix, resolve } from "node:path";
 import { DssError } from "../cluster/base/errors.js";
 import type { DirectoryName } from "../mds/proto-totals.js";
@@ -55,6 +55,7 @@ async function belowMount(given: string): Promise<NamedDirectory> {
     const mount = findMount(at);
     if (mount === undefined && at !== "/") continue;
     if (mount?.type !== "fuse.dss") break;
+    sync(place.path);
     const { zookeeper } = readRecord(at) ?? {};
     const known = zookeeper === undefined ? {} : { zookeeper };
     return { shown: given, name: { ino: place.ino }, ...known };
@@ -62,6 +63,24 @@ async function belowMount(given: string): Promise<NamedDirectory> {
   throw new DssError("InvalidArgument", `${given} is not in a dss file system`, {
     hint: "name a directory below a mount, or its path in the file system with --path",
   });
+}
+
+/** A mount tells the metadata server a little later what was made; it has to know it now. */
+function sync(path: string): void {
+  try {
+    const directory = openSync(path, "r");
+    try {
+      fsyncSync(directory);
+    } finally {
+      closeSync(directory);
+    }
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (code === "EACCES") return; // Who may not read it asks for what was there before.
+    throw new DssError("Disk", `${path} cannot be synced: ${code}`, {
+      hint: "see the mount's log for what could not be written",
+    });
+  }
 }
 
 function statOf(given: string): { path: string; ino: number } {

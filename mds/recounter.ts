@@ -74,8 +74,6 @@ export class Recounter {
   }
 
   private async recount(ino: Ino): Promise<void> {
-    // Its writer may have said it meanwhile: then nobody is disturbed.
-    if (this.parts.metadata.inode(ino)?.recount !== true) return;
     const before = await this.alone(ino);
     if (before?.recount !== true || before.layout === undefined) return;
     const allocated = await this.count(before);
@@ -98,7 +96,8 @@ export class Recounter {
         plan: (access) => {
           found = this.parts.metadata.inode(ino);
           const plan = emptyPlan();
-          if (found === undefined) return plan;
+          // Its writer may have said it meanwhile: then nobody is disturbed.
+          if (found?.recount !== true) return plan;
           // Who holds it shared is not disturbed, except for another figure.
           access.attributes(ino);
           const changed = change?.(found);

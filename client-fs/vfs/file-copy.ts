@@ -20,6 +20,8 @@ export interface CopyFiles {
   node(position: FilePosition): Node;
   /** Runs under the shared capability. */
   reading<T>(node: Node, work: (data: FileData) => Promise<T>): Promise<T>;
+  /** The capability is still there. */
+  mayCache(node: Node): boolean;
   write(position: FilePosition, data: Buffer): Promise<unknown>;
   /** What of [offset, end) there is reads as zeros. */
   clear(node: Node, offset: number, end: number): Promise<void>;
@@ -80,7 +82,8 @@ async function loadPart(files: CopyFiles, node: Node, start: number, end: number
     const loaded: Loaded = { start, end: until, runs: [] };
     for (const run of await dataRuns(node, data, start, until)) {
       // What is larger than a page of the cache would only displace others there.
-      const stream = node.size <= PAGE_BYTES ? { next: 0, window: 0 } : undefined;
+      const isKept = node.size <= PAGE_BYTES && files.mayCache(node);
+      const stream = isKept ? { next: 0, window: 0 } : undefined;
       const pieces = await data.read(run.start, run.end - run.start, stream);
       loaded.runs.push({ start: run.start, bytes: Buffer.concat(pieces) });
       files.done(pieces);

@@ -52,6 +52,8 @@ export class FileData {
   private readonly reader: FileReader;
   private readonly prefix: string;
   private readonly direct: Range[] = [];
+  /** Counts them. */
+  private directChanges = 0;
 
   constructor(
     private readonly node: Node,
@@ -102,8 +104,9 @@ export class FileData {
   mtimeNs(): bigint {
     return this.node.inode!.mtimeNs;
   }
-  isOurs(): boolean {
-    return this.node.mode === "exclusive";
+  otherChanges(): number {
+    const isAlone = this.node.mode === "exclusive" && this.direct.length === 0;
+    return isAlone ? this.directChanges : -1;
   }
   overlay(offset: number, end: number): Segment[] {
     return this.writer.overlay(offset, end);
@@ -310,6 +313,7 @@ export class FileData {
     onFailure?: (error: unknown) => void,
   ): Promise<void> {
     cache.drop(this.ino, start, end);
+    this.directChanges++;
     const range: Range = { start, end, done: DONE };
     const finish = (): void => {
       // Readers that began meanwhile may have cached the older bytes.

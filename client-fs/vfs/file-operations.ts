@@ -637,9 +637,9 @@ export class FileOperations {
       inode.size = size;
       inode.mtimeNs = mtimeNs;
       inode.ctimeNs = this.clock.wallNs();
-      node.resizedByKernel(size);
       await node.data?.afterResize(size, size);
       await this.table.publish(node, "safe");
+      node.resizedByKernel(size);
       return true;
     } finally {
       this.table.unpin(node);
@@ -691,6 +691,7 @@ export class FileOperations {
       node,
       done: how.done,
       reading: (file, work) => this.reading(file, work),
+      mayCache: (file) => this.table.valid(file),
       write: ({ ino, handle, offset }, data) => this.write(ino, handle, offset, data, options),
       clear: async (file, offset, end) => {
         if (how.killPrivileges && hasSetId(file)) await this.clearSetId(file);

@@ -88,6 +88,10 @@ export class KernelCache {
   /** Everything of the inode, before its capability is given back. */
   async drop(node: Node, isDirectory: boolean): Promise<void> {
     if (!isDirectory) await this.tellSize(node);
+    await this.dropPages(node, isDirectory);
+    node.sizeAnswered = undefined; // What was answered until now may have been thrown away.
+  }
+  private async dropPages(node: Node, isDirectory: boolean): Promise<void> {
     const dropped = this.dropAll(node, isDirectory);
     dropped.catch(() => undefined); // Whoever has passed pages by waits for the others only.
     while (!(await this.within(HOLD_MS, dropped))) {
@@ -114,15 +118,22 @@ export class KernelCache {
   /** Attributes of the inode go out. */
   answering(node: Node): void {
     const { size } = node;
-    if (node.writers === 0 || size <= node.kernelSize) return;
+    if (size <= node.kernelSize || node.sizeAnswered?.size === size) return;
     node.sizeAnswered = { size, atMs: this.parts.clock.now() };
+  }
+  /**
+   * Before pages are dropped of a file that is open for writing. What was answered then has been
+   * seen; later answers of the same size may be thrown away.
+   */
+  async answersArrived(node: Node): Promise<void> {
+    if (node.writers > 0 && this.canInvalidate) await this.arrived(node);
   }
   /** The kernel knows a size at least as large as the one under this capability. */
   private async tellSize(node: Node): Promise<void> {
     const { size, ino } = node;
     const { notifier } = this;
-    if (size <= node.kernelSize || node.opens === 0 || !node.isRegular) return;
-    if (node.writers > 0) return this.arrived(node);
+    const isKnown = size <= node.kernelSize || node.opens === 0 || !node.isRegular;
+    if (isKnown || node.writers > 0) return;
     if (notifier?.store === undefined || !this.canInvalidate) return;
     const told = this.storeLast(node, size, notifier).catch((error: unknown) => {
       if (!isDssError(error)) throw error;
@@ -133,11 +144,14 @@ export class KernelCache {
   }
   private async arrived(node: Node): Promise<void> {
     const { sizeAnswered } = node;
-    if (sizeAnswered === undefined) return;
+    if (sizeAnswered === undefined || node.opens === 0) return;
     const { clock } = this.parts;
     const restMs = sizeAnswered.atMs + ARRIVAL_MS - clock.now();
     if (restMs > 0) await new Promise<void>((resolve) => clock.setTimer(restMs, resolve));
-    if (node.sizeAnswered === sizeAnswered) node.resizedByKernel(sizeAnswered.size);
+    // Unless it has become shorter meanwhile.
+    if (node.sizeAnswered === undefined) return;
+    node.kernelSize = Math.max(node.kernelSize, sizeAnswered.size);
+    if (node.sizeAnswered === sizeAnswered) node.sizeAnswered = undefined;
   }
   private async storeLast(node: Node, size: number, notifier: KernelNotifier): Promise<void> {
     const { recall } = node;
@@ -147,7 +161,8 @@ export class KernelCache {
     // It took too long, the file became shorter, or somebody opens it for writing; a page that is
     // locked is not waited for.
     const isOver = node.recall !== recall || node.size !== size || node.locked.size > 0;
-    if (isOver || last.length !== 1 || node.writers > 0) return;
+    if (node.writers > 0) return this.arrived(node);
+    if (isOver || last.length !== 1) return;
     const stored = notifier.store!(node.ino, size - 1, last);
     const ended = stored.then(
       () => undefined,
@@ -157,7 +172,7 @@ export class KernelCache {
     await stored.finally(() => {
       if (node.storing === ended) node.storing = undefined;
     });
-    node.kernelSize = size;
+    if (node.recall === recall) node.kernelSize = size;
   }
 
   /** False when the work is still not done after that time. */

@@ -3,7 +3,7 @@
  * absent ones included, under the directory's capability (`Node.names`). Pure bookkeeping.
  */
 import type { Ino } from "../../cluster/base/ids.js";
-import { firstCookie, nameHash } from "../../mds/proto-order.js";
+import { COLLISIONS_MAX, firstCookie, nameHash } from "../../mds/proto-order.js";
 import type { DirectoryEntry, MdsReply, Request } from "../../mds/proto.js";
 import { S_IFDIR, S_IFMT, type Node } from "./node.js";
 import type { NodeTable } from "./node-table.js";
@@ -113,7 +113,8 @@ export class Names {
   list(directory: Node, cookie: number, attributes: boolean): DirectoryEntry[] | undefined {
     const { names, complete } = directory;
     if (!complete || names === undefined || names.size > LISTED_MAX) return undefined;
-    if (!this.table.lasting(directory)) return undefined;
+    // Names of equal hash have numbers that the leader gave them.
+    if (!this.table.lasting(directory) || cookie % COLLISIONS_MAX !== 0) return undefined;
     const entries: DirectoryEntry[] = [];
     for (const [key, ino] of names) {
       if (ino === 0) continue;
@@ -121,14 +122,12 @@ export class Names {
       if (node?.inode === undefined) return undefined;
       if (attributes && !this.table.valid(node)) return undefined;
       const name = Buffer.from(key, "latin1");
-      const place = firstCookie(nameHash(name));
-      if (place <= cookie) continue;
-      entries.push({ name, ino, type: node.inode.mode & S_IFMT, cookie: place });
+      const type = node.inode.mode & S_IFMT;
+      entries.push({ name, ino, type, cookie: firstCookie(nameHash(name)) });
     }
     entries.sort((a, b) => a.cookie - b.cookie);
-    // Names of equal hash have numbers that the leader gave them.
     const alike = entries.some((entry, i) => i > 0 && entries[i - 1]!.cookie === entry.cookie);
-    return alike ? undefined : entries;
+    return alike ? undefined : entries.filter((entry) => entry.cookie > cookie);
   }
 
   /** A listing has brought every name, and nothing was thrown away since it began. */

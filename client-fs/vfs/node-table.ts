@@ -463,6 +463,9 @@ export class NodeTable implements SessionCache {
     const over = (): boolean => generation !== this.generation || node.recall !== recall;
     const { isDirectory } = node;
     let mode: CapabilityMode;
+    // Once: what is let through while pages are dropped makes another round.
+    await this.kernel.answersArrived(node);
+    if (over()) return;
     for (;;) {
       mode = recall.mode;
       if (isDirectory && mode === "none") node.dropNames();

@@ -59,7 +59,7 @@ export class Node {
   lookups = 0;
   /** The kernel knows a size of at least this, whatever became of what it was answered last. */
   kernelSize = 0;
-  /** A size beyond that in the last answer while somebody may write here, and when it was given. */
+  /** A size beyond that in the last answer, and when it was given first. */
   sizeAnswered: { size: number; atMs: number } | undefined = undefined;
   /** The kernel is being given a byte: nobody may map the file for writing until then. */
   storing: Promise<void> | undefined = undefined;
@@ -178,7 +178,7 @@ export class Node {
     this.inode = { ...inode, allocated: space.allocated, recount: space.recount };
   }
 
-  /** The kernel made it that size itself, or does so with the answer. */
+  /** The kernel made it that size itself, or does so with the answer to what it asked. */
   resizedByKernel(size: number): void {
     this.kernelSize = size;
     this.sizeAnswered = undefined;

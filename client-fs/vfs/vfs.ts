@@ -473,6 +473,7 @@ export class Vfs implements FileSystem {
     const open = this.files.register(node, id, flags, caller.cause);
     try {
       while (node.removing !== undefined) await node.removing;
+      while (node.storing !== undefined) await node.storing;
       // Somebody else had made it since the kernel looked.
       if ((flags & O_TRUNC) !== 0 && !created) {
         const clearSuid = options?.killPrivileges === true;

@@ -62,6 +62,8 @@ interface Flight {
   seq: number;
   /** `FileWriter.generation` when it started. */
   generation: number;
+  /** `WriterFile.otherChanges` when it started. */
+  others: number;
   startedMs: number;
 }
 export interface Segment {
@@ -77,8 +79,8 @@ export interface WriterFile {
   access(index: number): AccessOptions;
   mtimeNs(): bigint;
   size(): number;
-  /** Nobody else changes its bytes. */
-  isOurs(): boolean;
+  /** Another figure when anything but this writer may have changed bytes; -1: it may do so now. */
+  otherChanges(): number;
   /** Something must be known before [start, end) is written; undefined: it is. */
   beforeWrite(start: number, end: number): Promise<unknown> | undefined;
   /** A write-back failed for good: its bytes are lost. */
@@ -565,7 +567,9 @@ export class FileWriter {
     this.dirty.splice(first, taken - first);
     this.dirtyBytes -= end - start;
     const { generation } = this;
-    const flight = { start, end, pieces, seq, generation, startedMs: this.budget.clock.now() };
+    const others = this.file.otherChanges();
+    const startedMs = this.budget.clock.now();
+    const flight: Flight = { start, end, pieces, seq, generation, others, startedMs };
     this.flights.push(flight);
     this.budget.takeOff(end - start);
     this.budget.cache.drop(this.file.ino, start, end);
@@ -617,13 +621,14 @@ export class FileWriter {
   }
 
   /** A small file that was written as a whole is often read next: its bytes stay in the cache. */
-  private keepForReaders({ start, end, pieces, generation }: Flight): boolean {
+  private keepForReaders({ start, end, pieces, generation, others }: Flight): boolean {
     const { cache } = this.budget;
     const isWhole = start === 0 && end === this.file.size() && end <= KEPT_BYTES_MAX;
-    const isLast = this.clean && generation === this.generation && this.file.isOurs();
+    const isOurs = others >= 0 && others === this.file.otherChanges();
+    const isLast = this.clean && generation === this.generation && isOurs;
     if (!isWhole || !isLast || !cache.enabled) return false;
-    const buffers = pieces.map(({ buffer }) => buffer);
-    cache.fetch(this.file.ino, 0, end, Promise.resolve({ pieces: buffers }));
+    const kept = keptBytes(pieces, end);
+    cache.fetch(this.file.ino, 0, end, Promise.resolve({ pieces: [kept] }));
     return true;
   }
 
@@ -693,6 +698,19 @@ export class FileWriter {
 
 /** Of a file that stays in the cache once it is written back. */
 const KEPT_BYTES_MAX = 64 * 1024;
+/** What a page of the cache counts at least. */
+const SMALLEST_BYTES = 4_096;
+/** As one buffer, which keeps no memory but its own. */
+function keptBytes(pieces: readonly Piece[], length: number): Buffer {
+  const first = pieces[0]!.buffer;
+  const isSmall = first.buffer.byteLength <= 2 * Math.max(length, SMALLEST_BYTES);
+  if (pieces.length === 1 && isSmall) return first;
+  const whole = Buffer.allocUnsafeSlow(length);
+  let at = 0;
+  for (const { buffer } of pieces) at += buffer.copy(whole, at);
+  return whole;
+}
+
 const EVERYTHING = { start: 0, end: Number.MAX_SAFE_INTEGER };
 
 /** With room to grow when it looks like a series of small appends. */

@@ -106,6 +106,33 @@ t.test("the kernel is given no byte of a file that may be mapped for writing", a
   t.same(a.stored, []);
 });
 
+t.test("who looks and reads all the time does not hold a recall up", async (t) => {
+  const world = await newWorld(1);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const file = await a.create(1, "a");
+  const ino = await b.lookup(1, "a");
+  const other = { ino, handle: await b.open(ino) };
+  await a.run(a.vfs.lookup(1, Buffer.from("a")));
+  await b.write(other, 0, "longer");
+  let isOver = false;
+  const polling = async (): Promise<void> => {
+    while (!isOver) {
+      await a.vfs.getattr(ino);
+      a.vfs.readDone(await a.vfs.read(ino, file.handle, 0, 10));
+      await world.clock.advance(0);
+    }
+  };
+  const beside = Promise.all([polling(), polling()]);
+  for (let i = 0; i < 20; i++) {
+    const begin = world.clock.now;
+    await b.write(other, 6 * i, "longer");
+    t.ok(world.clock.now - begin < 1_000, `${world.clock.now - begin} ms`);
+  }
+  isOver = true;
+  await world.run(beside);
+  t.same(a.stored, []);
+});
+
 /** As the kernel: pages of a write that were not cached stay locked until it is answered. */
 class LockedPages {
   private readonly writes: { start: number; end: number; done: Promise<unknown> }[] = [];

@@ -33,7 +33,7 @@ function writerOf(): { writer: FileWriter; written: string[] } {
       beforeWrite: () => undefined,
       mtimeNs: () => 0n,
       size: () => 0,
-      isOurs: () => true,
+      otherChanges: () => 0,
       onError: (error) => t.fail(error.message),
       onClean: () => undefined,
     },
