@@ -196,9 +196,10 @@ export type Request =
   | { op: "acquire"; ino: Ino; mode: "shared" | "exclusive" }
   /**
    * Attributes come along when `plus`; entries follow `cookie` (0: the start) in cookie order. "."
-   * and ".." are not listed.
+   * and ".." are not listed. `alone`: the mount is about to change the directory, and asks for it
+   * and what is in it under sole capabilities, as far as nobody else has anything of them.
    */
-  | { op: "readdir"; ino: Ino; cookie: number; limit: number; plus: boolean }
+  | { op: "readdir"; ino: Ino; cookie: number; limit: number; plus: boolean; alone?: true }
   /**
    * Any kind of inode, as `mode` says. `ino` is from the session's range. A regular file comes with
    * an exclusive grant.

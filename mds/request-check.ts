@@ -47,7 +47,7 @@ const SHAPES: Record<Request["op"], Record<string, Kind>> = {
   lookup: { parent: "int", name: "bytes" },
   getattr: { ino: "int" },
   acquire: { ino: "int", mode: "capability" },
-  readdir: { ino: "int", cookie: "int", limit: "int", plus: "bool" },
+  readdir: { ino: "int", cookie: "int", limit: "int", plus: "bool", "alone?": "bool" },
   create: {
     parent: "int",
     name: "bytes",

@@ -68,12 +68,28 @@ export class ListingAhead {
     return entries <= WAIT_ENTRIES ? done : undefined;
   }
 
-  private async list(directory: Node): Promise<void> {
+  /**
+   * Something is to be removed from a directory that this mount does not hold alone. The promise,
+   * if any, settles when the mount does, or cannot; it is tried once for each grant.
+   */
+  adopt(directory: Node): Promise<void> | undefined {
+    const running = this.listings.get(directory);
+    if (running !== undefined) return running.done;
+    const entries = directory.size;
+    const isTried = directory.aloneAsked === directory.seq;
+    if (isTried || entries > PAGE || !this.table.lasting(directory)) return undefined;
+    directory.aloneAsked = directory.seq;
+    const done = this.list(directory, true).finally(() => this.listings.delete(directory));
+    this.listings.set(directory, { done, entries });
+    return done;
+  }
+
+  private async list(directory: Node, alone = false): Promise<void> {
     const { ino, namesEpoch } = directory;
     try {
       for (let cookie = 0; ;) {
-        const request = { op: "readdir", ino, cookie, limit: PAGE, plus: true } as const;
-        const { answer } = await this.mds.call(request);
+        const request = { op: "readdir" as const, ino, cookie, limit: PAGE, plus: true };
+        const { answer } = await this.mds.call(alone ? { ...request, alone } : request);
         // Somebody else changes it: what is left of the listing would not be kept.
         if (directory.namesEpoch !== namesEpoch || !this.table.lasting(directory)) return;
         const entries = answer.entries ?? [];

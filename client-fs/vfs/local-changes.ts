@@ -74,6 +74,12 @@ export class LocalChanges {
     const node = this.table.peek(ino);
     return node !== undefined && node.isDirectory && this.mine(node) ? node : undefined;
   }
+  /** The directory would have to be held alone. */
+  lacksDirectory(parent: Ino): boolean {
+    if (!this.enabled || !this.mds.mayPromise) return false;
+    const node = this.table.peek(parent);
+    return node !== undefined && node.isDirectory && !covers(node.mode, "sole");
+  }
   /** Only the capability of the child stands in the way: a listing may bring it. */
   lacksChild(parent: Ino, child: Node): boolean {
     return this.directory(parent) !== undefined && !covers(child.mode, "sole");

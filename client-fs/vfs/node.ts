@@ -89,6 +89,8 @@ export class Node {
   names: Map<string, Ino> | undefined = undefined;
   /** Directories: `names` has all of them. */
   complete = false;
+  /** Directories: `seq` of the grant under which the mount asked to be alone. */
+  aloneAsked = -1;
   /** Directories: counts look-ups of the kernel. */
   looks = 0;
   /** Directories: counts how often `names` was thrown away. */

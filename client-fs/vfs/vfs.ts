@@ -573,8 +573,11 @@ export class Vfs implements FileSystem {
     const actor = this.actor(caller);
     const { local } = this.table;
     if (local.unlink(parent, name, node, actor, caller.cause)) return;
-    if (local.lacksChild(parent, node)) {
-      await this.adopting.missed(this.table.get(parent));
+    const adopted = local.lacksChild(parent, node)
+      ? this.adopting.missed(this.table.get(parent))
+      : this.adopted(parent);
+    if (adopted !== undefined) {
+      await adopted;
       if (local.unlink(parent, name, node, actor, caller.cause)) return;
     }
     await this.removing(node, async (stillOpen) => {
@@ -582,11 +585,22 @@ export class Vfs implements FileSystem {
       return reply.answer.removed;
     });
   }
+  /** Whoever removes one name of a directory often removes the others, too. */
+  private adopted(parent: Ino): Promise<void> | undefined {
+    if (!this.table.local.lacksDirectory(parent)) return undefined;
+    return this.adopting.adopt(this.table.get(parent));
+  }
   async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
     const earlier = await this.earlier("rmdir", caller);
     if (earlier !== undefined && (await this.isDone(earlier, parent, name))) return;
     const actor = this.actor(caller);
-    if (this.table.local.rmdir(parent, name, actor, caller.cause)) return;
+    const { local } = this.table;
+    if (local.rmdir(parent, name, actor, caller.cause)) return;
+    const adopted = this.adopted(parent);
+    if (adopted !== undefined) {
+      await adopted;
+      if (local.rmdir(parent, name, actor, caller.cause)) return;
+    }
     const reply = await this.change({ op: "rmdir", parent, name, actor }, caller);
     const { removed } = reply.answer;
     if (removed !== undefined) this.table.gone(this.table.get(removed.ino));

@@ -10,9 +10,11 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Prng } from "../../cluster/base/prng.js";
-import { startCluster, type Cluster } from "../support/cluster.js";
+import { isGone, startCluster, type Cluster } from "../support/cluster.js";
 import { BUILD, succeed } from "../support/process.js";
 import { Scope } from "../support/scope.js";
+import { waitFor } from "../support/temp.js";
+import type { SaverResult } from "./saver.js";
 
 const RESTART_EVERY_MS = 300_000;
 const DOWN_MS = 10_000;
@@ -61,7 +63,9 @@ function fio(seed: number, where: readonly string[]): Promise<unknown> {
 async function save(cluster: Cluster, seed: number): Promise<void> {
   const folder = join(cluster.mount, `saves-${seed}`);
   const args = [`${BUILD}test/campaign/saver.js`, folder, String(seed), String(TURN_S)];
-  await succeed(scope, process.execPath, args, { withinMs: TURN_MS });
+  const told = await succeed(scope, process.execPath, args, { withinMs: TURN_MS });
+  const { again } = JSON.parse(told) as SaverResult;
+  if (again > 0) throw new Error(`saves of small files saw ${again} errors`);
   rmSync(folder, { recursive: true });
 }
 
@@ -73,6 +77,7 @@ async function restarts(cluster: Cluster, random: Prng, over: () => boolean): Pr
     const osds = await cluster.processes("osd");
     const osd = osds[done % osds.length]!;
     await cluster.kill([osd.pid], done % 2 === 0 ? "SIGKILL" : "SIGTERM");
+    await waitFor(`the end of ${osd.name}`, () => isGone(osd.pid), { withinMs: 60_000 });
     await sleep(random.int(1_000, DOWN_MS));
     await cluster.up();
     await cluster.healthy(120_000);
@@ -140,6 +145,7 @@ async function soak(cluster: Cluster, seed: number, minutes: number): Promise<Gr
   ] as const;
   for (const part of parts) part.catch(() => (failed = true));
   const watched = watch(cluster, [{ name: "volume server", pid: server.pid }], over);
+  watched.catch(() => (failed = true));
   const [files, blocks, saves, restarted] = await Promise.all(parts);
   const grown = judge(await watched);
   console.log(

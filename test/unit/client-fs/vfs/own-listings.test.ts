@@ -24,13 +24,14 @@ async function list(
 }
 const shown = (entries: readonly DirEntry[]): string[] =>
   entries.map(({ name, ino, type, cookie }) => `${name.toString()} ${ino} ${type} ${cookie}`);
-/** How often the mount asks the leader for a listing. */
-function count(mount: TestMount): { asked: number } {
-  const counted = { asked: 0 };
+/** How often the mount asks the leader for a listing, or for something else. */
+function count(mount: TestMount): { asked: number; others: string[] } {
+  const counted = { asked: 0, others: [] as string[] };
   const { mds } = mount;
   const call = mds.call.bind(mds);
   mds.call = (request, options) => {
     if (request.op === "readdir") counted.asked++;
+    else counted.others.push(request.op);
     return call(request, options);
   };
   return counted;
@@ -96,4 +97,29 @@ t.test("names without known attributes are the leader's to list", async (t) => {
   t.ok(asked.asked > 0);
   t.not(listed.at(-1)!.entry?.attributes.size, 0, "no size of before");
   t.equal(await a.size(file), 6);
+});
+
+t.test("who removes a tree that nobody else has anything of asks once a directory", async (t) => {
+  const world = await newWorld(4);
+  const a = await world.mount();
+  const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
+  const { ino } = made.attributes;
+  for (let i = 0; i < 9; i++) {
+    const file = await a.create(ino, `name ${i}`);
+    await a.run(a.vfs.release(file.ino, file.handle));
+  }
+  await a.run(a.vfs.destroy());
+  const b = await world.mount();
+  await b.lookup(1, "d");
+  t.equal((await list(b, ino)).length, 11);
+  const asked = count(b);
+  for (let i = 0; i < 8; i++) await b.run(b.vfs.unlink(ino, Buffer.from(`name ${i}`), CALLER));
+  t.same(asked, { asked: 1, others: [] });
+  const c = await world.mount();
+  await c.lookup(1, "d");
+  t.equal((await list(c, ino)).length, 3, "others see it");
+  // What another one has, too, the leader removes.
+  await c.open(await c.lookup(ino, "name 8"));
+  await b.run(b.vfs.unlink(ino, Buffer.from("name 8"), CALLER));
+  t.ok(asked.others.includes("unlink"));
 });
