@@ -13,6 +13,8 @@ import { LRUCache } from "lru-cache";
 import type { Ino } from "../../cluster/base/ids.js";
 
 export const PAGE_BYTES = 1024 * 1024;
+/** A page counts this much at least. */
+export const PAGE_WEIGHT_MIN = 4_096;
 
 export interface Page {
   readonly ino: Ino;
@@ -112,7 +114,7 @@ export class ExtentCache {
     const page: Page = {
       ino,
       index,
-      weight: Math.max(length, 4096),
+      weight: Math.max(length, PAGE_WEIGHT_MIN),
       pieces: undefined,
       length,
       recycle: undefined,

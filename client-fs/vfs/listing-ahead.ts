@@ -63,8 +63,7 @@ export class ListingAhead {
     }
     count.misses = 0;
     count.wanted = Math.max(entries, MISSES_MIN);
-    const done = this.list(directory).finally(() => this.listings.delete(directory));
-    this.listings.set(directory, { done, entries });
+    const done = this.begin(directory, false);
     return entries <= WAIT_ENTRIES ? done : undefined;
   }
 
@@ -75,16 +74,18 @@ export class ListingAhead {
   adopt(directory: Node): Promise<void> | undefined {
     const running = this.listings.get(directory);
     if (running !== undefined) return running.done;
-    const entries = directory.size;
     const isTried = directory.aloneAsked === directory.seq;
-    if (isTried || entries > PAGE || !this.table.lasting(directory)) return undefined;
+    if (isTried || directory.size > PAGE || !this.table.lasting(directory)) return undefined;
     directory.aloneAsked = directory.seq;
-    const done = this.list(directory, true).finally(() => this.listings.delete(directory));
-    this.listings.set(directory, { done, entries });
-    return done;
+    return this.begin(directory, true);
   }
 
-  private async list(directory: Node, alone = false): Promise<void> {
+  private begin(directory: Node, alone: boolean): Promise<void> {
+    const done = this.list(directory, alone).finally(() => this.listings.delete(directory));
+    this.listings.set(directory, { done, entries: directory.size });
+    return done;
+  }
+  private async list(directory: Node, alone: boolean): Promise<void> {
     const { ino, namesEpoch } = directory;
     try {
       for (let cookie = 0; ;) {

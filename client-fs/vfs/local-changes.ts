@@ -70,15 +70,19 @@ export class LocalChanges {
     );
   }
   private directory(ino: Ino): Node | undefined {
+    const node = this.candidate(ino);
+    return node !== undefined && this.mine(node) ? node : undefined;
+  }
+  /** A directory that may be changed here once it is held alone. */
+  private candidate(ino: Ino): Node | undefined {
     if (!this.enabled || !this.mds.mayPromise) return undefined;
     const node = this.table.peek(ino);
-    return node !== undefined && node.isDirectory && this.mine(node) ? node : undefined;
+    return node?.isDirectory === true ? node : undefined;
   }
   /** The directory would have to be held alone. */
   lacksDirectory(parent: Ino): boolean {
-    if (!this.enabled || !this.mds.mayPromise) return false;
-    const node = this.table.peek(parent);
-    return node !== undefined && node.isDirectory && !covers(node.mode, "sole");
+    const node = this.candidate(parent);
+    return node !== undefined && !covers(node.mode, "sole");
   }
   /** Only the capability of the child stands in the way: a listing may bring it. */
   lacksChild(parent: Ino, child: Node): boolean {

@@ -16,7 +16,7 @@ import type { Logger } from "../../cluster/base/log.js";
 import type { Clock } from "../../cluster/platform/ports.js";
 import type { ObjectAccess, ObjectAddress, AccessOptions } from "../../osd/client/object-access.js";
 import { extentsOf, type StripeLayout } from "../../osd/client/striper.js";
-import type { ExtentCache } from "./extent-cache.js";
+import { PAGE_WEIGHT_MIN, type ExtentCache } from "./extent-cache.js";
 
 /** A run of this many bytes is worth an object write at once. */
 export const STREAM_BYTES = 2 * 1024 * 1024;
@@ -599,7 +599,7 @@ export class FileWriter {
     if (error === undefined || flight.generation !== this.generation) {
       if (error === undefined) {
         this.retryAtMs = 0;
-        if (!this.keepForReaders(flight)) this.recycle(flight);
+        if (!this.cacheForReaders(flight)) this.recycle(flight);
       }
       this.budget.free(bytes);
     } else if (error.retry === "never" || error.retry === "other-replica") {
@@ -621,14 +621,13 @@ export class FileWriter {
   }
 
   /** A small file that was written as a whole is often read next: its bytes stay in the cache. */
-  private keepForReaders({ start, end, pieces, generation, others }: Flight): boolean {
+  private cacheForReaders({ start, end, pieces, generation, others }: Flight): boolean {
     const { cache } = this.budget;
-    const isWhole = start === 0 && end === this.file.size() && end <= KEPT_BYTES_MAX;
+    const isWhole = start === 0 && end === this.file.size() && end <= CACHED_BYTES_MAX;
     const isOurs = others >= 0 && others === this.file.otherChanges();
     const isLast = this.clean && generation === this.generation && isOurs;
     if (!isWhole || !isLast || !cache.enabled) return false;
-    const kept = keptBytes(pieces, end);
-    cache.fetch(this.file.ino, 0, end, Promise.resolve({ pieces: [kept] }));
+    cache.fetch(this.file.ino, 0, end, Promise.resolve({ pieces: [wholeOf(pieces, end)] }));
     return true;
   }
 
@@ -696,14 +695,12 @@ export class FileWriter {
   }
 }
 
-/** Of a file that stays in the cache once it is written back. */
-const KEPT_BYTES_MAX = 64 * 1024;
-/** What a page of the cache counts at least. */
-const SMALLEST_BYTES = 4_096;
-/** As one buffer, which keeps no memory but its own. */
-function keptBytes(pieces: readonly Piece[], length: number): Buffer {
+/** Of a file whose bytes go to the cache once they are written back. */
+const CACHED_BYTES_MAX = 64 * 1024;
+/** As one buffer, which holds no memory but its own. */
+function wholeOf(pieces: readonly Piece[], length: number): Buffer {
   const first = pieces[0]!.buffer;
-  const isSmall = first.buffer.byteLength <= 2 * Math.max(length, SMALLEST_BYTES);
+  const isSmall = first.buffer.byteLength <= 2 * Math.max(length, PAGE_WEIGHT_MIN);
   if (pieces.length === 1 && isSmall) return first;
   const whole = Buffer.allocUnsafeSlow(length);
   let at = 0;

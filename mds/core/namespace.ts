@@ -136,8 +136,8 @@ export class Namespace {
         entries.map((entry) => inodePageKey(entry.ino)),
       );
     }
+    if (request.alone === true) plan.sole.push(ino);
     const sole = request.alone === true || holdsSole(access, ino);
-    if (sole) plan.sole.push(ino);
     for (const entry of entries) {
       const { name, type, cookie: place } = entry;
       const listed: DirectoryEntry = { name, ino: entry.ino, type, cookie: place };

@@ -6,14 +6,16 @@
  * saw an error or a wrong byte, the cluster is healthy and checks itself clean in the end, and no
  * process grew in the last third of the time. RECORD: the figures as JSON.
  */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Prng } from "../../cluster/base/prng.js";
+import { residentBytes } from "../bench/measure.js";
 import { isGone, startCluster, type Cluster } from "../support/cluster.js";
 import { BUILD, succeed } from "../support/process.js";
-import { Scope } from "../support/scope.js";
+import { endWithProcess, Scope } from "../support/scope.js";
 import { waitFor } from "../support/temp.js";
+import { verifyWithFio } from "./fio-load.js";
 import type { SaverResult } from "./saver.js";
 
 const RESTART_EVERY_MS = 300_000;
@@ -35,10 +37,9 @@ type Memory = Map<string, number[]>;
 
 function residentOf(pid: number): number {
   try {
-    const kib = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1];
-    return Number(kib ?? 0) * 1024;
+    return residentBytes(pid);
   } catch {
-    return 0;
+    return 0; // It has ended.
   }
 }
 
@@ -52,12 +53,9 @@ async function turns(
   return done;
 }
 
-function fio(seed: number, where: readonly string[]): Promise<unknown> {
-  const load = ["--name=soak", "--rw=randrw", "--bsrange=4k-256k", "--size=256M", "--minimal"];
-  const check = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"];
-  const verify = [...check, "--verify_backlog=256", "--fsync=64"];
-  const timed = ["--time_based", `--runtime=${TURN_S}`, `--randseed=${seed}`];
-  return succeed(scope, "fio", [...load, ...verify, ...timed, ...where], { withinMs: TURN_MS });
+function fio(seed: number, where: readonly string[]): Promise<void> {
+  const load = { seed, seconds: TURN_S, mib: 256, fsyncEvery: 64, withinMs: TURN_MS };
+  return verifyWithFio(scope, load, where);
 }
 
 async function save(cluster: Cluster, seed: number): Promise<void> {
@@ -157,9 +155,7 @@ async function soak(cluster: Cluster, seed: number, minutes: number): Promise<Gr
 }
 
 const [seedText = "1", minutesText = "55", record] = process.argv.slice(2);
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => void scope.end().finally(() => process.exit(130)));
-}
+endWithProcess(scope);
 try {
   const cluster = await startCluster(scope);
   const grown = await soak(cluster, Number(seedText), Number(minutesText));

@@ -12,6 +12,7 @@ import type { Cluster } from "../support/cluster.js";
 import { BUILD, succeed } from "../support/process.js";
 import { tempFolder } from "../support/temp.js";
 import { Scope } from "../support/scope.js";
+import { verifyWithFio } from "./fio-load.js";
 
 const STEP_MS = 300_000;
 const OPERATIONS = 8_000;
@@ -43,22 +44,12 @@ async function randomOperations(cluster: Cluster, seed: number): Promise<void> {
 async function fioUnderFailures(cluster: Cluster, seed: number): Promise<void> {
   const random = new Prng(seed);
   const { server, socket } = await cluster.serve("soak", 2 ** 30);
-  const common = ["--name=soak", "--rw=randrw", "--bsrange=4k-256k", "--size=192M", "--minimal"];
-  const check = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"];
-  const verify = [...check, "--verify_backlog=256", "--fsync=128"];
-  const timed = ["--time_based", `--runtime=${FIO_SECONDS}`, `--randseed=${seed}`];
-  const args = [...common, ...verify, ...timed];
+  const load = { seed, seconds: FIO_SECONDS, mib: 192, fsyncEvery: 128, withinMs: STEP_MS };
+  const volume = ["--ioengine=nbd", `--uri=nbd+unix:///soak?socket=${socket}`, "--iodepth=16"];
   let running = true;
   const loads = Promise.all([
-    succeed(soak, "fio", [...args, `--directory=${cluster.mount}`, "--ioengine=psync"], {
-      withinMs: STEP_MS,
-    }),
-    succeed(
-      soak,
-      "fio",
-      [...args, "--ioengine=nbd", `--uri=nbd+unix:///soak?socket=${socket}`, "--iodepth=16"],
-      { withinMs: STEP_MS },
-    ),
+    verifyWithFio(soak, load, [`--directory=${cluster.mount}`, "--ioengine=psync"]),
+    verifyWithFio(soak, load, volume),
   ]).finally(() => (running = false));
   // What the loads throw is thrown below; a kill that fails meanwhile must not hide it.
   loads.catch(() => undefined);

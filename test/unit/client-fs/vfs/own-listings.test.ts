@@ -22,6 +22,13 @@ async function list(
   }
   return found.slice(0, most);
 }
+/** A directory "d" with that many files. */
+async function folder(mount: TestMount, files: number): Promise<number> {
+  const made = await mount.run(mount.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
+  const { ino } = made.attributes;
+  for (let i = 0; i < files; i++) await mount.create(ino, `name ${i}`);
+  return ino;
+}
 const shown = (entries: readonly DirEntry[]): string[] =>
   entries.map(({ name, ino, type, cookie }) => `${name.toString()} ${ino} ${type} ${cookie}`);
 /** How often the mount asks the leader for a listing, or for something else. */
@@ -41,9 +48,7 @@ t.test("what a mount has made it lists without the leader, as the leader would",
   const world = await newWorld(1);
   const [a, b] = [await world.mount(), await world.mount()];
   const asked = count(a);
-  const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
-  const { ino } = made.attributes;
-  for (let i = 0; i < NAMES; i++) await a.create(ino, `name ${i}`);
+  const ino = await folder(a, NAMES);
   await a.run(a.vfs.mkdir(ino, Buffer.from("below"), 0o755, CALLER));
   await a.run(a.vfs.unlink(ino, Buffer.from("name 7"), CALLER));
   const own = await list(a, ino);
@@ -61,9 +66,7 @@ t.test("a listing goes on with the leader when the directory was given back", as
   const world = await newWorld(2);
   const [a, b] = [await world.mount(), await world.mount()];
   const asked = count(a);
-  const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
-  const { ino } = made.attributes;
-  for (let i = 0; i < NAMES; i++) await a.create(ino, `name ${i}`);
+  const ino = await folder(a, NAMES);
   const { handle } = await a.run(a.vfs.opendir(ino));
   const first = await list(a, ino, { most: 100, handle });
   t.equal(asked.asked, 0);
@@ -83,8 +86,7 @@ t.test("a listing goes on with the leader when the directory was given back", as
 t.test("names without known attributes are the leader's to list", async (t) => {
   const world = await newWorld(3);
   const [a, b] = [await world.mount(), await world.mount()];
-  const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
-  const { ino } = made.attributes;
+  const ino = await folder(a, 0);
   await a.create(ino, "file");
   const asked = count(a);
   t.equal((await list(a, ino)).length, 3);
@@ -102,8 +104,7 @@ t.test("names without known attributes are the leader's to list", async (t) => {
 t.test("who removes a tree that nobody else has anything of asks once a directory", async (t) => {
   const world = await newWorld(4);
   const a = await world.mount();
-  const made = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
-  const { ino } = made.attributes;
+  const ino = await folder(a, 0);
   for (let i = 0; i < 9; i++) {
     const file = await a.create(ino, `name ${i}`);
     await a.run(a.vfs.release(file.ino, file.handle));

@@ -213,7 +213,7 @@ class Scenario {
         return;
       }
       if (code === undefined) break;
-      // What takes another one's place is flushed before, which may fail for now.
+      // What takes another one's place is flushed before: an injected failure refuses it.
       if (!this.faults.failures || over === 0) throw new Error(`rename: ${code}`);
     }
     if (from === to) return;

@@ -7,6 +7,17 @@ import { CALLER, newWorld, OBJECT_SIZE, type TestMount } from "./world.js";
 
 const PAGE = 4096;
 
+/** A file that `a` has made and both have open; the kernel of `a` knows it, empty as it is. */
+async function shared() {
+  const world = await newWorld(1);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const file = await a.create(1, "a");
+  const ino = await b.lookup(1, "a");
+  const other = { ino, handle: await b.open(ino) };
+  await a.run(a.vfs.lookup(1, Buffer.from("a")));
+  return { world, a, b, file, ino, other };
+}
+
 t.test("a size looked at beside a truncation is the one before or the one after", async (t) => {
   const sizes = [5 * PAGE, 3 * PAGE + 5];
   for (let seed = 1; seed <= 20; seed++) {
@@ -34,12 +45,7 @@ t.test("a size looked at beside a truncation is the one before or the one after"
 t.test(
   "before its pages are dropped the kernel knows the size of a file that has grown",
   async (t) => {
-    const world = await newWorld(1);
-    const [a, b] = [await world.mount(), await world.mount()];
-    const made = await a.create(1, "a");
-    const ino = await b.lookup(1, "a");
-    const other = { ino, handle: await b.open(ino) };
-    await a.run(a.vfs.lookup(1, Buffer.from("a")));
+    const { a, b, file: made, ino, other } = await shared();
     await a.write(made, 0, "own");
     await a.run(a.vfs.release(ino, made.handle));
     const file = { ino, handle: await a.open(ino, 0) };
@@ -67,12 +73,7 @@ t.test(
 );
 
 t.test("the kernel is given no byte of a file that may be mapped for writing", async (t) => {
-  const world = await newWorld(1);
-  const [a, b] = [await world.mount(), await world.mount()];
-  const file = await a.create(1, "a");
-  const ino = await b.lookup(1, "a");
-  const other = { ino, handle: await b.open(ino) };
-  await a.run(a.vfs.lookup(1, Buffer.from("a")));
+  const { world, a, b, file, ino, other } = await shared();
   const recalledIn = async (text: string): Promise<number> => {
     let at = -1;
     const begin = world.clock.now;
@@ -107,12 +108,7 @@ t.test("the kernel is given no byte of a file that may be mapped for writing", a
 });
 
 t.test("who looks and reads all the time does not hold a recall up", async (t) => {
-  const world = await newWorld(1);
-  const [a, b] = [await world.mount(), await world.mount()];
-  const file = await a.create(1, "a");
-  const ino = await b.lookup(1, "a");
-  const other = { ino, handle: await b.open(ino) };
-  await a.run(a.vfs.lookup(1, Buffer.from("a")));
+  const { world, a, b, file, ino, other } = await shared();
   await b.write(other, 0, "longer");
   let isOver = false;
   const polling = async (): Promise<void> => {
