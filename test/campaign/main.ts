@@ -25,7 +25,14 @@ import { UsageError } from "./usage-error.js";
 import { COHERENCE_STEPS, coherenceStep, coherenceSummary } from "./coherence-steps.js";
 import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
 import { POSIX_STEPS, posixStep, posixSummary } from "./posix-steps.js";
-import { STRESSOR_STEPS, stressorStep, stressorSummary } from "./stressor-steps.js";
+import {
+  FSX_STEPS,
+  fsxStep,
+  fsxSummary,
+  STRESSOR_STEPS,
+  stressorStep,
+  stressorSummary,
+} from "./stressor-steps.js";
 
 const MINUTES_MAX = 60;
 /** Seeds that no test uses. */
@@ -121,11 +128,19 @@ const CAMPAIGNS: readonly Campaign[] = [
   },
   {
     name: "stressors",
-    about: "stress-ng, dbench, PostgreSQL, SQLite, git, a C build, fio; fsx, fsstress",
+    about: "stress-ng, dbench, PostgreSQL, SQLite, git, a C build, fio; five of --suite-dir",
     steps: STRESSOR_STEPS,
     stepSeconds: 300,
     step: stressorStep,
     summary: stressorSummary,
+  },
+  {
+    name: "fsx",
+    about: "an hour of xfstests' fsx of --suite-dir, another seed every 75 s",
+    steps: FSX_STEPS,
+    stepSeconds: 300,
+    step: fsxStep,
+    summary: fsxSummary,
   },
   {
     name: "differential",

@@ -1,7 +1,8 @@
 /**
  * The campaign `stressors`: programs of others that try a file system hard. Most come with Debian;
- * fsx and fsstress are built by people from xfstests (docs/posix.md) and found in `--suite-dir`,
- * without which their steps are left out. What each counted is kept in a file.
+ * some are built by people from xfstests and from fuse3 (docs/posix.md) and found in `--suite-dir`,
+ * without which their steps are left out. What each counted is kept in a file. The campaign `fsx`
+ * is an hour of the one that has found most.
  */
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -17,6 +18,9 @@ export const STRESSORS = {
   fio: { program: "fio", suite: false },
   fsx: { program: "", suite: true },
   fsstress: { program: "", suite: true },
+  syscalls: { program: "", suite: true },
+  rwtest: { program: "", suite: true },
+  "aio-stress": { program: "", suite: true },
 } as const;
 export type StressorName = keyof typeof STRESSORS;
 const NAMES = Object.keys(STRESSORS) as StressorName[];
@@ -29,25 +33,30 @@ export interface StressorResult {
 
 const recordOf = (folder: string, name: string): string => join(folder, `stressors-${name}.json`);
 
-export function stressorStep(
-  step: number,
-  folder: string,
+interface StressorStep {
+  program: string;
+  args: string[];
+}
+
+function runOf(
+  name: StressorName,
+  record: string,
   suites: string,
-): { program: string; args: string[] } {
-  const name = NAMES[step - 1] ?? "stress-ng";
-  const record = recordOf(folder, name);
+  more: readonly string[] = [],
+): StressorStep {
   rmSync(record, { force: true }); // Of an attempt that failed or was stopped.
   const suite = suites === "" ? [] : ["--suite", suites];
   if (STRESSORS[name].suite && suites === "") {
     return { program: "test/campaign/left-out.js", args: [name] };
   }
-  return { program: "test/campaign/stressors.js", args: [name, "--record", record, ...suite] };
+  const args = [name, "--record", record, ...suite, ...more];
+  return { program: "test/campaign/stressors.js", args };
 }
 
-export function stressorSummary(folder: string): { lines: string[]; good: boolean } {
+function summaryOf(folder: string, names: readonly string[]): { lines: string[]; good: boolean } {
   const lines: string[] = [];
   let good = true;
-  for (const name of NAMES) {
+  for (const name of names) {
     const path = recordOf(folder, name);
     if (!existsSync(path)) continue;
     const found = JSON.parse(readFileSync(path, "utf8")) as StressorResult;
@@ -56,3 +65,25 @@ export function stressorSummary(folder: string): { lines: string[]; good: boolea
   }
   return { lines, good };
 }
+
+export function stressorStep(step: number, folder: string, suites: string): StressorStep {
+  const name = NAMES[step - 1] ?? "stress-ng";
+  return runOf(name, recordOf(folder, name), suites);
+}
+export const stressorSummary = (folder: string): { lines: string[]; good: boolean } =>
+  summaryOf(folder, NAMES);
+
+/** Of five minutes each. */
+export const FSX_STEPS = 12;
+const FSX_SEEDS = 4;
+const fsxRecord = (step: number): string => `fsx-hour-${step}`;
+
+export function fsxStep(step: number, folder: string, suites: string): StressorStep {
+  const first = 1_000 + (step - 1) * FSX_SEEDS;
+  return runOf("fsx", recordOf(folder, fsxRecord(step)), suites, ["--seed", String(first)]);
+}
+export const fsxSummary = (folder: string): { lines: string[]; good: boolean } =>
+  summaryOf(
+    folder,
+    Array.from({ length: FSX_STEPS }, (_, index) => fsxRecord(index + 1)),
+  );

@@ -1,7 +1,7 @@
 /**
- * `stressors.js NAME [--suite DIR] [--record FILE] [--folder PLACE]`: one of other people's
- * programs that try a file system hard, on the mount of a cluster of its own, or in PLACE. Prints
- * what it counted. Exit code 0: it found nothing wrong.
+ * `stressors.js NAME [--suite DIR] [--record FILE] [--folder PLACE] [--seed N]`: one of other
+ * people's programs that try a file system hard, on the mount of a cluster of its own, or in PLACE.
+ * Prints what it counted. Exit code 0: it found nothing wrong. `--seed`: the first that fsx uses.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import {
@@ -28,6 +28,7 @@ interface Job {
   /** On the machine's own. */
   local: string;
   suite: string;
+  seed: number;
 }
 
 interface Ran {
@@ -207,16 +208,17 @@ function suiteProgram(suite: string, name: string): string {
   if (!existsSync(path)) throw new Error(`${path} is not there: see docs/posix.md`);
   return path;
 }
-function fsx({ folder, suite }: Job): StressorResult {
+function fsx({ folder, suite, seed: first }: Job): StressorResult {
   const program = suiteProgram(suite, "fsx");
   // Four files by turns, so that one slow machine does not end with none.
   const script = String.raw`
-for seed in 1 2 3 4; do
+for seed in $SEEDS; do
   rm -f "$PLACE"/f*
   code=0; timeout -s INT 75 "$PROGRAM" -q -N 1000000 -S $seed "$PLACE/f" || code=$?
   test $code = 124 -o $code = 0
 done`;
-  const ran = sh(script, { PLACE: folder, PROGRAM: program }, 8 * MINUTES);
+  const seeds = [0, 1, 2, 3].map((each) => first + each).join(" ");
+  const ran = sh(script, { PLACE: folder, PROGRAM: program, SEEDS: seeds }, 8 * MINUTES);
   const calls = [...ran.output.matchAll(/testcalls = (\d+)/g)].reduce(
     (n, m) => n + Number(m[1]),
     0,
@@ -229,6 +231,35 @@ function fsstress({ folder, suite }: Job): StressorResult {
   const ran = sh(script, { PLACE: folder, PROGRAM: program }, 8 * MINUTES);
   return result(ran, `4 processes, 6,000 operations, ${last(ran.output, 1)} names left`);
 }
+/** Of the fuse3 source: once with the names, once with what was unlinked while open. */
+function syscalls({ folder, suite }: Job): StressorResult {
+  const program = suiteProgram(suite, "test_syscalls");
+  const script = `"$PROGRAM" "$PLACE"; "$PROGRAM" "$PLACE" -u`;
+  const ran = sh(script, { PLACE: folder, PROGRAM: program }, 8 * MINUTES);
+  return result(ran, `${ran.output.match(/\] OK$/gm)?.length ?? 0} checks`);
+}
+/** LTP's rwtest: what one program orders, another does and compares, alone and as four. */
+function rwtest({ folder, suite }: Job): StressorResult {
+  const [orders, does] = [suiteProgram(suite, "iogen"), suiteProgram(suite, "doio")];
+  const calls = "read,write,pread,pwrite,readv,writev,mmread,mmwrite,fsync2,fdatasync";
+  // The pipe has the exit code of doio alone; iogen's is in a file.
+  const script = `
+cd "$PLACE"
+for kind in "-a -v" "-a -v -k -n 4"; do
+  { code=0; "$ORDERS" -i 15000 -q -f buffered,sync -m random -s ${calls} -t 1b -T 64k \
+      8m:one 16m:two || code=$?; echo $code > ended; } | timeout 200 "$DOES" $kind
+  test "$(cat ended)" = 0
+done`;
+  const ran = sh(script, { PLACE: folder, ORDERS: orders, DOES: does }, 8 * MINUTES);
+  return result(ran, "2 times 15,000 operations, compared, by one process and by four");
+}
+/** LTP's aio-stress: random and sequential, compared. */
+function aioStress({ folder, suite }: Job): StressorResult {
+  const program = suiteProgram(suite, "aio-stress");
+  const script = `cd "$PLACE"; "$PROGRAM" -v -s 128m -r 16k -d 32 -t 2 one two`;
+  const ran = sh(script, { PLACE: folder, PROGRAM: program }, 8 * MINUTES);
+  return result(ran, `${ran.output.match(/totals/g)?.length ?? 0} stages of 128 MiB`);
+}
 
 const RUNS: Readonly<Record<StressorName, (job: Job) => StressorResult>> = {
   "stress-ng": stressNg,
@@ -240,6 +271,9 @@ const RUNS: Readonly<Record<StressorName, (job: Job) => StressorResult>> = {
   fio,
   fsx,
   fsstress,
+  syscalls,
+  rwtest,
+  "aio-stress": aioStress,
 };
 
 const scope = new Scope();
@@ -249,6 +283,7 @@ const { values, positionals } = parseArgs({
     suite: { type: "string", default: "" },
     folder: { type: "string" },
     record: { type: "string" },
+    seed: { type: "string", default: "1" },
   },
 });
 const name = positionals[0] as StressorName;
@@ -269,7 +304,8 @@ try {
   }
   const folder = join(resolve(place), `${name}-${process.pid}`);
   mkdirSync(folder);
-  const found = RUNS[name]({ folder, local, suite: resolve(values.suite) });
+  const seed = Number(values.seed);
+  const found = RUNS[name]({ folder, local, suite: resolve(values.suite), seed });
   console.log(`${found.good ? "ok" : "FAILED"} ${name}: ${found.counts}`);
   if (values.record !== undefined) writeFileSync(values.record, JSON.stringify(found));
   if (!found.good) process.exitCode = 1;
