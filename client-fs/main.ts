@@ -159,7 +159,9 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       logger.error({ what, abortStuckMs }, "the mount is stuck and ends");
       options.onStuck(what);
     };
-    const observed = observe(vfs, { clock, logger, about, abortStuckMs, onStuck });
+    const dropCaches = (): Promise<void> => vfs.dropCaches();
+    const parts = { clock, logger, about, dropCaches, abortStuckMs, onStuck };
+    const observed = observe(vfs, parts);
     const mounted = await mountFileSystem(observed.fileSystem, {
       mountpoint,
       logger,

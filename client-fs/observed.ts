@@ -1,8 +1,9 @@
 /**
  * What a mount is doing, for people: every operation of the kernel is counted and timed on its way
  * to the file system, and `cat MOUNT/.dss/status` shows that, open files and memory, as JSON. An
- * operation that waits for long is logged once, and one that waits without end ends the mount.
- * `.dss` is in no listing, and hides a name of the root that is spelled so.
+ * operation that waits for long is logged once, and one that waits without end ends the mount. A
+ * write to `MOUNT/.dss/drop_caches` empties the mount's caches. `.dss` is in no listing, and hides
+ * a name of the root that is spelled so.
  *
  * Owns: figures of operations, those in flight, and open status files.
  */
@@ -16,8 +17,12 @@ const ROOT: Ino = 1;
 /** Beyond every inode number that the metadata servers give. */
 const FOLDER: Ino = 2 ** 52;
 const STATUS: Ino = FOLDER + 1;
+const DROP_CACHES: Ino = FOLDER + 2;
 const FOLDER_NAME = ".dss";
-const STATUS_NAME = "status";
+const FILES: ReadonlyMap<string, Ino> = new Map([
+  ["status", STATUS],
+  ["drop_caches", DROP_CACHES],
+]);
 
 /** Operations that wait longer are logged; locks may wait as long as they like. */
 const SLOW_MS = 30_000;
@@ -59,6 +64,8 @@ export interface ObservedParts {
   logger: Logger;
   /** What else the status tells. */
   about: () => Record<string, unknown>;
+  /** Resolves when everything that can be asked for again is gone from this process. */
+  dropCaches: () => Promise<void>;
   /** After so long an operation is stuck; 0: never. */
   abortStuckMs: number;
   /** Called once, with what is stuck. */
@@ -196,21 +203,29 @@ class Observer {
   }
 
   private ownMethods(): Readonly<Record<string, Method>> {
-    const entries: DirEntry[] = [
-      { name: Buffer.from("."), ino: FOLDER, type: S_IFDIR, cookie: 1 },
-      { name: Buffer.from(".."), ino: ROOT, type: S_IFDIR, cookie: 2 },
-      { name: Buffer.from(STATUS_NAME), ino: STATUS, type: S_IFREG, cookie: 3 },
+    const names = [...FILES].map(([name, ino]) => ({ name, ino, type: S_IFREG }));
+    const folders = [
+      { name: ".", ino: FOLDER, type: S_IFDIR },
+      { name: "..", ino: ROOT, type: S_IFDIR },
     ];
+    const entries = [...folders, ...names].map(({ name, ino, type }, index): DirEntry => {
+      return { name: Buffer.from(name), ino, type, cookie: index + 1 };
+    });
     return {
       lookup: (parent, name) => {
         if (parent === ROOT) return Promise.resolve(entryOf(FOLDER));
-        if (parent === FOLDER && isName(name, STATUS_NAME)) return Promise.resolve(entryOf(STATUS));
+        const ino = parent === FOLDER ? FILES.get(String(name)) : undefined;
+        if (ino !== undefined) return Promise.resolve(entryOf(ino));
         return Promise.reject(new DssError("NotFound", "no such name"));
       },
       getattr: (ino) => Promise.resolve(entryOf(ino as Ino)),
+      // A shell cuts what it writes to.
+      setattr: (ino) => (ino === DROP_CACHES ? Promise.resolve(entryOf(DROP_CACHES)) : refuse()),
       forget: () => undefined,
       open: (ino, flags) => {
-        if (ino !== STATUS || ((flags as number) & O_ACCMODE) !== 0) return refuse();
+        const mode = (flags as number) & O_ACCMODE;
+        if (mode !== (ino === STATUS ? O_RDONLY : O_WRONLY)) return refuse();
+        if (ino !== STATUS) return Promise.resolve({ handle: 0, directIo: true, keepCache: false });
         const handle = this.nextHandle++;
         try {
           this.texts.set(handle, this.status());
@@ -223,6 +238,11 @@ class Observer {
         const text = this.texts.get(handle as number) ?? Buffer.alloc(0);
         const start = offset as number;
         return Promise.resolve([text.subarray(start, start + (length as number))]);
+      },
+      write: async (_ino, _handle, _offset, data) => {
+        const { length } = data as Buffer;
+        await this.parts.dropCaches();
+        return length;
       },
       flush: done,
       fsync: done,
@@ -245,9 +265,11 @@ class Observer {
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
 const O_ACCMODE = 3;
+const O_RDONLY = 0;
+const O_WRONLY = 1;
 const done = (): Promise<void> => Promise.resolve();
 function refuse(): Promise<never> {
-  return Promise.reject(new DssError("NotPermitted", `${FOLDER_NAME} is only to be looked at`));
+  return Promise.reject(new DssError("NotPermitted", `${FOLDER_NAME} is not changed`));
 }
 function isName(value: unknown, name: string): boolean {
   return Buffer.isBuffer(value) && value.length === name.length && value.toString() === name;
@@ -268,9 +290,10 @@ function methodNames(target: FileSystem): Set<string> {
 
 function entryOf(ino: Ino): Entry {
   const isFolder = ino === FOLDER;
+  const rights = ino === DROP_CACHES ? 0o200 : 0o444;
   const attributes: Attributes = {
     ino,
-    mode: isFolder ? S_IFDIR | 0o555 : S_IFREG | 0o444,
+    mode: isFolder ? S_IFDIR | 0o555 : S_IFREG | rights,
     nlink: isFolder ? 2 : 1,
     ...{ uid: 0, gid: 0, rdev: 0, size: 0, blocks: 0, blksize: 4_096 },
     ...{ atimeNs: 0n, mtimeNs: 0n, ctimeNs: 0n, btimeNs: 0n },

@@ -44,6 +44,8 @@ const PUBLISH_MS = 500;
 /** Given back at a time when there are too many. */
 const TRIM_BATCH = 256;
 const RETRY_MS = 1_000;
+/** How often it is looked whether everything has been given back. */
+const GIVE_BACK_MS = 10;
 /** A recall waits this long for an answer that it seems to have overtaken. */
 const EARLY_MS = 1_000;
 
@@ -558,6 +560,16 @@ export class NodeTable implements SessionCache {
   distrust(node: Node): void {
     node.dropNames();
     this.recall({ ino: node.ino, mode: "none", seq: node.seq }, true);
+  }
+
+  /** As if the leader had asked for every capability; resolves when it has been told of all. */
+  async giveAllBack(): Promise<void> {
+    const held = [...this.nodes.values()].filter((node) => node.mode !== "none");
+    for (const { ino, seq } of held) this.recall({ ino, mode: "none", seq }, true);
+    const { generation } = this;
+    while (generation === this.generation && held.some((node) => node.recall !== undefined)) {
+      await new Promise<void>((resolve) => this.clock.setTimer(GIVE_BACK_MS, resolve));
+    }
   }
 
   evicted(reason: DssError, lostRequests: readonly Request[]): void {

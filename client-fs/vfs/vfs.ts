@@ -195,11 +195,21 @@ export class Vfs implements FileSystem {
   }
   /** Leaves to the next worker nothing that it could not go on with: all data is durable. */
   async handOver(): Promise<void> {
+    await this.settle();
+    await this.mds.waitSafe();
+    this.options.record?.commit();
+  }
+  private async settle(): Promise<void> {
     await this.table.flushAll();
     await this.table.publishAll();
     await this.table.accessTimes.tell();
+  }
+
+  /** What is buffered becomes durable; then nothing that can be asked for again is kept. */
+  async dropCaches(): Promise<void> {
+    await this.settle();
     await this.mds.waitSafe();
-    this.options.record?.commit();
+    await this.table.giveAllBack();
   }
 
   /**
@@ -214,9 +224,7 @@ export class Vfs implements FileSystem {
     this.locks.stop();
     let failure: Error | undefined;
     try {
-      await this.table.flushAll();
-      await this.table.publishAll();
-      await this.table.accessTimes.tell();
+      await this.settle();
       this.table.releaseAll();
     } catch (error) {
       failure = error as Error;

@@ -112,7 +112,7 @@ interface Target {
   readonly place: readonly string[];
   /** Processes whose time and memory count. */
   processes(): Promise<Watched[]>;
-  cold(): Promise<void>;
+  cold(): void;
 }
 
 async function measureOnce(bench: Scope, target: Target, workload: Workload): Promise<Run> {
@@ -138,7 +138,7 @@ async function measureTarget(
     if (!isWanted(name)) continue;
     const done: Run[] = [];
     for (let i = 0; i < runs; i++) {
-      if (workload.cold === true) await target.cold();
+      if (workload.cold === true) target.cold();
       const processes = await target.processes();
       const { value, cpu } = await withCpu(processes, () => measureOnce(bench, target, workload));
       done.push({ ...value, cpu });
@@ -169,7 +169,7 @@ async function measureSmallFiles(
       const folder = join(cluster.mount, `small-${workers}-${run}`);
       await succeed(bench, "mkdir", [folder]);
       for (const phase of phases) {
-        if (phase === "stat") await makeCold(cluster);
+        if (phase === "stat") cluster.dropCaches();
         const { processes } = await cluster.status();
         const { value, cpu } = await withCpu(processes, () =>
           succeed(
@@ -196,11 +196,6 @@ async function measureSmallFiles(
 function rateOf(printed: string): number {
   const { operations, seconds } = JSON.parse(printed) as SmallFilesResult;
   return operations / seconds;
-}
-
-async function makeCold(cluster: Cluster): Promise<void> {
-  await cluster.remount();
-  writeFileSync("/proc/sys/vm/drop_caches", "3");
 }
 
 function memoryOf(processes: readonly Watched[]): Memory {
@@ -235,7 +230,7 @@ async function measure(bench: Scope, options: Options): Promise<Document> {
     place: [`--filename=${join(cluster.mount, "bench-file")}`],
     workloads: workloads(direct, ["--ioengine=psync"], sizes),
     processes: async () => [...(await cluster.status()).processes],
-    cold: () => makeCold(cluster),
+    cold: () => cluster.dropCaches(),
   };
   results.push(...(await measureTarget(bench, files, options)));
   results.push(...(await measureSmallFiles(bench, cluster, options)));
@@ -254,10 +249,8 @@ async function measure(bench: Scope, options: Options): Promise<Document> {
         : workload,
     ),
     processes: async () => [...(await cluster.status()).processes, nbd],
-    cold: () => {
-      writeFileSync("/proc/sys/vm/drop_caches", "3");
-      return Promise.resolve();
-    },
+    // Its server keeps no data.
+    cold: () => cluster.dropCaches(),
   };
   results.push(...(await measureTarget(bench, volume, options)));
   const loaded = memoryOf([...(await cluster.status()).processes, nbd]);

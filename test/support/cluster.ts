@@ -3,7 +3,7 @@
  * (DSS_DATA), ports and mount point, so that it disturbs no other cluster of the machine. It ends
  * with the test, also when the test fails: asked first, then by process id, then the mount lazily.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { dss, run, start } from "./process.js";
@@ -193,6 +193,12 @@ export class Cluster {
     await this.ok(["umount", path], { withinMs: 120_000 });
     if (path === this.mount) await this.up();
     else await this.ok(["mount", path], { withinMs: 60_000 });
+  }
+
+  /** Nothing that the mount or the kernel can ask for again stays in memory. */
+  dropCaches(): void {
+    writeFileSync(join(this.mount, ".dss", "drop_caches"), "1");
+    writeFileSync("/proc/sys/vm/drop_caches", "3");
   }
 
   /**

@@ -1,5 +1,4 @@
 /** dss as one of the systems: a cluster of its own, as the tests start it. */
-import { writeFileSync } from "node:fs";
 import { Cluster } from "../../support/cluster.js";
 import type { Program } from "../../support/process.js";
 import { tempFolder } from "../../support/temp.js";
@@ -43,12 +42,9 @@ class RunningDss implements Running {
     return all;
   }
 
+  /** A volume's server keeps no data. */
   async cold(): Promise<void> {
-    const serving = this.server !== undefined;
-    await this.server?.stop();
-    await this.cluster.remount();
-    writeFileSync("/proc/sys/vm/drop_caches", "3");
-    if (serving) await this.block();
+    this.cluster.dropCaches();
   }
 
   async block(): Promise<BlockDevice> {

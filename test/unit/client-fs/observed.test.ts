@@ -16,11 +16,14 @@ function setUp(methods: Partial<FileSystem>) {
   const notAsked = (): Promise<never> => Promise.reject(new Error("not asked"));
   const others = { open: notAsked, read: notAsked, release: notAsked };
   const stuck: string[] = [];
+  let drops = 0;
+  const dropCaches = async (): Promise<void> => void drops++;
   const observed = observe({ ...others, ...methods } as FileSystem, {
-    ...{ clock, logger, about, abortStuckMs: 600_000 },
+    ...{ clock, logger, about, dropCaches, abortStuckMs: 600_000 },
     onStuck: (what) => void stuck.push(what),
   });
-  return { clock: time, warnings, stuck, fs: observed.fileSystem, stop: () => observed.stop() };
+  const stop = (): void => observed.stop();
+  return { clock: time, warnings, stuck, drops: () => drops, fs: observed.fileSystem, stop };
 }
 interface Status {
   mountpoint: string;
@@ -92,7 +95,23 @@ t.test("the folder is only to be looked at", async (t) => {
   const listed = await fs.readdir(ino, 0, 0, { maxEntries: 10, plus: false });
   t.same(
     [...listed].map((entry) => entry.name.toString()),
-    [".", "..", "status"],
+    [".", "..", "status", "drop_caches"],
   );
+  stop();
+});
+
+t.test("a write to drop_caches drops them", async (t) => {
+  const notAsked = (): Promise<never> => Promise.reject(new Error("not asked"));
+  const { fs, drops, stop } = setUp({ lookup: notAsked, setattr: notAsked, write: notAsked });
+  const folder = (await fs.lookup(1, Buffer.from(".dss"), CALLER)).attributes.ino;
+  const { ino, mode } = (await fs.lookup(folder, Buffer.from("drop_caches"), CALLER)).attributes;
+  t.equal(mode & 0o777, 0o200, "root's alone");
+  await t.rejects(fs.open(ino, 0, CALLER), { code: "NotPermitted" });
+  const { handle } = await fs.open(ino, 1, CALLER);
+  await fs.setattr(ino, { size: 0 }, CALLER);
+  t.equal(drops(), 0);
+  const options = { flags: 1, killPrivileges: false, fromPageCache: false };
+  t.equal(await fs.write(ino, handle, 0, Buffer.from("1\n"), options), 2);
+  t.equal(drops(), 1);
   stop();
 });
