@@ -230,8 +230,9 @@ export interface FileSystem {
   fsyncdir(ino: Ino, handle: number, dataOnly: boolean): Promise<void>;
 
   statfs(ino: Ino): Promise<StatFs>;
-  getxattr(ino: Ino, name: Buffer, caller: Caller): Promise<Buffer>;
-  setxattr(
+  /** Without the four of them there are no extended attributes, and the kernel asks for none. */
+  getxattr?(ino: Ino, name: Buffer, caller: Caller): Promise<Buffer>;
+  setxattr?(
     ino: Ino,
     name: Buffer,
     value: Buffer,
@@ -240,8 +241,8 @@ export interface FileSystem {
     caller: Caller,
   ): Promise<void>;
   /** NUL-terminated names, one after the other. */
-  listxattr(ino: Ino, caller: Caller): Promise<Buffer>;
-  removexattr(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
+  listxattr?(ino: Ino, caller: Caller): Promise<Buffer>;
+  removexattr?(ino: Ino, name: Buffer, caller: Caller): Promise<void>;
 
   fallocate?(
     ino: Ino,

@@ -9,6 +9,7 @@ import { nodePlatform } from "../cluster/platform/node.js";
 import { FileRecord, type RecordFiles } from "../cluster/platform/node-record.js";
 import { connectCluster } from "../mds/client/cluster-session.js";
 import { Objecter } from "../osd/client/objecter.js";
+import type { FileSystem } from "./file-system.js";
 import type { Negotiated } from "./fuse/connection.js";
 import type { MountFileSystem, Mounted } from "./fuse/driver.js";
 import { parseMountOptions } from "./mount-options.js";
@@ -77,6 +78,12 @@ function openRecord(
     logger.error({ error: describeError(error) }, "the mount will not outlive its worker");
     onBroken();
   });
+}
+
+/** The kernel asks once, instead of with every file that is written to or listed. */
+function withoutXattrs(fileSystem: FileSystem): FileSystem {
+  const { getxattr: _, setxattr: _s, listxattr: _l, removexattr: _r, ...rest } = fileSystem;
+  return rest;
 }
 
 async function driverOf(name: "kernel" | "fuse-native"): Promise<MountFileSystem> {
@@ -162,7 +169,8 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
     const dropCaches = (): Promise<void> => vfs.dropCaches();
     const parts = { clock, logger, about, dropCaches, abortStuckMs, onStuck };
     const observed = observe(vfs, parts);
-    const mounted = await mountFileSystem(observed.fileSystem, {
+    const fileSystem = parsed.xattrs ? observed.fileSystem : withoutXattrs(observed.fileSystem);
+    const mounted = await mountFileSystem(fileSystem, {
       mountpoint,
       logger,
       allowOther: parsed.allowOther,

@@ -44,6 +44,7 @@ const OWN = [
   "nonempty",
   "noallow_other",
   "nodiratime",
+  "noxattr",
   "uid=N",
   "gid=N",
   "cache=SIZE|none",
@@ -57,6 +58,8 @@ export interface MountOptions {
   allowOther: boolean;
   sourceName: string | undefined;
   atime: { mode: AccessTimeMode; directories: boolean };
+  /** Extended attributes, access lists among them. */
+  xattrs: boolean;
   /** Whose every file is shown to be. */
   owner: { uid?: number; gid?: number };
   /** Memory for file data that was read; 0: nothing is kept, here or by the kernel. */
@@ -74,6 +77,7 @@ export function parseMountOptions(list: readonly string[]): MountOptions {
     allowOther: true,
     sourceName: undefined,
     atime: { mode: "relatime", directories: true },
+    xattrs: true,
     owner: {},
     cacheBytes: undefined,
     extra: [],
@@ -96,6 +100,7 @@ function take(parsed: MountOptions, option: string): boolean {
     parsed.extra.push(option);
   } else if (option === "sync") parsed.sync = true;
   else if (option === "ro") parsed.readOnly = true;
+  else if (option === "noxattr") parsed.xattrs = false;
   else if (option === "nonempty") parsed.allowNonEmpty = true;
   else if (option === "noallow_other") parsed.allowOther = false;
   else if (name === "fsname" && value !== "") parsed.sourceName = value;

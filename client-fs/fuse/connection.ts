@@ -109,7 +109,6 @@ const WANTED_FLAGS =
   I.CACHE_SYMLINKS |
   I.EXPORT_SUPPORT |
   I.HANDLE_KILLPRIV_V2 |
-  I.POSIX_ACL |
   // The file system masks modes itself: a default access control list counts instead of the umask.
   I.DONT_MASK |
   I.SETXATTR_EXT |
@@ -416,7 +415,8 @@ export class Connection {
       (offered & I.INIT_EXT) !== 0 && request.length >= abi.IN_HEADER_SIZE + abi.SIZE.initExtended;
     // Without them the kernel keeps locks itself, for this machine.
     const locks = this.fs.setlk === undefined ? 0 : I.POSIX_LOCKS | I.FLOCK_LOCKS;
-    const flags = offered & (WANTED_FLAGS | locks);
+    const lists = this.fs.getxattr === undefined ? 0 : I.POSIX_ACL;
+    const flags = offered & (WANTED_FLAGS | locks | lists);
     const flags2 = extended ? request.u32(16) & WANTED_FLAGS2 : 0;
     const maxPages = flags & I.MAX_PAGES ? MAX_PAGES : DEFAULT_MAX_PAGES;
     const negotiated: Negotiated = {

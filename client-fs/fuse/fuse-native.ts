@@ -169,6 +169,9 @@ const noNotifier: KernelNotifier = {
   invalidateAllEntries: () => Promise.resolve(false),
 };
 
+const NO_XATTRS = new DssError("NotSupported", "this mount has no extended attributes");
+const noXattrs = (): Promise<never> => Promise.reject(NO_XATTRS);
+
 function milliseconds(ns: bigint): number {
   return Number(ns / 1_000_000n);
 }
@@ -497,13 +500,15 @@ class NativeMount {
         this.run("setxattr", cb, async () => {
           const mode = { create: (flags & 1) !== 0, replace: (flags & 2) !== 0 };
           const copy = Buffer.from(value);
-          await this.at(path, (ino) => fs.setxattr(ino, Buffer.from(name), copy, mode, caller));
+          await this.at(path, (ino) => {
+            return fs.setxattr?.(ino, Buffer.from(name), copy, mode, caller) ?? noXattrs();
+          });
         }),
       getxattr: () => undefined, // Declares them; `bind` below has the real ones.
       listxattr: () => undefined,
       removexattr: (path: string, name: string, cb: Callback) =>
         this.run("removexattr", cb, () =>
-          this.at(path, (ino) => fs.removexattr(ino, Buffer.from(name), caller)),
+          this.at(path, (ino) => fs.removexattr?.(ino, Buffer.from(name), caller) ?? noXattrs()),
         ),
     };
   }
@@ -534,12 +539,14 @@ class NativeMount {
       _op_getxattr: (signal: Signal, path: string, name: string, target: Buffer) => {
         if (name.startsWith("com.apple.")) return signal(-ENODATA, target.buffer);
         return value("getxattr", signal, target, () =>
-          this.at(path, (ino) => this.fs.getxattr(ino, Buffer.from(name), this.caller)),
+          this.at(path, (ino) => {
+            return this.fs.getxattr?.(ino, Buffer.from(name), this.caller) ?? noXattrs();
+          }),
         );
       },
       _op_listxattr: (signal: Signal, path: string, target: Buffer) =>
         value("listxattr", signal, target, () =>
-          this.at(path, (ino) => this.fs.listxattr(ino, this.caller)),
+          this.at(path, (ino) => this.fs.listxattr?.(ino, this.caller) ?? noXattrs()),
         ),
     });
   }

@@ -520,6 +520,7 @@ served<void>(21, "SETXATTR", {
   bodySize: S.setxattr + 1,
   method: "setxattr",
   call: (r, fs) => {
+    if (fs.setxattr === undefined) return missing("setxattr");
     const size = r.u32(0);
     const flags = r.u32(4);
     if (size > XATTR_SIZE_MAX) throw new DssError("TooBig", "attribute value exceeds 64 KiB");
@@ -540,6 +541,7 @@ served<Buffer>(22, "GETXATTR", {
   bodySize: S.getxattr + 1,
   method: "getxattr",
   call: (r, fs) => {
+    if (fs.getxattr === undefined) return missing("getxattr");
     r.limit = r.u32(0);
     return fs.getxattr(r.ino, r.name(S.getxattr), r.caller);
   },
@@ -549,6 +551,7 @@ served<Buffer>(23, "LISTXATTR", {
   bodySize: S.getxattr,
   method: "listxattr",
   call: (r, fs) => {
+    if (fs.listxattr === undefined) return missing("listxattr");
     r.limit = r.u32(0);
     return fs.listxattr(r.ino, r.caller);
   },
@@ -557,7 +560,10 @@ served<Buffer>(23, "LISTXATTR", {
 served<void>(24, "REMOVEXATTR", {
   bodySize: 1,
   method: "removexattr",
-  call: (r, fs) => fs.removexattr(r.ino, r.name(0), r.caller),
+  call: (r, fs) =>
+    fs.removexattr === undefined
+      ? missing("removexattr")
+      : fs.removexattr(r.ino, r.name(0), r.caller),
   encode: nothing,
 });
 served<void>(25, "FLUSH", {

@@ -10,6 +10,7 @@ t.test("options", async (t) => {
   t.equal(parseMountOptions(["noatime", "strictatime"]).atime.mode, "strictatime");
   t.equal(parseMountOptions(["cache=none"]).cacheBytes, 0);
   t.equal(parseMountOptions(["nodiratime"]).atime.directories, false);
+  t.same([parseMountOptions(["noxattr"]).xattrs, parsed.xattrs], [false, true]);
   for (const wrong of ["x", "uid=", "uid=-1", "gid=4294967295", "cache=", "cache=1T", "fsname="]) {
     t.throws(() => parseMountOptions([wrong]), { code: "Configuration" }, wrong);
   }

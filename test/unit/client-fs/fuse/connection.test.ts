@@ -29,7 +29,8 @@ const tick = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 t.test("INIT", (t) => {
   t.test("negotiates what both sides have", (t) => {
     let told: object | undefined;
-    const kernel = new Kernel({ init: (_n, about) => void (told = about) });
+    const getxattr = (): Promise<Buffer> => Promise.resolve(Buffer.alloc(0));
+    const kernel = new Kernel({ init: (_n, about) => void (told = about), getxattr });
     kernel.send(requestBytes(INIT, initBody(7, 45)));
     const { errno, body } = kernel.replies[0]!;
     t.equal(errno, 0);
@@ -201,6 +202,8 @@ t.test("what dss does not serve", async (t) => {
   t.equal((await kernel.ask(47, body)).errno, ENOSYS, "COPY_FILE_RANGE without it");
   t.equal((await kernel.ask(51, body)).errno, ENOSYS, "TMPFILE of a file system without it");
   t.equal((await kernel.ask(43, body)).errno, ENOSYS, "FALLOCATE of a file system without it");
+  t.equal((await kernel.ask(22, body)).errno, ENOSYS, "GETXATTR of a file system without them");
+  t.equal((await kernel.ask(21, body)).errno, ENOSYS, "SETXATTR of a file system without them");
   t.equal((await kernel.ask(1234, body)).errno, ENOSYS, "an opcode from the future");
   t.equal((await kernel.ask(4096, body)).errno, EPROTO, "CUSE");
 });
