@@ -1,16 +1,15 @@
 /**
  * `npm run bench [-- --json FILE] [--runs N] [--only WORD] [--mount PATH] [--subset] [--against FILE]`
- * and `npm run bench -- --compare A B`: fio and small files on the mount, the same block tests on a
- * volume over NBD, on a cluster of its own (3 OSDs, 3 copies, 2 metadata servers). Figures are
- * medians with their range over at least three runs; with the processor time of each daemon and
- * its memory. Takes about four minutes; docs/performance.md says how to read it.
+ * and `npm run bench -- --compare A B`: fio and many files on the mount, the same block tests on a
+ * volume over NBD, on a cluster of its own (3 OSDs, 3 copies, 2 metadata servers); many files
+ * also on the local disk beside it. Figures are medians with their range over at least three runs;
+ * with the processor time of each daemon and its memory. docs/performance.md says how to read it.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../tools/test-parts.js";
 import { Cluster } from "../support/cluster.js";
-import { BUILD, succeed } from "../support/process.js";
 import { tempFolder } from "../support/temp.js";
 import { runFio } from "./fio.js";
 import { describeCommit, describeMachine, residentBytes, withCpu } from "./measure.js";
@@ -19,23 +18,21 @@ import { compareDocuments, describeDocument, readDocument, ReportError } from ".
 import { summarize } from "./report.js";
 import type { Document, Memory, Result, Run } from "./report.js";
 import { endWithProcess, Scope } from "../support/scope.js";
-import type { SmallFilesResult } from "./small-files.js";
+import { FileTests, type FileSizes, type Place } from "./file-tests.js";
 
 const RUNS_MIN = 3;
-const WORKERS = 4;
 const IDLE_MS = 5_000;
 const PROGRAM_MS = 180_000;
 const VOLUME_BYTES = 2 ** 30;
 
 class UsageError extends Error {}
 
-interface Sizes {
+interface Sizes extends FileSizes {
   readonly profile: "full" | "subset";
   readonly seconds: number;
   readonly sequential: string;
   /** Random reads and writes stay in this much, which is written beforehand. */
   readonly area: string;
-  readonly smallFiles: number;
   /** Of the tests, these alone; all when left out. */
   readonly names?: RegExp;
 }
@@ -45,7 +42,9 @@ const FULL: Sizes = {
   seconds: 4,
   sequential: "512M",
   area: "256M",
-  smallFiles: 3_000,
+  smallFiles: 10_000,
+  treeFiles: 3_000,
+  entries: 100_000,
 };
 
 /** A minute in all: enough to see that a change has made something slow. */
@@ -55,6 +54,8 @@ const SUBSET: Sizes = {
   sequential: "128M",
   area: "64M",
   smallFiles: 800,
+  treeFiles: 0,
+  entries: 0,
   names: /^mount: (?!random read)|^small files: .*, 1 at a time|^volume: (sequential|random) write/,
 };
 
@@ -153,49 +154,30 @@ function announce(result: Result): Result {
   return result;
 }
 
-async function measureSmallFiles(
+/** Many files: on the mount, on one without extended attributes, and on the local disk. */
+async function measureFiles(
   bench: Scope,
   cluster: Cluster,
   { runs, isWanted, sizes }: Options,
 ): Promise<Result[]> {
-  const phases = ["create", "stat", "read", "delete"] as const;
-  const done = new Map<string, Run[]>();
-  for (const workers of [1, WORKERS]) {
-    const label = (phase: string): string =>
-      `small files: ${phase}${phase === "stat" || phase === "read" ? ", cold" : ""}, ` +
-      `${workers} at a time`;
-    if (!phases.some((phase) => isWanted(label(phase)))) continue;
-    for (let run = 0; run < runs; run++) {
-      const folder = join(cluster.mount, `small-${workers}-${run}`);
-      await succeed(bench, "mkdir", [folder]);
-      for (const phase of phases) {
-        if (phase === "stat") cluster.dropCaches();
-        const { processes } = await cluster.status();
-        const { value, cpu } = await withCpu(processes, () =>
-          succeed(
-            bench,
-            process.execPath,
-            [
-              `${BUILD}test/bench/small-files.js`,
-              folder,
-              phase,
-              String(sizes.smallFiles),
-              String(workers),
-            ],
-            { withinMs: PROGRAM_MS },
-          ),
-        );
-        const name = label(phase);
-        done.set(name, [...(done.get(name) ?? []), { figure: rateOf(value), cpu }]);
-      }
-    }
+  const plain = join(cluster.folder, "noxattr");
+  const local = join(cluster.folder, "local");
+  for (const folder of [plain, local]) mkdirSync(folder);
+  const processes = async (): Promise<readonly Watched[]> => (await cluster.status()).processes;
+  const cold = (mount?: string) => (): void => cluster.dropCaches(mount);
+  const places: Place[] = [
+    { prefix: "", folder: cluster.mount, processes, cold: cold() },
+    { prefix: "noxattr: ", folder: plain, processes, cold: cold(plain) },
+    { prefix: "local disk: ", folder: local, processes: () => Promise.resolve([]), cold: cold() },
+  ];
+  const results: Result[] = [];
+  for (const place of places) {
+    if (place.folder === plain) await cluster.ok(["mount", plain, "-o", "noxattr"]);
+    const tests = new FileTests(bench, place, isWanted);
+    results.push(...(await tests.run(runs, sizes)).map(announce));
+    if (place.folder === plain) await cluster.ok(["umount", plain], { withinMs: PROGRAM_MS });
   }
-  return [...done].map(([name, list]) => announce(summarize(name, "/s", list)));
-}
-
-function rateOf(printed: string): number {
-  const { operations, seconds } = JSON.parse(printed) as SmallFilesResult;
-  return operations / seconds;
+  return results;
 }
 
 function memoryOf(processes: readonly Watched[]): Memory {
@@ -233,7 +215,7 @@ async function measure(bench: Scope, options: Options): Promise<Document> {
     cold: () => cluster.dropCaches(),
   };
   results.push(...(await measureTarget(bench, files, options)));
-  results.push(...(await measureSmallFiles(bench, cluster, options)));
+  results.push(...(await measureFiles(bench, cluster, options)));
 
   const { server, socket } = await cluster.serve("bench", VOLUME_BYTES);
   const nbd: Watched = { name: "nbd", role: "nbd", pid: server.pid };

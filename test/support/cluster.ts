@@ -196,8 +196,8 @@ export class Cluster {
   }
 
   /** Nothing that the mount or the kernel can ask for again stays in memory. */
-  dropCaches(): void {
-    writeFileSync(join(this.mount, ".dss", "drop_caches"), "1");
+  dropCaches(mount = this.mount): void {
+    writeFileSync(join(mount, ".dss", "drop_caches"), "1");
     writeFileSync("/proc/sys/vm/drop_caches", "3");
   }
 
