@@ -38,6 +38,15 @@ import { VOLUMES_KEY } from "./core/volume.js";
 import type { VolumeAncestor } from "./proto.js";
 
 const PARALLEL = 8;
+/**
+ * So many deleted files of few objects, or removed directories, are worked off together: OSDs get
+ * their requests in one message, and one journal record ends them all.
+ */
+const TOGETHER = 32;
+/** At a time: while the record of one lot is being synced another one is at the OSDs. */
+const LOTS = 2;
+/** Entries that are looked at when there may be work. */
+const LOOKED_AT = 1_024;
 /** Files of so few objects have all of them, most likely. */
 const SURE_MAX = 16;
 /** Progress is journaled after this many objects. */
@@ -85,6 +94,9 @@ export interface PurgerParts {
 
 export class Purger {
   private readonly active = new Set<number>();
+  /** Entries that are worked off alone, and lots of small ones. */
+  private alone = 0;
+  private lots = 0;
   /** Objects or placement groups that are done, by entry. */
   private readonly doneSteps = new Map<number, number>();
   private scheduled = false;
@@ -109,42 +121,81 @@ export class Purger {
 
   private fill(): void {
     if (this.parts.stopped()) return;
+    const lot: PurgeEntry[] = [];
+    let looked = 0;
     for (const entry of this.parts.metadata.purges()) {
-      if (this.active.size >= PARALLEL) return;
       if (this.active.has(entry.id) || !this.parts.isSafe(entry.id)) continue;
-      this.active.add(entry.id);
-      void this.work(entry).finally(() => {
-        this.active.delete(entry.id);
-        this.wake();
-      });
+      if (!isSmall(entry)) {
+        if (this.alone < PARALLEL) this.workAlone(entry);
+      } else if (this.lots < LOTS) {
+        lot.push(entry);
+      }
+      const isBusy = this.alone >= PARALLEL && this.lots >= LOTS;
+      if (isBusy || lot.length === TOGETHER || ++looked === LOOKED_AT) break;
     }
+    if (lot.length > 0) this.workTogether(lot);
+  }
+  private workAlone(entry: PurgeEntry): void {
+    this.alone++;
+    this.begin([entry], () => this.alone--);
+  }
+  private workTogether(lot: readonly PurgeEntry[]): void {
+    this.lots++;
+    this.begin(lot, () => this.lots--);
+  }
+  private begin(entries: readonly PurgeEntry[], ended: () => void): void {
+    for (const { id } of entries) this.active.add(id);
+    void this.work(entries).finally(() => {
+      for (const { id } of entries) this.active.delete(id);
+      ended();
+      this.wake();
+    });
   }
 
-  private async work(entry: PurgeEntry): Promise<void> {
+  private async work(entries: readonly PurgeEntry[]): Promise<void> {
+    const outcomes = await Promise.allSettled(entries.map((entry) => this.free(entry)));
+    const freed = entries.filter((_, index) => outcomes[index]!.status === "fulfilled");
     try {
-      if (entry.what === "directory") await this.dropPages(entry);
-      else if (this.isListed(entry)) await this.removeListed(entry);
-      else await this.removeObjects(entry);
-      await this.parts.change(
-        () => [...this.parts.completed(entry), ...this.done(entry.id)],
-        entry.volume === 0 ? [] : [VOLUMES_KEY],
-      );
-      this.doneSteps.delete(entry.id);
+      const failed = outcomes.find((outcome) => outcome.status === "rejected");
+      if (freed.length > 0) await this.finish(freed, outcomes.flatMap(factsOf));
+      if (failed !== undefined) throw failed.reason;
     } catch (error) {
       if (this.parts.stopped()) return;
+      const { id, prefix } = entries.find((entry) => !freed.includes(entry)) ?? entries[0]!;
       this.parts.logger.warn(
-        { purge: entry.id, prefix: entry.prefix, err: describeError(error) },
+        { purge: id, prefix, err: describeError(error) },
         "deleted data could not be freed yet; trying again",
       );
       await new Promise<void>((resolve) => void this.parts.clock.setTimer(RETRY_MS, resolve));
     }
   }
-  private done(id: number): Delta[] {
+  /** Resolves with what the record that ends the entry has to say besides. */
+  private async free(entry: PurgeEntry): Promise<readonly Delta[]> {
+    if (entry.what === "directory") return await this.dropPages(entry);
+    if (this.isListed(entry)) await this.removeListed(entry);
+    else await this.removeObjects(entry);
+    return [];
+  }
+  private async finish(freed: readonly PurgeEntry[], facts: readonly Delta[]): Promise<void> {
+    const { completed } = this.parts;
+    await this.parts.change(
+      () => [...facts, ...freed.flatMap(completed), ...this.done(freed)],
+      freed.some(({ volume }) => volume !== 0) ? [VOLUMES_KEY] : [],
+    );
+    for (const { id } of freed) this.doneSteps.delete(id);
+  }
+  private done(freed: readonly PurgeEntry[]): Delta[] {
     const { metadata } = this.parts;
-    if (metadata.purge(id) === undefined) return [];
-    const page = purgePageNumber(id);
-    const record: Delta[] = [{ d: "purgeRemove", id }];
-    if (metadata.purgeNeighbours(id) === 1) record.push({ d: "purgePage", page, used: false });
+    const record: Delta[] = [];
+    const left = new Map<number, number>();
+    for (const { id } of freed) {
+      if (metadata.purge(id) === undefined) continue;
+      record.push({ d: "purgeRemove", id });
+      const page = purgePageNumber(id);
+      const others = (left.get(page) ?? metadata.purgeNeighbours(id)) - 1;
+      left.set(page, others);
+      if (others === 0) record.push({ d: "purgePage", page, used: false });
+    }
     return record;
   }
 
@@ -307,8 +358,11 @@ export class Purger {
     await objects.truncate(address, keep, { ...options, snapshots, mtimeNs: clock.wallNs() });
   }
 
-  /** Takes down the tree of a removed directory's pages, leaves first. */
-  private async dropPages({ ino }: PurgeEntry): Promise<void> {
+  /**
+   * Takes down the tree of a removed directory's pages, leaves first. What it resolves with drops
+   * the root, which for most directories is all.
+   */
+  private async dropPages({ ino }: PurgeEntry): Promise<readonly Delta[]> {
     const { metadata } = this.parts;
     const prefixes: string[] = [];
     const walk = async (prefix: string): Promise<void> => {
@@ -320,13 +374,22 @@ export class Purger {
       prefixes.push(prefix);
     };
     await walk("");
+    const drop = (prefix: string): Delta => ({ d: "directoryDrop", directory: ino, prefix });
+    prefixes.pop();
     for (let at = 0; at < prefixes.length; at += DROPS) {
       const part = prefixes.slice(at, at + DROPS);
-      await this.parts.change(() =>
-        part.map((prefix) => ({ d: "directoryDrop", directory: ino, prefix })),
-      );
+      await this.parts.change(() => part.map(drop));
     }
+    return [drop("")];
   }
+}
+/** Neither it nor its record is large. */
+function isSmall({ what, volume, layout, bound }: PurgeEntry): boolean {
+  if (what === "directory") return true;
+  return what === "objects" && volume === 0 && objectCount(layout, bound) <= SURE_MAX;
+}
+function factsOf(outcome: PromiseSettledResult<readonly Delta[]>): readonly Delta[] {
+  return outcome.status === "fulfilled" ? outcome.value : [];
 }
 /**
  * What a fenced client had sent may still be on its way to the disks while its placement group is

@@ -166,8 +166,11 @@ export class FakeObjects {
   readonly snapSeqs = new Map<string, number>();
   /** While set, removals wait for it. */
   heldRemovals: Promise<void> | undefined;
+  /** Objects that are not removed. */
+  readonly failing = new Set<string>();
   async remove(address: { object: string }, options: { truncation: { seq: number } }) {
     await this.heldRemovals;
+    if (this.failing.has(address.object)) throw new DssError("NotActive", "injected");
     this.removed.push({ object: address.object, seq: options.truncation.seq });
     this.sizes.delete(address.object);
   }
