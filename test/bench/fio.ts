@@ -15,6 +15,8 @@ export interface FioDirection {
 export interface FioResult {
   readonly read: FioDirection;
   readonly write: FioDirection;
+  /** Processor seconds of fio's own job, without its start. */
+  readonly cpuSeconds: number;
 }
 
 export class FioError extends Error {}
@@ -26,8 +28,17 @@ interface RawDirection {
   total_ios?: number;
   clat_ns?: { percentile?: Record<string, number> };
 }
+interface RawJob {
+  error?: number;
+  read?: RawDirection;
+  write?: RawDirection;
+  /** Percent of the run time, and that in milliseconds. */
+  usr_cpu?: number;
+  sys_cpu?: number;
+  job_runtime?: number;
+}
 interface RawOutput {
-  jobs?: { error?: number; read?: RawDirection; write?: RawDirection }[];
+  jobs?: RawJob[];
 }
 
 /** What `--output-format=json --group_reporting` prints; engines print notes before it. */
@@ -49,7 +60,9 @@ export function parseFio(text: string): FioResult {
   if (job.error !== undefined && job.error !== 0) {
     throw new FioError(`fio's job ended with error ${job.error}`);
   }
-  return { read: direction(job.read), write: direction(job.write) };
+  const { usr_cpu = 0, sys_cpu = 0, job_runtime = 0 } = job;
+  const cpuSeconds = ((usr_cpu + sys_cpu) / 100) * (job_runtime / 1000);
+  return { read: direction(job.read), write: direction(job.write), cpuSeconds };
 }
 
 function direction(raw: RawDirection = {}): FioDirection {

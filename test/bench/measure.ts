@@ -40,6 +40,19 @@ export async function withCpu<T>(
   return { value, cpu };
 }
 
+/** The same, and as "rest" what the whole machine was busy with beside these processes. */
+export async function withCpuAndRest<T>(
+  processes: readonly Watched[],
+  action: () => Promise<T>,
+): Promise<{ value: T; cpu: Record<string, number> }> {
+  const before = hostCpuSeconds();
+  const { value, cpu } = await withCpu(processes, action);
+  const known = Object.values(cpu).reduce((sum, each) => sum + each, 0);
+  // Both are counted in ticks: a little less than nothing may be left.
+  const rest = Math.max(0, hostCpuSeconds() - before - known);
+  return { value, cpu: { ...cpu, rest } };
+}
+
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;

@@ -84,7 +84,8 @@ export const shown = (value: number): string =>
   value >= 100 ? String(Math.round(value)) : value.toFixed(value >= 10 ? 1 : 2);
 const mebibytes = (bytes: number): string => `${Math.round(bytes / 2 ** 20)}`;
 
-const ROLES = ["osd", "mds", "mount", "nbd", "zookeeper"];
+/** Of the programs of a cluster. */
+export const ROLES = ["osd", "mds", "mount", "nbd", "zookeeper"];
 
 export function describeDocument(document: Document): string {
   const rows = document.results.map((result) => [
@@ -113,6 +114,12 @@ export function describeDocument(document: Document): string {
     memory("resident, idle", document.idle),
     memory("resident, after the load", document.loaded),
   ].join("\n");
+}
+
+/** A table for a page of the documentation. */
+export function markdownTable(head: readonly string[], rows: readonly string[][]): string {
+  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
+  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
 }
 
 export class ReportError extends Error {}

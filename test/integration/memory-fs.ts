@@ -527,14 +527,17 @@ function log(level: string, fields: object, message: string): void {
   process.stderr.write(`${level} ${message} ${JSON.stringify(fields)}\n`);
 }
 
-/** `memory-fs.js kernel|kernel-threads|fuse-native MOUNTPOINT`; prints "ready" and serves. */
-async function main(driver: string, mountpoint: string): Promise<void> {
+/** Mounts with the driver (kernel, kernel-threads, fuse-native), prints "ready" and serves. */
+export async function serve(
+  files: MemoryFileSystem,
+  driver: string,
+  mountpoint: string,
+): Promise<void> {
   const module = (await import(
     driver === "fuse-native"
       ? "../../client-fs/fuse/fuse-native.js"
       : "../../client-fs/fuse/device.js"
   )) as { mountFileSystem: MountFileSystem };
-  const files = new MemoryFileSystem();
   const mounted = await module.mountFileSystem(files, {
     mountpoint,
     logger: stderrLogger,
@@ -568,5 +571,5 @@ async function answer(files: MemoryFileSystem, command: string): Promise<void> {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [driver = "", mountpoint = ""] = process.argv.slice(2);
-  await main(driver, mountpoint);
+  await serve(new MemoryFileSystem(), driver, mountpoint);
 }

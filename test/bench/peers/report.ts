@@ -3,7 +3,7 @@
  * results are those of dss) with every system beside it, the judgement of each row, the text.
  */
 import { table } from "../../../cli/output.js";
-import { lessIsBetter, shown } from "../report.js";
+import { lessIsBetter, markdownTable, shown } from "../report.js";
 import type { Document, Result } from "../report.js";
 import { ROWS } from "./rows.js";
 import type { Row } from "./rows.js";
@@ -204,8 +204,7 @@ export function describePeers(document: PeersDocument): string {
 /** The table of judgements for a page of the documentation. */
 export function markdownOf(document: PeersDocument): string {
   const { head, rows } = judgementTable(document);
-  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
+  return markdownTable(head, rows);
 }
 
 // ---- From the runs to a report ----------------------------------------------------------------

@@ -32,6 +32,13 @@ t.test("a direction without latencies", (t) => {
   t.end();
 });
 
+t.test("processor time of fio itself", (t) => {
+  const job = { error: 0, usr_cpu: 20, sys_cpu: 30.5, job_runtime: 2_000 };
+  t.equal(parseFio(printed([job])).cpuSeconds, 1.01);
+  t.equal(parseFio(printed([{ error: 0 }])).cpuSeconds, 0);
+  t.end();
+});
+
 t.test("what is no result is an error", (t) => {
   t.throws(() => parseFio("fio: no such engine"), /no such engine/);
   t.throws(() => parseFio(""), /nothing/);
