@@ -51,6 +51,7 @@ const PROGRAMS = {
   test: "tools/test.js",
   "test:sim": "test/sim/main.js",
   bench: "test/bench/main.js",
+  "bench:parts": "test/bench/parts/main.js",
   "bench:peers": "test/bench/peers/main.js",
   campaign: "test/campaign/main.js",
 };
@@ -87,6 +88,7 @@ async function main() {
       build();
       return run(PROGRAMS[command], args);
     case "bench":
+    case "bench:parts":
     case "campaign":
       installModules();
       installPackages(["up", "test"]);
