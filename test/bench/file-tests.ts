@@ -5,12 +5,12 @@
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { BUILD, succeed } from "../support/process.js";
+import { succeed } from "../support/process.js";
 import type { Scope } from "../support/scope.js";
 import { withCpu, type Watched } from "./measure.js";
 import { makeTree } from "./peers/tree.js";
 import { summarize, type Result, type Run, type Unit } from "./report.js";
-import type { SmallFilesResult } from "./small-files.js";
+import { runSmallFiles } from "./run-small-files.js";
 
 const WORKERS = 4;
 const PROGRAM_MS = 600_000;
@@ -76,10 +76,8 @@ export class FileTests {
     for (const phase of phases) {
       if (phase === "stat") this.place.cold();
       await this.measure(name(phase), "/s", async () => {
-        const program = `${BUILD}test/bench/small-files.js`;
-        const args = [program, folder, phase, String(count), String(workers)];
-        const told = await succeed(this.scope, process.execPath, args, { withinMs: PROGRAM_MS });
-        const { operations, seconds } = JSON.parse(told) as SmallFilesResult;
+        const request = { folder, phase, count, workers };
+        const { operations, seconds } = await runSmallFiles(this.scope, request, PROGRAM_MS);
         return operations / seconds;
       });
     }

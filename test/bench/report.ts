@@ -4,10 +4,10 @@ import { table } from "../../cli/output.js";
 import { median } from "./measure.js";
 import type { Machine } from "./measure.js";
 
-export type Unit = "MB/s" | "/s" | "s" | "MB";
+export type Unit = "MB/s" | "/s" | "s" | "ms" | "MB" | "KB";
 
 /** Of these, less is better. */
-const LESS: readonly Unit[] = ["s", "MB"];
+const LESS: readonly Unit[] = ["s", "ms", "MB", "KB"];
 export const lessIsBetter = (unit: Unit): boolean => LESS.includes(unit);
 
 /** Processor seconds for a piece of work, medians over the runs. */
@@ -82,6 +82,14 @@ export function summarize(name: string, unit: Result["unit"], runs: readonly Run
 export const round = (value: number): number => Number(value.toPrecision(4));
 export const shown = (value: number): string =>
   value >= 100 ? String(Math.round(value)) : value.toFixed(value >= 10 ? 1 : 2);
+/** A table for a page of the documentation. */
+export function markdownTable(
+  head: readonly string[],
+  rows: readonly (readonly string[])[],
+): string {
+  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
+  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
+}
 const mebibytes = (bytes: number): string => `${Math.round(bytes / 2 ** 20)}`;
 
 /** Of the programs of a cluster. */

@@ -212,6 +212,14 @@ export class Cluster {
   ): Promise<{ server: Program; socket: string }> {
     const known = await this.dss(["volume", "info", volume, "--json"]);
     if (known.code !== 0) await this.ok(["volume", "create", volume, `${bytes / 1024}K`]);
+    return await this.serveExisting(volume, socketName);
+  }
+
+  /** Serves a volume, or a snapshot of one, that there is. */
+  async serveExisting(
+    volume: string,
+    socketName: string,
+  ): Promise<{ server: Program; socket: string }> {
     const socket = join(this.folder, socketName);
     const server = this.start(["volume", "serve", volume, "--unix", socket]);
     await server.output(/nbd(\+unix)?:\/\/\S+/, 30_000);

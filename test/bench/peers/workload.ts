@@ -4,12 +4,12 @@
  * All access to a mount is by child processes with deadlines: a mount may hang, the program not.
  */
 import { join } from "node:path";
-import { BUILD, run, succeed } from "../../support/process.js";
+import { run, succeed } from "../../support/process.js";
 import { hostCpuSeconds, peakResidentBytes, residentBytes, withCpu } from "../measure.js";
 import { runFio } from "../fio.js";
 import type { FioResult } from "../fio.js";
 import type { Scope } from "../../support/scope.js";
-import type { SmallFilesResult } from "../small-files.js";
+import { runSmallFiles } from "../run-small-files.js";
 import type { ProcessMemory, Sample } from "./report.js";
 import { ROWS } from "./rows.js";
 import type { RowId } from "./rows.js";
@@ -279,10 +279,10 @@ export class Workload {
     const folder = join(this.folder, `small-${workers}`);
     const { smallFiles } = this.options.sizes;
     const phase = async (name: string): Promise<Measured> => {
-      const program = `${BUILD}test/bench/small-files.js`;
-      const args = [program, folder, name, String(smallFiles), String(workers)];
-      const out = await this.program(process.execPath, [...args, String(SMALL_SECONDS)]);
-      const { operations, seconds } = JSON.parse(out) as SmallFilesResult;
+      const share = { folder, phase: name, count: smallFiles, workers };
+      const { operations, seconds } = await this.scope.within((t) =>
+        runSmallFiles(t, { ...share, seconds: SMALL_SECONDS }, PROGRAM_MS),
+      );
       return { figure: operations / seconds, operations };
     };
     const before = (): Promise<string> => this.program("mkdir", [folder]);
