@@ -52,6 +52,7 @@ const PROGRAMS = {
   "test:sim": "test/sim/main.js",
   bench: "test/bench/main.js",
   "bench:parts": "test/bench/parts/main.js",
+  "bench:growth": "test/bench/growth/main.js",
   "bench:peers": "test/bench/peers/main.js",
   campaign: "test/campaign/main.js",
 };
@@ -89,6 +90,7 @@ async function main() {
       return run(PROGRAMS[command], args);
     case "bench":
     case "bench:parts":
+    case "bench:growth":
     case "campaign":
       installModules();
       installPackages(["up", "test"]);

@@ -124,12 +124,6 @@ export function describeDocument(document: Document): string {
   ].join("\n");
 }
 
-/** A table for a page of the documentation. */
-export function markdownTable(head: readonly string[], rows: readonly string[][]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
-}
-
 export class ReportError extends Error {}
 
 export function readDocument(path: string): Document {
