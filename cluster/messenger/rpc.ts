@@ -57,7 +57,7 @@ export interface MessengerOptions {
  * Memory of large requests and answers that is kept for the next ones: as much as is in use at a
  * time, or V8 collects everything for the rest of it; for as long as it is used.
  */
-const POOL_BYTES = 128 * 1024 * 1024;
+const POOL_BYTES = 64 * 1024 * 1024;
 const POOL_TRIM_MS = 5_000;
 
 export class RpcMessenger implements Messenger, LinkHost {

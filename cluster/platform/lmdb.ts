@@ -16,6 +16,11 @@ import type { OrderedStore, StoreBatch } from "./ports.js";
 
 const KEY_BYTES_MAX = 1900;
 const PAGE_BYTES = 4096;
+/**
+ * Address space, not memory: beyond it the package maps the file once more and keeps the mapping
+ * that was there, so that its pages are resident twice.
+ */
+const MAP_BYTES = 16 * 2 ** 30;
 /** For the upper pages of the tree, the list of free pages, and the file system's own. */
 const SPARE_BYTES = 128 * 1024;
 
@@ -30,6 +35,7 @@ function openEnvironment(path: string) {
     overlappingSync: false,
     noSubdir: false,
     cache: false,
+    mapSize: MAP_BYTES,
   });
 }
 
