@@ -165,14 +165,20 @@ export class NbdConnection {
 
   // ---- The link ----
 
-  /** A chunk is the receiver's: a write payload inside it is handed to the image uncopied. */
+  /**
+   * A chunk of a link that does not lend is the receiver's: a write payload inside it is handed to
+   * the image uncopied.
+   */
   private onData(chunk: Buffer): void {
+    const { lends } = this.link;
     this.progressAt = this.host.clock.now();
     if (this.phase === "serving") {
-      this.transmission!.push(chunk);
+      const transmission = this.transmission!;
+      transmission.push(chunk, lends);
       this.pump();
+      transmission.keep();
     } else if (this.phase === "negotiating") {
-      this.runHandshake(this.handshake.onBytes(chunk));
+      this.runHandshake(this.handshake.onBytes(lends ? Buffer.from(chunk) : chunk));
     }
   }
 

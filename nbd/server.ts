@@ -103,7 +103,10 @@ export class NbdServer {
   /** Errors: those of `Network.listen`; ShuttingDown after `stop`. */
   async listen(address: Address): Promise<Address> {
     if (this.stopped) throw new DssError("ShuttingDown", "the NBD server has been stopped");
-    const listener = await this.options.network.listen(address, (link) => this.onConnection(link));
+    const { network, tls } = this.options;
+    // What is encrypted later must not be lent before.
+    const lends = tls === undefined;
+    const listener = await network.listen(address, (link) => this.onConnection(link), { lends });
     this.listeners.push(listener);
     this.log.info({ address: formatAddress(listener.address) }, "serving NBD");
     return listener.address;

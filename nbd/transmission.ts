@@ -17,7 +17,7 @@
  *
  * Invariants: a request is checked completely before it is handed out, so images see only valid
  * ranges; every request but DISC gets exactly one reply; a write payload is copied at most once,
- * and not at all when it arrived in one chunk.
+ * and not at all when it arrived in one chunk that is this object's to keep.
  */
 import {
   ALLOCATION_ID,
@@ -119,6 +119,8 @@ export class Transmission {
   /** Chunks pushed and not used up; `at` is the position in the first one. */
   private chunks: Buffer[] = [];
   private at = 0;
+  /** The last chunk, if its memory is the caller's again once `keep` was called. */
+  private lent: Buffer | undefined;
   private readonly headerSize: number;
   /** A header that is split over chunks. */
   private readonly header: Buffer;
@@ -163,8 +165,22 @@ export class Transmission {
     return this.phase === "payload" ? this.payload.length : 0;
   }
 
-  push(chunk: Buffer): void {
-    if (this.phase !== "closed" && chunk.length > 0) this.chunks.push(chunk);
+  /** `lent`: until the next call of `keep`. */
+  push(chunk: Buffer, lent = false): void {
+    this.keep();
+    if (this.phase === "closed" || chunk.length === 0) return;
+    this.chunks.push(chunk);
+    if (lent) this.lent = chunk;
+  }
+  /** Copies what has not been used up of a chunk that was lent. */
+  keep(): void {
+    const { lent, chunks } = this;
+    this.lent = undefined;
+    if (lent === undefined || chunks.at(-1) !== lent) return;
+    chunks.pop();
+    const rest = chunks.length === 0 ? lent.subarray(this.at) : lent;
+    if (chunks.length === 0) this.at = 0;
+    chunks.push(Buffer.from(rest));
   }
 
   /**
@@ -245,6 +261,7 @@ export class Transmission {
   close(): void {
     this.phase = "closed";
     this.chunks = [];
+    this.lent = undefined;
     this.at = 0;
     this.payload = EMPTY;
   }
@@ -461,7 +478,7 @@ export class Transmission {
     if (!first || first.length - this.at < this.length) return undefined;
     const data = first.subarray(this.at, this.at + this.length);
     this.advance(first, this.length);
-    return data;
+    return first === this.lent ? Buffer.from(data) : data;
   }
 
   private readPayload(): boolean {

@@ -57,10 +57,17 @@ export class FakeClock implements Clock {
   }
 }
 
-/** The server's end of a connection; the test is the client. */
+/** Whoever keeps what was lent finds other bytes there. */
+export function lend(bytes: Buffer, receive: (chunk: Buffer) => void): void {
+  const lent = Buffer.from(bytes);
+  receive(lent);
+  lent.fill(0xdd);
+}
+
+/** The server's end of a connection; the test is the client. What it lends changes afterwards. */
 export class FakeLink implements Connection {
   readonly remote = "client";
-  readonly lends = false;
+  readonly lends = true;
   sends: number[] = [];
   received: Buffer[] = [];
   paused = false;
@@ -95,7 +102,7 @@ export class FakeLink implements Connection {
   }
   resume(): void {
     this.paused = false;
-    while (!this.paused && this.queue.length > 0) this.data(this.queue.shift()!);
+    while (!this.paused && this.queue.length > 0) lend(this.queue.shift()!, this.data);
   }
   /** Settled by the test; undefined until the server encrypts. */
   tls: { identity: TlsIdentity; agree: () => void; refuse: (error: Error) => void } | undefined;

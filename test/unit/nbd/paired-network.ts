@@ -1,10 +1,11 @@
 /** Connections within a process: what one end sends the other receives, until a test cuts them. */
 import { DssError } from "../../../cluster/base/errors.js";
 import type { Address, Connection, Listener, Network } from "../../../cluster/platform/ports.js";
+import { lend } from "./fake-platform.js";
 
 class End implements Connection {
   readonly remote = "peer";
-  readonly lends = false;
+  readonly lends = true;
   readonly bufferedBytes = 0;
   other: End | undefined;
   private queue: Buffer[] = [];
@@ -56,7 +57,7 @@ class End implements Connection {
   }
   private deliver(): void {
     while (!this.paused && !this.over && this.data !== undefined && this.queue.length > 0) {
-      this.data(this.queue.shift()!);
+      lend(this.queue.shift()!, this.data);
     }
     if (!this.closing || this.over || (this.queue.length > 0 && !this.paused)) return;
     this.over = true;

@@ -239,6 +239,8 @@ t.test("a payload in one chunk is not copied, one in many is copied once", (t) =
   t.end();
 });
 
+const text = (effects: TransmissionEffect[]): string => JSON.stringify(effects);
+
 t.test("the requests do not depend on how the bytes are split", (t) => {
   const bytes = Buffer.concat([
     request({ type: READ, offset: 512n, length: 100, cookie: 7n }),
@@ -249,7 +251,6 @@ t.test("the requests do not depend on how the bytes are split", (t) => {
     request({ type: FLUSH }),
     request({ type: DISC }),
   ]);
-  const text = (effects: TransmissionEffect[]): string => JSON.stringify(effects);
   const whole = text(effectsOf(bytes));
   t.equal((JSON.parse(whole) as unknown[]).length, 7);
   for (let cut = 1; cut < bytes.length; cut++) {
@@ -263,6 +264,29 @@ t.test("the requests do not depend on how the bytes are split", (t) => {
     single.push(...drain(transmission));
   }
   t.equal(text(single), whole, "byte by byte");
+  t.end();
+});
+
+t.test("nothing of what was lent is kept, wherever it ends", (t) => {
+  const requests = [4096, 1, 9000].map((length) => ({ type: WRITE, data: Buffer.alloc(length, 5) }));
+  const bytes = Buffer.concat([...requests, { type: FLUSH }].map((each) => request(each)));
+  const whole = text(effectsOf(bytes));
+  for (let cut = 1; cut < bytes.length; cut++) {
+    const transmission = new Transmission(FACTS);
+    const effects: TransmissionEffect[] = [];
+    for (const part of [bytes.subarray(0, cut), bytes.subarray(cut)]) {
+      const lent = Buffer.from(part);
+      transmission.push(lent, true);
+      // What does not fit waits, and is taken when the chunk is no longer there.
+      const refused = transmission.next(0);
+      if (refused !== undefined && refused.do !== "wait") effects.push(refused);
+      if (cut % 2 === 0) effects.push(...drain(transmission));
+      transmission.keep();
+      lent.fill(0xdd);
+      effects.push(...drain(transmission));
+    }
+    if (text(effects) !== whole) t.fail(`cut at ${cut}`);
+  }
   t.end();
 });
 
