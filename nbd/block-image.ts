@@ -5,9 +5,16 @@
  */
 import type { DssError } from "../cluster/base/errors.js";
 
-/** A stretch of a read: its bytes, or why they cannot be had. Lengths are bytes. */
+/**
+ * A stretch of a read: its bytes, or why they cannot be had. Lengths are bytes. `recycle` is for
+ * the last reader of the pieces of all parts, and may be left uncalled.
+ */
 export type ImagePart =
-  | { readonly length: number; readonly pieces: readonly Buffer[] }
+  | {
+      readonly length: number;
+      readonly pieces: readonly Buffer[];
+      readonly recycle?: () => void;
+    }
   | { readonly length: number; readonly failure: DssError };
 
 /** All of a read's bytes. Errors: that of the first part that failed. */
@@ -53,11 +60,12 @@ export interface BlockImage {
     readonly maximum: number;
   };
 
-  /** Pieces that add up to `length`; they must not change afterwards. Errors: any DssError. */
+  /** Pieces that add up to `length`; they do not change afterwards. Errors: any DssError. */
   read(offset: number, length: number): Promise<Buffer[]>;
   /**
-   * The same in parts, of which some may have failed. Errors: as `read`, when there is nothing to
-   * be had at all, or when nothing may be believed (Fenced).
+   * The same in parts, of which some may have failed; the pieces stay as they are until they are
+   * recycled. Errors: as `read`, when there is nothing to be had at all, or when nothing may be
+   * believed (Fenced).
    */
   readParts(offset: number, length: number): Promise<ImagePart[]>;
   /**

@@ -93,6 +93,8 @@ export class NbdConnection {
   private limitTimer: Timer | undefined;
 
   private out: Buffer[] = [];
+  /** What gives back the pieces of reads in `out`. */
+  private toRecycle: (() => void)[] = [];
   private turnDue = false;
   private ended = false;
   private stopping = false;
@@ -197,6 +199,7 @@ export class NbdConnection {
     this.handshake.abandon();
     this.forgetRequestInHand();
     this.out = [];
+    this.toRecycle = [];
     this.discharge(this.corkedCharge + this.outputCharge);
     this.corkedCharge = this.outputCharge = 0;
     this.log.debug(
@@ -468,13 +471,7 @@ export class NbdConnection {
     const onFailed = (error: unknown): void => this.onFailed(request, error);
     switch (request.command) {
       case "read":
-        if (this.transmission!.partial) {
-          image.readParts(offset, length).then((parts) => this.onRead(request, parts), onFailed);
-        } else {
-          image
-            .read(offset, length)
-            .then((pieces) => this.onRead(request, [{ length, pieces }]), onFailed);
-        }
+        image.readParts(offset, length).then((parts) => this.onRead(request, parts), onFailed);
         break;
       case "write":
         image.write(offset, request.data, durability).then(onDone, onFailed);
@@ -510,11 +507,19 @@ export class NbdConnection {
   }
 
   private onRead(request: StartRequest, found: readonly ImagePart[]): void {
+    if (!this.transmission!.partial) {
+      for (const part of found) if ("failure" in part) return this.onFailed(request, part.failure);
+    }
     const parts = checkedParts(found, request.length);
     for (const part of parts) {
       if ("error" in part) this.logFailure(request, "partial", part.message);
     }
-    if (this.phase !== "closed") this.transmission!.finishRead(request, parts, this.out);
+    if (this.phase !== "closed") {
+      this.transmission!.finishRead(request, parts, this.out);
+      for (const part of found) {
+        if ("recycle" in part && part.recycle !== undefined) this.toRecycle.push(part.recycle);
+      }
+    }
     this.settle(request, true); // Its bytes stay charged until the link has sent them.
   }
 
@@ -606,9 +611,15 @@ export class NbdConnection {
 
   private flush(): void {
     if (this.out.length === 0) return;
-    const chunks = this.out;
+    const { out: chunks, toRecycle } = this;
     this.out = [];
-    this.link.send(chunks);
+    if (toRecycle.length === 0) this.link.send(chunks);
+    else {
+      this.toRecycle = [];
+      this.link.send(chunks, () => {
+        for (const recycle of toRecycle) recycle();
+      });
+    }
     this.outputCharge += this.corkedCharge;
     this.corkedCharge = 0;
     this.settleOutput();

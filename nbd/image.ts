@@ -140,14 +140,23 @@ export class VolumeImage implements BlockImage {
     // A read that was under way when the volume was lost may have been answered by a copy of it
     // that somebody else has changed since.
     this.check();
+    const recycle = (): void => {
+      for (const { content } of contents.values()) {
+        if (!(content instanceof DssError)) content.recycle?.();
+      }
+    };
+    let first = true;
     return extents.map((extent): ImagePart => {
+      const { length } = extent;
       const { from, content } = contents.get(extent.index)!;
-      if (content instanceof DssError) return { length: extent.length, failure: content };
+      if (content instanceof DssError) return { length, failure: content };
       const at = extent.offset - from;
-      const data = content.data.subarray(at, at + extent.length);
+      const data = content.data.subarray(at, at + length);
       const pieces: Buffer[] = data.length > 0 ? [data] : [];
-      pushZeros(pieces, extent.length - data.length);
-      return { length: extent.length, pieces };
+      pushZeros(pieces, length - data.length);
+      const part = first ? { length, pieces, recycle } : { length, pieces };
+      first = false;
+      return part;
     });
   }
 

@@ -91,11 +91,19 @@ export class FakeLink implements Connection {
   onDrain(callback: () => void): void {
     this.drained = callback;
   }
-  send(chunks: readonly Buffer[]): void {
+  /** Copies at the last moment: what was recycled before `sent` shows. */
+  send(chunks: readonly Buffer[], sent?: () => void): void {
     if (this.ended || this.destroyed) return;
     this.sends.push(chunks.length);
+    const at = this.received.length;
     this.received.push(...chunks);
     if (!this.reading) for (const chunk of chunks) this.bufferedBytes += chunk.length;
+    setImmediate(() => {
+      for (let i = 0; i < chunks.length; i++) {
+        if (this.received[at + i] === chunks[i]) this.received[at + i] = Buffer.from(chunks[i]!);
+      }
+      sent?.();
+    });
   }
   pause(): void {
     this.paused = true;

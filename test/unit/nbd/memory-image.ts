@@ -35,6 +35,8 @@ export class MemoryImage implements BlockImage {
   fault: Error | undefined;
   /** Reads in parts fail for this block of 64 KiB only. */
   badBlock: number | undefined;
+  /** Bytes of reads that were given back. */
+  recycled = 0;
   /** When set, operations wait for the promise it returns. */
   gate: ((call: string) => Promise<void>) | undefined;
 
@@ -66,8 +68,14 @@ export class MemoryImage implements BlockImage {
       const block = Math.floor(at / BLOCK);
       const end = Math.min((block + 1) * BLOCK, offset + length);
       const bad = block === this.badBlock;
+      const bytes = Buffer.from(this.bytes.subarray(at, end));
+      // Whoever looks at it afterwards finds other bytes.
+      const recycle = (): void => {
+        bytes.fill(0xdd);
+        this.recycled += bytes.length;
+      };
       if (bad) parts.push({ length: end - at, failure: new DssError("Corrupt", "a bad block") });
-      else parts.push({ length: end - at, pieces: [Buffer.from(this.bytes.subarray(at, end))] });
+      else parts.push({ length: end - at, pieces: [bytes], recycle });
       at = end;
     }
     return parts;

@@ -585,6 +585,21 @@ t.test("a client with extended headers writes, trims, reads and asks for the sta
   t.same(s.server.figures, { connections: 0, requests: 0, bytes: 0, exports: 0 });
 });
 
+t.test("the bytes of a read are the image's again once the link has sent them", async (t) => {
+  const s = await setting();
+  s.disk.bytes.fill(7);
+  const link = await s.attach();
+  const length = 3 * 64 * 1024;
+  link.push(request({ type: READ, length }));
+  await s.clock.settle();
+  t.equal(s.disk.recycled, length);
+  t.same(link.take().subarray(16), Buffer.alloc(length, 7), "none was used again before");
+  s.disk.badBlock = 1;
+  link.push(request({ type: READ, length }));
+  await s.clock.settle();
+  t.match(parseReply(link.take()), { error: 5 }, "a simple reply cannot fail in part");
+});
+
 const IDENTITY = { certificate: "a certificate", key: "a key" };
 
 t.test("the link is encrypted after the ACK", async (t) => {
