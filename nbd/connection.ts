@@ -10,6 +10,7 @@
  * its bytes fit into the connection's and the server's limits, and otherwise the link is paused.
  */
 import { assert, AssertionFailure } from "../cluster/base/assert.js";
+import type { BufferPool } from "../cluster/base/buffer-pool.js";
 import { describeError, DssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Clock, Connection as Link, Timer, TlsIdentity } from "../cluster/platform/ports.js";
@@ -25,6 +26,8 @@ import { STATUS_EXTENTS_MAX, Transmission, type StartRequest } from "./transmiss
 const REPLY_BACKLOG_MAX = 1024 * 1024;
 /** Unsent output below this is not charged: the link need not tell when so little is gone. */
 const OUTPUT_FREE_BYTES = 64 * 1024;
+/** An attempt that is given up has waited for longer. */
+const RECYCLE_MS = 3_000;
 /** How long a client may take to close its side after we closed ours. */
 const LINGER_MS = 5_000;
 
@@ -48,6 +51,8 @@ export interface ConnectionHost {
   readonly clock: Clock;
   readonly budget: Budget;
   readonly limits: ConnectionLimits;
+  /** For the payloads of writes. */
+  readonly payloads: BufferPool;
   /** Without it connections stay in the clear. */
   readonly tls: ServerTls | undefined;
   list(): Promise<readonly ExportEntry[]>;
@@ -356,7 +361,7 @@ export class NbdConnection {
     assert(this.share, "transmission without an export");
     this.timer?.cancel();
     this.transition("serving");
-    this.transmission = new Transmission(this.share.image, session);
+    this.transmission = new Transmission(this.share.image, session, this.host.payloads);
     this.log.info({ export: this.share.image.name, ...session }, "client attached");
     for (const chunk of rest) this.transmission.push(chunk);
     this.pump();
@@ -502,8 +507,18 @@ export class NbdConnection {
   }
 
   private onDone(request: StartRequest): void {
+    this.recycle(request);
     if (this.phase !== "closed") this.transmission!.finish(request, this.out);
     this.settle(request, false);
+  }
+
+  /**
+   * Not after a long time: the bytes may have been sent again while the first attempt still waits
+   * in a socket.
+   */
+  private recycle({ memory, begunMs }: StartRequest): void {
+    if (memory === undefined || this.host.clock.now() - begunMs > RECYCLE_MS) return;
+    this.host.payloads.give(memory);
   }
 
   private onRead(request: StartRequest, found: readonly ImagePart[]): void {

@@ -8,6 +8,7 @@
  * flushed and closed, or `stop` has said which not.
  */
 import { assert } from "../cluster/base/assert.js";
+import { BufferPool } from "../cluster/base/buffer-pool.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { Logger } from "../cluster/base/log.js";
 import { OPTIONS } from "../cluster/config/options.js";
@@ -49,6 +50,8 @@ const NBD_LIMITS = Object.fromEntries(
   Object.entries(OPTIONS.nbd).map(([name, option]) => [name, option.default]),
 ) as unknown as NbdLimits;
 const STALL_CHECK_MS = 1_000;
+/** Memory of answered writes that is kept for the next ones. */
+const PAYLOAD_POOL_BYTES = 16 * 1024 * 1024;
 
 export interface NbdServerOptions {
   readonly network: Network;
@@ -93,6 +96,7 @@ export class NbdServer {
       clock: options.clock,
       budget: this.budget,
       limits: this.limits,
+      payloads: new BufferPool(PAYLOAD_POOL_BYTES),
       tls: options.tls,
       list: () => options.directory.list(),
       acquire: async (name) => this.exports.acquire(this.resolve(name)),

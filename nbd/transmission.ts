@@ -19,6 +19,7 @@
  * ranges; every request but DISC gets exactly one reply; a write payload is copied at most once,
  * and not at all when it arrived in one chunk that is this object's to keep.
  */
+import { BufferPool } from "../cluster/base/buffer-pool.js";
 import {
   ALLOCATION_ID,
   BASELINE,
@@ -73,6 +74,8 @@ export interface StartRequest extends RequestKey {
   readonly flags: number;
   /** The payload of a write, empty otherwise. It may lie inside the chunk that was pushed. */
   readonly data: Buffer;
+  /** What `data` lies in, if it is the pool's: for whoever used it last to give back. */
+  readonly memory: Buffer | undefined;
   /** For whoever carries it out: when that began. */
   begunMs: number;
 }
@@ -139,6 +142,7 @@ export class Transmission {
   private charge = 0;
   private refusal: Refusal = OK;
   private payload: Buffer = EMPTY;
+  private memory: Buffer | undefined;
   private payloadFilled = 0;
   private skipLeft = 0;
   /** What the client did wrong; not empty means that the header in hand ends the connection. */
@@ -151,6 +155,8 @@ export class Transmission {
   constructor(
     private readonly facts: ExportFacts,
     private readonly session: Session = BASELINE,
+    /** Where payloads are assembled. */
+    private readonly pool = new BufferPool(0),
   ) {
     this.headerSize = session.extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
     this.header = Buffer.alloc(this.headerSize);
@@ -203,16 +209,18 @@ export class Transmission {
           if (this.type !== COMMAND.WRITE) return this.start(EMPTY);
           const whole = this.wholePayload();
           if (whole) return this.start(whole);
-          this.payload = Buffer.allocUnsafeSlow(this.length);
+          this.memory = this.pool.take(this.length);
+          this.payload = this.memory.subarray(0, this.length);
           this.payloadFilled = 0;
           this.phase = "payload";
           break;
         }
         case "payload": {
           if (!this.readPayload()) return undefined;
-          const data = this.payload;
+          const { payload, memory } = this;
           this.payload = EMPTY;
-          return this.start(data);
+          this.memory = undefined;
+          return this.start(payload, memory);
         }
         case "contexts": {
           if (!this.readPayload()) return undefined;
@@ -264,6 +272,7 @@ export class Transmission {
     this.lent = undefined;
     this.at = 0;
     this.payload = EMPTY;
+    this.memory = undefined;
   }
 
   // ---- Header ----
@@ -452,7 +461,7 @@ export class Transmission {
     return { cookieHigh, cookieLow, offsetHigh, offsetLow };
   }
 
-  private start(data: Buffer): StartRequest {
+  private start(data: Buffer, memory?: Buffer): StartRequest {
     this.phase = "header";
     return {
       do: "start",
@@ -466,19 +475,20 @@ export class Transmission {
       charge: this.charge,
       flags: this.flags,
       data,
+      memory,
       begunMs: 0,
     };
   }
 
   // ---- Payload ----
 
-  /** The payload as part of the chunk that holds all of it. */
+  /** The payload as part of the chunk that holds all of it, and is this object's to keep. */
   private wholePayload(): Buffer | undefined {
     const first = this.chunks[0];
-    if (!first || first.length - this.at < this.length) return undefined;
+    if (!first || first === this.lent || first.length - this.at < this.length) return undefined;
     const data = first.subarray(this.at, this.at + this.length);
     this.advance(first, this.length);
-    return first === this.lent ? Buffer.from(data) : data;
+    return data;
   }
 
   private readPayload(): boolean {

@@ -1,5 +1,6 @@
 /** The server around the state machines: limits, stalls, stop. */
 import t from "tap";
+import { BufferPool } from "../../../cluster/base/buffer-pool.js";
 import { DssError } from "../../../cluster/base/errors.js";
 import type { Logger } from "../../../cluster/base/log.js";
 import type { ServerTls } from "../../../nbd/connection.js";
@@ -76,6 +77,8 @@ function latch(): { wait: Promise<void>; open: () => void } {
   const wait = new Promise<void>((resolve) => (open = resolve));
   return { wait, open };
 }
+
+BufferPool.overwrites = true;
 
 t.test("replies of one turn leave together", async (t) => {
   const s = await setting();
