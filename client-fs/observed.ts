@@ -239,11 +239,11 @@ class Observer {
         const start = offset as number;
         return Promise.resolve([text.subarray(start, start + (length as number))]);
       },
-      write: async (_ino, _handle, _offset, data) => {
+      write: this.counted("dropCaches", async (_ino, _handle, _offset, data) => {
         const { length } = data as Buffer;
         await this.parts.dropCaches();
         return length;
-      },
+      }),
       flush: done,
       fsync: done,
       release: (_ino, handle) => {

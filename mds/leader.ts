@@ -18,6 +18,7 @@ import type { ObjectAccess } from "../osd/client/object-access.js";
 import { Checkpointer } from "./checkpointer.js";
 import { serveBatch } from "./batch.js";
 import { noteAccessed } from "./core/access-times.js";
+import type { Delta } from "./core/delta.js";
 import { CapabilityTable, type Access } from "./core/capability.js";
 import { getTotals, setQuota } from "./core/directory-totals.js";
 import { Draft, afterGrant } from "./core/draft.js";
@@ -310,7 +311,12 @@ export class MdsLeader {
       clock,
       logger,
       change: async (work, hides) => {
-        await this.operations.change(work, 0, hides);
+        const complete = (): Delta[] => {
+          const record = work();
+          for (const delta of record) metadata.require(delta);
+          return record;
+        };
+        await this.operations.change(complete, 0, hides);
       },
       lister: parts.lister,
       minEpoch: () => this.fenceEpoch,

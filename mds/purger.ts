@@ -38,15 +38,16 @@ import { VOLUMES_KEY } from "./core/volume.js";
 import type { VolumeAncestor } from "./proto.js";
 
 const PARALLEL = 8;
-/**
- * So many deleted files of few objects, or removed directories, are worked off together: OSDs get
- * their requests in one message, and one journal record ends them all.
- */
+/** Deleted files of few objects, and removed directories, that are worked off at a time. */
+const SMALL_PARALLEL = 64;
+/** Entries that one journal record ends at most. */
 const TOGETHER = 32;
-/** At a time: while the record of one lot is being synced another one is at the OSDs. */
-const LOTS = 2;
+/** What waits longer, for an OSD that is away perhaps, makes room for others… */
+const SLOW_MS = 3_000;
+/** …as long as there are not so many. */
+const UNDER_WAY_MAX = 1_024;
 /** Entries that are looked at when there may be work. */
-const LOOKED_AT = 1_024;
+const LOOKED_AT = 256;
 /** Files of so few objects have all of them, most likely. */
 const SURE_MAX = 16;
 /** Progress is journaled after this many objects. */
@@ -80,7 +81,10 @@ export interface PurgerParts {
   completed(entry: PurgeEntry): Delta[];
   clock: Clock;
   logger: Logger;
-  /** Runs `work` with its pages in memory, journals and applies the record it returns. */
+  /**
+   * Runs `work` with the pages in memory that it looks at and that its record changes; journals and
+   * applies the record.
+   */
   change(work: () => Delta[], hides?: readonly number[]): Promise<void>;
   /** Runs `read` with its pages in memory. */
   read<T>(read: () => T): Promise<T>;
@@ -92,11 +96,21 @@ export interface PurgerParts {
   isSafe(id: number): boolean;
 }
 
+/** An entry whose work is done, but for the record that says so. */
+interface Freed {
+  entry: PurgeEntry;
+  /** What that record says besides. */
+  facts: readonly Delta[];
+  recorded: () => void;
+  failed: (error: unknown) => void;
+}
+
 export class Purger {
   private readonly active = new Set<number>();
-  /** Entries that are worked off alone, and lots of small ones. */
-  private alone = 0;
-  private lots = 0;
+  /** Room for entries of either kind. */
+  private readonly room = { small: SMALL_PARALLEL, large: PARALLEL };
+  private freed: Freed[] = [];
+  private recordDue = false;
   /** Objects or placement groups that are done, by entry. */
   private readonly doneSteps = new Map<number, number>();
   private scheduled = false;
@@ -121,49 +135,46 @@ export class Purger {
 
   private fill(): void {
     if (this.parts.stopped()) return;
-    const lot: PurgeEntry[] = [];
+    const { room, active } = this;
     let looked = 0;
     for (const entry of this.parts.metadata.purges()) {
-      if (this.active.has(entry.id) || !this.parts.isSafe(entry.id)) continue;
-      if (!isSmall(entry)) {
-        if (this.alone < PARALLEL) this.workAlone(entry);
-      } else if (this.lots < LOTS) {
-        lot.push(entry);
-      }
-      const isBusy = this.alone >= PARALLEL && this.lots >= LOTS;
-      if (isBusy || lot.length === TOGETHER || ++looked === LOOKED_AT) break;
+      const isFull = room.small === 0 && room.large === 0;
+      if (isFull || active.size >= UNDER_WAY_MAX || looked === LOOKED_AT) return;
+      if (active.has(entry.id) || !this.parts.isSafe(entry.id)) continue;
+      looked++;
+      const kind = isSmall(entry) ? "small" : "large";
+      if (room[kind] > 0) this.begin(entry, kind);
     }
-    if (lot.length > 0) this.workTogether(lot);
   }
-  private workAlone(entry: PurgeEntry): void {
-    this.alone++;
-    this.begin([entry], () => this.alone--);
-  }
-  private workTogether(lot: readonly PurgeEntry[]): void {
-    this.lots++;
-    this.begin(lot, () => this.lots--);
-  }
-  private begin(entries: readonly PurgeEntry[], ended: () => void): void {
-    for (const { id } of entries) this.active.add(id);
-    void this.work(entries).finally(() => {
-      for (const { id } of entries) this.active.delete(id);
-      ended();
+  private begin(entry: PurgeEntry, kind: "small" | "large"): void {
+    const { room, active } = this;
+    active.add(entry.id);
+    room[kind]--;
+    let holdsRoom = true;
+    const makeRoom = (): void => {
+      if (holdsRoom) room[kind]++;
+      holdsRoom = false;
       this.wake();
+    };
+    const slow = this.parts.clock.setTimer(SLOW_MS, makeRoom);
+    void this.work(entry).finally(() => {
+      slow.cancel();
+      active.delete(entry.id);
+      makeRoom();
     });
   }
 
-  private async work(entries: readonly PurgeEntry[]): Promise<void> {
-    const outcomes = await Promise.allSettled(entries.map((entry) => this.free(entry)));
-    const freed = entries.filter((_, index) => outcomes[index]!.status === "fulfilled");
+  private async work(entry: PurgeEntry): Promise<void> {
     try {
-      const failed = outcomes.find((outcome) => outcome.status === "rejected");
-      if (freed.length > 0) await this.finish(freed, outcomes.flatMap(factsOf));
-      if (failed !== undefined) throw failed.reason;
+      const facts = await this.free(entry);
+      await new Promise<void>((recorded, failed) => {
+        this.freed.push({ entry, facts, recorded, failed });
+        this.recordSoon();
+      });
     } catch (error) {
       if (this.parts.stopped()) return;
-      const { id, prefix } = entries.find((entry) => !freed.includes(entry)) ?? entries[0]!;
       this.parts.logger.warn(
-        { purge: id, prefix, err: describeError(error) },
+        { purge: entry.id, prefix: entry.prefix, err: describeError(error) },
         "deleted data could not be freed yet; trying again",
       );
       await new Promise<void>((resolve) => void this.parts.clock.setTimer(RETRY_MS, resolve));
@@ -176,13 +187,36 @@ export class Purger {
     else await this.removeObjects(entry);
     return [];
   }
-  private async finish(freed: readonly PurgeEntry[], facts: readonly Delta[]): Promise<void> {
+
+  /** What OSDs have answered in one turn of the event loop ends with one record. */
+  private recordSoon(): void {
+    if (this.recordDue) return;
+    this.recordDue = true;
+    this.parts.clock.defer(() => {
+      this.recordDue = false;
+      const { freed } = this;
+      this.freed = [];
+      for (let at = 0; at < freed.length; at += TOGETHER) {
+        const part = freed.slice(at, at + TOGETHER);
+        this.record(part).then(
+          () => part.forEach(({ recorded }) => recorded()),
+          (error: unknown) => part.forEach(({ failed }) => failed(error)),
+        );
+      }
+    });
+  }
+  private async record(freed: readonly Freed[]): Promise<void> {
     const { completed } = this.parts;
+    const entries = freed.map(({ entry }) => entry);
     await this.parts.change(
-      () => [...facts, ...freed.flatMap(completed), ...this.done(freed)],
-      freed.some(({ volume }) => volume !== 0) ? [VOLUMES_KEY] : [],
+      () => [
+        ...freed.flatMap(({ facts }) => facts),
+        ...entries.flatMap(completed),
+        ...this.done(entries),
+      ],
+      entries.some(({ volume }) => volume !== 0) ? [VOLUMES_KEY] : [],
     );
-    for (const { id } of freed) this.doneSteps.delete(id);
+    for (const { id } of entries) this.doneSteps.delete(id);
   }
   private done(freed: readonly PurgeEntry[]): Delta[] {
     const { metadata } = this.parts;
@@ -387,9 +421,6 @@ export class Purger {
 function isSmall({ what, volume, layout, bound }: PurgeEntry): boolean {
   if (what === "directory") return true;
   return what === "objects" && volume === 0 && objectCount(layout, bound) <= SURE_MAX;
-}
-function factsOf(outcome: PromiseSettledResult<readonly Delta[]>): readonly Delta[] {
-  return outcome.status === "fulfilled" ? outcome.value : [];
 }
 /**
  * What a fenced client had sent may still be on its way to the disks while its placement group is

@@ -567,7 +567,11 @@ export class NodeTable implements SessionCache {
     const held = [...this.nodes.values()].filter((node) => node.mode !== "none");
     for (const { ino, seq } of held) this.recall({ ino, mode: "none", seq }, true);
     const { generation } = this;
-    while (generation === this.generation && held.some((node) => node.recall !== undefined)) {
+    // Not for what others ask for meanwhile.
+    const recalls = held.map((node) => ({ node, recall: node.recall }));
+    const isUnderWay = (): boolean =>
+      recalls.some(({ node, recall }) => recall !== undefined && node.recall === recall);
+    while (generation === this.generation && isUnderWay()) {
       await new Promise<void>((resolve) => this.clock.setTimer(GIVE_BACK_MS, resolve));
     }
   }

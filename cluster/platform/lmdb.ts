@@ -7,6 +7,7 @@
  * that its promise stays true under any setting. The prebuilt module of the package is loaded; no
  * install script needs to have run.
  */
+import { readFileSync } from "node:fs";
 import { stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { open as openDatabase } from "lmdb";
@@ -21,6 +22,14 @@ const PAGE_BYTES = 4096;
  * that was there, so that its pages are resident twice.
  */
 const MAP_BYTES = 16 * 2 ** 30;
+/** The package does not survive a mapping that is refused, so a process with less begins small. */
+const ADDRESS_SPACE_MIN = 2 * MAP_BYTES;
+
+function mapSize(): { mapSize?: number } {
+  const limits = readFileSync("/proc/self/limits", "latin1");
+  const found = /^Max address space\s+(\d+)/m.exec(limits);
+  return found !== null && Number(found[1]) < ADDRESS_SPACE_MIN ? {} : { mapSize: MAP_BYTES };
+}
 /** For the upper pages of the tree, the list of free pages, and the file system's own. */
 const SPARE_BYTES = 128 * 1024;
 
@@ -35,7 +44,7 @@ function openEnvironment(path: string) {
     overlappingSync: false,
     noSubdir: false,
     cache: false,
-    mapSize: MAP_BYTES,
+    ...mapSize(),
   });
 }
 

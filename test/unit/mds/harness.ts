@@ -168,9 +168,12 @@ export class FakeObjects {
   heldRemovals: Promise<void> | undefined;
   /** Objects that are not removed. */
   readonly failing = new Set<string>();
+  /** Objects whose removal is never answered. */
+  readonly silent = new Set<string>();
   async remove(address: { object: string }, options: { truncation: { seq: number } }) {
     await this.heldRemovals;
     if (this.failing.has(address.object)) throw new DssError("NotActive", "injected");
+    if (this.silent.has(address.object)) await new Promise(() => undefined);
     this.removed.push({ object: address.object, seq: options.truncation.seq });
     this.sizes.delete(address.object);
   }

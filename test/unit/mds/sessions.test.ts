@@ -191,45 +191,6 @@ t.test("unlinked files live until the last close, then their objects go", async 
   await t.rejects(a.send({ op: "getattr", ino }), { code: "StaleHandle" });
 });
 
-t.test(
-  "what was removed together is worked off together; one that fails waits alone",
-  async (t) => {
-    const { cluster, a } = await begin();
-    const files = 100;
-    const actor = a.actor();
-    const objects: string[] = [];
-    for (let i = 0; i < files; i++) {
-      const made = await a.create(ROOT_INO, `f${i}`);
-      const ino = made.answer.inode!.ino;
-      await a.send({ op: "publish", ino, size: 5, mtimeNs: 1n, allocated: 0, recount: true });
-      objects.push(`${ino.toString(16)}.0`);
-      cluster.objects.sizes.set(objects[i]!, { size: 5, mtimeNs: 1n });
-    }
-    await a.mkdir(ROOT_INO, "d");
-    await settle();
-    const failing = objects[7]!;
-    cluster.objects.failing.add(failing);
-    let writes = 0;
-    cluster.pause = async () => void writes++;
-    for (let i = 0; i < files; i++) {
-      const name = Buffer.from(`f${i}`);
-      void a.send({ op: "unlink", parent: ROOT_INO, name, stillOpen: false, actor });
-    }
-    void a.send({ op: "rmdir", parent: ROOT_INO, name: Buffer.from("d"), actor });
-    await settle();
-    t.equal(cluster.objects.sizes.size, 1);
-    t.equal(cluster.leader.status().purgeQueue.entries, 1, "only the one that failed is left");
-    t.ok(writes <= 10, `${writes} batches of the journal`);
-
-    cluster.objects.failing.clear();
-    await cluster.clock.advance(1_100);
-    t.equal(cluster.objects.sizes.size, 0, "it was tried again");
-    t.equal(cluster.leader.status().purgeQueue.entries, 0);
-    const removed = cluster.objects.removed.map(({ object }) => object);
-    t.same(removed.sort(), objects.sort(), "each once");
-  },
-);
-
 t.test("a longer truncation waits until what a shorter one cut is gone", async (t) => {
   const { cluster, a } = await begin();
   const { answer } = await a.create(ROOT_INO, "f");
