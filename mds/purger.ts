@@ -42,7 +42,7 @@ const PARALLEL = 8;
 const SMALL_PARALLEL = 64;
 /** Entries that one journal record ends at most. */
 const TOGETHER = 32;
-/** What waits longer, for an OSD that is away perhaps, makes room for others… */
+/** A small one that waits longer, for an OSD that is away perhaps, makes room for others… */
 const SLOW_MS = 3_000;
 /** …as long as there are not so many. */
 const UNDER_WAY_MAX = 1_024;
@@ -156,9 +156,9 @@ export class Purger {
       holdsRoom = false;
       this.wake();
     };
-    const slow = this.parts.clock.setTimer(SLOW_MS, makeRoom);
+    const slow = kind === "small" ? this.parts.clock.setTimer(SLOW_MS, makeRoom) : undefined;
     void this.work(entry).finally(() => {
-      slow.cancel();
+      slow?.cancel();
       active.delete(entry.id);
       makeRoom();
     });
