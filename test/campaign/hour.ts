@@ -80,7 +80,12 @@ async function restarts(cluster: Cluster, random: Prng, over: () => boolean): Pr
     await waitFor(`the end of ${osd.name}`, () => isGone(osd.pid), { withinMs: 60_000 });
     await sleep(random.int(1_000, DOWN_MS));
     await cluster.up();
-    await cluster.healthy(HEALTHY_MS);
+    await cluster.healthy(HEALTHY_MS).catch(async (error: Error) => {
+      for (const [, pg] of error.message.matchAll(/PG (\S+) \(/g)) {
+        console.log((await cluster.dss(["pg", "show", pg!])).stdout);
+      }
+      throw error;
+    });
     done++;
   }
 }
@@ -127,6 +132,14 @@ function judge(memory: Memory): Grown[] {
   });
 }
 
+function print(grown: readonly Grown[]): void {
+  const inMib = (bytes: number): string => String(Math.round(bytes / MIB)).padStart(6);
+  console.log("resident, the most of each third of the time, MiB:");
+  for (const { name, thirds, good } of grown) {
+    console.log(`  ${thirds.map(inMib).join(" ")}  ${name}${good ? "" : "  GROWS"}`);
+  }
+}
+
 async function soak(cluster: Cluster, seed: number, minutes: number): Promise<Grown[]> {
   const random = new Prng(seed);
   const end = performance.now() + minutes * 60_000;
@@ -146,8 +159,11 @@ async function soak(cluster: Cluster, seed: number, minutes: number): Promise<Gr
   for (const part of parts) part.catch(() => (failed = true));
   const watched = watch(cluster, [{ name: "volume server", pid: server.pid }], over);
   watched.catch(() => (failed = true));
-  const [files, blocks, saves, restarted] = await Promise.all(parts);
+  const outcome = await Promise.allSettled(parts);
   const grown = judge(await watched);
+  print(grown);
+  for (const part of outcome) if (part.status === "rejected") throw part.reason;
+  const [files, blocks, saves, restarted] = await Promise.all(parts);
   console.log(
     `${minutes} minutes: ${files} turns of fio on the mount, ${blocks} on the volume and ` +
       `${saves} of small files without an error, ${restarted} OSDs restarted`,
@@ -164,11 +180,6 @@ try {
   await cluster.healthy(HEALTHY_MS);
   console.log((await cluster.ok(["fsck"], { withinMs: 300_000 })).trim());
   const unequal = await cluster.unequalCopies("soak");
-  const inMib = (bytes: number): string => String(Math.round(bytes / MIB)).padStart(6);
-  console.log("resident, the most of each third of the time, MiB:");
-  for (const { name, thirds, good } of grown) {
-    console.log(`  ${thirds.map(inMib).join(" ")}  ${name}${good ? "" : "  GROWS"}`);
-  }
   const result = { minutes: Number(minutesText), grown, unequal };
   if (record !== undefined) writeFileSync(record, JSON.stringify(result));
   if (unequal.length > 0) console.log(`copies that differ: ${unequal.join("; ")}`);
