@@ -99,8 +99,11 @@ export interface Network {
   connect(address: Address, options: { timeoutMs: number }): Promise<Connection>;
 }
 
-/** Writes are durable with the next `sync` of the file, as others are. */
-export type DirectFile = Pick<DiskFile, "write" | "close">;
+/**
+ * Writes are durable with the next `sync` of the file, as others are. Reads show what was written
+ * in either way.
+ */
+export type DirectFile = Pick<DiskFile, "read" | "write" | "close">;
 
 export interface DiskFile {
   /**
@@ -119,6 +122,11 @@ export interface DiskFile {
   writeSync(chunks: readonly Buffer[], position: number): void;
   /** fdatasync: when it resolves, everything written before the call is durable. */
   sync(): Promise<void>;
+  /**
+   * The same on the caller's thread, where that has lately taken less than a hand-over is worth.
+   * False: nothing has been done, and `sync` is the way.
+   */
+  trySync(): boolean;
   /** Sets the size; growing makes a hole. */
   truncate(size: number): Promise<void>;
   size(): Promise<number>;
@@ -143,9 +151,9 @@ export interface Disk {
   /** `create`: make it when missing; `exclusive`: fail with Exists when present. */
   open(path: string, options?: { create?: boolean; exclusive?: boolean }): Promise<DiskFile>;
   /**
-   * An existing file for writes of whole 4 KiB blocks that pass by the page cache (O_DIRECT);
-   * undefined where its file system has none. Nothing may be written to the file in another way
-   * while such a write is under way.
+   * An existing file for reads and writes of whole 4 KiB blocks that pass by the page cache
+   * (O_DIRECT); undefined where its file system has none. Nothing may be written to the file in
+   * another way while such a write is under way.
    */
   openDirect(path: string): Promise<DirectFile | undefined>;
   exists(path: string): Promise<boolean>;

@@ -323,15 +323,19 @@ export class Wal {
     this.counters.walGroups++;
     this.counters.walRecords += group.records;
     this.counters.walBytes += bytes;
-    const logged = writeAndSync(file, chunks, position % segmentBytes, bytes);
-    const written =
-      group.directs.length === 0
-        ? logged
-        : Promise.all([
-            logged,
-            Promise.all(group.directs).then(() => this.host.syncData(group.touched)),
-          ]);
-    this.flight = written.then(
+    const at = position % segmentBytes;
+    const isSmall = bytes <= SYNC_WRITE_BYTES_MAX;
+    let isSynced = false;
+    try {
+      if (isSmall) file.writeSync(chunks, at);
+      if (isSmall && group.directs.length === 0) isSynced = file.trySync();
+    } catch (error) {
+      return this.host.onError(error);
+    }
+    if (isSynced) return this.onWritten(group);
+    const logged = isSmall ? file.sync() : file.write(chunks, at).then(() => file.sync());
+    const data = Promise.all(group.directs).then(() => this.host.syncData(group.touched));
+    this.flight = Promise.all([logged, data]).then(
       () => this.onWritten(group),
       (error: unknown) => this.host.onError(error),
     );
@@ -392,8 +396,8 @@ export class Wal {
     for (const group of groups) for (const done of group.callbacks) done();
     if (this.dead) return;
     if (this.idle) for (const resolve of this.drainWaiters.splice(0)) resolve();
-    // Without the defer: what came in during the sync has gathered long enough.
-    this.startNext();
+    // Not at once: answers to this group leave before the next one is written.
+    this.kick();
   }
 
   /**
@@ -440,15 +444,4 @@ export class Wal {
     await this.flight;
     for (const file of this.files) await file.close();
   }
-}
-
-async function writeAndSync(
-  file: DiskFile,
-  chunks: readonly Buffer[],
-  position: number,
-  bytes: number,
-): Promise<void> {
-  if (bytes <= SYNC_WRITE_BYTES_MAX) file.writeSync(chunks, position);
-  else await file.write(chunks, position);
-  await file.sync();
 }

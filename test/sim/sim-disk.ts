@@ -270,6 +270,11 @@ export class SimDisk {
   get commitMs(): number | undefined {
     return this.options.commitMs;
   }
+  /** Seeded: would a sync on the caller's thread be quick now? */
+  isQuick(): boolean {
+    const { schedule, random } = this.options;
+    return schedule !== undefined && random.float() < 0.5;
+  }
   /** Completes `run` after a seeded time, unless the power is cut before. */
   later<T>(alive: () => boolean, run: () => T, limitMs = this.options.delayMs): Promise<T> {
     const { schedule, random } = this.options;
@@ -402,10 +407,21 @@ class AttachedFile implements DiskFile {
     const size = this.inode.cache.size;
     return this.disk.later(this.alive, () => {
       this.disk.check("sync", this.path);
-      for (const { bytes, position } of covered) this.inode.durable.write(bytes, position);
-      this.inode.durable.size = Math.max(this.inode.durable.size, size);
-      this.inode.pending = this.inode.pending.filter((write) => !covered.includes(write));
+      this.makeDurable(covered, size);
     });
+  }
+  trySync(): boolean {
+    if (!this.alive() || !this.disk.isQuick()) return false;
+    this.disk.counts.syncs++;
+    this.disk.check("sync", this.path);
+    this.makeDurable(this.inode.pending.filter((write) => write.done), this.inode.cache.size);
+    return true;
+  }
+  private makeDurable(covered: readonly PendingWrite[], size: number): void {
+    const { inode } = this;
+    for (const { bytes, position } of covered) inode.durable.write(bytes, position);
+    inode.durable.size = Math.max(inode.durable.size, size);
+    inode.pending = inode.pending.filter((write) => !covered.includes(write));
   }
   truncate(size: number): Promise<void> {
     return this.disk.later(this.alive, () => {

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { openNodeDisk } from "../../../../cluster/platform/node-disk.js";
+import { openNodeDisk, SyncPace } from "../../../../cluster/platform/node-disk.js";
 
 const root = mkdtempSync(join(tmpdir(), "dss-disk-"));
 t.teardown(() => rmSync(root, { recursive: true }));
@@ -18,6 +18,7 @@ void t.test("files hold what was written where it was written", async (t) => {
   file.writeSync([Buffer.from("sync")], 3);
   file.writeSync(many, 5_000);
   file.writeSync([], 0);
+  t.ok(file.trySync(), "nothing is known of this disk yet");
   await file.sync();
   const all = Buffer.concat([...many, Buffer.alloc(4_990 - 2_499), ...many]);
   t.equal(await file.size(), 10 + all.length);
@@ -33,6 +34,25 @@ void t.test("files hold what was written where it was written", async (t) => {
   await file.close();
   await t.rejects(file.read(buffer, 0), { code: "Disk" });
   t.throws(() => file.writeSync([buffer], 0), { code: "Disk" });
+  t.throws(() => file.trySync(), { code: "Disk" });
+});
+
+void t.test("a disk whose syncs are slow has them on another thread until they are quick", (t) => {
+  const pace = new SyncPace();
+  t.ok(pace.isQuick, "until it is known");
+  for (let i = 0; i < 50; i++) pace.took(i % 10 === 0 ? 5 : 0.3);
+  t.ok(pace.isQuick, "a slow one now and then");
+  for (let i = 0; i < 50; i++) pace.took(4);
+  t.notOk(pace.isQuick);
+  let until = 0;
+  while (!pace.isQuick) {
+    pace.took(0.3);
+    until++;
+  }
+  t.ok(until > 1 && until < 50, `${until} quick ones`);
+  pace.took(40);
+  t.notOk(pace.isQuick, "a very slow one");
+  t.end();
 });
 
 void t.test("whole blocks past the page cache, from any memory", async (t) => {
@@ -50,12 +70,19 @@ void t.test("whole blocks past the page cache, from any memory", async (t) => {
     const read = Buffer.alloc(bytes.length);
     t.equal(await file.read(read, i * 4 * 2 ** 20), bytes.length);
     t.ok(read.equals(bytes), `${blocks} blocks`);
+    const past = Buffer.alloc(bytes.length + 3).subarray(3);
+    t.equal(await direct.read(past, i * 4 * 2 ** 20), bytes.length);
+    t.ok(past.equals(bytes), `${blocks} blocks, read past the page cache`);
   });
   await Promise.all(writes);
   const many = Array.from({ length: 40 }, (_, i) => {
     return direct.write([Buffer.alloc(8192, i)], 32 * 2 ** 20 + i * 8192);
   });
   await Promise.all(many);
+  await file.write([Buffer.alloc(4096, "dirty")], 40 * 2 ** 20);
+  const dirty = Buffer.alloc(8192);
+  t.equal(await direct.read(dirty, 40 * 2 ** 20), 4096, "short only at the end");
+  t.equal(dirty.toString("latin1", 0, 10), "dirtydirty", "what only the page cache has");
   await file.sync();
   const read = Buffer.alloc(40 * 8192);
   await file.read(read, 32 * 2 ** 20);
