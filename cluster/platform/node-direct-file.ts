@@ -1,8 +1,8 @@
 /**
- * Writes that pass by the page cache (O_DIRECT). The kernel takes them only from memory that is
- * aligned as the disk wants it (512 bytes mostly, 4 KiB at most), and JavaScript cannot ask where a
- * buffer lies. WebAssembly memory begins at a page, so bytes are copied there first: a small part
- * of what the way through the page cache costs.
+ * Reads and writes that pass by the page cache (O_DIRECT). The kernel wants memory for them that is
+ * aligned as the disk needs it (512 bytes mostly, 4 KiB at most), and JavaScript cannot ask where a
+ * buffer lies. WebAssembly memory begins at a page, so bytes are copied there first, or from there:
+ * a small part of what the way through the page cache costs.
  *
  * Owner of the process's aligned buffers.
  */
@@ -11,7 +11,7 @@ import type { DirectFile } from "./ports.js";
 
 const ALIGNMENT = 4096;
 const BUFFER_BYTES = 1024 * 1024;
-/** More writes at a time than threads that do them. */
+/** More at a time than threads that read and write. */
 const BUFFERS = 8;
 const WASM_PAGE_BYTES = 64 * 1024;
 
@@ -41,6 +41,25 @@ function give(buffer: Buffer): void {
 /** Of a file that was opened with O_DIRECT. */
 export class NodeDirectFile implements DirectFile {
   constructor(private readonly file: DirectFile) {}
+
+  async read(buffer: Buffer, position: number): Promise<number> {
+    const total = buffer.length;
+    assert(position % ALIGNMENT === 0 && total % ALIGNMENT === 0, "whole blocks are read");
+    for (let done = 0; done < total;) {
+      const taken = take();
+      const aligned = taken instanceof Promise ? await taken : taken;
+      try {
+        const part = aligned.subarray(0, Math.min(aligned.length, total - done));
+        const count = await this.file.read(part, position + done);
+        part.copy(buffer, done, 0, count);
+        done += count;
+        if (count < part.length) return done;
+      } finally {
+        give(aligned);
+      }
+    }
+    return total;
+  }
 
   async write(chunks: readonly Buffer[], position: number): Promise<void> {
     const total = chunks.reduce((sum, chunk) => sum + chunk.length, 0);

@@ -5,8 +5,11 @@
  *
  * Large writes may pass by the page cache, which is most of what they would cost; small ones are
  * gathered in it. The kernel cannot keep a page right that is written in both ways at once (pages
- * come in groups of many blocks), so in each file the two take turns.
+ * come in groups of many blocks), so in each file the two take turns. Large reads pass by it the
+ * first time, and go through it when they come again: who reads everything once would pay for
+ * pages that nobody needs, and drive out those that are.
  */
+import { LRUCache } from "lru-cache";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { isDssError } from "../../cluster/base/errors.js";
 import type { DirectFile, Disk, DiskFile } from "../../cluster/platform/ports.js";
@@ -14,6 +17,10 @@ import type { Run } from "./extent-map.js";
 import { WayTurns } from "./way-turns.js";
 
 const DIRECTORY = "data";
+/** Reads of less go through the page cache, which reads ahead for them. */
+const DIRECT_READ_BLOCKS = (256 * 1024) / BLOCK_SIZE;
+/** Beginnings of large reads that are remembered: of 4 GiB and more. */
+const READS_REMEMBERED = 16 * 1024;
 
 export class DataFiles {
   private readonly files: (DiskFile | undefined)[] = [];
@@ -24,11 +31,13 @@ export class DataFiles {
   /** Bytes that each file takes on the disk, and the files for which that may have changed. */
   private readonly taken: number[] = [];
   private readonly changed = new Set<number>();
+  /** Where large reads began lately, in units of `DIRECT_READ_BLOCKS`. */
+  private readonly readBefore = new LRUCache<number, true>({ max: READS_REMEMBERED });
 
   constructor(
     private readonly disk: Disk,
     private readonly fileBytes: number,
-    /** Large writes pass by the page cache where the file system can do that. */
+    /** Large reads and writes pass by the page cache where the file system can do that. */
     private readonly mayBeDirect: boolean,
   ) {
     this.blocksPerFile = fileBytes / BLOCK_SIZE;
@@ -110,6 +119,7 @@ export class DataFiles {
       const direct = large ? this.directs[index] : undefined;
       const turns = this.turns[index]!;
       const way = direct === undefined ? "cached" : "direct";
+      if (direct !== undefined) this.forgetReads(start, count);
       await turns.enter(way);
       try {
         await (direct ?? file).write(part, this.position(start));
@@ -195,9 +205,27 @@ export class DataFiles {
     for (const { index, start, count } of this.pieces(run)) {
       const file = this.files[index] ?? (await this.file(index));
       const bytes = count * BLOCK_SIZE;
-      const got = await file.read(buffer.subarray(offset, offset + bytes), this.position(start));
+      const from = this.isFirstRead(start, count) ? (this.directs[index] ?? file) : file;
+      const got = await from.read(buffer.subarray(offset, offset + bytes), this.position(start));
       buffer.fill(0, offset + got, offset + bytes);
       offset += bytes;
+    }
+  }
+
+  /** Of a large run; those that were read long ago are forgotten. */
+  private isFirstRead(start: number, count: number): boolean {
+    if (count < DIRECT_READ_BLOCKS) return false;
+    const place = Math.floor(start / DIRECT_READ_BLOCKS);
+    if (this.readBefore.get(place) === true) return false;
+    this.readBefore.set(place, true);
+    return true;
+  }
+
+  /** What is written past the page cache is not in it any more. */
+  private forgetReads(start: number, count: number): void {
+    const end = (start + count) / DIRECT_READ_BLOCKS;
+    for (let place = Math.floor(start / DIRECT_READ_BLOCKS); place < end; place++) {
+      this.readBefore.delete(place);
     }
   }
 
