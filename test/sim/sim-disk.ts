@@ -414,7 +414,10 @@ class AttachedFile implements DiskFile {
     if (!this.alive() || !this.disk.isQuick()) return false;
     this.disk.counts.syncs++;
     this.disk.check("sync", this.path);
-    this.makeDurable(this.inode.pending.filter((write) => write.done), this.inode.cache.size);
+    this.makeDurable(
+      this.inode.pending.filter((write) => write.done),
+      this.inode.cache.size,
+    );
     return true;
   }
   private makeDurable(covered: readonly PendingWrite[], size: number): void {
