@@ -1,7 +1,8 @@
 /**
  * Whole directories asked for at once: who looks up one name after the other in a directory (stat,
  * ls -l, tar, rm -r) soon needs all of them, and a listing brings a thousand names with attributes
- * and capabilities for the price of a few look-ups.
+ * and capabilities for the price of a few look-ups. And who lists one directory after the other
+ * (find, cp -r, rm -r) soon lists those beside them: they are asked for together.
  *
  * A directory is listed when the look-ups that had to be asked are a fair share of its entries, and
  * again only after as many as it has entries (what others hold is not in a listing), so that
@@ -9,8 +10,10 @@
  * directory, and which listings are under way.
  */
 import { describeError, isDssError } from "../../cluster/base/errors.js";
+import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
+import { Neighbours } from "./neighbours.js";
 import type { Node } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 
@@ -34,12 +37,36 @@ interface Listing {
 export class ListingAhead {
   private readonly counts = new Map<Node, { misses: number; wanted: number }>();
   private readonly listings = new Map<Node, Listing>();
+  private readonly neighbours: Neighbours;
 
   constructor(
     private readonly mds: MdsClient,
     private readonly table: NodeTable,
     private readonly logger: Logger,
-  ) {}
+  ) {
+    this.neighbours = new Neighbours(
+      table,
+      (ino) => table.peek(ino)?.isDirectory === true,
+      (ino) => this.expected(ino),
+    );
+  }
+
+  /**
+   * A program begins to list the directory. The promise, if any, settles when a listing that was
+   * begun for it before is over, and never fails.
+   */
+  listed(directory: Node): Promise<void> | undefined {
+    if (directory.parent !== directory.ino) this.neighbours.visited(directory);
+    const running = this.listings.get(directory);
+    return running !== undefined && running.entries <= WAIT_ENTRIES ? running.done : undefined;
+  }
+  /** A program that lists one directory after the other will come here soon. */
+  private expected(ino: Ino): void {
+    const directory = this.table.peek(ino);
+    if (directory === undefined || directory.complete || this.listings.has(directory)) return;
+    if (directory.size > PAGE || !this.table.lasting(directory)) return;
+    void this.begin(directory, false);
+  }
 
   /**
    * A name of the directory has to be asked for. The promise, if any, settles when a listing that

@@ -1,7 +1,7 @@
 /** Look-ups of one name after the other: the second brings the whole directory. */
 import t from "tap";
 import { CALLER, newWorld } from "./world.js";
-import type { TestMount } from "./world.js";
+import type { TestMount, World } from "./world.js";
 
 const FILES = 200;
 
@@ -57,5 +57,63 @@ t.test("look-ups side by side while the listing is under way", async (t) => {
   for (const outcome of outcomes.slice(20)) t.equal(outcome.status, "fulfilled");
   for (let i = 0; i < 20; i++) {
     t.equal(await world.fails(a.vfs.lookup(directory, names[i]!)), "NotFound");
+  }
+});
+
+const SUBDIRECTORIES = 40;
+const FILES_EACH = 3;
+
+async function fillTree(mount: TestMount): Promise<number[]> {
+  const inos: number[] = [];
+  for (let i = 0; i < SUBDIRECTORIES; i++) {
+    const name = Buffer.from(`d${String(i).padStart(2, "0")}`);
+    const { ino } = (await mount.run(mount.vfs.mkdir(1, name, 0o755, CALLER))).attributes;
+    inos.push(ino);
+    for (let k = 0; k < FILES_EACH; k++) {
+      const file = await mount.create(ino, `f${k}`);
+      await mount.run(mount.vfs.release(file.ino, file.handle));
+    }
+  }
+  await mount.run(mount.vfs.destroy());
+  return inos;
+}
+
+/** Lists these one after the other; how many of the listings had to wait for the leader. */
+async function waits(world: World, mount: TestMount, inos: readonly number[]): Promise<number> {
+  let waited = 0;
+  for (const ino of inos) {
+    const begun = world.clock.now;
+    const { length } = await mount.names(ino);
+    if (length !== FILES_EACH) throw new Error(`${length} entries`);
+    if (world.clock.now > begun) waited++;
+    await world.run(new Promise<void>((resolve) => void world.clock.schedule(2, resolve)));
+  }
+  return waited;
+}
+
+t.test("who lists directories one after the other waits for few of them", async (t) => {
+  const world = await newWorld(4);
+  const inos = await fillTree(await world.mount());
+  for (const order of ["forwards", "backwards"]) {
+    const mount = await world.mount();
+    await mount.names(1);
+    const walk = order === "forwards" ? inos : [...inos].reverse();
+    const waited = await waits(world, mount, walk);
+    if (order === "forwards") t.ok(waited < SUBDIRECTORIES / 4, `${order}: ${waited} waited`);
+    else t.ok(waited > SUBDIRECTORIES / 2, `none of the orders: ${waited} waited`);
+    await mount.run(mount.vfs.destroy());
+  }
+});
+
+t.test("what becomes of directories that were listed ahead is seen", async (t) => {
+  const world = await newWorld(5);
+  const inos = await fillTree(await world.mount());
+  const [a, b] = [await world.mount(), await world.mount()];
+  await b.names(1);
+  await waits(world, b, inos.slice(0, 3));
+  for (const ino of inos.slice(3)) {
+    await a.run(a.vfs.unlink(ino, Buffer.from("f0"), CALLER));
+    await a.create(ino, "new");
+    t.same(await b.names(ino), ["f1", "f2", "new"]);
   }
 });
