@@ -164,7 +164,7 @@ export class KernelCache {
     if (node.writers > 0) return this.arrived(node);
     if (isOver || last.length !== 1) return;
     const stored = notifier.store!(node.ino, size - 1, last);
-    const ended = stored.catch(() => undefined);
+    const ended = stored.catch(() => undefined); // Who stores it sees the error below.
     node.storing = ended;
     await stored.finally(() => {
       if (node.storing === ended) node.storing = undefined;

@@ -10,11 +10,12 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../tools/test-parts.js";
 import { Cluster } from "../support/cluster.js";
+import { runProgram, UsageError } from "../support/program.js";
 import { tempFolder } from "../support/temp.js";
 import { runFio } from "./fio.js";
 import { describeCommit, describeMachine, residentBytes, withCpu } from "./measure.js";
 import type { Watched } from "./measure.js";
-import { compareDocuments, describeDocument, readDocument, ReportError } from "./report.js";
+import { compareDocuments, describeDocument, readDocument } from "./report.js";
 import { summarize } from "./report.js";
 import type { Document, Memory, Result, Run } from "./report.js";
 import { endWithProcess, Scope } from "../support/scope.js";
@@ -24,8 +25,6 @@ const RUNS_MIN = 3;
 const IDLE_MS = 5_000;
 const PROGRAM_MS = 180_000;
 const VOLUME_BYTES = 2 ** 30;
-
-class UsageError extends Error {}
 
 interface Sizes extends FileSizes {
   readonly profile: "full" | "subset";
@@ -300,13 +299,4 @@ async function main(): Promise<number> {
   }
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  const isUsage =
-    error instanceof UsageError ||
-    (error as NodeJS.ErrnoException).code?.startsWith("ERR_PARSE_ARGS") === true;
-  if (!isUsage && !(error instanceof ReportError)) throw error;
-  process.stderr.write(`bench: ${(error as Error).message}\n`);
-  process.exitCode = isUsage ? 2 : 1;
-}
+await runProgram("bench", main);

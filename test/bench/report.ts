@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { table } from "../../cli/output.js";
 import { median } from "./measure.js";
 import type { Machine } from "./measure.js";
+import { ReportError } from "../support/program.js";
 
 export type Unit = "MB/s" | "/s" | "s" | "ms" | "MB" | "KB";
 
@@ -123,8 +124,6 @@ export function describeDocument(document: Document): string {
     memory("resident, after the load", document.loaded),
   ].join("\n");
 }
-
-export class ReportError extends Error {}
 
 export function readDocument(path: string): Document {
   if (!existsSync(path)) throw new ReportError(`there is no ${path}`);

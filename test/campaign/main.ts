@@ -21,7 +21,7 @@ import { parseArgs } from "node:util";
 import { spawn } from "node:child_process";
 import { ROOT } from "../../tools/test-parts.js";
 import { BUILD } from "../support/process.js";
-import { UsageError } from "./usage-error.js";
+import { runProgram, UsageError } from "../support/program.js";
 import { COHERENCE_STEPS, coherenceStep, coherenceSummary } from "./coherence-steps.js";
 import { failuresStep, failuresSummary, REPEATS } from "./failures.js";
 import { POSIX_STEPS, posixStep, posixSummary } from "./posix-steps.js";
@@ -444,11 +444,4 @@ async function main(): Promise<number> {
   return await run(campaign, { folder, suites }, minutes);
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  const code = (error as NodeJS.ErrnoException).code ?? "";
-  if (!(error instanceof UsageError) && !code.startsWith("ERR_PARSE_ARGS")) throw error;
-  process.stderr.write(`campaign: ${(error as Error).message}\n`);
-  process.exitCode = 2;
-}
+await runProgram("campaign", main);

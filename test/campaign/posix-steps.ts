@@ -5,7 +5,7 @@
  */
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { UsageError } from "./usage-error.js";
+import { UsageError } from "../support/program.js";
 
 export const POSIX_STEPS = 6;
 const SUITE = "pjdfstest";

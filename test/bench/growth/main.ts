@@ -7,6 +7,7 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../../tools/test-parts.js";
+import { runProgram, UsageError } from "../../support/program.js";
 import { endWithProcess, Scope } from "../../support/scope.js";
 import { describeCommit, describeMachine } from "../measure.js";
 import { clientProcesses } from "./clients.js";
@@ -23,8 +24,6 @@ const THEMES: readonly Theme[] = [
   ...[fileSize, filesInAll, directoryEntries, volumes, clientProcesses],
   ...[osds, placementGroups, takeover, snapshots],
 ];
-
-class UsageError extends Error {}
 
 const note = (line: string): void => void process.stderr.write(`${line}\n`);
 
@@ -102,14 +101,4 @@ async function main(): Promise<number> {
   }
 }
 
-try {
-  const code = await main();
-  // Something that could not be cleaned up has set it already.
-  process.exitCode ||= code;
-} catch (error) {
-  const isUsage =
-    error instanceof UsageError ||
-    (error as NodeJS.ErrnoException).code?.startsWith("ERR_PARSE_ARGS") === true;
-  note(`bench:growth: ${isUsage ? (error as Error).message : ((error as Error).stack ?? "")}`);
-  process.exitCode = isUsage ? 2 : 1;
-}
+await runProgram("bench:growth", main);

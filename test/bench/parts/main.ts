@@ -7,6 +7,7 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../../tools/test-parts.js";
+import { runProgram, UsageError } from "../../support/program.js";
 import { endWithProcess, Scope } from "../../support/scope.js";
 import { describeCommit, describeMachine } from "../measure.js";
 import { fuse } from "./fuse.js";
@@ -31,8 +32,6 @@ const SMALL: Sizes = {
   ...{ profile: "small", runs: 1, seconds: 0.4 },
   ...{ area: 32 * MiB, sequential: 32 * MiB },
 };
-
-class UsageError extends Error {}
 
 /** The rows of a part whose name contains the word, in a scope of their own. */
 async function measure(bench: Scope, part: Part, only: string, sizes: Sizes): Promise<Measured[]> {
@@ -96,13 +95,4 @@ async function main(): Promise<void> {
   }
 }
 
-try {
-  await main();
-} catch (error) {
-  const isUsage =
-    error instanceof UsageError ||
-    (error as NodeJS.ErrnoException).code?.startsWith("ERR_PARSE_ARGS") === true;
-  if (!isUsage) throw error;
-  process.stderr.write(`bench:parts: ${(error as Error).message}\n`);
-  process.exitCode = 2;
-}
+await runProgram("bench:parts", main);

@@ -9,6 +9,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ROOT } from "../../../tools/test-parts.js";
 import { describeCommit, describeMachine } from "../measure.js";
+import { runProgram, UsageError } from "../../support/program.js";
 import { endWithProcess, Scope } from "../../support/scope.js";
 import type { Memory } from "../report.js";
 import { drawPeers } from "./charts.js";
@@ -27,8 +28,6 @@ import type { Sizes } from "./workload.js";
 
 const RUNS = 3;
 const RUNS_MAX = 100;
-
-class UsageError extends Error {}
 
 interface Options {
   readonly systems: readonly System[];
@@ -235,14 +234,4 @@ async function main(): Promise<number> {
   }
 }
 
-try {
-  const code = await main();
-  // Something that could not be cleaned up has set it already.
-  process.exitCode ||= code;
-} catch (error) {
-  const isUsage =
-    error instanceof UsageError ||
-    (error as NodeJS.ErrnoException).code?.startsWith("ERR_PARSE_ARGS") === true;
-  note(`bench:peers: ${isUsage ? (error as Error).message : ((error as Error).stack ?? "")}`);
-  process.exitCode = isUsage ? 2 : 1;
-}
+await runProgram("bench:peers", main);
