@@ -26,6 +26,12 @@ export function residentBytes(pid: number): number {
   return Number(found?.[1] ?? 0) * 1024;
 }
 
+/** Of these, what is not pages of files, which the system drops when it needs room. */
+export function anonymousBytes(pid: number): number {
+  const found = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"));
+  return Number(found?.[1] ?? 0) * 1024;
+}
+
 /** Seconds used by each role while the action ran. */
 export async function withCpu<T>(
   processes: readonly Watched[],

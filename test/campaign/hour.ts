@@ -10,7 +10,7 @@ import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Prng } from "../../cluster/base/prng.js";
-import { residentBytes } from "../bench/measure.js";
+import { anonymousBytes, residentBytes } from "../bench/measure.js";
 import { isGone, startCluster, type Cluster } from "../support/cluster.js";
 import { BUILD, succeed } from "../support/process.js";
 import { endWithProcess, Scope } from "../support/scope.js";
@@ -34,15 +34,30 @@ const GROWTH_BYTES = 8 * 2 ** 20;
 const scope = new Scope();
 const MIB = 2 ** 20;
 
-/** Resident bytes: process name, then one figure a sample; 0 while it does not run. */
-type Memory = Map<string, number[]>;
+/** Bytes, one figure a sample; 0 while the process does not run. */
+interface Figures {
+  readonly resident: number[];
+  /** Without the pages of files, an OSD's index among them. */
+  readonly anonymous: number[];
+}
+/** Process name, then its figures. */
+type Memory = Map<string, Figures>;
 
-function residentOf(pid: number): number {
-  try {
-    return residentBytes(pid);
-  } catch {
-    return 0; // It has ended.
+function note({ resident, anonymous }: Figures, sample: number, pid: number): void {
+  while (resident.length < sample) {
+    resident.push(0);
+    anonymous.push(0);
   }
+  let all = 0;
+  let own = 0;
+  try {
+    all = residentBytes(pid);
+    own = anonymousBytes(pid);
+  } catch {
+    // It has ended.
+  }
+  resident.push(all);
+  anonymous.push(own);
 }
 
 /** One program after the other until `over()`. */
@@ -102,9 +117,8 @@ async function watch(
       pid === undefined ? [] : [{ name: `${name} (supervisor)`, pid }],
     );
     for (const { name, pid } of [...processes, ...supervisors, ...others]) {
-      const figures = memory.get(name) ?? [];
-      while (figures.length < sample) figures.push(0);
-      figures.push(residentOf(pid));
+      const figures = memory.get(name) ?? { resident: [], anonymous: [] };
+      note(figures, sample, pid);
       memory.set(name, figures);
     }
     await sleep(SAMPLE_MS);
@@ -115,28 +129,38 @@ async function watch(
 interface Grown {
   name: string;
   /** The most of each third of the time, bytes. */
-  thirds: [number, number, number];
+  thirds: Thirds;
+  anonymous: Thirds;
   good: boolean;
+  /** MiB resident, one figure a minute. */
+  minutes: number[];
+}
+type Thirds = readonly [number, number, number];
+
+function mostOfThirds(figures: readonly number[]): Thirds {
+  const length = figures.length / 3;
+  const most = (third: number): number =>
+    Math.max(0, ...figures.slice(Math.floor(third * length), Math.ceil((third + 1) * length)));
+  return [most(0), most(1), most(2)];
 }
 function judge(memory: Memory): Grown[] {
-  return [...memory].map(([name, figures]) => {
-    const most = (third: number): number => {
-      const length = figures.length / 3;
-      return Math.max(
-        0,
-        ...figures.slice(Math.floor(third * length), Math.ceil((third + 1) * length)),
-      );
+  return [...memory].map(([name, { resident, anonymous }]) => {
+    const thirds = mostOfThirds(resident);
+    const inMinutes = resident.filter((_, at) => at % (60_000 / SAMPLE_MS) === 0);
+    return {
+      ...{ name, thirds, anonymous: mostOfThirds(anonymous) },
+      good: thirds[2] <= thirds[1] * GROWTH + GROWTH_BYTES,
+      minutes: inMinutes.map((bytes) => Math.round(bytes / MIB)),
     };
-    const thirds: Grown["thirds"] = [most(0), most(1), most(2)];
-    return { name, thirds, good: thirds[2] <= thirds[1] * GROWTH + GROWTH_BYTES };
   });
 }
 
 function print(grown: readonly Grown[]): void {
-  const inMib = (bytes: number): string => String(Math.round(bytes / MIB)).padStart(6);
-  console.log("resident, the most of each third of the time, MiB:");
-  for (const { name, thirds, good } of grown) {
-    console.log(`  ${thirds.map(inMib).join(" ")}  ${name}${good ? "" : "  GROWS"}`);
+  const inMib = (all: Thirds): string =>
+    all.map((bytes) => String(Math.round(bytes / MIB)).padStart(6)).join(" ");
+  console.log("resident, the most of each third of the time, MiB, and without pages of files:");
+  for (const { name, thirds, anonymous, good } of grown) {
+    console.log(`  ${inMib(thirds)} ${inMib(anonymous)}  ${name}${good ? "" : "  GROWS"}`);
   }
 }
 
