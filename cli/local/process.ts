@@ -132,6 +132,20 @@ export function servingPid({ pid }: ProcessIdentity): number {
 /** Older lines are kept in one file beside it when a log is larger than this at a start. */
 const LOG_BYTES_MAX = 16 * 2 ** 20;
 
+/**
+ * For processes that run for days (glibc, mallopt(3)): blocks of 128 KiB and more go back to the
+ * system when they are freed. Left to itself the allocator learns from the first large blocks to
+ * keep the next ones, of up to 32 MiB, among the small ones, and their holes stay resident.
+ */
+const ALLOCATOR = {
+  MALLOC_MMAP_THRESHOLD_: String(128 * 1024),
+  MALLOC_TRIM_THRESHOLD_: String(16 * 1024 * 1024),
+};
+/** This process's environment for a daemon; what the user has set goes before what we think. */
+export function daemonEnvironment(more: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
+  return { ...ALLOCATOR, ...process.env, ...more };
+}
+
 export interface Started extends ProcessIdentity {
   /** Bytes of the log before the process wrote to it. */
   logStart: number;
@@ -159,7 +173,7 @@ export async function startDetached(launch: Launch): Promise<Started> {
       stdio: ["ignore", fd, fd],
       // Not the caller's folder: it would keep that folder's file system from being unmounted.
       cwd: launch.cwd ?? "/",
-      env: { ...process.env, ...launch.env },
+      env: daemonEnvironment(launch.env),
     });
     let end: string | undefined;
     child.once("exit", (code, signalName) => {

@@ -10,7 +10,7 @@ import { fork } from "node:child_process";
 import { DssError, isDssError, type ErrorCode } from "../../cluster/base/errors.js";
 import type { Address } from "../../cluster/platform/ports.js";
 import type { ServerProcess } from "../../nbd/supervisor.js";
-import { isZombie } from "./process.js";
+import { daemonEnvironment, isZombie } from "./process.js";
 
 const PING_MS = 2_000;
 /** A process that has said nothing for so long is hung or frozen. */
@@ -56,7 +56,7 @@ export function forkServer<Ready = Address>(options: {
     detached: true,
     stdio: ["ignore", "ignore", "inherit", "ipc", ...fds],
     ...(execArgv !== undefined && { execArgv: [...execArgv] }),
-    ...(env !== undefined && { env: { ...process.env, ...env } }),
+    env: daemonEnvironment(env),
   });
   let failure: DssError | undefined;
   let heard = performance.now() + START_MS - silentMs;
