@@ -152,7 +152,7 @@ export const OPTIONS = {
     largeWrites: choice(
       ["direct", "cached"],
       "direct",
-      "whether writes of that size pass by the system's page cache, where the file system allows it",
+      "whether such writes and large reads pass by the page cache, where the file system allows it",
     ),
     overlayBytesMax: bytes(
       { default: 64 * MiB, min: MiB, max: 4 * GiB, simulate: [MiB, 16 * MiB] },

@@ -19,20 +19,22 @@ import { WayTurns } from "./way-turns.js";
 const DIRECTORY = "data";
 /** Reads of less go through the page cache, which reads ahead for them. */
 const DIRECT_READ_BLOCKS = (256 * 1024) / BLOCK_SIZE;
-/** Beginnings of large reads that are remembered: of 4 GiB and more. */
-const READS_REMEMBERED = 16 * 1024;
+/** Large reads that are remembered: the last ones of together so many blocks (4 GiB). */
+const REMEMBERED_BLOCKS = 2 ** 32 / BLOCK_SIZE;
 
 export class DataFiles {
   private readonly files: (DiskFile | undefined)[] = [];
   private readonly opening: (Promise<DiskFile> | undefined)[] = [];
   private readonly directs: (DirectFile | undefined)[] = [];
   private readonly turns: WayTurns[] = [];
+  /** Direct reads under way of each file. */
+  private readonly directReads: number[] = [];
   private readonly blocksPerFile: number;
   /** Bytes that each file takes on the disk, and the files for which that may have changed. */
   private readonly taken: number[] = [];
   private readonly changed = new Set<number>();
-  /** Where large reads began lately, in units of `DIRECT_READ_BLOCKS`. */
-  private readonly readBefore = new LRUCache<number, true>({ max: READS_REMEMBERED });
+  /** Where large reads began lately, in units of `DIRECT_READ_BLOCKS`; sizes are in blocks. */
+  private readonly readBefore = new LRUCache<number, true>({ maxSize: REMEMBERED_BLOCKS });
 
   constructor(
     private readonly disk: Disk,
@@ -77,6 +79,7 @@ export class DataFiles {
     }
     if (this.mayBeDirect) this.directs[index] = await this.disk.openDirect(path);
     this.turns[index] = new WayTurns();
+    this.directReads[index] = 0;
     this.files[index] = file;
     this.changed.add(index);
     return file;
@@ -130,11 +133,14 @@ export class DataFiles {
     }
   }
 
-  /** One block on this thread; false when its file is not open yet or is written directly now. */
+  /**
+   * One block on this thread; false when its file is not open yet, or is read or written directly
+   * now, for which the kernel would have this thread wait.
+   */
   writeBlockSync(block: number, bytes: Buffer, touched: Set<number>): boolean {
     const index = this.fileOf(block);
     const file = this.files[index];
-    if (!file || this.turns[index]!.isDirect) return false;
+    if (!file || this.turns[index]!.isDirect || this.directReads[index]! > 0) return false;
     touched.add(index);
     file.writeSync([bytes], this.position(block));
     this.changed.add(index);
@@ -205,19 +211,36 @@ export class DataFiles {
     for (const { index, start, count } of this.pieces(run)) {
       const file = this.files[index] ?? (await this.file(index));
       const bytes = count * BLOCK_SIZE;
-      const from = this.isFirstRead(start, count) ? (this.directs[index] ?? file) : file;
-      const got = await from.read(buffer.subarray(offset, offset + bytes), this.position(start));
+      const part = buffer.subarray(offset, offset + bytes);
+      const direct = this.isFirstRead(start, count) ? this.directs[index] : undefined;
+      const got =
+        direct === undefined
+          ? await file.read(part, this.position(start))
+          : await this.readDirect(direct, index, part, this.position(start));
       buffer.fill(0, offset + got, offset + bytes);
       offset += bytes;
     }
   }
+  private async readDirect(
+    file: DirectFile,
+    index: number,
+    buffer: Buffer,
+    position: number,
+  ): Promise<number> {
+    this.directReads[index]!++;
+    try {
+      return await file.read(buffer, position);
+    } finally {
+      this.directReads[index]!--;
+    }
+  }
 
-  /** Of a large run; those that were read long ago are forgotten. */
+  /** Of a large run, as far as large reads are remembered. */
   private isFirstRead(start: number, count: number): boolean {
     if (count < DIRECT_READ_BLOCKS) return false;
     const place = Math.floor(start / DIRECT_READ_BLOCKS);
     if (this.readBefore.get(place) === true) return false;
-    this.readBefore.set(place, true);
+    this.readBefore.set(place, true, { size: count });
     return true;
   }
 

@@ -16,7 +16,7 @@ export interface StoreOptions {
    * WAL.
    */
   directWriteBytes: number;
-  /** Whether those pass by the page cache. */
+  /** Whether those, and large reads, pass by the page cache. */
   largeWrites: "direct" | "cached";
   /** Bytes of small writes kept in memory until they are applied; above it commits wait. */
   overlayBytesMax: number;
