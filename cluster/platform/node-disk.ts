@@ -56,12 +56,14 @@ function remaining(chunks: readonly Buffer[], written: number): readonly Buffer[
  * which is as much processor time as a quick disk needs for the sync itself.
  */
 export class SyncPace {
-  private averageMs = 0;
+  /** Unknown before the first. */
+  private averageMs: number | undefined;
 
   get isQuick(): boolean {
-    return this.averageMs < QUICK_SYNC_MS;
+    return (this.averageMs ?? 0) < QUICK_SYNC_MS;
   }
   took(ms: number): void {
+    this.averageMs ??= ms;
     this.averageMs += (ms - this.averageMs) / SYNCS_AVERAGED;
   }
 }

@@ -52,6 +52,9 @@ void t.test("a disk whose syncs are slow has them on another thread until they a
   t.ok(until > 1 && until < 50, `${until} quick ones`);
   pace.took(40);
   t.notOk(pace.isQuick, "a very slow one");
+  const slow = new SyncPace();
+  slow.took(10);
+  t.notOk(slow.isQuick, "the first one says it");
   t.end();
 });
 
