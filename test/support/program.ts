@@ -1,4 +1,8 @@
 /** How the programs of tests and benchmarks end. */
+import { inspect } from "node:util";
+
+/** A failed program may have left something open that would keep it alive. */
+const LINGER_MS = 60_000;
 
 /** A wrong call: told in one line, exit code 2. */
 export class UsageError extends Error {}
@@ -14,10 +18,17 @@ export async function runProgram(name: string, main: () => Promise<number | void
     const code = await main();
     process.exitCode ||= code ?? 0;
   } catch (error) {
-    const { code, message, stack } = error as NodeJS.ErrnoException;
-    const isUsage = error instanceof UsageError || code?.startsWith("ERR_PARSE_ARGS") === true;
-    const text = isUsage || error instanceof ReportError ? message : (stack ?? message);
+    const isUsage = error instanceof UsageError || isParseError(error);
+    const isPlain = isUsage || error instanceof ReportError;
+    // With its stack, and the errors that caused it.
+    const text = isPlain ? error.message : inspect(error);
     process.stderr.write(`${name}: ${text}\n`);
     process.exitCode = isUsage ? 2 : 1;
+    setTimeout(() => process.exit(), LINGER_MS).unref();
   }
+}
+
+function isParseError(error: unknown): error is Error {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  return typeof code === "string" && code.startsWith("ERR_PARSE_ARGS");
 }
