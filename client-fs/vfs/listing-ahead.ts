@@ -32,6 +32,8 @@ const COUNTED_MAX = 4_096;
 interface Listing {
   readonly done: Promise<void>;
   readonly entries: number;
+  /** It asks for the directory and what is in it to be held alone. */
+  readonly alone: boolean;
 }
 
 export class ListingAhead {
@@ -100,7 +102,8 @@ export class ListingAhead {
    */
   adopt(directory: Node): Promise<void> | undefined {
     const running = this.listings.get(directory);
-    if (running !== undefined) return running.done;
+    if (running?.alone === true) return running.done;
+    if (running !== undefined) return running.done.then(() => this.adopt(directory));
     const isTried = directory.aloneAsked === directory.seq;
     if (isTried || directory.size > PAGE || !this.table.lasting(directory)) return undefined;
     directory.aloneAsked = directory.seq;
@@ -109,7 +112,7 @@ export class ListingAhead {
 
   private begin(directory: Node, alone: boolean): Promise<void> {
     const done = this.list(directory, alone).finally(() => this.listings.delete(directory));
-    this.listings.set(directory, { done, entries: directory.size });
+    this.listings.set(directory, { done, entries: directory.size, alone });
     return done;
   }
   private async list(directory: Node, alone: boolean): Promise<void> {

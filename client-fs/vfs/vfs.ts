@@ -114,8 +114,6 @@ export class Vfs implements FileSystem {
   private readonly files: FileOperations;
   private readonly locks: FileLocks;
   private readonly listingAhead: ListingAhead;
-  /** Lists directories that this mount holds alone, to hold what is in them too. */
-  private readonly listings: ListingAhead;
   private readonly mds: MdsClient;
   private readonly clock: Clock;
   private readonly budget: WriteBudget;
@@ -154,7 +152,6 @@ export class Vfs implements FileSystem {
       lost: (handle) => this.files.loseLock(handle),
     });
     this.listingAhead = new ListingAhead(mds, this.table, logger);
-    this.listings = new ListingAhead(mds, this.table, logger);
     mds.setCache(this.table);
     mds.setLocks(this.locks);
     this.watchAge();
@@ -582,7 +579,7 @@ export class Vfs implements FileSystem {
     const { local } = this.table;
     if (local.unlink(parent, name, node, actor, caller.cause)) return;
     const adopted = local.lacksChild(parent, node)
-      ? this.listings.missed(this.table.get(parent))
+      ? this.listingAhead.missed(this.table.get(parent))
       : this.adopted(parent);
     if (adopted !== undefined) {
       await adopted;
@@ -596,7 +593,7 @@ export class Vfs implements FileSystem {
   /** Whoever removes one name of a directory often removes the others, too. */
   private adopted(parent: Ino): Promise<void> | undefined {
     if (!this.table.local.lacksDirectory(parent)) return undefined;
-    return this.listings.adopt(this.table.get(parent));
+    return this.listingAhead.adopt(this.table.get(parent));
   }
   async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
     const earlier = await this.earlier("rmdir", caller);
@@ -820,7 +817,7 @@ export class Vfs implements FileSystem {
     plus: boolean,
   ): Promise<void> {
     const { ino } = listing;
-    if (after === 0) await this.listings.listed(this.table.get(ino));
+    if (after === 0) await this.listingAhead.listed(this.table.get(ino));
     const own = this.table.names.list(this.table.get(ino), after, plus);
     if (own !== undefined) {
       listing.entries = own;
