@@ -141,9 +141,16 @@ const ALLOCATOR = {
   MALLOC_MMAP_THRESHOLD_: String(128 * 1024),
   MALLOC_TRIM_THRESHOLD_: String(16 * 1024 * 1024),
 };
+/**
+ * MiB; V8 takes 16 left to itself. Each has two, which a daemon fills however little of it lives;
+ * half of it fits better into a processor's cache, and collections are as quick.
+ */
+const YOUNG_OBJECTS = "--max-semi-space-size=8";
+
 /** This process's environment for a daemon; what the user has set goes before what we think. */
 export function daemonEnvironment(more: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
-  return { ...ALLOCATOR, ...process.env, ...more };
+  const NODE_OPTIONS = [YOUNG_OBJECTS, process.env.NODE_OPTIONS ?? ""].join(" ").trim();
+  return { ...ALLOCATOR, ...process.env, NODE_OPTIONS, ...more };
 }
 
 export interface Started extends ProcessIdentity {

@@ -199,7 +199,7 @@ export const OPTIONS = {
       "how long health tells that an OSD has met damage, after it was repaired",
     ),
     pgLogEntries: count(
-      { default: 4_096, min: 1_024, max: 65_536, simulate: [1_024, 4_096] },
+      { default: 2_048, min: 1_024, max: 65_536, simulate: [1_024, 4_096] },
       "entries kept in a placement group's log: longer absences are repaired by comparison",
     ),
     workProfile: choice(
