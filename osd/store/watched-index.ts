@@ -15,16 +15,11 @@ export class WatchedIndex implements OrderedStore {
     }
   }
   *range(options: Parameters<OrderedStore["range"]>[0]): ReturnType<OrderedStore["range"]> {
-    const entries = this.inner.range(options)[Symbol.iterator]();
-    for (;;) {
-      let next: IteratorResult<{ key: Buffer; value: Buffer }>;
-      try {
-        next = entries.next();
-      } catch (error) {
-        throw this.broken(error);
-      }
-      if (next.done === true) return;
-      yield next.value;
+    try {
+      // Who stops early ends the inner one too, and with it the snapshot that it reads.
+      yield* this.inner.range(options);
+    } catch (error) {
+      throw this.broken(error);
     }
   }
   commit(batch: StoreBatch): Promise<void> {
