@@ -11,7 +11,7 @@ import { examples, withJson } from "../options.js";
 import { note, printJson, printLine } from "../output.js";
 import { formatSize } from "../sizes.js";
 import { PIECE_BYTES, withImage } from "./image.js";
-import { infoOf, inSession } from "./session.js";
+import { infoOf, inSession, snapshotOf } from "./session.js";
 import {
   inOrder,
   readNote,
@@ -177,11 +177,8 @@ async function sourceOf(mds: MdsClient, name: string): Promise<Exported> {
   const volume = await infoOf(mds, at < 0 ? name : name.slice(0, at));
   const { id, size, owner } = volume;
   if (at < 0) return { id, snapshot: 0, size, owner };
-  const found = volume.snapshots.find((each) => each.name === name.slice(at + 1));
-  if (found !== undefined) return { id, snapshot: found.id, size: found.size, owner: "" };
-  throw new DssError("NotFound", `there is no snapshot ${name}`, {
-    hint: `see dss volume snap ls ${volume.name}`,
-  });
+  const found = snapshotOf(volume, name.slice(at + 1));
+  return { id, snapshot: found.id, size: found.size, owner: "" };
 }
 
 /** Where an earlier run has come to. Errors: Exists, InvalidArgument. */

@@ -1,12 +1,14 @@
 /** `dss volume create`, `ls`, `info`, `rm`: the records of volumes. */
 import type { Command } from "commander";
+import { UsageError } from "../failure.js";
 import { examples, withCluster, withJson } from "../options.js";
 import { note, printJson, printLine, printTable } from "../output.js";
 import { formatSize, parseSize, VOLUME_SIZE } from "../sizes.js";
 import { createVolume, layoutOf, withLayout, type LayoutFlags } from "./layout.js";
 import { objectsOf } from "./objects.js";
 import { describePurge, percentOf, purged } from "./purges.js";
-import { infoOf, inSession, parentOf, viewOf } from "./session.js";
+import { parseSnapshot } from "./snapshots.js";
+import { infoOf, inSession, parentOf, snapshotOf, snapshotViewOf, viewOf } from "./session.js";
 
 export function registerCreate(parent: Command): void {
   const create = withJson(
@@ -63,23 +65,28 @@ export function registerInfo(parent: Command): void {
   const info = withJson(
     parent
       .command("info")
-      .description("show a volume, and with --objects where its bytes are")
-      .argument("<name>", "name of the volume")
+      .description("show a volume or snapshot, and with --objects where a volume's bytes are")
+      .argument("<name>", "name of the volume, or NAME@SNAPSHOT")
       .option("--objects", "list the objects that exist and the OSDs that hold them"),
   );
-  info.action(async (name: string, options: { objects?: boolean; json?: boolean }) => {
-    const { volume, objects } = await inSession(info, async (mds, client) => {
-      const found = await infoOf(mds, name);
-      return {
-        volume: found,
-        objects: options.objects === true ? await objectsOf(client, found) : undefined,
-      };
+  info.action(async (text: string, options: { objects?: boolean; json?: boolean }) => {
+    const { name, snapshot } = text.includes("@") ? parseSnapshot(text) : { name: text };
+    if (snapshot !== undefined && options.objects === true) {
+      throw new UsageError(`${text} is a snapshot`, "--objects shows those of a volume");
+    }
+    const { view, objects } = await inSession(info, async (mds, client) => {
+      const volume = await infoOf(mds, name);
+      if (snapshot !== undefined) {
+        return { view: { volume: name, ...snapshotViewOf(snapshotOf(volume, snapshot), volume) } };
+      }
+      const found = options.objects === true ? await objectsOf(client, volume) : undefined;
+      return { view: viewOf(volume), objects: found };
     });
     if (options.json === true) {
-      printJson({ ...viewOf(volume), ...(objects !== undefined && { objects }) });
+      printJson({ ...view, ...(objects !== undefined && { objects }) });
       return;
     }
-    for (const [key, value] of Object.entries(viewOf(volume))) {
+    for (const [key, value] of Object.entries(view)) {
       const shown = Array.isArray(value) ? value.join(", ") : String(value ?? "");
       printLine(`${key.padEnd(13)} ${shown || "-"}`);
     }
@@ -93,7 +100,12 @@ export function registerInfo(parent: Command): void {
     ]);
     printTable(["OBJECT", "OFFSET", "PG", "ALLOCATED", "OSDS"], rows);
   });
-  examples(info, "dss volume info mydevice", "dss volume info mydevice --objects --json");
+  examples(
+    info,
+    "dss volume info mydevice",
+    "dss volume info mydevice@monday",
+    "dss volume info mydevice --objects --json",
+  );
 }
 
 export function registerRemove(parent: Command): void {

@@ -1,7 +1,7 @@
 /** What the commands of `dss volume` share: a session with the leader, a volume's record. */
 import type { Command } from "commander";
 import { DssError } from "../../cluster/base/errors.js";
-import type { Actor, Volume } from "../../mds/proto.js";
+import type { Actor, Volume, VolumeSnapshot } from "../../mds/proto.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { ClusterClient } from "../context.js";
 import { useCluster } from "../options.js";
@@ -21,6 +21,15 @@ export async function infoOf(mds: MdsClient, name: string): Promise<Volume> {
   const { volume } = (await mds.call({ op: "volumeInfo", name })).answer;
   if (volume !== undefined) return volume;
   throw new DssError("Malformed", `the metadata server did not say what ${name} is`);
+}
+
+/** The snapshot with this name of a volume. Errors: NotFound. */
+export function snapshotOf(volume: Volume, name: string): VolumeSnapshot {
+  const found = volume.snapshots.find((each) => each.name === name);
+  if (found !== undefined) return found;
+  throw new DssError("NotFound", `there is no snapshot ${volume.name}@${name}`, {
+    hint: `see dss volume snap ls ${volume.name}`,
+  });
 }
 
 export const dateOf = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
@@ -52,6 +61,14 @@ export const viewOf = (volume: Volume): object => ({
   created: dateOf(volume.createdNs),
   owner: volume.owner,
   ownerSince: volume.owner === "" ? "" : dateOf(volume.ownerSinceNs),
+});
+
+export const snapshotViewOf = (
+  { id, name, size, createdNs, isProtected }: VolumeSnapshot,
+  { children }: Volume,
+): object => ({
+  ...{ id, name, size, created: dateOf(createdNs), protected: isProtected },
+  clones: children.filter((child) => child.snap === id).map((child) => child.name),
 });
 
 /** Who does it, and when. */

@@ -1,13 +1,13 @@
 /** `dss volume snap`: what a volume was, to be read, and to return to. */
 import type { Command } from "commander";
-import type { Request, Volume, VolumeSnapshot } from "../../mds/proto.js";
+import type { Request, Volume } from "../../mds/proto.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import { UsageError } from "../failure.js";
 import { examples, withCluster, withJson } from "../options.js";
 import { printJson, printLine, printTable } from "../output.js";
 import { formatSize } from "../sizes.js";
 import { purged } from "./purges.js";
-import { dateOf, infoOf, inSession } from "./session.js";
+import { dateOf, infoOf, inSession, snapshotViewOf } from "./session.js";
 
 export function registerSnapshots(parent: Command): void {
   const snap = parent.command("snap").description("snapshots of volumes: NAME@SNAPSHOT");
@@ -41,14 +41,6 @@ async function change(mds: MdsClient, request: Request & { name: string }): Prom
   return answer.volume ?? (await infoOf(mds, request.name));
 }
 
-const viewOf = (
-  { id, name, size, createdNs, isProtected }: VolumeSnapshot,
-  { children }: Volume,
-): object => ({
-  ...{ id, name, size, created: dateOf(createdNs), protected: isProtected },
-  clones: children.filter((child) => child.snap === id).map((child) => child.name),
-});
-
 function registerCreate(parent: Command): void {
   const create = withJson(
     parent
@@ -64,7 +56,7 @@ function registerCreate(parent: Command): void {
       return await change(mds, { op: "volumeSnapCreate", name, snapshot, actor });
     });
     const taken = volume.snapshots.find((each) => each.name === snapshot);
-    if (options.json === true && taken !== undefined) printJson(viewOf(taken, volume));
+    if (options.json === true && taken !== undefined) printJson(snapshotViewOf(taken, volume));
     else printLine(`created snapshot ${name}@${snapshot}`);
   });
   examples(create, "dss volume snap create mydevice@monday");
@@ -82,7 +74,7 @@ function registerList(parent: Command): void {
     const volume = await inSession(list, (mds) => infoOf(mds, name));
     const { snapshots, children } = volume;
     if (options.json === true) {
-      printJson(snapshots.map((each) => viewOf(each, volume)));
+      printJson(snapshots.map((each) => snapshotViewOf(each, volume)));
       return;
     }
     const rows = snapshots.map((each) => [

@@ -60,6 +60,12 @@ t.test("a snapshot under load stays what it was, whatever happens to the volume"
     code: 1,
     stderr: /protected/,
   });
+  const info = await cluster.json<object>(["volume", "info", "disk@base"]);
+  t.match(info, { volume: "disk", name: "base", size: SIZE, protected: true, clones: [] });
+  t.match(await cluster.dss(["volume", "info", "disk@never"]), {
+    code: 1,
+    stderr: /no snapshot disk@never[^]*dss volume snap ls disk/,
+  });
   await volume("snap", "unprotect", "disk@base");
   // The hint is the leader's: only it knows what stands in the way.
   const kept = /has 3 snapshots\n.*remove them first: dss volume snap rm --all disk/;
