@@ -141,6 +141,7 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       writeBackBytesMax: config.client.writeBackBytesMax,
       writeBackAgeMs: config.client.writeBackAgeMs,
       readAheadBytes: config.client.readAheadBytes,
+      inodesMax: config.client.inodesMax,
       attributeValidMs: parsed.cacheBytes === 0 ? 0 : config.client.attributeLeaseMs,
       sync: parsed.sync,
       ...(record !== undefined && { record }),

@@ -78,6 +78,17 @@ export class KernelCache {
       logger.warn({ ino, error: describeError(error) }, "the kernel kept pages of an inode");
     }
   }
+  /** One name, in its own time: see `KernelNotifier.invalidateEntry`. */
+  async forgetName(parent: Ino, name: Buffer): Promise<void> {
+    const { notifier } = this;
+    if (notifier === undefined || !this.canInvalidate) return;
+    try {
+      await notifier.invalidateEntry(parent, name);
+    } catch (error) {
+      if (!isDssError(error)) throw error;
+      this.parts.logger.debug({ parent, error: describeError(error) }, "the kernel kept a name");
+    }
+  }
   forgetNames(): void {
     if (!this.canInvalidateNames) return;
     this.notifier?.invalidateAllEntries().catch((error: unknown) => {

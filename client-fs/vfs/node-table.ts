@@ -30,6 +30,7 @@ import {
 } from "../../mds/proto.js";
 import { AccessTimes, type AccessTimeMode } from "./access-times.js";
 import { HOLD_MS, KernelCache } from "./kernel-cache.js";
+import { KernelTrim } from "./kernel-trim.js";
 import { FileData, type DataEnvironment } from "./file-data.js";
 import { DataMarks } from "./data-marks.js";
 import { LocalChanges } from "./local-changes.js";
@@ -37,8 +38,6 @@ import { Names } from "./names.js";
 import { Node } from "./node.js";
 import type { WorkerRecord } from "./worker-record.js";
 
-/** Inodes without users that are kept, capabilities included. */
-const NODES_MAX = 65_536;
 /** Sizes are told to the MDS this long after a file's data became durable. */
 const PUBLISH_MS = 500;
 /** Given back at a time when there are too many. */
@@ -59,8 +58,11 @@ export interface NodeTableOptions {
   record?: WorkerRecord;
   /** What reads do to the time of access; relatime when left out. */
   atime?: { mode: AccessTimeMode; directories: boolean };
-  /** Test hook: how many idle inodes to keep. */
-  nodesMax?: number;
+  /**
+   * So many inodes are kept, capabilities included: half as many that nobody uses, and when they
+   * are more with those of which the kernel knows a name, it is asked to forget some.
+   */
+  inodesMax: number;
 }
 
 export class NodeTable implements SessionCache {
@@ -71,7 +73,8 @@ export class NodeTable implements SessionCache {
   private readonly clock: Clock;
   private readonly logger: Logger;
   private readonly dataEnvironment: DataEnvironment;
-  private readonly nodesMax: number;
+  /** Without users. */
+  private readonly idleMax: number;
   private readonly toPublish = new Set<Node>();
   private failure: DssError | undefined;
   private publishTimer: Timer | undefined;
@@ -84,6 +87,7 @@ export class NodeTable implements SessionCache {
   /** The kernel had this connection with an earlier worker: it may know of any inode. */
   readonly isHeir: boolean;
   readonly kernel: KernelCache;
+  private readonly kernelTrim: KernelTrim;
   /** Counts sessions: work begun under an earlier one is void. */
   private generation = 0;
 
@@ -91,7 +95,7 @@ export class NodeTable implements SessionCache {
     this.mds = options.mds;
     this.clock = options.clock;
     this.logger = options.logger;
-    this.nodesMax = options.nodesMax ?? NODES_MAX;
+    this.idleMax = Math.ceil(options.inodesMax / 2);
     this.marks = new DataMarks(options.record);
     this.isHeir = options.record?.inherited !== undefined;
     this.kernel = new KernelCache({
@@ -102,6 +106,7 @@ export class NodeTable implements SessionCache {
       peek: (ino) => this.peek(ino),
       dataOf: (node) => this.dataOf(node),
     });
+    this.kernelTrim = new KernelTrim(this, this.kernel, this.clock, options.inodesMax);
     this.names = new Names(this);
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
     const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
@@ -124,7 +129,7 @@ export class NodeTable implements SessionCache {
       node.kernelMayBeStale = this.isHeir;
       this.nodes.set(ino, node);
       this.idle.add(node);
-      if (this.nodes.size > this.nodesMax) this.trimSoon();
+      if (this.nodes.size > this.idleMax) this.trimSoon();
     }
     return node;
   }
@@ -260,7 +265,7 @@ export class NodeTable implements SessionCache {
     if (!node.idle || this.nodes.get(node.ino) !== node) return;
     this.idle.delete(node);
     this.idle.add(node);
-    if (this.nodes.size > this.nodesMax) this.trimSoon();
+    if (this.nodes.size > this.idleMax) this.trimSoon();
   }
 
   /** Gives back what has not been used for long. */
@@ -270,7 +275,7 @@ export class NodeTable implements SessionCache {
     this.clock.defer(() => this.trim());
   }
   private trim(): void {
-    let left = Math.min(TRIM_BATCH, this.nodes.size - this.nodesMax);
+    let left = Math.min(TRIM_BATCH, this.nodes.size - this.idleMax);
     let stuck = false;
     for (const node of this.idle) {
       if (left-- <= 0) break;
@@ -286,7 +291,8 @@ export class NodeTable implements SessionCache {
         break;
       }
     }
-    const more = this.nodes.size > this.nodesMax && this.idle.size > 0;
+    this.kernelTrim.look();
+    const more = this.nodes.size > this.idleMax && this.idle.size > 0;
     if (more && stuck) this.clock.setTimer(RETRY_MS, () => this.trim());
     else if (more) this.clock.defer(() => this.trim());
     else this.trimming = false;
@@ -795,6 +801,7 @@ export class NodeTable implements SessionCache {
   }
 
   stop(): void {
+    this.kernelTrim.stop();
     this.accessTimes.stop();
     this.publishTimer?.cancel();
     this.publishTimer = undefined;

@@ -74,14 +74,14 @@ export interface VfsOptions {
   readAheadBytes: number;
   /** How long the kernel may keep names and attributes without asking. */
   attributeValidMs: number;
+  /** Inodes that are kept, used by the kernel or not (node-table.ts). */
+  inodesMax: number;
   /** -o noatime and the like; relatime when left out. */
   atime?: { mode: AccessTimeMode; directories: boolean };
   /** Whose every file is shown to be (-o uid, gid). */
   owner?: { uid?: number; gid?: number };
   /** -o sync: every change waits until it is in the journal. */
   sync?: boolean;
-  /** Idle inodes to keep; a test gives a small one. */
-  nodesMax?: number;
   /** For the worker that follows this one; the session's requests are logged in it too. */
   record?: WorkerRecord;
 }
@@ -136,7 +136,7 @@ export class Vfs implements FileSystem {
       clock,
       logger,
       data: { objects, cache, budget: this.budget, readAheadBytes: options.readAheadBytes },
-      ...(options.nodesMax === undefined ? {} : { nodesMax: options.nodesMax }),
+      inodesMax: options.inodesMax,
       ...(options.sync === true ? { sync: true } : {}),
       ...(options.atime === undefined ? {} : { atime: options.atime }),
       ...(options.record === undefined ? {} : { record: options.record }),

@@ -273,6 +273,10 @@ export const OPTIONS = {
       { default: 8 * MiB, min: 0, max: GiB, simulate: [0, 4 * MiB] },
       "how far a sequential reader is read ahead of",
     ),
+    inodesMax: count(
+      { default: 131_072, min: 1_024, max: 2 ** 27 },
+      "inodes that a mount keeps before it has the kernel forget names of files",
+    ),
     requestDeadlineMs: ms(
       { default: 2 * MINUTE, min: SECOND, max: 24 * HOUR, simulate: [30 * SECOND, 2 * MINUTE] },
       "a request that is not answered for this long, with all retries, fails",

@@ -161,6 +161,7 @@ class FilesScenario extends ScenarioBase {
       writeBackAgeMs: config.client.writeBackAgeMs,
       readAheadBytes: 0,
       attributeValidMs: 0,
+      inodesMax: config.client.inodesMax,
     });
     vfs.init(NOTIFIER, { canInvalidateAllEntries: true });
     const mount: Mount = {

@@ -338,7 +338,7 @@ async function run(seed: number, steps: number, faults: Faults): Promise<string>
     world.logger = { ...logger, child: () => world.logger };
   }
   world.network.faults.loss = faults.loss;
-  const options = { writeBackBytesMax: 256 * 1024, cacheBytes: 2 ** 20, nodesMax: 4 };
+  const options = { writeBackBytesMax: 256 * 1024, cacheBytes: 2 ** 20, inodesMax: 8 };
   const mounts = [await world.mount(options), await world.mount()];
   const scenario = new Scenario(world, mounts, world.random.fork(), faults);
   try {

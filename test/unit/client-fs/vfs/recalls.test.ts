@@ -218,22 +218,25 @@ t.test("a mapped page that was changed under a shared capability is written back
   }
 });
 
-t.test("dropped caches: what was written is durable, and everything is asked for again", async (t) => {
-  const { world, a, b, file, ino, other } = await shared();
-  const folder = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
-  const own = await a.create(folder.attributes.ino, "own");
-  await a.write(file, 0, "shared");
-  await a.write(own, 0, "own");
-  const before = world.objects.writes;
-  await a.run(a.vfs.dropCaches());
-  t.equal(world.objects.writes, before + 2, "both are written back");
-  t.same(a.vfs.report(), { ...a.vfs.report(), cacheBytes: 0, dirtyBytes: 0 });
-  const { reads } = world.objects;
-  t.equal((await a.read(own, 0, 9)).toString(), "own");
-  t.equal((await a.read(file, 0, 9)).toString(), "shared");
-  t.equal(world.objects.reads, reads + 2, "from the objects");
-  t.equal(await a.lookup(folder.attributes.ino, "own"), own.ino);
-  t.equal((await b.read(other, 0, 9)).toString(), "shared");
-  await b.write(other, 0, "S");
-  t.equal((await a.read({ ino, handle: file.handle }, 0, 9)).toString(), "Shared");
-});
+t.test(
+  "dropped caches: what was written is durable, and everything is asked for again",
+  async (t) => {
+    const { world, a, b, file, ino, other } = await shared();
+    const folder = await a.run(a.vfs.mkdir(1, Buffer.from("d"), 0o755, CALLER));
+    const own = await a.create(folder.attributes.ino, "own");
+    await a.write(file, 0, "shared");
+    await a.write(own, 0, "own");
+    const before = world.objects.writes;
+    await a.run(a.vfs.dropCaches());
+    t.equal(world.objects.writes, before + 2, "both are written back");
+    t.same(a.vfs.report(), { ...a.vfs.report(), cacheBytes: 0, dirtyBytes: 0 });
+    const { reads } = world.objects;
+    t.equal((await a.read(own, 0, 9)).toString(), "own");
+    t.equal((await a.read(file, 0, 9)).toString(), "shared");
+    t.equal(world.objects.reads, reads + 2, "from the objects");
+    t.equal(await a.lookup(folder.attributes.ino, "own"), own.ino);
+    t.equal((await b.read(other, 0, 9)).toString(), "shared");
+    await b.write(other, 0, "S");
+    t.equal((await a.read({ ino, handle: file.handle }, 0, 9)).toString(), "Shared");
+  },
+);

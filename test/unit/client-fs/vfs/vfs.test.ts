@@ -445,7 +445,7 @@ t.test("holes: punched, found, and sizes kept or grown", async (t) => {
 
 t.test("idle inodes are given back, and a large directory is listed whole", async (t) => {
   const world = await newWorld(16);
-  const mount = await world.mount({ nodesMax: 50 });
+  const mount = await world.mount({ inodesMax: 100 });
   const expected: string[] = [];
   for (let i = 0; i < 1_500; i++) {
     const name = `file-${String(i).padStart(5, "0")}`;

@@ -467,6 +467,7 @@ export class TestMount implements KernelNotifier {
       writeBackAgeMs: 5_000,
       readAheadBytes: 2 ** 20,
       attributeValidMs: 1_000,
+      inodesMax: 131_072,
       atime: { mode: "noatime", directories: true },
       ...options,
     });
@@ -481,7 +482,10 @@ export class TestMount implements KernelNotifier {
     this.stored.push({ ino, offset, bytes });
     return Promise.resolve();
   }
-  invalidateEntry(): Promise<void> {
+  /** What the kernel does when it is to drop a name. */
+  onForgetName: ((parent: number, name: string) => void) | undefined;
+  invalidateEntry(parent: number, name: Buffer): Promise<void> {
+    this.onForgetName?.(parent, name.toString());
     return Promise.resolve();
   }
   invalidateAllEntries(): Promise<boolean> {
