@@ -40,6 +40,8 @@ import type { WorkerRecord } from "./worker-record.js";
 
 /** Sizes are told to the MDS this long after a file's data became durable. */
 const PUBLISH_MS = 500;
+/** Files that are gone: of no use, but for answers that were given before and arrive late. */
+const GONE_MAX = 1_024;
 /** Given back at a time when there are too many. */
 const TRIM_BATCH = 256;
 const RETRY_MS = 1_000;
@@ -69,6 +71,8 @@ export class NodeTable implements SessionCache {
   private readonly nodes = new Map<Ino, Node>();
   /** Without users, the longest idle first. */
   private readonly idle = new Set<Node>();
+  /** Of files that do not exist any more. */
+  private readonly idleGone = new Set<Node>();
   private readonly mds: MdsClient;
   private readonly clock: Clock;
   private readonly logger: Logger;
@@ -265,7 +269,15 @@ export class NodeTable implements SessionCache {
     if (!node.idle || this.nodes.get(node.ino) !== node) return;
     this.idle.delete(node);
     this.idle.add(node);
+    if (node.mode === "none" && node.inode?.nlink === 0) this.noteGone(node);
     if (this.nodes.size > this.idleMax) this.trimSoon();
+  }
+  private noteGone(node: Node): void {
+    this.idleGone.add(node);
+    if (this.idleGone.size <= GONE_MAX) return;
+    const [oldest] = this.idleGone;
+    this.idleGone.delete(oldest!);
+    if (this.idle.has(oldest!) && oldest!.idle && this.drop(oldest!)) this.idle.delete(oldest!);
   }
 
   /** Gives back what has not been used for long. */

@@ -67,3 +67,21 @@ t.test("a kernel that has a use for them all is not asked without end", async (t
   t.ok(asked.length >= FILES, `${asked.length} names`);
   t.ok(asked.length <= 6 * FILES, `${asked.length} names`);
 });
+
+t.test("files that are gone do not stay", async (t) => {
+  const world = await newWorld(3);
+  const mount = await world.mount();
+  const { table } = mount.vfs;
+  const files = 1_500;
+  for (let i = 0; i < files; i++) {
+    const file = await mount.create(1, "again");
+    await mount.write(file, 0, "content");
+    await mount.run(mount.vfs.release(file.ino, file.handle));
+    await mount.run(mount.vfs.unlink(1, Buffer.from("again"), CALLER));
+    mount.vfs.forget(file.ino, 1);
+  }
+  await world.clock.advance(10_000);
+  t.ok(table.size < 1_100, `${table.size} inodes of ${files}`);
+  const ino = (await mount.create(1, "again")).ino;
+  t.equal(await mount.lookup(1, "again"), ino);
+});
