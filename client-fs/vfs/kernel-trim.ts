@@ -13,6 +13,7 @@
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Clock } from "../../cluster/platform/ports.js";
 import type { KernelCache } from "./kernel-cache.js";
+import { nameKey } from "./names.js";
 import type { Node } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 
@@ -63,17 +64,19 @@ export class KernelTrim {
       const names = this.next(Math.min(BATCH, count - asked.length));
       if (names.length === 0) break;
       for (const { parent, name, node } of names) {
-        if (!this.stopped && isUnused(node)) await this.kernel.forgetName(parent, name);
+        // While others were asked for, it may have become the name of something else.
+        const isName = this.table.peek(parent)?.names?.get(nameKey(name)) === node.ino;
+        if (!this.stopped && isName && isUnused(node)) await this.kernel.forgetName(parent, name);
         asked.push(node);
       }
     }
     this.rest = undefined;
-    this.clock.setTimer(PAUSE_MS, () => this.pause(asked));
+    this.clock.setTimer(PAUSE_MS, () => this.pause(asked, asked.length < count));
   }
   /** Until it is worth asking again. */
-  private pause(asked: readonly Node[]): void {
+  private pause(asked: readonly Node[], wereAll: boolean): void {
     const kept = asked.filter((node) => node.lookups > 0).length;
-    this.clock.setTimer(2 * kept >= asked.length ? REST_MS : 0, () => {
+    this.clock.setTimer(wereAll || 2 * kept >= asked.length ? REST_MS : 0, () => {
       this.running = false;
       this.look();
     });

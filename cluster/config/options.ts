@@ -274,7 +274,7 @@ export const OPTIONS = {
       "how far a sequential reader is read ahead of",
     ),
     inodesMax: count(
-      { default: 131_072, min: 1_024, max: 2 ** 27 },
+      { default: 131_072, min: 1_024, max: 2 ** 23 },
       "inodes that a mount keeps before it has the kernel forget names of files",
     ),
     requestDeadlineMs: ms(
