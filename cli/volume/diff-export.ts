@@ -15,7 +15,7 @@ import { changedObjects } from "./diff-objects.js";
 import { DiffWriter, type DiffState } from "./diff-stream.js";
 import { contentOf } from "./export.js";
 import { PIECE_BYTES, withImage } from "./image.js";
-import { infoOf, inSession } from "./session.js";
+import { infoOf, inSession, snapshotOf } from "./session.js";
 import { BLOCK, dataRuns, inOrder, isZero, TransferProgress } from "./transfer.js";
 
 export interface Change {
@@ -139,11 +139,7 @@ interface States {
 }
 function statesOf(volume: Volume, from: string | undefined, to: string | undefined): States {
   const named = (wanted: string | undefined): VolumeSnapshot | undefined => {
-    const found = volume.snapshots.find(({ name }) => name === wanted);
-    if (wanted === undefined || found !== undefined) return found;
-    throw new DssError("NotFound", `there is no snapshot ${volume.name}@${wanted}`, {
-      hint: `see dss volume snap ls ${volume.name}`,
-    });
+    return wanted === undefined ? undefined : snapshotOf(volume, wanted);
   };
   const states = { from: named(from), to: named(to) };
   if (states.from !== undefined && states.to !== undefined && states.from.id >= states.to.id) {

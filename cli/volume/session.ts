@@ -63,13 +63,17 @@ export const viewOf = (volume: Volume): object => ({
   ownerSince: volume.owner === "" ? "" : dateOf(volume.ownerSinceNs),
 });
 
-export const snapshotViewOf = (
-  { id, name, size, createdNs, isProtected }: VolumeSnapshot,
-  { children }: Volume,
-): object => ({
-  ...{ id, name, size, created: dateOf(createdNs), protected: isProtected },
-  clones: children.filter((child) => child.snap === id).map((child) => child.name),
-});
+/** Names of the volumes that were cloned from a snapshot of this one. */
+export const clonesOf = ({ children }: Volume, { id }: VolumeSnapshot): string[] =>
+  children.filter((child) => child.snap === id).map((child) => child.name);
+
+export function snapshotViewOf(snapshot: VolumeSnapshot, volume: Volume): object {
+  const { id, name, size, createdNs, isProtected } = snapshot;
+  return {
+    ...{ id, name, size, created: dateOf(createdNs), protected: isProtected },
+    clones: clonesOf(volume, snapshot),
+  };
+}
 
 /** Who does it, and when. */
 export function actorOf(): Actor {

@@ -7,7 +7,7 @@ import { examples, withCluster, withJson } from "../options.js";
 import { printJson, printLine, printTable } from "../output.js";
 import { formatSize } from "../sizes.js";
 import { purged } from "./purges.js";
-import { dateOf, infoOf, inSession, snapshotViewOf } from "./session.js";
+import { clonesOf, dateOf, infoOf, inSession, snapshotViewOf } from "./session.js";
 
 export function registerSnapshots(parent: Command): void {
   const snap = parent.command("snap").description("snapshots of volumes: NAME@SNAPSHOT");
@@ -72,7 +72,7 @@ function registerList(parent: Command): void {
   );
   list.action(async (name: string, options: { json?: boolean }) => {
     const volume = await inSession(list, (mds) => infoOf(mds, name));
-    const { snapshots, children } = volume;
+    const { snapshots } = volume;
     if (options.json === true) {
       printJson(snapshots.map((each) => snapshotViewOf(each, volume)));
       return;
@@ -82,10 +82,7 @@ function registerList(parent: Command): void {
       formatSize(each.size),
       dateOf(each.createdNs),
       each.isProtected ? "yes" : "-",
-      children
-        .filter((child) => child.snap === each.id)
-        .map((child) => child.name)
-        .join(", ") || "-",
+      clonesOf(volume, each).join(", ") || "-",
     ]);
     printTable(["SNAPSHOT", "SIZE", "CREATED", "PROTECTED", "CLONES"], rows);
   });

@@ -1,24 +1,20 @@
 /**
  * Bounds how many inodes are kept because the kernel knows names of them. It forgets these when the
  * machine is short of memory, and knows nothing of this process's: a walk over a million files
- * would stay here. So when there are too many, the kernel is asked to drop names of files, those
- * known longest first. What it forgets then is idle, and goes as any other idle inode.
+ * would stay here. So when there are too many, the kernel is asked to drop names of files, in the
+ * directory of the file known longest first. What it forgets then is idle, and goes as any other
+ * idle inode.
  *
  * One name at a time: the kernel takes the lock of the directory for it, which somebody may hold
  * who waits for an answer of ours. Left alone are open files, and directories: a process could not
  * say any more where it is when the kernel drops the name of its current one.
- *
- * Owns: how far it has come in the table.
  */
 import type { Ino } from "../../cluster/base/ids.js";
-import type { Clock } from "../../cluster/platform/ports.js";
+import type { Clock, Timer } from "../../cluster/platform/ports.js";
 import type { KernelCache } from "./kernel-cache.js";
-import { nameKey } from "./names.js";
 import type { Node } from "./node.js";
 import type { NodeTable } from "./node-table.js";
 
-/** Names looked for at a time. */
-const BATCH = 1_024;
 /** So many of all go at once. */
 const PART = 1 / 16;
 /** What the kernel has forgotten, it says soon. */
@@ -35,13 +31,12 @@ interface Name {
 export class KernelTrim {
   private running = false;
   private stopped = false;
-  /** The longest known first. */
-  private rest: IterableIterator<Node> | undefined;
+  private timer: Timer | undefined;
 
   /** `inodesMax`: so many may be in the table. */
   constructor(
     private readonly table: Pick<NodeTable, "all" | "peek" | "size">,
-    private readonly kernel: Pick<KernelCache, "forgetName">,
+    private readonly kernel: Pick<KernelCache, "canInvalidate" | "forgetName">,
     private readonly clock: Clock,
     private readonly inodesMax: number,
   ) {}
@@ -49,54 +44,51 @@ export class KernelTrim {
   /** There may be too many. */
   look(): void {
     if (this.running || this.stopped || this.table.size <= this.inodesMax) return;
+    if (!this.kernel.canInvalidate) return;
     this.running = true;
     void this.run();
   }
   stop(): void {
     this.stopped = true;
+    this.timer?.cancel();
   }
 
   private async run(): Promise<void> {
-    this.rest = this.table.all();
-    const asked: Node[] = [];
     const count = this.table.size - Math.floor(this.inodesMax * (1 - PART));
-    while (!this.stopped && asked.length < count) {
-      const names = this.next(Math.min(BATCH, count - asked.length));
-      if (names.length === 0) break;
-      for (const { parent, name, node } of names) {
-        // While others were asked for, it may have become the name of something else.
-        const isName = this.table.peek(parent)?.names?.get(nameKey(name)) === node.ino;
-        if (!this.stopped && isName && isUnused(node)) await this.kernel.forgetName(parent, name);
-        asked.push(node);
-      }
+    const asked: Node[] = [];
+    for (const { parent, name, node } of this.names()) {
+      await this.kernel.forgetName(parent, name);
+      if (this.stopped) return;
+      if (asked.push(node) >= count) break;
     }
-    this.rest = undefined;
-    this.clock.setTimer(PAUSE_MS, () => this.pause(asked, asked.length < count));
-  }
-  /** Until it is worth asking again. */
-  private pause(asked: readonly Node[], wereAll: boolean): void {
-    const kept = asked.filter((node) => node.lookups > 0).length;
-    this.clock.setTimer(wereAll || 2 * kept >= asked.length ? REST_MS : 0, () => {
-      this.running = false;
-      this.look();
+    this.timer = this.clock.setTimer(PAUSE_MS, () => {
+      const kept = asked.filter((node) => node.lookups > 0).length;
+      const isVain = asked.length < count || 2 * kept >= asked.length;
+      this.timer = this.clock.setTimer(isVain ? REST_MS : 0, () => {
+        this.running = false;
+        this.look();
+      });
     });
   }
 
-  /** Names of that many unused files; fewer when there are no more. */
-  private next(count: number): Name[] {
-    const names: Name[] = [];
+  /** Of unused files. The table may change between two of them. */
+  private *names(): Generator<Name> {
     const looked = new Set<Ino>();
-    for (const node of this.rest!) {
-      if (!isUnused(node) || looked.has(node.parent)) continue;
-      looked.add(node.parent);
-      for (const [key, ino] of this.table.peek(node.parent)?.names ?? []) {
-        const child = ino === 0 ? undefined : this.table.peek(ino);
-        if (child === undefined || !isUnused(child)) continue;
-        names.push({ parent: node.parent, name: Buffer.from(key, "latin1"), node: child });
-        if (names.length >= count) return names;
+    for (const file of this.table.all()) {
+      const { parent } = file;
+      if (!isUnused(file) || looked.has(parent)) continue;
+      looked.add(parent);
+      const directory = this.table.peek(parent);
+      const names = directory?.names;
+      for (const [key, ino] of names ?? []) {
+        // What was known of the directory may have been thrown away meanwhile.
+        if (directory?.names !== names) break;
+        const node = ino === 0 ? undefined : this.table.peek(ino);
+        if (node !== undefined && isUnused(node)) {
+          yield { parent, name: Buffer.from(key, "latin1"), node };
+        }
       }
     }
-    return names;
   }
 }
 

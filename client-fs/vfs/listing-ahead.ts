@@ -103,9 +103,9 @@ export class ListingAhead {
   adopt(directory: Node): Promise<void> | undefined {
     const running = this.listings.get(directory);
     if (running?.alone === true) return running.done;
-    if (running !== undefined) return running.done.then(() => this.adopt(directory));
     const isTried = directory.aloneAsked === directory.seq;
     if (isTried || directory.size > PAGE || !this.table.lasting(directory)) return undefined;
+    if (running !== undefined) return running.done.then(() => this.adopt(directory));
     directory.aloneAsked = directory.seq;
     return this.begin(directory, true);
   }

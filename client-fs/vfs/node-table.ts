@@ -79,6 +79,7 @@ export class NodeTable implements SessionCache {
   private readonly dataEnvironment: DataEnvironment;
   /** Without users. */
   private readonly idleMax: number;
+  private readonly inodesMax: number;
   private readonly toPublish = new Set<Node>();
   private failure: DssError | undefined;
   private publishTimer: Timer | undefined;
@@ -99,7 +100,8 @@ export class NodeTable implements SessionCache {
     this.mds = options.mds;
     this.clock = options.clock;
     this.logger = options.logger;
-    this.idleMax = Math.ceil(options.inodesMax / 2);
+    this.inodesMax = options.inodesMax;
+    this.idleMax = Math.ceil(this.inodesMax / 2);
     this.marks = new DataMarks(options.record);
     this.isHeir = options.record?.inherited !== undefined;
     this.kernel = new KernelCache({
@@ -110,7 +112,7 @@ export class NodeTable implements SessionCache {
       peek: (ino) => this.peek(ino),
       dataOf: (node) => this.dataOf(node),
     });
-    this.kernelTrim = new KernelTrim(this, this.kernel, this.clock, options.inodesMax);
+    this.kernelTrim = new KernelTrim(this, this.kernel, this.clock, this.inodesMax);
     this.names = new Names(this);
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
     const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
@@ -133,7 +135,7 @@ export class NodeTable implements SessionCache {
       node.kernelMayBeStale = this.isHeir;
       this.nodes.set(ino, node);
       this.idle.add(node);
-      if (this.nodes.size > this.idleMax) this.trimSoon();
+      if (this.surplus > 0) this.trimSoon();
     }
     return node;
   }
@@ -270,7 +272,7 @@ export class NodeTable implements SessionCache {
     this.idle.delete(node);
     this.idle.add(node);
     if (node.mode === "none" && node.inode?.nlink === 0) this.noteGone(node);
-    if (this.nodes.size > this.idleMax) this.trimSoon();
+    if (this.surplus > 0) this.trimSoon();
   }
   private noteGone(node: Node): void {
     this.idleGone.add(node);
@@ -280,6 +282,9 @@ export class NodeTable implements SessionCache {
     if (this.idle.has(oldest!) && oldest!.idle && this.drop(oldest!)) this.idle.delete(oldest!);
   }
 
+  private get surplus(): number {
+    return Math.max(this.idle.size - this.idleMax, this.nodes.size - this.inodesMax);
+  }
   /** Gives back what has not been used for long. */
   private trimSoon(): void {
     if (this.trimming) return;
@@ -287,7 +292,7 @@ export class NodeTable implements SessionCache {
     this.clock.defer(() => this.trim());
   }
   private trim(): void {
-    let left = Math.min(TRIM_BATCH, this.nodes.size - this.idleMax);
+    let left = Math.min(TRIM_BATCH, this.surplus);
     let stuck = false;
     for (const node of this.idle) {
       if (left-- <= 0) break;
@@ -304,7 +309,7 @@ export class NodeTable implements SessionCache {
       }
     }
     this.kernelTrim.look();
-    const more = this.nodes.size > this.idleMax && this.idle.size > 0;
+    const more = this.surplus > 0 && this.idle.size > 0;
     if (more && stuck) this.clock.setTimer(RETRY_MS, () => this.trim());
     else if (more) this.clock.defer(() => this.trim());
     else this.trimming = false;

@@ -20,17 +20,15 @@ export function cpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS;
 }
 
+function statusBytes(pid: number, field: string): number {
+  const text = readFileSync(`/proc/${pid}/status`, "latin1");
+  const found = new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(text);
+  return Number(found?.[1] ?? 0) * 1024;
+}
 /** Resident bytes. */
-export function residentBytes(pid: number): number {
-  const found = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"));
-  return Number(found?.[1] ?? 0) * 1024;
-}
-
+export const residentBytes = (pid: number): number => statusBytes(pid, "VmRSS");
 /** Of these, what is not pages of files, which the system drops when it needs room. */
-export function anonymousBytes(pid: number): number {
-  const found = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"));
-  return Number(found?.[1] ?? 0) * 1024;
-}
+export const anonymousBytes = (pid: number): number => statusBytes(pid, "RssAnon");
 
 /** Seconds used by each role while the action ran. */
 export async function withCpu<T>(
