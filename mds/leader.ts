@@ -91,6 +91,8 @@ export interface LeaderOptions {
    * A journal batch for which nobody waits is held back this long, for others to share its commit.
    */
   journalLingerMs: number;
+  /** The object of a deleted file that has only one is freed this much later. */
+  purgeDelayMs: number;
 }
 export const LEADER_DEFAULTS: LeaderOptions = {
   leaseMs: 10_000,
@@ -102,6 +104,7 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   expiryMs: 300_000,
   inoRange: 1024,
   journalLingerMs: 0,
+  purgeDelayMs: 0,
 };
 
 /** The leader's parts, for what works on all of its state. */
@@ -266,6 +269,7 @@ export class MdsLeader {
       recall: (ino, mode, sessions) => {
         for (const session of sessions) this.recall(session, ino, mode);
       },
+      onPurge: (entry, isDeleted) => this.purger.add(entry, isDeleted),
       panic: (error) => this.fail(error),
     });
     this.namespace = new Namespace(metadata, {
@@ -319,6 +323,8 @@ export class MdsLeader {
         await this.operations.change(complete, 0, hides);
       },
       lister: parts.lister,
+      restMs: parts.options.purgeDelayMs,
+      usage: () => cluster.usage(),
       minEpoch: () => this.fenceEpoch,
       completed: (entry) => [
         ...this.volumes.shrunk(entry),
@@ -363,7 +369,7 @@ export class MdsLeader {
       if (this.parts.cluster.isFenced(this.workerOf(session.id))) void this.evict(session, FENCED);
     }
     this.onTick();
-    this.purger.wake();
+    this.purger.start();
   }
   private workerOf(id: ClientId): ClientId {
     return this.metadata.session(id)?.worker ?? id;
@@ -409,6 +415,7 @@ export class MdsLeader {
     if (this.phase === "stopped") return;
     this.phase = "stopped";
     this.tick?.cancel();
+    this.purger.stop();
     this.operations.stop();
     const error = new DssError("NotLeader", "this metadata server no longer leads");
     for (const session of this.sessions.values()) {
@@ -999,9 +1006,9 @@ export class MdsLeader {
     const inos = [...this.capabilities.ofSession(session.id)].map(([ino]) => ino);
     this.recallOldest(session, inos, "none");
   }
-  /** Asks for an eighth of them back. */
+  /** Asks for some of them back: the session has much to do for each. */
   private recallOldest(session: LiveSession, inos: Iterable<Ino>, mode: CapabilityMode): void {
-    let left = Math.ceil(this.parts.options.capabilitiesMax / 8);
+    let left = Math.ceil(this.parts.options.capabilitiesMax / 32);
     for (const ino of inos) {
       if (left-- <= 0) return;
       if (!session.recalls.has(ino)) this.recall(session.id, ino, mode);

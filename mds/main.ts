@@ -166,6 +166,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           recallTimeoutMs: config.mds.recallTimeoutMs,
           inoRange: config.mds.inoRange,
           journalLingerMs: config.mds.journalBatchMs,
+          purgeDelayMs: config.mds.purgeDelayMs,
           checkpointBatches: config.mds.journalBatchesMax,
         },
         coordinator: {

@@ -10,6 +10,7 @@ import { Access, UnsafeChanges, type CapabilityTable } from "./core/capability.j
 import type { Delta } from "./core/delta.js";
 import type { Metadata } from "./core/metadata.js";
 import type { Plan } from "./core/plan.js";
+import type { PurgeEntry } from "./core/page.js";
 import { PageFault } from "./core/page-cache.js";
 import type { JournalWriter } from "./journal-writer.js";
 import type { PageLoader } from "./page-loader.js";
@@ -57,6 +58,8 @@ export class Operations {
       journal: JournalWriter;
       /** Asks the sessions to lower what they hold; repeated calls are harmless. */
       recall(ino: Ino, mode: CapabilityMode, sessions: readonly ClientId[]): void;
+      /** Data to free: journaled now; `isDeleted` when it is that of a file deleted with it. */
+      onPurge(entry: PurgeEntry, isDeleted: boolean): void;
       /** A bug: the leader must stop. */
       panic(error: unknown): void;
     },
@@ -209,7 +212,9 @@ export class Operations {
       journal.add(plan.record);
       for (const observer of this.observers) observer(plan.record);
       for (const delta of plan.record) {
-        if (delta.d === "purgePut") this.unsafePurges.set(delta.entry.id, seq);
+        if (delta.d !== "purgePut") continue;
+        this.unsafePurges.set(delta.entry.id, seq);
+        this.parts.onPurge(delta.entry, plan.removed.includes(delta.entry.ino));
       }
     }
     if (plan.record.some((delta) => delta.d === "purgeRemove")) this.purged();

@@ -2,7 +2,9 @@
  * Works off the purge queue in the background: objects of deleted files and volumes, ends of
  * truncated files and shrinking volumes, pages of removed directories. The queue is journaled and
  * an entry goes only when its work is done, so nothing is forgotten; doing a part twice is
- * harmless. Bounded parallelism leaves the OSDs to clients.
+ * harmless. Bounded parallelism leaves the OSDs to clients, and the object of a deleted file that has
+ * only one rests for a while first: who deletes many has the machines to himself meanwhile. Not what
+ * was cut off a file that lives on: it would be counted, and take space among its holes.
  *
  * Where there may be many more objects than placement groups, which are mostly holes then, the
  * groups are asked which objects there are, instead of trying every one. So they are about
@@ -11,6 +13,7 @@
  */
 import { describeError } from "../cluster/base/errors.js";
 import { pgId, type Epoch, type PgId } from "../cluster/base/ids.js";
+import { Fifo } from "../cluster/base/fifo.js";
 import type { Logger } from "../cluster/base/log.js";
 import {
   cloneIdOf,
@@ -21,7 +24,7 @@ import {
   objectName,
 } from "../cluster/base/object-name.js";
 import { inParallel } from "../cluster/base/parallel.js";
-import type { Clock } from "../cluster/platform/ports.js";
+import type { Clock, Timer } from "../cluster/platform/ports.js";
 import {
   ANY_SNAPSHOTS,
   type ObjectParent,
@@ -46,8 +49,13 @@ const TOGETHER = 32;
 const SLOW_MS = 3_000;
 /** …as long as there are not so many. */
 const UNDER_WAY_MAX = 1_024;
-/** Entries that are looked at when there may be work. */
-const LOOKED_AT = 256;
+/** So much rests at most. */
+const RESTING_MAX = 16_384;
+const RESTING_BYTES_MAX = 256 * 2 ** 20;
+/** Nothing does while less than this part of all space is free. */
+const SCARCE = 0.1;
+/** How often those who have rested enough are looked for. */
+const ROUSE_MS = 100;
 /** Files of so few objects have all of them, most likely. */
 const SURE_MAX = 16;
 /** Progress is journaled after this many objects. */
@@ -81,6 +89,10 @@ export interface PurgerParts {
   completed(entry: PurgeEntry): Delta[];
   clock: Clock;
   logger: Logger;
+  /** How long the object of a deleted file rests. */
+  restMs: number;
+  /** Bytes for files. */
+  usage(): { total: number; available: number };
   /**
    * Runs `work` with the pages in memory that it looks at and that its record changes; journals and
    * applies the record.
@@ -105,7 +117,21 @@ interface Freed {
   failed: (error: unknown) => void;
 }
 
+type Kind = "small" | "large";
+interface Resting {
+  readonly id: number;
+  /** That it will free, about. */
+  readonly bytes: number;
+  readonly untilMs: number;
+}
+
 export class Purger {
+  /** Entries that have not begun, the oldest first. */
+  private waiting = { small: new Fifo<number>(), large: new Fifo<number>() };
+  /** Small ones before that, the oldest first. */
+  private readonly resting = new Fifo<Resting>();
+  private restingBytes = 0;
+  private restTimer: Timer | undefined;
   private readonly active = new Set<number>();
   /** Room for entries of either kind. */
   private readonly room = { small: SMALL_PARALLEL, large: PARALLEL };
@@ -117,6 +143,31 @@ export class Purger {
 
   constructor(private readonly parts: PurgerParts) {}
 
+  /** With what earlier leaders left. */
+  start(): void {
+    this.waiting = { small: new Fifo(), large: new Fifo() };
+    for (const entry of this.parts.metadata.purges()) {
+      if (!this.active.has(entry.id)) this.waiting[kindOf(entry)].push(entry.id);
+    }
+    this.wake();
+  }
+  stop(): void {
+    this.restTimer?.cancel();
+  }
+  /** Journaled, though perhaps not for good yet; `isDeleted` when its file does not live on. */
+  add(entry: PurgeEntry, isDeleted: boolean): void {
+    const { restMs, clock, stopped } = this.parts;
+    if (stopped()) return;
+    if (restMs === 0 || !isDeleted || !freesLittle(entry) || this.isScarce()) {
+      this.waiting[kindOf(entry)].push(entry.id);
+      return;
+    }
+    const bytes = Math.min(entry.likely, entry.bound);
+    this.resting.push({ id: entry.id, bytes, untilMs: clock.now() + restMs });
+    this.restingBytes += bytes;
+    while (this.resting.length > RESTING_MAX || this.restingBytes > RESTING_BYTES_MAX) this.rouse();
+    this.restTimer ??= clock.setTimer(restMs, () => this.rouseRested());
+  }
   /** There may be work. */
   wake(): void {
     if (this.scheduled || this.parts.stopped()) return;
@@ -133,20 +184,46 @@ export class Purger {
     return { done: Math.max(entry.next, this.doneSteps.get(entry.id) ?? 0), total };
   }
 
+  private isScarce(): boolean {
+    const { total, available } = this.parts.usage();
+    return available < SCARCE * total;
+  }
+  /** The one that has rested longest. */
+  private rouse(): void {
+    const { id, bytes } = this.resting.shift()!;
+    this.restingBytes -= bytes;
+    this.waiting.small.push(id);
+  }
+  private rouseRested(): void {
+    const { clock } = this.parts;
+    this.restTimer = undefined;
+    const isScarce = this.isScarce();
+    for (let first; (first = this.resting.first()) !== undefined;) {
+      const leftMs = first.untilMs - clock.now();
+      if (leftMs > 0 && !isScarce) {
+        this.restTimer = clock.setTimer(Math.max(leftMs, ROUSE_MS), () => this.rouseRested());
+        break;
+      }
+      this.rouse();
+    }
+    this.wake();
+  }
+
   private fill(): void {
-    if (this.parts.stopped()) return;
+    const { metadata, stopped, isSafe } = this.parts;
+    if (stopped()) return;
     const { room, active } = this;
-    let looked = 0;
-    for (const entry of this.parts.metadata.purges()) {
-      const isFull = room.small === 0 && room.large === 0;
-      if (isFull || active.size >= UNDER_WAY_MAX || looked === LOOKED_AT) return;
-      if (active.has(entry.id) || !this.parts.isSafe(entry.id)) continue;
-      looked++;
-      const kind = isSmall(entry) ? "small" : "large";
-      if (room[kind] > 0) this.begin(entry, kind);
+    for (const kind of KINDS) {
+      const waiting = this.waiting[kind];
+      for (let id; (id = waiting.first()) !== undefined;) {
+        if (room[kind] === 0 || active.size >= UNDER_WAY_MAX || !isSafe(id)) break;
+        waiting.shift();
+        const entry = metadata.purge(id); // fsck may have taken it away.
+        if (entry !== undefined && !active.has(id)) this.begin(entry, kind);
+      }
     }
   }
-  private begin(entry: PurgeEntry, kind: "small" | "large"): void {
+  private begin(entry: PurgeEntry, kind: Kind): void {
     const { room, active } = this;
     active.add(entry.id);
     room[kind]--;
@@ -157,27 +234,31 @@ export class Purger {
       this.wake();
     };
     const slow = kind === "small" ? this.parts.clock.setTimer(SLOW_MS, makeRoom) : undefined;
-    void this.work(entry).finally(() => {
+    void this.work(entry).then((isDone) => {
       slow?.cancel();
       active.delete(entry.id);
+      if (!isDone) this.waiting[kind].push(entry.id);
       makeRoom();
     });
   }
 
-  private async work(entry: PurgeEntry): Promise<void> {
+  /** False when it has to be done again. */
+  private async work(entry: PurgeEntry): Promise<boolean> {
     try {
       const facts = await this.free(entry);
       await new Promise<void>((recorded, failed) => {
         this.freed.push({ entry, facts, recorded, failed });
         this.recordSoon();
       });
+      return true;
     } catch (error) {
-      if (this.parts.stopped()) return;
+      if (this.parts.stopped()) return false;
       this.parts.logger.warn(
         { purge: entry.id, prefix: entry.prefix, err: describeError(error) },
         "deleted data could not be freed yet; trying again",
       );
       await new Promise<void>((resolve) => void this.parts.clock.setTimer(RETRY_MS, resolve));
+      return false;
     }
   }
   /** Resolves with what the record that ends the entry has to say besides. */
@@ -417,11 +498,15 @@ export class Purger {
     return [drop("")];
   }
 }
-/** Neither it nor its record is large. */
-function isSmall({ what, volume, layout, bound }: PurgeEntry): boolean {
-  if (what === "directory") return true;
-  return what === "objects" && volume === 0 && objectCount(layout, bound) <= SURE_MAX;
+const KINDS = ["large", "small"] as const;
+/** Of a small one, neither it nor its record is large. */
+function kindOf(entry: PurgeEntry): Kind {
+  if (entry.what === "directory") return "small";
+  return isOfFile(entry) && objectsOf(entry) <= SURE_MAX ? "small" : "large";
 }
+const freesLittle = (entry: PurgeEntry): boolean => isOfFile(entry) && objectsOf(entry) === 1;
+const isOfFile = ({ what, volume }: PurgeEntry): boolean => what === "objects" && volume === 0;
+const objectsOf = ({ layout, bound }: PurgeEntry): number => objectCount(layout, bound);
 /**
  * What a fenced client had sent may still be on its way to the disks while its placement group is
  * listed for the first time. An object of a removed volume that comes then is waste, which fsck

@@ -221,6 +221,10 @@ export const OPTIONS = {
       { default: 256, min: 4, max: 16_384, simulate: [4, 64] },
       "journal batches kept before pages are written back and the journal is trimmed",
     ),
+    purgeDelayMs: ms(
+      { default: 5 * SECOND, min: 0, max: HOUR, simulate: [0, 10 * SECOND] },
+      "the object of a deleted file that has only one is freed this much later",
+    ),
     sessionLeaseMs: ms(
       { default: 10 * SECOND, min: SECOND, max: 10 * MINUTE, simulate: [3 * SECOND, 30 * SECOND] },
       "a client session that is silent for this long is evicted and fenced",

@@ -149,7 +149,9 @@ export class Metadata {
     }
   }
   purge(id: number): PurgeEntry | undefined {
-    return this.body<PurgesBody>(purgePageKey(purgePageNumber(id))).entries.get(id);
+    const page = purgePageNumber(id);
+    if (!this.super.purgePages.has(page)) return undefined;
+    return this.body<PurgesBody>(purgePageKey(page)).entries.get(id);
   }
   /** Entries in the page that holds this one. */
   purgeNeighbours(id: number): number {

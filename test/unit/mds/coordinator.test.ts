@@ -350,7 +350,11 @@ t.test("a member that has lost the PG asks for its own removal", (t) => {
   const last = first(c);
   t.same(last.pg.inSync, after.pg.inSync);
   t.equal(last.pg.primary, rest);
-  t.same(last.ask("removeMember", pg.primary, { requester: pg.primary }), ["Conflict"], "a stranger");
+  t.same(
+    last.ask("removeMember", pg.primary, { requester: pg.primary }),
+    ["Conflict"],
+    "a stranger",
+  );
   t.end();
 });
 
@@ -521,8 +525,7 @@ function historyFault(before: ClusterMap, after: ClusterMap): string | undefined
     const left = pg.inSync.filter((id) => old.inSync.includes(id));
     if (old.inSync.length > 0 && left.length === 0) return `PG ${index}: nobody is left`;
     // Of several events in one epoch an earlier one may have seen members that a later one lost.
-    const wasUp = (id: number): boolean =>
-      osdOf(after, id)!.up || osdOf(before, id)?.up === true;
+    const wasUp = (id: number): boolean => osdOf(after, id)!.up || osdOf(before, id)?.up === true;
     const living = pg.inSync.filter(wasUp).length;
     if (pg.inSync.length < old.inSync.length && living < POOL.minimum) {
       return `PG ${index}: in-sync set ${old.inSync} -> ${pg.inSync}`;

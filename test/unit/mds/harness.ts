@@ -198,6 +198,8 @@ export class TestCluster {
   failures: unknown[] = [];
   /** Runs before each access to the store. */
   pause: () => Promise<void> = () => Promise.resolve();
+  /** Bytes of 1,000. */
+  available = 500;
 
   constructor(
     private readonly options: Partial<LeaderOptions> = {},
@@ -230,7 +232,7 @@ export class TestCluster {
         isFenced: (client) => this.fenced.includes(client),
         allocateClient: () => Promise.resolve(this.nextClient++),
         layoutOf: (pool) => (pool === "none" ? undefined : LAYOUT),
-        usage: () => ({ total: 1000, available: 500 }),
+        usage: () => ({ total: 1000, available: this.available }),
       },
       objects: this.objects,
       lister: this.objects,

@@ -1,10 +1,11 @@
 /** What becomes of deleted data: many files at a time, and some whose objects do not go. */
 import t from "tap";
 import { ROOT_INO } from "../../../mds/proto.js";
+import type { LeaderOptions } from "../../../mds/leader.js";
 import { settle, TestCluster, type TestClient } from "./harness.js";
 
-async function begin(cacheBytes?: number) {
-  const cluster = new TestCluster({}, cacheBytes);
+async function begin(cacheBytes?: number, options: Partial<LeaderOptions> = {}) {
+  const cluster = new TestCluster(options, cacheBytes);
   await cluster.lead();
   const a = await cluster.client();
   /** A file of one object; resolves with its inode and the object's name. */
@@ -105,5 +106,48 @@ t.test("the page that a record drops may have left the memory meanwhile", async 
   await cluster.clock.advance(100);
   t.same(cluster.failures, []);
   t.match(cluster.objects.removed, [{ object }]);
+  t.equal(left(cluster), 0);
+});
+
+t.test("small files that were deleted rest; what is cut off others does not", async (t) => {
+  const { cluster, a, file } = await begin(undefined, { purgeDelayMs: 5_000 });
+  const { sizes } = cluster.objects;
+  for (let i = 0; i < 10; i++) await file(`f${i}`);
+  const cut = await file("cut", 100_000);
+  for (let i = 0; i < 10; i++) await unlink(a, `f${i}`);
+  await a.send({ op: "setattr", ino: cut.ino, actor: a.actor(), size: 0 });
+  await cluster.clock.advance(4_900);
+  t.equal(sizes.size, 10);
+  t.notOk(sizes.has(cut.object), "what was cut off");
+  t.equal(left(cluster), 10);
+  await cluster.clock.advance(200);
+  t.equal(sizes.size, 0);
+  t.equal(left(cluster), 0);
+
+  await file("last");
+  await unlink(a, "last");
+  await settle();
+  t.equal(left(cluster), 1);
+  await cluster.lead();
+  await cluster.clock.advance(20_000);
+  t.equal(left(cluster), 0, "what a leader leaves, the next one frees");
+  t.equal(sizes.size, 0);
+});
+
+t.test("little rests, and nothing while space is scarce", async (t) => {
+  const { cluster, a, file } = await begin(undefined, { purgeDelayMs: 60_000 });
+  const large = 4 * 2 ** 20;
+  for (let i = 0; i < 70; i++) {
+    await file(`f${i}`, large);
+    await unlink(a, `f${i}`);
+  }
+  await settle();
+  t.equal(left(cluster), 64, "256 MiB");
+  cluster.available = 50;
+  await file("f", 5);
+  await unlink(a, "f");
+  await settle();
+  t.equal(left(cluster), 64);
+  await cluster.clock.advance(60_100);
   t.equal(left(cluster), 0);
 });

@@ -1,7 +1,7 @@
 /** Volumes' records: sizes, names, layouts, limits, and deletes in the background. */
 import t from "tap";
 import type { Request, Volume } from "../../../mds/proto.js";
-import type { TestClient} from "./harness.js";
+import type { TestClient } from "./harness.js";
 import { TestCluster, settle } from "./harness.js";
 
 const MIB = 2 ** 20;
