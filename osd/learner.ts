@@ -43,7 +43,7 @@ import {
   type LearnerStatus,
   type PgInfoReply,
 } from "./proto.js";
-import { Slots } from "./slots.js";
+import { Slots } from "../cluster/base/slots.js";
 import type { ObjectImage } from "./store/chunk-store.js";
 import type { Turn } from "./work-queue.js";
 

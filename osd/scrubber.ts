@@ -36,7 +36,7 @@ import {
   type ScrubStatus,
 } from "./proto.js";
 import type { ScrubMember } from "./scrub-member.js";
-import { Slots } from "./slots.js";
+import { Slots } from "../cluster/base/slots.js";
 import { OpKind, type ObjectImage } from "./store/chunk-store.js";
 
 export interface ScrubOptions {

@@ -33,6 +33,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { assert } from "../../cluster/base/assert.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
+import { Fifo } from "../../cluster/base/fifo.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { FileSystem, KernelNotifier } from "../file-system.js";
 import * as abi from "./abi.js";
@@ -229,7 +230,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   private pendingWrites = 0;
   private notifying = 0;
   private notifiersMax = NOTIFIERS_MIN;
-  private readonly notifyQueue: (() => void)[] = [];
+  private readonly notifyQueue = new Fifo<() => void>();
   private writesDone: (() => void) | undefined;
   private settleReady!: (outcome: Negotiated | DssError) => void;
   private settleDone!: (error?: Error) => void;

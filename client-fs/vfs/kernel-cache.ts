@@ -16,7 +16,8 @@
 import { describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { Clock } from "../../cluster/platform/ports.js";
+import { Slots } from "../../cluster/base/slots.js";
+import type { Clock, Timer } from "../../cluster/platform/ports.js";
 import { covers } from "../../mds/proto.js";
 import type { KernelNotifier } from "../file-system.js";
 import type { ExtentCache } from "./extent-cache.js";
@@ -27,6 +28,11 @@ import type { Node } from "./node.js";
 export const HOLD_MS = 20;
 /** A recall does not wait longer for a byte that the OSDs do not give. */
 const LAST_BYTE_MS = 1_000;
+/**
+ * Inodes whose pages are dropped at a time: thousands of capabilities may be asked for at once. One
+ * that takes longer makes room.
+ */
+const DROPS = 64;
 /** In that time whoever waits for an answer that was given has seen it. */
 const ARRIVAL_MS = 50;
 
@@ -42,6 +48,7 @@ export interface KernelCacheParts {
 
 export class KernelCache {
   private notifier: KernelNotifier | undefined;
+  private readonly drops = new Slots(DROPS);
   /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
   canInvalidate = false;
   canInvalidateNames = false;
@@ -103,22 +110,39 @@ export class KernelCache {
     node.sizeAnswered = undefined; // What was answered until now may have been thrown away.
   }
   private async dropPages(node: Node, isDirectory: boolean): Promise<void> {
+    const makeRoom = await this.drops.take();
     const dropped = this.dropAll(node, isDirectory);
-    dropped.catch(() => undefined); // Whoever has passed pages by waits for the others only.
-    while (!(await this.within(HOLD_MS, dropped))) {
-      // A write that is let through unlocks its pages; one that needs more than there is does not.
-      if (node.locked.size === 0 || covers(node.mode, "exclusive")) continue;
-      // The rest is dropped now, and these when the write has been answered.
-      const ranges = [...node.locked].sort((a, b) => a.start - b.start);
-      let start = 0;
-      const rest = ranges.map((pages) => {
-        const from = start;
-        start = Math.max(start, pages.end);
-        return pages.start > from ? this.tell(node.ino, from, pages.start - from) : undefined;
+    let timer: Timer | undefined;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const look = (): void => {
+          makeRoom();
+          // A write that is let through unlocks its pages; one that needs more than there is does
+          // not.
+          if (node.locked.size > 0 && !covers(node.mode, "exclusive")) {
+            this.dropUnlocked(node).then(resolve, reject);
+          } else {
+            timer = this.parts.clock.setTimer(HOLD_MS, look);
+          }
+        };
+        timer = this.parts.clock.setTimer(HOLD_MS, look);
+        dropped.then(resolve, reject);
       });
-      await Promise.all([...rest, this.tell(node.ino, start, 0)]);
-      return;
+    } finally {
+      timer?.cancel();
+      makeRoom();
     }
+  }
+  /** What is locked is dropped when its write has been answered. */
+  private async dropUnlocked(node: Node): Promise<void> {
+    const ranges = [...node.locked].sort((a, b) => a.start - b.start);
+    let start = 0;
+    const rest = ranges.map((pages) => {
+      const from = start;
+      start = Math.max(start, pages.end);
+      return pages.start > from ? this.tell(node.ino, from, pages.start - from) : undefined;
+    });
+    await Promise.all([...rest, this.tell(node.ino, start, 0)]);
   }
   private async dropAll(node: Node, isDirectory: boolean): Promise<void> {
     if (!this.canInvalidate) return;

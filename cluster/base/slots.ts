@@ -2,15 +2,17 @@
  * A limit on work under way: whoever comes when there is no room waits for its turn, the urgent
  * before the others, else in order.
  */
+import { Fifo } from "./fifo.js";
+
 interface Waiting {
   amount: number;
-  isUrgent: boolean;
   resolve: (free: () => void) => void;
 }
 
 export class Slots {
   private taken = 0;
-  private readonly waiting: Waiting[] = [];
+  private readonly urgent = new Fifo<Waiting>();
+  private readonly others = new Fifo<Waiting>();
 
   constructor(private readonly count: number) {}
 
@@ -19,18 +21,17 @@ export class Slots {
    */
   take(amount = 1, isUrgent = false): Promise<() => void> {
     return new Promise((resolve) => {
-      const entry = { amount: Math.min(amount, this.count), isUrgent, resolve };
-      const behind = isUrgent ? this.waiting.findIndex((each) => !each.isUrgent) : -1;
-      if (behind < 0) this.waiting.push(entry);
-      else this.waiting.splice(behind, 0, entry);
+      const queue = isUrgent ? this.urgent : this.others;
+      queue.push({ amount: Math.min(amount, this.count), resolve });
       this.next();
     });
   }
   private next(): void {
     for (;;) {
-      const first = this.waiting[0];
+      const queue = this.urgent.length > 0 ? this.urgent : this.others;
+      const first = queue.first();
       if (first === undefined || this.taken + first.amount > this.count) return;
-      this.waiting.shift();
+      queue.shift();
       this.taken += first.amount;
       let isFree = false;
       first.resolve(() => {

@@ -13,7 +13,7 @@ import {
   type LogPart,
 } from "../../../osd/core/recover.js";
 import { VERSION_ZERO, type Version } from "../../../osd/core/version.js";
-import { Slots } from "../../../osd/slots.js";
+import { Slots } from "../../../cluster/base/slots.js";
 
 const v = (interval: number, seq: number): Version => ({ interval, seq });
 /** "3.5x": object x was touched by entry 5 of interval 3. */

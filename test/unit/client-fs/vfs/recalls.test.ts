@@ -240,3 +240,35 @@ t.test(
     t.equal((await a.read({ ino, handle: file.handle }, 0, 9)).toString(), "Shared");
   },
 );
+
+t.test("many given back at once share the kernel; slow ones hold nothing up", async (t) => {
+  const world = await newWorld(77);
+  const mount = await world.mount();
+  const files = 300;
+  const inos: number[] = [];
+  for (let i = 0; i < files; i++) {
+    const file = await mount.create(1, `f${i}`);
+    await mount.run(mount.vfs.release(file.ino, file.handle));
+    inos.push(file.ino);
+  }
+  const slow = new Set(inos.slice(0, 100));
+  let most = 0;
+  let underWay = 0;
+  let isOver = false;
+  const ended = new Set<number>();
+  mount.onInvalidate = async (ino) => {
+    if (!slow.has(ino)) most = Math.max(most, ++underWay);
+    await new Promise<void>((resolve) => {
+      world.clock.schedule(slow.has(ino) ? 10_000 : 5, resolve);
+    });
+    if (!slow.has(ino)) underWay--;
+    ended.add(ino);
+  };
+  const dropped = mount.vfs.dropCaches().then(() => (isOver = true));
+  await world.clock.advance(2_000);
+  t.notOk(isOver);
+  t.ok(most > 1 && most <= 64, `${most} at a time`);
+  t.equal(ended.size, files - slow.size, "the others have ended");
+  await mount.run(dropped);
+  t.equal(ended.size, files);
+});
