@@ -155,7 +155,7 @@ export const OPTIONS = {
       "whether such writes and large reads pass by the page cache, where the file system allows it",
     ),
     overlayBytesMax: bytes(
-      { default: 64 * MiB, min: MiB, max: 4 * GiB, simulate: [MiB, 16 * MiB] },
+      { default: 48 * MiB, min: MiB, max: 4 * GiB, simulate: [MiB, 16 * MiB] },
       "bytes in the log that have not reached their objects before writers wait",
     ),
     cacheBytes: bytes(
