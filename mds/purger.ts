@@ -2,9 +2,9 @@
  * Works off the purge queue in the background: objects of deleted files and volumes, ends of
  * truncated files and shrinking volumes, pages of removed directories. The queue is journaled and
  * an entry goes only when its work is done, so nothing is forgotten; doing a part twice is
- * harmless. Bounded parallelism leaves the OSDs to clients, and the object of a deleted file that has
- * only one rests for a while first: who deletes many has the machines to himself meanwhile. Not what
- * was cut off a file that lives on: it would be counted, and take space among its holes.
+ * harmless. Bounded parallelism leaves the OSDs to clients, and the object of a deleted file that
+ * has only one rests for a while first: who deletes many has the machines to himself meanwhile. Not
+ * what was cut off a file that lives on: who makes that longer waits for it.
  *
  * Where there may be many more objects than placement groups, which are mostly holes then, the
  * groups are asked which objects there are, instead of trying every one. So they are about
