@@ -3,6 +3,7 @@
  * has to be kept of it before it changes (docs/decisions/0007, 0010). Runs on the primary, under
  * the lock of the object's family: all objects that share blocks with it have one.
  */
+import { blockCeil } from "./core/blocks.js";
 import { DssError } from "../cluster/base/errors.js";
 import type { PgId } from "../cluster/base/ids.js";
 import { cloneIdOf, cloneName } from "../cluster/base/object-name.js";
@@ -79,11 +80,26 @@ export function statReply(store: ChunkStore, pg: PgId, message: OsdRead): OsdSta
     const none = { size: 0, mtimeNs: 0n, truncateSeq: 0, snapSeq: 0, allocated: 0 };
     return { exists: false, ...none, clones };
   }
-  const { mtimeNs, truncateSeq, snapSeq, allocated } = info;
+  const { mtimeNs, truncateSeq, snapSeq } = info;
   const size = effectiveSize(info, message);
+  const runs = size < info.size ? effectiveExtents(store, pg, { name: name!, info, message }) : [];
+  const allocated =
+    size < info.size ? runs.reduce((bytes, { length }) => bytes + length, 0) : info.allocated;
   return { exists: true, size, mtimeNs, truncateSeq, snapSeq, allocated, clones };
 }
 
+/** Where the object has blocks: those of `range`, or all. */
+export function effectiveExtents(
+  store: ChunkStore,
+  pg: PgId,
+  { name, info, message }: { name: string; info: ObjectInfo; message: OsdRead },
+  range = { offset: 0, length: info.size },
+): { offset: number; length: number }[] {
+  const { offset, length } = range;
+  const size = effectiveSize(info, message);
+  const end = size < info.size ? Math.min(offset + length, blockCeil(size)) : offset + length;
+  return end > offset ? store.extents(pg, name, offset, end - offset) : [];
+}
 /** A reader that knows of a newer truncation does not see what it cut off. */
 export function effectiveSize(info: ObjectInfo, message: OsdRead): number {
   return message.truncateSeq > info.truncateSeq

@@ -37,7 +37,7 @@ import {
 import type { Version } from "./core/version.js";
 import type { Fullness } from "./fullness.js";
 import type { LeaseKeeper } from "./lease-keeper.js";
-import { effectiveSize, nameAt, statReply } from "./object-snapshots.js";
+import { effectiveExtents, effectiveSize, nameAt, statReply } from "./object-snapshots.js";
 import { PgDamage } from "./pg-damage.js";
 import { PgRecord } from "./pg-record.js";
 import type { WorkQueue } from "./work-queue.js";
@@ -314,7 +314,8 @@ export class PlacementGroup {
       if (object === undefined || info === undefined) {
         return { reply: { exists: false, size: 0, extents: [] } };
       }
-      const extents = this.host.store.extents(this.id, object, offset, length);
+      const found = { name: object, info, message };
+      const extents = effectiveExtents(this.host.store, this.id, found, { offset, length });
       return { reply: { exists: true, size: effectiveSize(info, message), extents } };
     });
   }
