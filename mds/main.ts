@@ -165,6 +165,7 @@ export async function runMds(options: MdsProcessOptions): Promise<RunningMds> {
           leaseMs: config.mds.sessionLeaseMs,
           recallTimeoutMs: config.mds.recallTimeoutMs,
           inoRange: config.mds.inoRange,
+          capabilitiesMax: config.mds.capabilitiesMax,
           journalLingerMs: config.mds.journalBatchMs,
           purgeDelayMs: config.mds.purgeDelayMs,
           checkpointBatches: config.mds.journalBatchesMax,

@@ -233,6 +233,10 @@ export const OPTIONS = {
       { default: MINUTE, min: 200, max: 10 * MINUTE, simulate: [SECOND, 15 * SECOND] },
       "a client that is heard of and keeps a recalled capability for this long is evicted",
     ),
+    capabilitiesMax: count(
+      { default: 65_536, min: 1_024, max: 2 ** 24, simulate: [8, 256] },
+      "capabilities that a client session holds before the oldest are asked back",
+    ),
     pageCacheBytes: bytes(
       { default: 64 * MiB, min: MiB, max: 64 * GiB, simulate: [MiB, 8 * MiB] },
       "memory for pages of inodes and directories",
