@@ -21,7 +21,7 @@ import type { NodeTable } from "./node-table.js";
 const PAGE = 1_024;
 /** From the second look-up on, one in so many entries asked for one by one is worth a listing. */
 const MISSES_MIN = 2;
-const ENTRIES_PER_MISS = 128;
+const ENTRIES_PER_MISS = 64;
 /** A listing this short is waited for; look-ups beside a longer one are asked one by one. */
 const WAIT_ENTRIES = 2 * PAGE;
 /** Larger directories would push everything else out of the table. */
