@@ -54,6 +54,8 @@ const RESTING_MAX = 16_384;
 const RESTING_BYTES_MAX = 256 * 2 ** 20;
 /** Nothing does while less than this part of all space is free. */
 const SCARCE = 0.1;
+/** How often that is looked at. */
+const LOOK_MS = 1_000;
 /** How often those who have rested enough are looked for. */
 const ROUSE_MS = 100;
 /** Files of so few objects have all of them, most likely. */
@@ -131,6 +133,8 @@ export class Purger {
   /** Small ones before that, the oldest first. */
   private readonly resting = new Fifo<Resting>();
   private restingBytes = 0;
+  /** At the space that is free, and when. */
+  private looked = { atMs: Number.NEGATIVE_INFINITY, isScarce: false };
   private restTimer: Timer | undefined;
   private readonly active = new Set<number>();
   /** Room for entries of either kind. */
@@ -166,7 +170,7 @@ export class Purger {
     this.resting.push({ id: entry.id, bytes, untilMs: clock.now() + restMs });
     this.restingBytes += bytes;
     while (this.resting.length > RESTING_MAX || this.restingBytes > RESTING_BYTES_MAX) this.rouse();
-    this.restTimer ??= clock.setTimer(restMs, () => this.rouseRested());
+    this.restTimer ??= clock.setTimer(Math.min(restMs, LOOK_MS), () => this.rouseRested());
   }
   /** There may be work. */
   wake(): void {
@@ -185,8 +189,12 @@ export class Purger {
   }
 
   private isScarce(): boolean {
-    const { total, available } = this.parts.usage();
-    return available < SCARCE * total;
+    const { clock, usage } = this.parts;
+    if (clock.now() >= this.looked.atMs + LOOK_MS) {
+      const { total, available } = usage();
+      this.looked = { atMs: clock.now(), isScarce: available < SCARCE * total };
+    }
+    return this.looked.isScarce;
   }
   /** The one that has rested longest. */
   private rouse(): void {
@@ -201,7 +209,8 @@ export class Purger {
     for (let first; (first = this.resting.first()) !== undefined;) {
       const leftMs = first.untilMs - clock.now();
       if (leftMs > 0 && !isScarce) {
-        this.restTimer = clock.setTimer(Math.max(leftMs, ROUSE_MS), () => this.rouseRested());
+        const restMs = Math.min(Math.max(leftMs, ROUSE_MS), LOOK_MS);
+        this.restTimer = clock.setTimer(restMs, () => this.rouseRested());
         break;
       }
       this.rouse();

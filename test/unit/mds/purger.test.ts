@@ -143,6 +143,7 @@ t.test("little rests, and nothing while space is scarce", async (t) => {
   }
   await settle();
   t.equal(left(cluster), 64, "256 MiB");
+  await cluster.clock.advance(1_000);
   cluster.available = 50;
   await file("f", 5);
   await unlink(a, "f");
