@@ -184,6 +184,8 @@ const PROBE_RETRY_MS = 1_000;
 const PROBES_MAX = 16;
 /** Exclusive grants of one session at most: its page holds them all. */
 const EXCLUSIVE_MAX = 16_384;
+/** Asked back at a time when a limit is passed: the session has something to do for each. */
+const partOf = (max: number): number => Math.max(32, Math.ceil(max / 32));
 
 export class MdsLeader {
   readonly journal: JournalWriter;
@@ -999,19 +1001,28 @@ export class MdsLeader {
   private limitCapabilities(session: LiveSession): void {
     const journaled = this.metadata.session(session.id)?.exclusive;
     if (journaled !== undefined && journaled.size > EXCLUSIVE_MAX) {
-      this.recallOldest(session, journaled.keys(), session.isMount ? "sole" : "shared");
+      const lower = session.isMount ? "sole" : "shared";
+      this.recallOldest(session, journaled.keys(), { count: partOf(EXCLUSIVE_MAX), mode: lower });
     }
     const { capabilitiesMax } = this.parts.options;
-    if (this.capabilities.count(session.id) - session.recalls.size <= capabilitiesMax) return;
-    const inos = [...this.capabilities.ofSession(session.id)].map(([ino]) => ino);
-    this.recallOldest(session, inos, "none");
+    const held = this.capabilities.count(session.id) - session.recalls.size;
+    if (held <= capabilitiesMax) return;
+    const count = Math.max(partOf(capabilitiesMax), held - capabilitiesMax);
+    const inos = this.capabilities.inosOf(session.id);
+    this.recallOldest(session, inos, { count, mode: "none" });
   }
-  /** Asks for some of them back: the session has much to do for each. */
-  private recallOldest(session: LiveSession, inos: Iterable<Ino>, mode: CapabilityMode): void {
-    let left = Math.ceil(this.parts.options.capabilitiesMax / 32);
+  /** Asks for so many of them back, unless the session has as many to give back already. */
+  private recallOldest(
+    session: LiveSession,
+    inos: Iterable<Ino>,
+    { count, mode }: { count: number; mode: CapabilityMode },
+  ): void {
+    if (session.recalls.size >= count) return;
+    let left = count;
     for (const ino of inos) {
-      if (left-- <= 0) return;
-      if (!session.recalls.has(ino)) this.recall(session.id, ino, mode);
+      if (session.recalls.has(ino)) continue;
+      this.recall(session.id, ino, mode);
+      if (--left === 0) return;
     }
   }
 

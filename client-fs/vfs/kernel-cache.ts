@@ -30,7 +30,7 @@ export const HOLD_MS = 20;
 const LAST_BYTE_MS = 1_000;
 /**
  * Inodes whose pages are dropped at a time: thousands of capabilities may be asked for at once. One
- * that takes longer makes room.
+ * that takes longer than HOLD_MS makes room.
  */
 const DROPS = 64;
 /** In that time whoever waits for an answer that was given has seen it. */
@@ -103,20 +103,28 @@ export class KernelCache {
     });
   }
 
+  /** Resolves when something may be dropped, with what ends its turn. */
+  turn(isUrgent: boolean): Promise<() => void> {
+    return this.drops.take(1, isUrgent);
+  }
   /** Everything of the inode, before its capability is given back. */
-  async drop(node: Node, isDirectory: boolean): Promise<void> {
-    if (!isDirectory) await this.tellSize(node);
-    await this.dropPages(node, isDirectory);
+  async drop(node: Node, isDirectory: boolean, endTurn: () => void): Promise<void> {
+    const timer = this.parts.clock.setTimer(HOLD_MS, endTurn);
+    try {
+      if (!isDirectory) await this.tellSize(node);
+      await this.dropPages(node, isDirectory);
+    } finally {
+      timer.cancel();
+      endTurn();
+    }
     node.sizeAnswered = undefined; // What was answered until now may have been thrown away.
   }
   private async dropPages(node: Node, isDirectory: boolean): Promise<void> {
-    const makeRoom = await this.drops.take();
     const dropped = this.dropAll(node, isDirectory);
     let timer: Timer | undefined;
     try {
       await new Promise<void>((resolve, reject) => {
         const look = (): void => {
-          makeRoom();
           // A write that is let through unlocks its pages; one that needs more than there is does
           // not.
           if (node.locked.size > 0 && !covers(node.mode, "exclusive")) {
@@ -130,7 +138,6 @@ export class KernelCache {
       });
     } finally {
       timer?.cancel();
-      makeRoom();
     }
   }
   /** What is locked is dropped when its write has been answered. */

@@ -491,7 +491,7 @@ export class NodeTable implements SessionCache {
     // Once: what is let through while pages are dropped makes another round.
     await this.kernel.answersArrived(node);
     if (over()) return;
-    for (;;) {
+    for (let round = 0; ; round++) {
       mode = recall.mode;
       if (isDirectory && mode === "none") node.dropNames();
       recall.stage = "flush";
@@ -499,10 +499,13 @@ export class NodeTable implements SessionCache {
         await node.data.flush({ untilDone: true, recalled: true });
         if (over()) return;
       }
-      recall.stage = "invalidate";
-      recall.admitted = 0;
       // From exclusive to shared the pages stay good, except that mapped ones may still be written.
-      if (mode === "none" || node.writers > 0) await this.kernel.drop(node, isDirectory);
+      const drops = mode === "none" || node.writers > 0;
+      const endTurn = drops ? await this.kernel.turn(round > 0) : undefined;
+      if (over()) return endTurn?.();
+      recall.stage = "invalidate"; // Not before its turn: what is let through makes another round.
+      recall.admitted = 0;
+      if (endTurn !== undefined) await this.kernel.drop(node, isDirectory, endTurn);
       if (over()) return;
       // Neither the size before a truncation on its way can be told, nor yet the one after it. The
       // leader executes it without waiting for whoever waits for us: it is under the capability.

@@ -111,6 +111,10 @@ export class CapabilityTable {
   count(session: ClientId): number {
     return this.bySession.get(session)?.size ?? 0;
   }
+  /** The longest held first. */
+  inosOf(session: ClientId): Iterable<Ino> {
+    return this.bySession.get(session)?.keys() ?? [];
+  }
   /** What the session holds, oldest first. */
   ofSession(session: ClientId): Iterable<[Ino, Held]> {
     return this.bySession.get(session) ?? [];
