@@ -96,6 +96,7 @@ const COMPUTING_MODULES = new Set(["node:zlib", "node:os", "node:buffer", "node:
 
 /** Each npm package is used where docs/decisions/0002-dependencies.md says. */
 const PACKAGES: Readonly<Record<string, RegExp>> = {
+  "@node-rs/crc32": /^cluster\/base\/checksum\.ts$/,
   lmdb: /^cluster\/platform\/lmdb\.ts$/,
   "node-zookeeper-client": /^(cluster\/zk\/|test\/)/,
   "lru-cache": /^(cluster|osd|mds|client-fs|nbd)\//,

@@ -4,14 +4,18 @@
  * reads the bytes once.
  */
 import { crc32 as zlibCrc32 } from "node:zlib";
+import { crc32 as vectorCrc32 } from "@node-rs/crc32";
 import { assert } from "./assert.js";
 
 /** Bytes under one checksum, the unit of verification and of atomic writes. */
 export const BLOCK_SIZE = 4096;
 
+/** Below it the way to the faster implementation costs more than it saves. */
+const SMALL_BYTES = 64;
+
 /** crc32 of `data`, continuing from `seed` (the crc32 of what precedes it). */
 export function crc32(data: Uint8Array, seed = 0): number {
-  return zlibCrc32(data, seed);
+  return data.length < SMALL_BYTES ? zlibCrc32(data, seed) : vectorCrc32(data, seed);
 }
 
 /** Checksum of each 4 KiB block of `data`; a last partial block is summed as it is. */
@@ -19,17 +23,17 @@ export function blockChecksums(data: Uint8Array): Uint32Array {
   const count = Math.ceil(data.length / BLOCK_SIZE);
   const sums = new Uint32Array(count);
   if (count === 1) {
-    sums[0] = zlibCrc32(data);
+    sums[0] = crc32(data);
     return sums;
   }
   for (let i = 0; i < count; i++) {
-    sums[i] = zlibCrc32(data.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE));
+    sums[i] = crc32(data.subarray(i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE));
   }
   return sums;
 }
 
 /** Checksum of 4 KiB of zeros. */
-export const ZERO_BLOCK_CRC = zlibCrc32(Buffer.alloc(BLOCK_SIZE));
+export const ZERO_BLOCK_CRC = crc32(Buffer.alloc(BLOCK_SIZE));
 
 type Matrix = Uint32Array; // 32 columns of a linear map over GF(2)³²
 

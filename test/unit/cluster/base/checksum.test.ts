@@ -1,4 +1,5 @@
 /** Checksums of blocks, and sums of a whole derived from sums of its parts. */
+import { crc32 as zlibCrc32 } from "node:zlib";
 import t from "tap";
 import { AssertionFailure } from "../../../../cluster/base/assert.js";
 import {
@@ -10,6 +11,22 @@ import {
   ZERO_BLOCK_CRC,
 } from "../../../../cluster/base/checksum.js";
 import { Prng } from "../../../../cluster/base/prng.js";
+
+t.test("crc32 of any length and seed is zlib's", (t) => {
+  const random = new Prng(11);
+  const data = random.bytes(8_192);
+  const wrong: string[] = [];
+  for (let i = 0; i < 2_000; i++) {
+    const length = i < 200 ? i : random.int(0, data.length - 1);
+    const start = random.int(0, data.length - length - 1);
+    const piece = data.subarray(start, start + length);
+    const seed = i % 3 === 0 ? 0 : random.u32();
+    if (crc32(piece, seed) === zlibCrc32(piece, seed)) continue;
+    wrong.push(`${length} bytes at ${start}, continuing from ${seed}`);
+  }
+  t.same(wrong, []);
+  t.end();
+});
 
 t.test("crc32 is the standard one and can be continued", (t) => {
   t.equal(crc32(Buffer.from("123456789")), 0xcbf43926, "the check value of the zlib polynomial");
