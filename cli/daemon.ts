@@ -4,6 +4,8 @@
  */
 import { describeError } from "../cluster/base/errors.js";
 import type { Config } from "../cluster/config/options.js";
+import { useQuickWakeups } from "../cluster/platform/node-wakeups.js";
+import { nodeClock } from "../cluster/platform/node.js";
 import { createLogger, type ProcessLogger } from "../cluster/platform/pino-log.js";
 import { startProfile } from "./profile.js";
 
@@ -23,9 +25,10 @@ const START_GRACE_MS = 1_500;
 
 /** Runs until a signal or its own end. Throws what ended it. */
 export async function runToEnd(
-  logger: ProcessLogger,
+  { config, logger }: { config: Config; logger: ProcessLogger },
   start: () => Promise<Running>,
 ): Promise<void> {
+  if (config.cluster.quickWakeups === "on") useQuickWakeups(nodeClock, logger);
   let running: Running | undefined;
   let stopping: Promise<void> | undefined;
   let isEarly = false;

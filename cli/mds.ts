@@ -52,7 +52,7 @@ export function register(command: Command): void {
       listen: { host: options.bind, port },
       ...{ zookeeper, config, logger, expectedOsds },
     };
-    await runToEnd(logger, () => runMds(daemon));
+    await runToEnd({ config, logger }, () => runMds(daemon));
   });
   examples(start, "dss mds start 2 --port 9112");
 

@@ -168,7 +168,7 @@ async function runAlone(command: Command, path: string, flags: MountFlags): Prom
   };
   const options = { ...mountOptions(flags, mountpoint), zookeeper, config, logger, onStuck };
   try {
-    await runToEnd(logger, () => runMount(options));
+    await runToEnd({ config, logger }, () => runMount(options));
     recordEnd(mountpoint, "");
   } catch (error) {
     recordEnd(mountpoint, describeError(error));

@@ -157,7 +157,7 @@ function registerStart(command: Command): void {
         host: options.hostName ?? hostname(),
         ...{ zookeeper, config, logger, version: version() },
       };
-      await runToEnd(logger, () =>
+      await runToEnd({ config, logger }, () =>
         runOsd({
           ...daemon,
           coordinator: (parts) =>

@@ -22,7 +22,7 @@ export async function serveMount(
   await serveParent<WorkerStart, WorkerReady>(async (start, ready, parent) => {
     const { runToEnd } = await import("../daemon.js");
     try {
-      await runToEnd(options.logger, async () => {
+      await runToEnd(options, async () => {
         const running = await begin(options, start, { ready, parent });
         void running.ended.then(() => (hasEnded = true));
         return untilHandedOver(running, parent, () => (outcome = "handed over"));

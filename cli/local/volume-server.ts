@@ -19,7 +19,7 @@ export interface VolumeServerStart {
 await serveParent<VolumeServerStart>(async (start, ready) => {
   const { volume, socket, config } = start;
   const logger = daemonLogger("nbd-server", config);
-  await runToEnd(logger, () =>
+  await runToEnd({ config, logger }, () =>
     runNbd({
       ...start,
       ...{ names: [volume], listen: [{ path: socket }], logger, version: version() },

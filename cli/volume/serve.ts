@@ -71,7 +71,7 @@ export function registerServe(parent: Command): void {
       ...{ listen, zookeeper, config, logger, readOnly, onReady },
       ...(tls !== undefined && { tls }),
     };
-    await runToEnd(logger, async () => {
+    await runToEnd({ config, logger }, async () => {
       if (flags.file !== undefined) {
         const { runVolumeFile } = await import("../local/supervise.js");
         const about = { zookeeper, config, logger, readOnly, force, volume: onlyOne(names) };

@@ -35,6 +35,7 @@ import { assert } from "../../cluster/base/assert.js";
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import { Fifo } from "../../cluster/base/fifo.js";
 import type { Logger } from "../../cluster/base/log.js";
+import { noteWork } from "../../cluster/platform/node-wakeups.js";
 import type { FileSystem, KernelNotifier } from "../file-system.js";
 import * as abi from "./abi.js";
 import {
@@ -346,6 +347,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   }
 
   private dispatch(full: RequestBuffer, length: number): void {
+    noteWork();
     const isWrite = length >= abi.IN_HEADER_SIZE && abi.u32(full.bytes, 4) === OPCODE.WRITE;
     if (!isWrite || length > SMALL_REQUEST_BYTES) {
       this.connection.receive(full, length);

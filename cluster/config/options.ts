@@ -126,6 +126,11 @@ export const OPTIONS = {
       { default: 64 * MiB, min: 8 * MiB, max: 4 * GiB, simulate: [8 * MiB, 64 * MiB] },
       "unanswered bytes on one connection before its senders wait",
     ),
+    quickWakeups: choice(
+      ["on", "off"],
+      "on",
+      "whether busy programs ask the kernel for processors that wake quickly, at the cost of power",
+    ),
     logLevel: choice(["debug", "info", "warn", "error"], "info", "least severity that is logged"),
   },
   osd: {

@@ -8,6 +8,7 @@ import { assert } from "../base/assert.js";
 import { DssError } from "../base/errors.js";
 import { openNodeDisk } from "./node-disk.js";
 import { acceptTls } from "./node-tls.js";
+import { noteWork } from "./node-wakeups.js";
 import {
   formatAddress,
   type Address,
@@ -118,6 +119,7 @@ class SocketConnection implements Connection {
   private readonly flush = (): void => {
     const { socket, queue, queueSent, queuedBytes } = this;
     if (queue.length === 0) return;
+    noteWork();
     this.queue = [];
     this.queueSent = [];
     this.queuedBytes = 0;

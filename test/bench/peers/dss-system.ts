@@ -8,19 +8,27 @@ const VOLUME = "bench";
 const VOLUME_BYTES = 2 ** 30;
 const SOCKET = "bench.sock";
 
-export const dssSystem: System = {
-  name: "dss",
+const dssSystem = (name: string, env: Readonly<Record<string, string>>): System => ({
+  name,
   durability:
     "a direct write, an fsync and a flush are answered when the log record is synced on every " +
     "in-sync copy (3); a create is durable with fsync, or with the next metadata batch",
   obstacle: () => undefined,
   async up(scope) {
-    const cluster = new Cluster(scope, { folder: tempFolder(scope, "peers-dss") });
+    const cluster = new Cluster(scope, { folder: tempFolder(scope, "peers-dss"), env });
     await cluster.up();
     await cluster.healthy();
     return new RunningDss(cluster);
   },
-};
+});
+
+/** What is compared with the peers. */
+export const OURS = "dss";
+/** As it is, and with an option changed. */
+export const DSS_SYSTEMS: readonly System[] = [
+  dssSystem(OURS, {}),
+  dssSystem("dss-plain-wakeups", { DSS_QUICK_WAKEUPS: "off" }),
+];
 
 class RunningDss implements Running {
   private server: Program | undefined;

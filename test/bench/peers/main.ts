@@ -13,9 +13,9 @@ import { runProgram, UsageError } from "../../support/program.js";
 import { endWithProcess, Scope } from "../../support/scope.js";
 import type { Memory } from "../report.js";
 import { drawPeers } from "./charts.js";
-import { dssSystem } from "./dss-system.js";
+import { DSS_SYSTEMS, OURS } from "./dss-system.js";
 import { isInstalled, PEERS, peerSystem } from "./peer-system.js";
-import { describePeers, markdownOf, mergeMemory, OURS } from "./report.js";
+import { describePeers, markdownOf, mergeMemory } from "./report.js";
 import type { Failure, PeersDocument, ProcessMemory, Sample, SyncCount } from "./report.js";
 import { alternate, chooseRows } from "./rows.js";
 import type { RowId } from "./rows.js";
@@ -54,13 +54,17 @@ const NO_PEERS =
 
 function chooseSystems(asked: string | undefined, folder: string | undefined): System[] {
   const names = asked?.split(",").map((name) => name.trim());
-  if (folder === undefined && names?.every((name) => name === OURS) !== true) {
+  const ourNamed = (name: string): System | undefined =>
+    DSS_SYSTEMS.find((each) => each.name === name);
+  if (folder === undefined && names?.every((name) => ourNamed(name) !== undefined) !== true) {
     throw new UsageError(NO_PEERS);
   }
-  const peerNamed = (name: string): System => {
+  const systemNamed = (name: string): System => {
+    const our = ourNamed(name);
+    if (our !== undefined) return our;
     const peer = PEERS.find((each) => each.name === name);
     if (peer !== undefined) return peerSystem(peer, resolve(folder ?? "."));
-    const known = [OURS, ...PEERS.map((each) => each.name)].join(", ");
+    const known = [...DSS_SYSTEMS, ...PEERS].map((each) => each.name).join(", ");
     throw new UsageError(`--systems: there is no "${name}"; known are ${known}`);
   };
   const installed = PEERS.filter(({ program, env }) => env === undefined && isInstalled(program));
@@ -69,7 +73,7 @@ function chooseSystems(asked: string | undefined, folder: string | undefined): S
   if (names === undefined && installed.length === 0) {
     note("note: no peer is installed; name one with --systems and its script installs it");
   }
-  const systems = chosen.map((name) => (name === OURS ? dssSystem : peerNamed(name)));
+  const systems = chosen.map(systemNamed);
   for (const { name, obstacle } of systems) {
     const why = obstacle();
     if (why !== undefined) throw new UsageError(`${name}: ${why}`);

@@ -5,6 +5,7 @@
 import { table } from "../../../cli/output.js";
 import { lessIsBetter, markdownTable, shown } from "../report.js";
 import type { Document, Result } from "../report.js";
+import { DSS_SYSTEMS, OURS } from "./dss-system.js";
 import { ROWS } from "./rows.js";
 import type { Row } from "./rows.js";
 
@@ -43,8 +44,6 @@ export interface PeersDocument extends Document {
   readonly systems: readonly SystemReport[];
 }
 
-export const OURS = "dss";
-
 export interface Judgement {
   readonly row: Row;
   readonly ours?: number;
@@ -53,6 +52,8 @@ export interface Judgement {
   readonly ratio?: number;
   readonly verdict: "met" | "MISSED" | "no peer" | "not measured";
 }
+
+const OWN: ReadonlySet<string> = new Set(DSS_SYSTEMS.map(({ name }) => name));
 
 const medianOf = (system: SystemReport, row: Row): number | undefined =>
   system.results.find(({ name }) => name === row.name)?.median;
@@ -72,7 +73,7 @@ function judgeRow(systems: readonly SystemReport[], row: Row): Judgement {
   });
   const ours = measured.find(({ system }) => system === OURS)?.median;
   const [best] = measured
-    .filter(({ system }) => system !== OURS)
+    .filter(({ system }) => !OWN.has(system))
     .sort((a, b) => (less ? a.median - b.median : b.median - a.median));
   if (ours === undefined) return { row, ...(best && { best }), verdict: "not measured" };
   const ratio = best && (less ? best.median / ours : ours / best.median);
