@@ -2,7 +2,8 @@
  * Whole directories asked for at once: who looks up one name after the other in a directory (stat,
  * ls -l, tar, rm -r) soon needs all of them, and a listing brings a thousand names with attributes
  * and capabilities for the price of a few look-ups. And who lists one directory after the other
- * (find, cp -r, rm -r) soon lists those beside them: they are asked for together.
+ * (find, cp -r, rm -r) soon lists those beside them: they are asked for together; so are those of
+ * which something is to be removed, each for this mount alone.
  *
  * A directory is listed when the look-ups that had to be asked are a fair share of its entries, and
  * again only after as many as it has entries (what others hold is not in a listing), so that
@@ -40,17 +41,19 @@ export class ListingAhead {
   private readonly counts = new Map<Node, { misses: number; wanted: number }>();
   private readonly listings = new Map<Node, Listing>();
   private readonly neighbours: Neighbours;
+  /** Of directories that are emptied one after the other. */
+  private readonly emptied: Neighbours;
+  /** The directory of which something was removed last. */
+  private emptiedLast: Ino | undefined;
 
   constructor(
     private readonly mds: MdsClient,
     private readonly table: NodeTable,
     private readonly logger: Logger,
   ) {
-    this.neighbours = new Neighbours(
-      table,
-      (ino) => table.peek(ino)?.isDirectory === true,
-      (ino) => this.expected(ino),
-    );
+    const isDirectory = (ino: Ino): boolean => table.peek(ino)?.isDirectory === true;
+    this.neighbours = new Neighbours(table, isDirectory, (ino) => this.expected(ino));
+    this.emptied = new Neighbours(table, isDirectory, (ino) => this.expectedEmptied(ino));
   }
 
   /**
@@ -94,6 +97,24 @@ export class ListingAhead {
     count.wanted = Math.max(entries, MISSES_MIN);
     const done = this.begin(directory, false);
     return entries <= WAIT_ENTRIES ? done : undefined;
+  }
+
+  /** Something is removed from the directory. */
+  noteRemoval(ino: Ino): void {
+    if (ino === this.emptiedLast) return;
+    this.emptiedLast = ino;
+    const directory = this.table.peek(ino);
+    if (directory !== undefined && directory.parent !== ino) this.emptied.visited(directory);
+  }
+  /** A program that empties one directory after the other will come here soon. */
+  private expectedEmptied(ino: Ino): void {
+    const directory = this.table.peek(ino);
+    if (directory === undefined || this.listings.has(directory)) return;
+    const { local } = this.table;
+    const first = directory.names?.values().next().value;
+    const child = first === undefined ? undefined : this.table.peek(first);
+    const lacksChild = child !== undefined && local.lacksChild(ino, child);
+    if (local.lacksDirectory(ino) || lacksChild) void this.adopt(directory);
   }
 
   /**

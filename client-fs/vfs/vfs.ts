@@ -577,10 +577,11 @@ export class Vfs implements FileSystem {
     if (node === undefined) throw NOT_FOUND;
     const actor = this.actor(caller);
     const { local } = this.table;
+    this.listingAhead.noteRemoval(parent);
     if (local.unlink(parent, name, node, actor, caller.cause)) return;
-    const adopted = local.lacksChild(parent, node)
-      ? this.listingAhead.missed(this.table.get(parent))
-      : this.adopted(parent);
+    const adopted =
+      this.adopted(parent) ??
+      (local.lacksChild(parent, node) ? this.adoptedChildren(parent) : undefined);
     if (adopted !== undefined) {
       await adopted;
       if (local.unlink(parent, name, node, actor, caller.cause)) return;
@@ -594,6 +595,10 @@ export class Vfs implements FileSystem {
   private adopted(parent: Ino): Promise<void> | undefined {
     if (!this.table.local.lacksDirectory(parent)) return undefined;
     return this.listingAhead.adopt(this.table.get(parent));
+  }
+  private adoptedChildren(parent: Ino): Promise<void> | undefined {
+    const directory = this.table.get(parent);
+    return this.listingAhead.adopt(directory) ?? this.listingAhead.missed(directory);
   }
   async rmdir(parent: Ino, name: Buffer, caller: Caller): Promise<void> {
     const earlier = await this.earlier("rmdir", caller);

@@ -117,3 +117,42 @@ t.test("what becomes of directories that were listed ahead is seen", async (t) =
     t.same(await b.names(ino), ["f1", "f2", "new"]);
   }
 });
+
+t.test("who empties directories one after the other waits for few of them", async (t) => {
+  const world = await newWorld(6);
+  const inos = await fillTree(await world.mount());
+  const mount = await world.mount();
+  await mount.names(1);
+  for (const ino of inos) await mount.names(ino); // Before any of them is held alone.
+  let waited = 0;
+  for (const [i, ino] of inos.entries()) {
+    const names = await mount.names(ino);
+    const begun = world.clock.now;
+    for (const name of names) {
+      await mount.run(mount.vfs.unlink(ino, Buffer.from(name), CALLER));
+    }
+    await mount.run(mount.vfs.rmdir(1, Buffer.from(`d${String(i).padStart(2, "0")}`), CALLER));
+    if (world.clock.now > begun) waited++;
+    await world.run(new Promise<void>((resolve) => void world.clock.schedule(2, resolve)));
+  }
+  t.ok(waited < SUBDIRECTORIES / 4, `${waited} waited`);
+  const other = await world.mount();
+  await mount.run(mount.vfs.destroy());
+  t.same(await other.names(1), []);
+});
+
+t.test("what is emptied ahead of others who use it stays theirs, too", async (t) => {
+  const world = await newWorld(7);
+  const inos = await fillTree(await world.mount());
+  const [a, b] = [await world.mount(), await world.mount()];
+  await a.names(1);
+  for (const ino of inos) {
+    // b works in every directory before and after a has taken one name away.
+    t.same(await b.names(ino), ["f0", "f1", "f2"]);
+    await a.names(ino);
+    await a.run(a.vfs.unlink(ino, Buffer.from("f0"), CALLER));
+    t.same(await b.names(ino), ["f1", "f2"]);
+    await b.create(ino, "new");
+    t.same(await a.names(ino), ["f1", "f2", "new"]);
+  }
+});
