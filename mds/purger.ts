@@ -3,8 +3,9 @@
  * truncated files and shrinking volumes, pages of removed directories. The queue is journaled and
  * an entry goes only when its work is done, so nothing is forgotten; doing a part twice is
  * harmless. Bounded parallelism leaves the OSDs to clients, and the object of a deleted file that
- * has only one rests for a while first: who deletes many has the machines to himself meanwhile. Not
- * what was cut off a file that lives on: who makes that longer waits for it.
+ * has only one rests for a while first, and then they go at a measured pace: who deletes many, and
+ * who works after that, has the machines to himself. Not what was cut off a file that lives on: who
+ * makes that longer waits for it.
  *
  * Where there may be many more objects than placement groups, which are mostly holes then, the
  * groups are asked which objects there are, instead of trying every one. So they are about
@@ -56,8 +57,11 @@ const RESTING_BYTES_MAX = 256 * 2 ** 20;
 const SCARCE = 0.1;
 /** How often that is looked at. */
 const LOOK_MS = 1_000;
-/** How often those who have rested enough are looked for. */
+/** How often those who have rested enough are looked for… */
 const ROUSE_MS = 100;
+/** …and how many are taken then: so many, or this part of all, so that none rests much longer. */
+const ROUSED_MIN = 50;
+const ROUSED_PART = 0.01;
 /** Files of so few objects have all of them, most likely. */
 const SURE_MAX = 16;
 /** Progress is journaled after this many objects. */
@@ -206,9 +210,10 @@ export class Purger {
     const { clock } = this.parts;
     this.restTimer = undefined;
     const isScarce = this.isScarce();
-    for (let first; (first = this.resting.first()) !== undefined;) {
+    let room = Math.max(ROUSED_MIN, Math.ceil(ROUSED_PART * this.resting.length));
+    for (let first; (first = this.resting.first()) !== undefined; room--) {
       const leftMs = first.untilMs - clock.now();
-      if (leftMs > 0 && !isScarce) {
+      if ((leftMs > 0 || room === 0) && !isScarce) {
         const restMs = Math.min(Math.max(leftMs, ROUSE_MS), LOOK_MS);
         this.restTimer = clock.setTimer(restMs, () => this.rouseRested());
         break;
@@ -338,7 +343,7 @@ export class Purger {
           else if (keep < entry.layout.objectSize) await this.trimObject(entry, index, keep);
         }
       };
-      await Promise.all(Array.from({ length: PARALLEL }, worker));
+      await Promise.all(Array.from({ length: Math.min(PARALLEL, end - start) }, worker));
       if (this.parts.stopped()) throw new Error("stopped");
       this.doneSteps.set(entry.id, end);
       if (end < count) {

@@ -134,6 +134,18 @@ t.test("small files that were deleted rest; what is cut off others does not", as
   t.equal(sizes.size, 0);
 });
 
+t.test("many that have rested go at a measured pace", async (t) => {
+  const { cluster, a, file } = await begin(undefined, { purgeDelayMs: 5_000 });
+  const { sizes } = cluster.objects;
+  for (let i = 0; i < 600; i++) await file(`f${i}`);
+  for (let i = 0; i < 600; i++) await unlink(a, `f${i}`);
+  await cluster.clock.advance(5_450);
+  t.ok(sizes.size > 200 && sizes.size < 500, `${sizes.size} left`);
+  await cluster.clock.advance(1_000);
+  t.equal(sizes.size, 0);
+  t.equal(left(cluster), 0);
+});
+
 t.test("little rests, and nothing while space is scarce", async (t) => {
   const { cluster, a, file } = await begin(undefined, { purgeDelayMs: 60_000 });
   const large = 4 * 2 ** 20;
