@@ -4,7 +4,7 @@
  */
 import { describeError } from "../cluster/base/errors.js";
 import type { Config } from "../cluster/config/options.js";
-import { useQuickWakeups } from "../cluster/platform/node-wakeups.js";
+import { endQuickWakeups, useQuickWakeups } from "../cluster/platform/node-wakeups.js";
 import { nodeClock } from "../cluster/platform/node.js";
 import { createLogger, type ProcessLogger } from "../cluster/platform/pino-log.js";
 import { startProfile } from "./profile.js";
@@ -62,6 +62,7 @@ export async function runToEnd(
     await stopping;
     if (reason !== undefined) throw reason;
   } finally {
+    endQuickWakeups();
     await endProfile();
     process.off("SIGTERM", onSignal).off("SIGINT", onSignal);
   }

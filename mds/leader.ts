@@ -185,7 +185,10 @@ const PROBES_MAX = 16;
 /** Exclusive grants of one session at most: its page holds them all. */
 const EXCLUSIVE_MAX = 16_384;
 /** Asked back at a time when a limit is passed: the session has something to do for each. */
-const partOf = (max: number): number => Math.max(32, Math.ceil(max / 32));
+const partOf = (max: number): number =>
+  Math.min(Math.ceil(max / 2), Math.max(32, Math.ceil(max / 32)));
+/** Of a session that holds many more than it may: this many parts. */
+const PARTS_MAX = 8;
 
 export class MdsLeader {
   readonly journal: JournalWriter;
@@ -1007,21 +1010,21 @@ export class MdsLeader {
     const { capabilitiesMax } = this.parts.options;
     const held = this.capabilities.count(session.id) - session.recalls.size;
     if (held <= capabilitiesMax) return;
-    const count = Math.max(partOf(capabilitiesMax), held - capabilitiesMax);
+    const part = partOf(capabilitiesMax);
+    const count = Math.min(Math.max(part, held - capabilitiesMax), PARTS_MAX * part);
+    if (session.recalls.size >= count) return; // It has as many to give back already.
     const inos = this.capabilities.inosOf(session.id);
     this.recallOldest(session, inos, { count, mode: "none" });
   }
-  /** Asks for so many of them back, unless the session has as many to give back already. */
+  /** Of the first so many, asks for those back that are not asked back yet. */
   private recallOldest(
     session: LiveSession,
     inos: Iterable<Ino>,
     { count, mode }: { count: number; mode: CapabilityMode },
   ): void {
-    if (session.recalls.size >= count) return;
     let left = count;
     for (const ino of inos) {
-      if (session.recalls.has(ino)) continue;
-      this.recall(session.id, ino, mode);
+      if (!session.recalls.has(ino)) this.recall(session.id, ino, mode);
       if (--left === 0) return;
     }
   }

@@ -503,6 +503,9 @@ export class NodeTable implements SessionCache {
       const drops = mode === "none" || node.writers > 0;
       const endTurn = drops ? await this.kernel.turn(round > 0) : undefined;
       if (over()) return endTurn?.();
+      // Somebody may have opened it for writing before its turn came.
+      if (endTurn !== undefined && round === 0) await this.kernel.answersArrived(node);
+      if (over()) return endTurn?.();
       recall.stage = "invalidate"; // Not before its turn: what is let through makes another round.
       recall.admitted = 0;
       if (endTurn !== undefined) await this.kernel.drop(node, isDirectory, endTurn);

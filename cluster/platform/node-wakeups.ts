@@ -6,10 +6,10 @@
  * kernel (PM QoS, Documentation/power/pm_qos_interface.rst) for processors that wake quickly.
  * The request is gone when its file is closed: at the latest when the process ends.
  */
-import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, writeSync } from "node:fs";
 import { describeError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import type { Clock } from "./ports.js";
+import type { Clock, Timer } from "./ports.js";
 
 /** Takes an i32, host-endian: how many microseconds waking may take while the file is open. */
 const REQUESTS = "/dev/cpu_dma_latency";
@@ -35,7 +35,7 @@ const PATHS: WakeupPaths = { requests: REQUESTS, idleDriver: IDLE_DRIVER };
 
 export class QuickWakeups {
   private work = 0;
-  private isLooking = false;
+  private timer: Timer | undefined;
   /** Of the open request. */
   private fd: number | undefined;
   private busyMs = 0;
@@ -48,31 +48,40 @@ export class QuickWakeups {
     private readonly paths: WakeupPaths = PATHS,
   ) {}
 
+  /** For good. */
+  end(): void {
+    this.isRefused = true;
+    this.timer?.cancel();
+    this.close();
+  }
+
   /** A piece of work has come in or gone out. */
   noteWork(): void {
     this.work++;
-    if (!this.isLooking && !this.isRefused) this.lookLater();
+    if (this.timer === undefined && !this.isRefused) this.lookLater();
   }
   private lookLater(): void {
-    this.isLooking = true;
-    this.clock.setTimer(LOOK_MS, () => this.look());
+    this.timer = this.clock.setTimer(LOOK_MS, () => this.look());
   }
   private look(): void {
     const { work, clock } = this;
     this.work = 0;
-    this.isLooking = false;
+    this.timer = undefined;
     if (work >= BUSY) {
       this.busyMs = clock.now();
       if (this.fd === undefined) this.request();
     } else if (this.fd !== undefined && clock.now() >= this.busyMs + HOLD_MS) {
-      closeSync(this.fd);
-      this.fd = undefined;
+      this.close();
     }
     if (this.fd !== undefined || (work > 0 && !this.isRefused)) this.lookLater();
   }
+  private close(): void {
+    if (this.fd !== undefined) closeSync(this.fd);
+    this.fd = undefined;
+  }
   private request(): void {
     try {
-      const fd = openSync(this.paths.requests, "w");
+      const fd = openSync(this.paths.requests, constants.O_WRONLY);
       const value = new Int32Array([this.isGuest() ? GUEST_US : REAL_US]);
       try {
         writeSync(fd, value);
@@ -101,6 +110,10 @@ let ofThisProcess: QuickWakeups | undefined;
 /** From now on, for all that this process does. */
 export function useQuickWakeups(clock: Clock, logger: Logger): void {
   ofThisProcess = new QuickWakeups(clock, logger);
+}
+export function endQuickWakeups(): void {
+  ofThisProcess?.end();
+  ofThisProcess = undefined;
 }
 /** What arrives at this process's devices and leaves by its sockets is told here. */
 export function noteWork(): void {

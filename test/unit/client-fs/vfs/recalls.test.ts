@@ -272,3 +272,35 @@ t.test("many given back at once share the kernel; slow ones hold nothing up", as
   await mount.run(dropped);
   t.equal(ended.size, files);
 });
+
+t.test("a file opened for writing while its recall waits for its turn", async (t) => {
+  const world = await newWorld(1);
+  const [a, b] = [await world.mount(), await world.mount()];
+  const others: number[] = [];
+  for (let i = 0; i < 64; i++) {
+    const { ino, handle } = await a.create(1, `o${i}`);
+    await a.run(a.vfs.release(ino, handle));
+    others.push(ino);
+  }
+  const { ino, handle } = await a.create(1, "a");
+  await a.write({ ino, handle }, 0, "own");
+  await a.run(a.vfs.release(ino, handle));
+  const other = { ino: await b.lookup(1, "a"), handle: await b.open(ino) };
+  const reader = { ino, handle: await a.open(ino, 0) };
+  await b.write(other, 3, " and others");
+  for (const each of others) await a.run(a.vfs.getattr(each));
+  const answeredMs = world.clock.now;
+  t.equal((await a.run(a.vfs.lookup(1, Buffer.from("a")))).attributes.size, 14);
+  await a.read(reader, 0, 3);
+
+  const dropped: number[] = [];
+  a.onInvalidate = async (which) => {
+    if (which === ino) dropped.push(world.clock.now);
+    await new Promise<void>((resolve) => void world.clock.schedule(40, resolve));
+  };
+  const given = a.vfs.dropCaches();
+  await world.clock.advance(5);
+  const opened = a.vfs.open(ino, 2, CALLER);
+  await world.run(Promise.all([given, opened]));
+  t.ok(dropped[0]! >= answeredMs + 50, "the kernel has seen the size first");
+});

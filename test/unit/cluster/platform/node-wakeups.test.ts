@@ -1,5 +1,12 @@
 /** Quick wake-ups: when they are asked of the kernel, with a file in place of its device. */
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { silentLogger } from "../../../../cluster/base/log.js";
@@ -9,6 +16,7 @@ import { ManualClock } from "../../mds/harness.js";
 function setUp(folder: string) {
   const clock = new ManualClock();
   const paths = { requests: join(folder, "requests"), idleDriver: join(folder, "driver") };
+  if (existsSync(folder)) writeFileSync(paths.requests, "");
   const wakeups = new QuickWakeups(clock, silentLogger, paths);
   const isHeld = (): boolean =>
     readdirSync("/proc/self/fd").some((fd) => {
@@ -19,7 +27,7 @@ function setUp(folder: string) {
     for (let i = 0; i < pieces; i++) wakeups.noteWork();
     await clock.advance(ms);
   };
-  return { paths, isHeld, work };
+  return { wakeups, paths, isHeld, work };
 }
 
 t.test("a process that works asks for quick wake-ups, one that is idle does not", async (t) => {
@@ -50,11 +58,23 @@ t.test("a virtual machine's processors poll", async (t) => {
 });
 
 t.test("a kernel that refuses is asked once", async (t) => {
-  const { paths, isHeld, work } = setUp(join(t.testdir(), "missing"));
+  const { paths, isHeld, work } = setUp(t.testdir());
+  rmSync(paths.requests);
   await work(10, 20);
   t.notOk(isHeld());
+  t.notOk(existsSync(paths.requests));
   paths.requests = join(t.testdir(), "requests");
   writeFileSync(paths.requests, "");
+  await work(10, 20);
+  t.notOk(isHeld());
+});
+
+t.test("nothing is held or begun after the end", async (t) => {
+  const { wakeups, isHeld, work } = setUp(t.testdir());
+  await work(10, 20);
+  t.ok(isHeld());
+  wakeups.end();
+  t.notOk(isHeld());
   await work(10, 20);
   t.notOk(isHeld());
 });
