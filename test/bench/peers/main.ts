@@ -15,7 +15,7 @@ import type { Memory } from "../report.js";
 import { drawPeers } from "./charts.js";
 import { DSS_SYSTEMS, OURS } from "./dss-system.js";
 import { isInstalled, PEERS, peerSystem } from "./peer-system.js";
-import { describePeers, markdownOf, mergeMemory } from "./report.js";
+import { describePeers, markdownOf, mergeMemory, oursOf } from "./report.js";
 import type { Failure, PeersDocument, ProcessMemory, Sample, SyncCount } from "./report.js";
 import { alternate, chooseRows } from "./rows.js";
 import type { RowId } from "./rows.js";
@@ -164,7 +164,7 @@ function documentOf(
     );
     return { name, durability, syncs, results, memory: mergeMemory(memory), failures };
   });
-  const ours = reports.find(({ name }) => name === OURS);
+  const ours = oursOf(reports);
   const processes = (ours?.memory ?? []).map(({ name, resident }) => {
     return { name, role: name.replace(/\.\d+$/, ""), bytes: resident };
   });

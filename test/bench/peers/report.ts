@@ -5,7 +5,7 @@
 import { table } from "../../../cli/output.js";
 import { lessIsBetter, markdownTable, shown } from "../report.js";
 import type { Document, Result } from "../report.js";
-import { DSS_SYSTEMS, OURS } from "./dss-system.js";
+import { DSS_SYSTEMS } from "./dss-system.js";
 import { ROWS } from "./rows.js";
 import type { Row } from "./rows.js";
 
@@ -58,6 +58,10 @@ const OWN: ReadonlySet<string> = new Set(DSS_SYSTEMS.map(({ name }) => name));
 const medianOf = (system: SystemReport, row: Row): number | undefined =>
   system.results.find(({ name }) => name === row.name)?.median;
 
+/** The dss that is held against the peers: the first, where there are several. */
+export const oursOf = (systems: readonly SystemReport[]): SystemReport | undefined =>
+  systems.find(({ name }) => OWN.has(name));
+
 /** dss against the best peer of each row that any system has measured. */
 export function judge(systems: readonly SystemReport[], rows: readonly Row[] = ROWS): Judgement[] {
   return rows
@@ -71,7 +75,8 @@ function judgeRow(systems: readonly SystemReport[], row: Row): Judgement {
     const median = medianOf(system, row);
     return median === undefined ? [] : [{ system: system.name, median }];
   });
-  const ours = measured.find(({ system }) => system === OURS)?.median;
+  const own = oursOf(systems);
+  const ours = own && medianOf(own, row);
   const [best] = measured
     .filter(({ system }) => !OWN.has(system))
     .sort((a, b) => (less ? a.median - b.median : b.median - a.median));

@@ -105,6 +105,14 @@ t.test("memory has a limit of its own; a missing side is said", (t) => {
   t.end();
 });
 
+t.test("dss in another setting is held against the peers when it is alone", (t) => {
+  const peer = system("a", { stat: [5] });
+  const plain = system("dss-plain-wakeups", { stat: [10] });
+  t.match(judge([peer, plain]), [{ ratio: 2, best: { system: "a" }, verdict: "met" }]);
+  t.match(judge([system("dss", { stat: [5] }), plain, peer]), [{ ratio: 1, verdict: "MISSED" }]);
+  t.end();
+});
+
 t.test("costs are medians for a piece of work", (t) => {
   const cpu = (servers: number): Sample["cpu"] => ({ servers, client: 1, host: 10 });
   const rate = summarizeRow(rowNamed("seq-write"), [
