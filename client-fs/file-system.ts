@@ -1,6 +1,7 @@
 /**
  * The contract between a FUSE driver (client-fs/fuse: the kernel protocol driver and the
- * fuse-native driver) and the file system behind it (client-fs/vfs). Types only.
+ * fuse-native driver) and the file system behind it (client-fs/vfs). Types, and where
+ * a mount shows itself.
  *
  * Shapes: offsets and sizes are bytes (u53). Times are nanoseconds since 1970 as bigint. Node ids
  * are inode numbers; the root is 1. A failed operation throws a `DssError`, whose `errno` goes to
@@ -134,12 +135,21 @@ export interface RenameFlags {
 /**
  * What the file system asks of the driver, outside any request. Never on the event loop's stack.
  */
+/** `.dss` in the root of a mount. Beyond every inode number that the metadata servers give. */
+export const OWN_FOLDER: Ino = 2 ** 52;
+export const OWN_FOLDER_NAME = ".dss";
+
 export interface KernelNotifier {
   /** Drop cached attributes and the pages of [offset, offset + length); length 0 means to the end.
    * Resolves when the kernel has done it (it may write mapped pages back first). */
   invalidateInode(ino: Ino, offset: number, length: number): Promise<void>;
-  /** Puts bytes into the kernel's pages, and makes the file reach that far for it. */
-  store?(ino: Ino, offset: number, bytes: Buffer): Promise<void>;
+  /**
+   * Looks for a name of `OWN_FOLDER`, as any program would with stat(2): the kernel asks for it
+   * with `lookup`, and takes size and times from the entry. Rejects with ShuttingDown while no
+   * requests are read, with Disk when the mount is not found under its mount point, or the name
+   * in it.
+   */
+  lookForOwn?(name: string): Promise<void>;
   /** Drop one name. Can wait for the directory's lock: prefer `invalidateAllEntries`. */
   invalidateEntry(parent: Ino, name: Buffer): Promise<void>;
   /**

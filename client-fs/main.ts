@@ -136,6 +136,7 @@ export async function runMount(options: MountProcessOptions): Promise<RunningMou
       mds,
       objects,
       clock,
+      random,
       logger,
       cacheBytes: parsed.cacheBytes ?? config.client.cacheBytes,
       writeBackBytesMax: config.client.writeBackBytesMax,

@@ -11,14 +11,12 @@ import { DssError, describeError } from "../cluster/base/errors.js";
 import type { Ino } from "../cluster/base/ids.js";
 import type { Logger } from "../cluster/base/log.js";
 import type { Clock, Timer } from "../cluster/platform/ports.js";
-import type { Attributes, DirEntry, Entry, FileSystem } from "./file-system.js";
+import { OWN_FOLDER as FOLDER, OWN_FOLDER_NAME } from "./file-system.js";
+import type { Attributes, Caller, DirEntry, Entry, FileSystem } from "./file-system.js";
 
 const ROOT: Ino = 1;
-/** Beyond every inode number that the metadata servers give. */
-const FOLDER: Ino = 2 ** 52;
 const STATUS: Ino = FOLDER + 1;
 const DROP_CACHES: Ino = FOLDER + 2;
-const FOLDER_NAME = ".dss";
 const FILES: ReadonlyMap<string, Ino> = new Map([
   ["status", STATUS],
   ["drop_caches", DROP_CACHES],
@@ -109,7 +107,7 @@ class Observer {
       methods[name] = (...args) => {
         const [ino, second] = args;
         const isOwn = typeof ino === "number" && ino >= FOLDER;
-        const isAsked = name === "lookup" && ino === ROOT && isName(second, FOLDER_NAME);
+        const isAsked = name === "lookup" && ino === ROOT && isName(second, OWN_FOLDER_NAME);
         if (!isOwn && !isAsked) return counted(...args);
         return (own[name] ?? refuse)(...args);
       };
@@ -212,11 +210,12 @@ class Observer {
       return { name: Buffer.from(name), ino, type, cookie: index + 1 };
     });
     return {
-      lookup: (parent, name) => {
+      lookup: (parent, name, caller) => {
         if (parent === ROOT) return Promise.resolve(entryOf(FOLDER));
         const ino = parent === FOLDER ? FILES.get(String(name)) : undefined;
         if (ino !== undefined) return Promise.resolve(entryOf(ino));
-        return Promise.reject(new DssError("NotFound", "no such name"));
+        // What the file system itself looks for, or nothing.
+        return this.target.lookup(FOLDER, name as Buffer, caller as Caller);
       },
       getattr: (ino) => Promise.resolve(entryOf(ino as Ino)),
       // A shell cuts what it writes to.
@@ -269,7 +268,7 @@ const O_RDONLY = 0;
 const O_WRONLY = 1;
 const done = (): Promise<void> => Promise.resolve();
 function refuse(): Promise<never> {
-  return Promise.reject(new DssError("NotPermitted", `${FOLDER_NAME} is not changed`));
+  return Promise.reject(new DssError("NotPermitted", `${OWN_FOLDER_NAME} is not changed`));
 }
 function isName(value: unknown, name: string): boolean {
   return Buffer.isBuffer(value) && value.length === name.length && value.toString() === name;

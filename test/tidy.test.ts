@@ -73,7 +73,7 @@ const NEVER: readonly (readonly [prefix: RegExp, forbidden: RegExp, why: string]
 /** Where sockets, files, child processes and timers of Node may appear. */
 const WORLDLY = [
   /^cluster\/platform\/(node|node-[a-z-]+|lmdb|pino-log)\.ts$/,
-  /^client-fs\/fuse\/(device|fuse-native)\.ts$/,
+  /^client-fs\/fuse\/(device|looker|fuse-native)\.ts$/,
   /^[a-z-]+\/main\.ts$/,
   /^(cli|tools|test)\//,
 ];

@@ -167,7 +167,6 @@ export const XATTR_REPLACE = 2;
 export const NOTIFY = {
   INVAL_INODE: 2,
   INVAL_ENTRY: 3,
-  STORE: 4,
   RESEND: 7,
   INC_EPOCH: 8,
 } as const;
@@ -341,16 +340,6 @@ export function invalidateInodeMessage(ino: number, offset: number, length: numb
   putU53(message, OUT_HEADER_SIZE, ino);
   putU53(message, OUT_HEADER_SIZE + 8, offset);
   putU53(message, OUT_HEADER_SIZE + 16, length);
-  return message;
-}
-
-/** Bytes for the page cache; a file that ends before them ends after them then. */
-export function storeMessage(ino: number, offset: number, bytes: Buffer): Buffer {
-  const message = notification(NOTIFY.STORE, 24 + bytes.length);
-  putU53(message, OUT_HEADER_SIZE, ino);
-  putU53(message, OUT_HEADER_SIZE + 8, offset);
-  message.writeUInt32LE(bytes.length, OUT_HEADER_SIZE + 16);
-  bytes.copy(message, OUT_HEADER_SIZE + 24);
   return message;
 }
 

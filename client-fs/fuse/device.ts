@@ -36,7 +36,7 @@ import { DssError, describeError, isDssError } from "../../cluster/base/errors.j
 import { Fifo } from "../../cluster/base/fifo.js";
 import type { Logger } from "../../cluster/base/log.js";
 import { noteWork } from "../../cluster/platform/node-wakeups.js";
-import type { FileSystem, KernelNotifier } from "../file-system.js";
+import { OWN_FOLDER_NAME, type FileSystem, type KernelNotifier } from "../file-system.js";
 import * as abi from "./abi.js";
 import {
   Connection,
@@ -48,6 +48,7 @@ import {
   type RequestObserver,
 } from "./connection.js";
 import type { Mounted, MountOptions } from "./driver.js";
+import { Looker } from "./looker.js";
 import { OPCODE } from "./opcodes.js";
 
 const DEVICE_PATH = "/dev/fuse";
@@ -127,6 +128,8 @@ class BufferPool {
 
 export interface DeviceOptions {
   logger: Logger;
+  /** Where the connection is mounted, or will be. */
+  mountpoint: string;
   reading?: "poll" | "threads";
   readers?: number;
   observer?: RequestObserver;
@@ -232,6 +235,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
   private notifying = 0;
   private notifiersMax = NOTIFIERS_MIN;
   private readonly notifyQueue = new Fifo<() => void>();
+  private readonly looker: Looker;
   private writesDone: (() => void) | undefined;
   private settleReady!: (outcome: Negotiated | DssError) => void;
   private settleDone!: (error?: Error) => void;
@@ -241,6 +245,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     this.fd = fd;
     this.options = options;
     this.logger = options.logger;
+    this.looker = new Looker(path.join(options.mountpoint, OWN_FOLDER_NAME));
     this.ready = new Promise((resolve, reject) => {
       this.settleReady = (outcome) => (isDssError(outcome) ? reject(outcome) : resolve(outcome));
     });
@@ -376,6 +381,7 @@ export class FuseDevice implements ReplySink, KernelNotifier {
 
   private async finish(): Promise<void> {
     let failure = this.endError;
+    this.looker.stop();
     this.connection.interruptAll();
     try {
       await this.connection.idle();
@@ -463,8 +469,9 @@ export class FuseDevice implements ReplySink, KernelNotifier {
     await this.notify(abi.invalidateInodeMessage(ino, offset, length));
   }
 
-  async store(ino: number, offset: number, bytes: Buffer): Promise<void> {
-    await this.notify(abi.storeMessage(ino, offset, bytes));
+  async lookForOwn(name: string): Promise<void> {
+    if (this.activeReaders === 0) throw new DssError("ShuttingDown", "no request is read now");
+    await this.looker.look(name);
   }
 
   async invalidateEntry(parent: number, name: Buffer): Promise<void> {
@@ -769,7 +776,7 @@ export async function mountFileSystem(
   const fd = held?.fd ?? openDevice();
   let device: FuseDevice;
   try {
-    device = new FuseDevice(fd, fileSystem, options);
+    device = new FuseDevice(fd, fileSystem, { ...options, mountpoint: target });
     await mount(fd, target, options);
   } catch (error) {
     fs.closeSync(fd);
@@ -800,7 +807,8 @@ async function resumeMount(
   options: MountOptions,
   { fd, resume }: { fd: number; resume: Negotiated },
 ): Promise<Mounted> {
-  const device = new FuseDevice(fd, fileSystem, { ...options, resume });
+  const mountpoint = path.resolve(options.mountpoint);
+  const device = new FuseDevice(fd, fileSystem, { ...options, mountpoint, resume });
   await options.beforeResume?.();
   // Before any request is read: it would come twice, and the answer to the first be thrown away.
   if (!(await device.resend())) {
@@ -809,7 +817,7 @@ async function resumeMount(
     });
   }
   device.start();
-  return mountedOf(device, path.resolve(options.mountpoint));
+  return mountedOf(device, mountpoint);
 }
 
 function mountedOf(device: FuseDevice, target: string): Mounted {

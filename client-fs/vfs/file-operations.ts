@@ -164,7 +164,6 @@ export class FileOperations {
     const reply = this.register(node, id, flags, cause);
     try {
       while (node.removing !== undefined) await node.removing;
-      while (node.storing !== undefined) await node.storing;
       if (node.stale || (node.inode?.nlink === 0 && !node.orphan && !node.toldOpen)) {
         throw new DssError("StaleHandle", "the file is gone");
       }
@@ -388,7 +387,10 @@ export class FileOperations {
     const { size } = node;
     // Another mount had appended: this kernel's idea of the offset was old, and so are its pages
     // there.
-    if (size !== offset) this.table.invalidateLater(node.ino, Math.min(size, offset), length);
+    if (size !== offset) {
+      node.kernelSize = undefined;
+      this.table.invalidateLater(node.ino, Math.min(size, offset), length);
+    }
     return size;
   }
   private put(node: Node, offset: number, data: Buffer): void {
@@ -402,10 +404,8 @@ export class FileOperations {
   private wrote(node: Node, end: number): void {
     const inode = node.inode!;
     const now = this.clock.wallNs();
-    if (end > inode.size) {
-      if (node.kernelSize === inode.size) node.kernelSize = end;
-      inode.size = end;
-    }
+    node.writtenByKernel(end);
+    if (end > inode.size) inode.size = end;
     inode.mtimeNs = now;
     inode.ctimeNs = now;
     this.table.marks.untold(node);
@@ -429,6 +429,9 @@ export class FileOperations {
     if (pages !== undefined) node.locked.add(pages);
     try {
       return await this.writeUnder(node, handle, offset, data, { ...options, isDirect });
+    } catch (error) {
+      node.kernelSize = undefined; // The kernel does not count what failed.
+      throw error;
     } finally {
       if (pages !== undefined) node.locked.delete(pages);
     }
@@ -520,6 +523,7 @@ export class FileOperations {
       inode.ctimeNs = now;
       await file.writeDirect(position, data);
       const current = node.inode!;
+      node.writtenByKernel(end);
       if (end > current.size) current.size = end;
     }
     this.table.noteUsed(node);
@@ -614,7 +618,7 @@ export class FileOperations {
         if (inode !== undefined) {
           inode.size = size;
           inode.mtimeNs = mtimeNs;
-          node.resizedByKernel(size);
+          node.kernelSize = size;
           node.publishedSize = size;
           node.publishedMtimeNs = mtimeNs;
         }
@@ -639,7 +643,7 @@ export class FileOperations {
       inode.ctimeNs = this.clock.wallNs();
       await node.data?.afterResize(size, size);
       await this.table.publish(node, "safe");
-      node.resizedByKernel(size);
+      node.kernelSize = size;
       return true;
     } finally {
       this.table.unpin(node);

@@ -6,49 +6,54 @@
  * while a WRITE that needs more than what is being given back waits for the end of the recall. The
  * page in which it ends is passed by then: it holds nothing, or it would not be locked.
  *
- * Ends of files. A look at attributes that meets such a drop in the kernel is thrown away there,
- * and a read that depended on it goes by the size that the kernel had known before. So before
- * anything is dropped the kernel gets the last byte of a file that has grown, and with it the size.
- * Not of a file that is open for writing here: it may be mapped, and a byte given to the kernel
- * takes the place of one that was stored there and has not been written back. Then the answers that
- * are on their way get the time to arrive.
+ * Ends of files. A read ends where the kernel takes the end of the file to be. What is asked of the
+ * attributes, and a short answer to a READ, are thrown away there when they meet a drop (Linux,
+ * fs/fuse/inode.c: `attr_version`), and a read that depended on them goes by an older size. So
+ * before anything is dropped of a file that is open, and unless the kernel has its size for
+ * certain, the mount looks at it: the kernel asks, and has taken the answer when the look ends.
  */
-import { describeError, isDssError } from "../../cluster/base/errors.js";
+import { describeError, DssError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import { Slots } from "../../cluster/base/slots.js";
-import type { Clock, Timer } from "../../cluster/platform/ports.js";
+import type { Clock, RandomSource, Timer } from "../../cluster/platform/ports.js";
 import { covers } from "../../mds/proto.js";
-import type { KernelNotifier } from "../file-system.js";
-import type { ExtentCache } from "./extent-cache.js";
-import type { FileData } from "./file-data.js";
-import type { Node } from "./node.js";
+import { OWN_FOLDER, type KernelNotifier } from "../file-system.js";
+import type { Look, Node } from "./node.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
 export const HOLD_MS = 20;
-/** A recall does not wait longer for a byte that the OSDs do not give. */
-const LAST_BYTE_MS = 1_000;
+/** A recall does not wait longer for a look. */
+const LOOK_MS = 1_000;
+/** Of one file: somebody may be changing its size all the time. */
+const LOOKS = 3;
+/** When there was none, others do without for so long. */
+const BLIND_MS = 10_000;
 /**
  * Inodes whose pages are dropped at a time: thousands of capabilities may be asked for at once. One
  * that takes longer than HOLD_MS makes room.
  */
 const DROPS = 64;
-/** In that time whoever waits for an answer that was given has seen it. */
-const ARRIVAL_MS = 50;
 
 export interface KernelCacheParts {
   clock: Clock;
   logger: Logger;
-  cache: ExtentCache;
+  random: RandomSource;
   /** The kernel had this connection with an earlier worker: it may know of any inode. */
   isHeir: boolean;
   peek(ino: Ino): Node | undefined;
-  dataOf(node: Node): FileData;
+  /** Its attributes may be believed. */
+  valid(node: Node): boolean;
 }
 
 export class KernelCache {
   private notifier: KernelNotifier | undefined;
   private readonly drops = new Slots(DROPS);
+  /** Nobody else finds out the names of looks: they lead past the permissions of directories. */
+  private secret: string | undefined;
+  /** Looks under way by name. */
+  private readonly looks = new Map<string, Node>();
+  private blindUntilMs = 0;
   /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
   canInvalidate = false;
   canInvalidateNames = false;
@@ -72,6 +77,7 @@ export class KernelCache {
     const { notifier } = this;
     if (notifier === undefined || !this.canInvalidate) return;
     try {
+      await this.makeSure(this.parts.peek(ino));
       await notifier.invalidateInode(ino, offset, length);
     } catch (error) {
       if (!isDssError(error)) throw error;
@@ -111,13 +117,11 @@ export class KernelCache {
   async drop(node: Node, isDirectory: boolean, endTurn: () => void): Promise<void> {
     const timer = this.parts.clock.setTimer(HOLD_MS, endTurn);
     try {
-      if (!isDirectory) await this.tellSize(node);
       await this.dropPages(node, isDirectory);
     } finally {
       timer.cancel();
       endTurn();
     }
-    node.sizeAnswered = undefined; // What was answered until now may have been thrown away.
   }
   private async dropPages(node: Node, isDirectory: boolean): Promise<void> {
     const dropped = this.dropAll(node, isDirectory);
@@ -157,61 +161,53 @@ export class KernelCache {
     if (this.mayKnow(node)) await this.tell(node.ino, 0, 0);
   }
 
-  /** Attributes of the inode go out. */
+  // ---- Sizes -----------------------------------------------------------------------------------
+
+  /** Attributes of the inode go out. They may be thrown away. */
   answering(node: Node): void {
-    const { size } = node;
-    if (size <= node.kernelSize || node.sizeAnswered?.size === size) return;
-    node.sizeAnswered = { size, atMs: this.parts.clock.now() };
+    if (node.kernelSize !== node.size) node.kernelSize = undefined;
   }
-  /**
-   * Before pages are dropped of a file that is open for writing. What was answered then has been
-   * seen; later answers of the same size may be thrown away.
-   */
-  async answersArrived(node: Node): Promise<void> {
-    if (node.writers > 0 && this.canInvalidate) await this.arrived(node);
+  /** What a look is about, when a process asks for that name. */
+  lookedFor(name: string, pid: number | undefined): Node | undefined {
+    const node = this.looks.get(name);
+    if (node?.look === undefined || !this.parts.valid(node)) return undefined;
+    node.look.pid = pid;
+    node.look.size = node.size;
+    return node;
   }
-  /** The kernel knows a size at least as large as the one under this capability. */
-  private async tellSize(node: Node): Promise<void> {
-    const { size, ino } = node;
-    const { notifier } = this;
-    const isKnown = size <= node.kernelSize || node.opens === 0 || !node.isRegular;
-    if (isKnown || node.writers > 0) return;
-    if (notifier?.store === undefined || !this.canInvalidate) return;
-    const told = this.storeLast(node, size, notifier).catch((error: unknown) => {
+  /** The kernel has the size of the file under this capability, if anybody can depend on it. */
+  private async makeSure(node: Node | undefined): Promise<void> {
+    if (node === undefined || node.opens === 0 || !node.isRegular) return;
+    for (let i = 0; i < LOOKS && node.kernelSize !== node.size && this.parts.valid(node); i++) {
+      node.looking ??= this.lookAt(node).finally(() => (node.looking = undefined));
+      if (!(await node.looking)) return;
+    }
+  }
+  /** False when there can be no look. */
+  private async lookAt(node: Node): Promise<boolean> {
+    const { clock, logger } = this.parts;
+    if (this.notifier?.lookForOwn === undefined || clock.now() < this.blindUntilMs) return false;
+    this.secret ??= this.parts.random.bytes(16).toString("hex");
+    const name = `${this.secret}-${node.ino}`;
+    const look: Look = { pid: undefined, size: undefined, wasLost: false };
+    node.look = look;
+    this.looks.set(name, node);
+    try {
+      const seen = this.notifier.lookForOwn(name);
+      if (!(await this.within(LOOK_MS, seen))) throw new DssError("TimedOut", "no look");
+      if (look.size === node.size && !look.wasLost) node.kernelSize = node.size;
+      return true;
+    } catch (error) {
       if (!isDssError(error)) throw error;
-      const { logger } = this.parts;
-      logger.debug({ ino, error: describeError(error) }, "the kernel was not told a size");
-    });
-    await this.within(LAST_BYTE_MS, told);
-  }
-  private async arrived(node: Node): Promise<void> {
-    const { sizeAnswered } = node;
-    if (sizeAnswered === undefined || node.opens === 0) return;
-    const { clock } = this.parts;
-    const restMs = sizeAnswered.atMs + ARRIVAL_MS - clock.now();
-    if (restMs > 0) await new Promise<void>((resolve) => clock.setTimer(restMs, resolve));
-    // Unless it has become shorter meanwhile.
-    if (node.sizeAnswered === undefined) return;
-    node.kernelSize = Math.max(node.kernelSize, sizeAnswered.size);
-    if (node.sizeAnswered === sizeAnswered) node.sizeAnswered = undefined;
-  }
-  private async storeLast(node: Node, size: number, notifier: KernelNotifier): Promise<void> {
-    const { recall } = node;
-    const pieces = await this.parts.dataOf(node).read(size - 1, 1, undefined);
-    const last = Buffer.concat(pieces);
-    this.parts.cache.done(pieces);
-    // It took too long, the file became shorter, or somebody opens it for writing; a page that is
-    // locked is not waited for.
-    const isOver = node.recall !== recall || node.size !== size || node.locked.size > 0;
-    if (node.writers > 0) return this.arrived(node);
-    if (isOver || last.length !== 1) return;
-    const stored = notifier.store!(node.ino, size - 1, last);
-    const ended = stored.catch(() => undefined); // Who stores it sees the error below.
-    node.storing = ended;
-    await stored.finally(() => {
-      if (node.storing === ended) node.storing = undefined;
-    });
-    if (node.recall === recall) node.kernelSize = size;
+      if (error.code === "ShuttingDown") return false;
+      this.blindUntilMs = clock.now() + BLIND_MS;
+      logger.warn({ ino: node.ino, error: describeError(error) }, "the mount cannot see itself");
+      return false;
+    } finally {
+      this.looks.delete(name);
+      node.look = undefined;
+      void this.forgetName(OWN_FOLDER, Buffer.from(name)); // It keeps the inode in the kernel.
+    }
   }
 
   /** False when the work is still not done after that time. */

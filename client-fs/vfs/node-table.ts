@@ -15,7 +15,7 @@
 import { DssError, describeError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { Clock, Timer } from "../../cluster/platform/ports.js";
+import type { Clock, RandomSource, Timer } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { SessionCache } from "../../mds/client/session-cache.js";
 import {
@@ -53,6 +53,7 @@ const EARLY_MS = 1_000;
 export interface NodeTableOptions {
   mds: MdsClient;
   clock: Clock;
+  random: RandomSource;
   logger: Logger;
   data: Omit<DataEnvironment, "onError" | "onClean" | "onChanging">;
   /** Every change waits for the journal. */
@@ -107,10 +108,10 @@ export class NodeTable implements SessionCache {
     this.kernel = new KernelCache({
       clock: this.clock,
       logger: this.logger,
-      cache: options.data.cache,
+      random: options.random,
       isHeir: this.isHeir,
       peek: (ino) => this.peek(ino),
-      dataOf: (node) => this.dataOf(node),
+      valid: (node) => this.valid(node),
     });
     this.kernelTrim = new KernelTrim(this, this.kernel, this.clock, this.inodesMax);
     this.names = new Names(this);
@@ -423,7 +424,6 @@ export class NodeTable implements SessionCache {
       node.inode = inode;
       node.noteTold(inode);
     }
-    node.endsBy(node.inode.size);
     this.accessTimes.keep(node);
     if (inode.xattrCount === 0) node.xattrs = undefined;
     // Another mount took its last name away while we have it open.
@@ -488,9 +488,6 @@ export class NodeTable implements SessionCache {
     const over = (): boolean => generation !== this.generation || node.recall !== recall;
     const { isDirectory } = node;
     let mode: CapabilityMode;
-    // Once: what is let through while pages are dropped makes another round.
-    await this.kernel.answersArrived(node);
-    if (over()) return;
     for (let round = 0; ; round++) {
       mode = recall.mode;
       if (isDirectory && mode === "none") node.dropNames();
@@ -502,9 +499,6 @@ export class NodeTable implements SessionCache {
       // From exclusive to shared the pages stay good, except that mapped ones may still be written.
       const drops = mode === "none" || node.writers > 0;
       const endTurn = drops ? await this.kernel.turn(round > 0) : undefined;
-      if (over()) return endTurn?.();
-      // Somebody may have opened it for writing before its turn came.
-      if (endTurn !== undefined && round === 0) await this.kernel.answersArrived(node);
       if (over()) return endTurn?.();
       recall.stage = "invalidate"; // Not before its turn: what is let through makes another round.
       recall.admitted = 0;

@@ -29,6 +29,15 @@ export interface PendingRecall {
   admitted: number;
 }
 
+/** The mount looks at the inode, so that the kernel takes its size (kernel-cache.ts). */
+export interface Look {
+  /** Who asks, and what it was answered. */
+  pid: number | undefined;
+  size: number | undefined;
+  /** It had to ask again: the answer was thrown away. */
+  wasLost: boolean;
+}
+
 /** Bytes of whole pages of the kernel. */
 export interface PageRange {
   readonly start: number;
@@ -57,12 +66,11 @@ export class Node {
   readonly gate: (() => void)[] = [];
   /** References that the kernel counts. */
   lookups = 0;
-  /** The kernel knows a size of at least this, whatever became of what it was answered last. */
-  kernelSize = 0;
-  /** A size beyond that in the last answer, and when it was given first. */
-  sizeAnswered: { size: number; atMs: number } | undefined = undefined;
-  /** The kernel is being given a byte: nobody may map the file for writing until then. */
-  storing: Promise<void> | undefined = undefined;
+  /** The size that the kernel has for certain, if there is one. */
+  kernelSize: number | undefined = undefined;
+  look: Look | undefined = undefined;
+  /** Resolves at the end of that look: false when there can be none. */
+  looking: Promise<boolean> | undefined = undefined;
   opens = 0;
   writers = 0;
   /** Made by this mount, and nobody else has looked at it since. */
@@ -180,16 +188,9 @@ export class Node {
     this.inode = { ...inode, allocated: space.allocated, recount: space.recount };
   }
 
-  /** The kernel made it that size itself, or does so with the answer to what it asked. */
-  resizedByKernel(size: number): void {
-    this.kernelSize = size;
-    this.sizeAnswered = undefined;
-  }
-  /** It is no longer than that: what the kernel may have known beyond is void. */
-  endsBy(size: number): void {
-    if (size >= this.kernelSize && size >= (this.sizeAnswered?.size ?? 0)) return;
-    this.kernelSize = Math.min(this.kernelSize, size);
-    this.sizeAnswered = undefined;
+  /** The kernel's own write: with its answer the file reaches that far there. */
+  writtenByKernel(end: number): void {
+    if (this.kernelSize !== undefined && end > this.kernelSize) this.kernelSize = end;
   }
 
   dropNames(): void {

@@ -12,7 +12,7 @@
 import { DssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
-import type { Clock, Timer } from "../../cluster/platform/ports.js";
+import type { Clock, RandomSource, Timer } from "../../cluster/platform/ports.js";
 import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { InheritedOutcome } from "../../mds/client/request-log.js";
 import {
@@ -25,6 +25,7 @@ import {
   type Request,
 } from "../../mds/proto.js";
 import type { ObjectAccess } from "../../osd/client/object-access.js";
+import { OWN_FOLDER } from "../file-system.js";
 import type {
   Caller,
   DirEntry,
@@ -67,6 +68,7 @@ export interface VfsOptions {
   mds: MdsClient;
   objects: ObjectAccess;
   clock: Clock;
+  random: RandomSource;
   logger: Logger;
   cacheBytes: number;
   writeBackBytesMax: number;
@@ -108,6 +110,8 @@ const LABEL = "security.selinux";
 const NO_LABELS = new DssError("NotSupported", "files have no SELinux labels");
 NO_LABELS.stack = "";
 const DONE: Promise<void> = Promise.resolve();
+/** The kernel does not ask again within one look. What it took is dropped right afterwards. */
+const LOOK_VALID_MS = 1_000;
 
 export class Vfs implements FileSystem {
   readonly table: NodeTable;
@@ -134,6 +138,7 @@ export class Vfs implements FileSystem {
     this.table = new NodeTable({
       mds,
       clock,
+      random: options.random,
       logger,
       data: { objects, cache, budget: this.budget, readAheadBytes: options.readAheadBytes },
       inodesMax: options.inodesMax,
@@ -301,7 +306,8 @@ export class Vfs implements FileSystem {
     return this.table.get(ino);
   }
 
-  lookup(parent: Ino, name: Buffer): Promise<Entry> {
+  lookup(parent: Ino, name: Buffer, caller?: Caller): Promise<Entry> {
+    if (parent === OWN_FOLDER) return this.lookupOwn(name, caller);
     const directory = this.table.get(parent);
     directory.looks++;
     if (name.length <= 2 && name[0] === 0x2e) {
@@ -318,6 +324,17 @@ export class Vfs implements FileSystem {
     return listed === undefined
       ? this.lookupAsk(directory, name)
       : this.lookupListed(listed, directory, name);
+  }
+  /** A look of the mount itself: the entry that it is about, whatever is being given back. */
+  private lookupOwn(name: Buffer, caller?: Caller): Promise<Entry> {
+    const { kernel } = this.table;
+    const node = kernel.lookedFor(name.toString(), caller?.pid);
+    if (node === undefined) return Promise.reject(NOT_FOUND);
+    this.table.addLookup(node);
+    return Promise.resolve({
+      ...this.entryOf(node, undefined),
+      attributesValidMs: LOOK_VALID_MS,
+    });
   }
   private async lookupListed(listed: Promise<void>, directory: Node, name: Buffer): Promise<Entry> {
     await listed;
@@ -343,8 +360,9 @@ export class Vfs implements FileSystem {
     this.table.forget(ino, count);
   }
 
-  getattr(ino: Ino): Promise<Entry> {
+  getattr(ino: Ino, _handle?: number, caller?: Caller): Promise<Entry> {
     const node = this.table.get(ino);
+    if (caller !== undefined && caller.pid === node.look?.pid) node.look.wasLost = true;
     const counting = node.space?.pending;
     if (counting === undefined && this.table.valid(node)) {
       return Promise.resolve(this.entryOf(node, undefined));
@@ -478,7 +496,6 @@ export class Vfs implements FileSystem {
     const open = this.files.register(node, id, flags, caller.cause);
     try {
       while (node.removing !== undefined) await node.removing;
-      while (node.storing !== undefined) await node.storing;
       // Somebody else had made it since the kernel looked.
       if ((flags & O_TRUNC) !== 0 && !created) {
         const clearSuid = options?.killPrivileges === true;

@@ -21,6 +21,7 @@ if (resume === undefined) {
 }
 const device = new FuseDevice(FD, files, {
   logger: silentLogger,
+  mountpoint: "/nowhere",
   observer: (operation, _elapsedMs, _bytes, errno) => say(`${operation} ${errno}`),
   ...(resume === undefined ? {} : { resume }),
 });

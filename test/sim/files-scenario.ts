@@ -9,6 +9,7 @@ import { strict as assert } from "node:assert";
 import { isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
+import type { RandomSource } from "../../cluster/platform/ports.js";
 import type { Caller, KernelNotifier } from "../../client-fs/file-system.js";
 import { Vfs } from "../../client-fs/vfs/vfs.js";
 import { ROOT_INO } from "../../mds/proto.js";
@@ -56,6 +57,9 @@ const NOTIFIER: KernelNotifier = {
   invalidateEntry: () => Promise.resolve(),
   invalidateAllEntries: () => Promise.resolve(true),
 };
+
+/** For names of looks, of which there are none. */
+const NO_RANDOM: RandomSource = { u32: () => 0, bytes: (length) => Buffer.alloc(length) };
 
 interface Mount {
   client: SimClient;
@@ -155,6 +159,7 @@ class FilesScenario extends ScenarioBase {
       mds: client.mds,
       objects: client.objects,
       clock: client.clock,
+      random: NO_RANDOM,
       logger: client.logger,
       cacheBytes: 2 ** 20,
       writeBackBytesMax: 2 ** 20,

@@ -1,7 +1,7 @@
 /** The status folder of a mount, and the figures of its operations. */
 import t from "tap";
 import { DssError } from "../../../cluster/base/errors.js";
-import type { FileSystem } from "../../../client-fs/file-system.js";
+import { OWN_FOLDER, type FileSystem } from "../../../client-fs/file-system.js";
 import { observe } from "../../../client-fs/observed.js";
 import { silentLogger } from "../../../cluster/base/log.js";
 import { SimClock } from "../../sim/sim-clock.js";
@@ -85,7 +85,10 @@ t.test("the folder is only to be looked at", async (t) => {
   const { fs, stop } = setUp({
     mkdir: () => Promise.reject(new Error("not asked")),
     readdir: () => Promise.reject(new Error("not asked")),
-    lookup: () => Promise.reject(new Error("not asked")),
+    lookup: (...asked) => {
+      t.same(asked, [OWN_FOLDER, Buffer.from("x"), CALLER], "it may look for names of its own");
+      return Promise.reject(new DssError("NotFound", "no such name"));
+    },
     open: () => Promise.reject(new Error("not asked")),
   });
   const { ino } = (await fs.lookup(1, Buffer.from(".dss"), CALLER)).attributes;

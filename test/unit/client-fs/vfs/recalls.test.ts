@@ -3,9 +3,12 @@
  * whose pages the kernel has locked.
  */
 import t from "tap";
-import { CALLER, newWorld, OBJECT_SIZE, type TestMount } from "./world.js";
+import { DssError } from "../../../../cluster/base/errors.js";
+import { OWN_FOLDER } from "../../../../client-fs/file-system.js";
+import { CALLER, LOOKER, newWorld, OBJECT_SIZE, type TestMount } from "./world.js";
 
 const PAGE = 4096;
+const O_RDWR_APPEND = 2 | 0o2000;
 
 /** A file that `a` has made and both have open; the kernel of `a` knows it, empty as it is. */
 async function shared() {
@@ -42,69 +45,121 @@ t.test("a size looked at beside a truncation is the one before or the one after"
   }
 });
 
-t.test(
-  "before its pages are dropped the kernel knows the size of a file that has grown",
-  async (t) => {
-    const { a, b, file: made, ino, other } = await shared();
-    await a.write(made, 0, "own");
-    await a.run(a.vfs.release(ino, made.handle));
-    const file = { ino, handle: await a.open(ino, 0) };
-    await b.write(other, 0, "OWN");
-    t.same(a.stored, [], "what it wrote itself it knows");
-    await b.write(other, 3, " and others");
-    t.equal(await a.size(ino), 14, "an answer that the kernel may not have taken");
+t.test("before its pages are dropped the kernel has the size of a file", async (t) => {
+  const { a, b, file, ino, other } = await shared();
+  /** Sizes that the kernel was made to take. */
+  const recalled = async (text: string, offset = 0): Promise<number[]> => {
+    a.looked.length = 0;
+    let before: number[] | undefined;
     a.onInvalidate = () => {
-      t.same(a.stored, [{ ino, offset: 13, bytes: Buffer.from("s") }], "before they are dropped");
+      before ??= [...a.looked];
       return Promise.resolve();
     };
-    await b.write(other, 0, "the");
-    t.equal(a.stored.length, 1);
-    t.same(await a.read(file, 0, 100), Buffer.from("the and others"));
-    await b.write(other, 0, "not");
-    t.equal(a.stored.length, 1, "once is enough");
-    await b.run(b.vfs.setattr(ino, { size: 5 }, CALLER));
-    t.equal(await a.size(ino), 5);
+    await b.write(other, offset, text);
     a.onInvalidate = undefined;
-    await b.write(other, 5, "ing!");
-    t.equal(await a.size(ino), 9);
-    await b.write(other, 0, "a");
-    t.same(a.stored[1], { ino, offset: 8, bytes: Buffer.from("!") }, "it had been shorter");
-  },
-);
-
-t.test("the kernel is given no byte of a file that may be mapped for writing", async (t) => {
-  const { world, a, b, file, ino, other } = await shared();
-  const recalledIn = async (text: string): Promise<number> => {
-    let at = -1;
-    const begin = world.clock.now;
-    a.onInvalidate = () => {
-      if (at < 0) at = world.clock.now - begin;
-      return Promise.resolve();
-    };
-    await b.write(other, 0, text);
-    a.onInvalidate = undefined;
-    t.not(at, -1, "it had to drop its pages");
-    return at;
+    t.ok(before, "it had to drop its pages");
+    t.same(before, a.looked, "before they are dropped");
+    return [...a.looked];
   };
-  // Sizes of its own making it knows.
+  await a.write(file, 0, "own");
+  t.same(await recalled("b"), [], "what it wrote itself it knows");
   await a.run(a.vfs.setattr(ino, { size: 5 }, CALLER));
-  t.ok((await recalledIn("b")) < 50);
+  t.same(await recalled("c"), [], "and what it cut");
   await a.run(a.vfs.fallocate(ino, file.handle, 0, 9, 0, CALLER));
-  t.ok((await recalledIn("c")) < 50);
-  // Another's, in an answer that may be on its way.
+  t.same(await recalled("d"), [], "and what it allocated");
+
   await b.write(other, 9, "longer");
+  t.equal(await a.size(ino), 15, "an answer that the kernel may not have taken");
+  t.same(await recalled("e"), [15]);
   t.equal(await a.size(ino), 15);
-  await world.clock.advance(20);
-  const first = await recalledIn("d");
-  t.ok(first >= 25 && first < 60, `the answer had time to arrive: ${first} ms`);
-  t.equal(await a.size(ino), 15);
-  t.ok((await recalledIn("e")) < 25, "it is known by now");
-  t.same(a.stored, []);
-  // One that nobody was told.
+  t.same(await recalled("f"), [], "once is enough");
   await b.write(other, 15, "er");
   await a.read(file, 0, 3);
-  t.ok((await recalledIn("f")) < 25);
-  t.same(a.stored, []);
+  t.same(await recalled("g"), [17], "a size that it was not told at all");
+  await b.run(b.vfs.setattr(ino, { size: 5 }, CALLER));
+  await a.read(file, 0, 3);
+  t.same(await recalled("h"), [5], "it had been longer");
+  await b.write(other, 5, "and more");
+  await a.write(file, 3, "own", O_RDWR_APPEND);
+  t.equal(a.looked.at(-1), 16, "it took its own append to be elsewhere");
+  t.same(await recalled("i"), []);
+
+  await b.write(other, 16, "longer");
+  await a.run(a.vfs.release(ino, file.handle));
+  t.equal(await a.size(ino), 22);
+  t.same(await recalled("j"), [], "nobody reads what nobody has open");
+});
+
+t.test("a look whose answer was thrown away is repeated, but not for ever", async (t) => {
+  const { a, b, file, ino, other } = await shared();
+  let lost = 1;
+  a.onLook = async () => {
+    if (lost-- > 0) await a.vfs.getattr(ino, undefined, LOOKER);
+  };
+  await b.write(other, 0, "longer");
+  await a.read(file, 0, 3);
+  await b.write(other, 0, "b");
+  t.same(a.looked, [6, 6]);
+  lost = Infinity;
+  await b.write(other, 6, "er");
+  await a.read(file, 0, 3);
+  await b.write(other, 0, "c");
+  t.same(a.looked, [6, 6, 8, 8, 8]);
+  // Others may look at any time.
+  lost = 0;
+  a.onLook = async () => void (await a.vfs.getattr(ino, undefined, CALLER));
+  await a.read(file, 0, 3);
+  await b.write(other, 0, "d");
+  t.same(a.looked, [6, 6, 8, 8, 8, 8]);
+});
+
+t.test("a mount that cannot see itself gives back what is asked for", async (t) => {
+  const { world, a, b, file, ino, other } = await shared();
+  let looks = 0;
+  const recalledIn = async (text: string): Promise<number> => {
+    await b.write(other, await b.size(ino), text);
+    await a.read(file, 0, 3);
+    const begin = world.clock.now;
+    await b.write(other, 0, text);
+    return world.clock.now - begin;
+  };
+  a.onLook = () => {
+    looks++;
+    return new Promise(() => undefined);
+  };
+  const first = await recalledIn("a");
+  t.ok(first >= 1_000 && first < 1_500, `${first} ms`);
+  t.equal(looks, 1);
+  t.ok((await recalledIn("b")) < 100, "it does without for a while");
+  t.equal(looks, 1);
+  a.onLook = () => {
+    looks++;
+    return Promise.reject(new DssError("Disk", "hidden"));
+  };
+  await world.clock.advance(15_000);
+  t.ok((await recalledIn("c")) < 100);
+  t.equal(looks, 2);
+  a.onLook = undefined;
+  await world.clock.advance(15_000);
+  await recalledIn("d");
+  t.same(a.looked, [4]);
+});
+
+t.test("only a look of the mount itself finds an inode by its number", async (t) => {
+  const { a, b, file, ino, other } = await shared();
+  const names: string[] = [];
+  const { lookForOwn } = a;
+  a.lookForOwn = (name) => {
+    names.push(name);
+    return lookForOwn.call(a, name);
+  };
+  await b.write(other, 0, "longer");
+  await a.read(file, 0, 3);
+  await b.write(other, 0, "b");
+  t.equal(names.length, 1);
+  for (const name of [...names, `${ino}`]) {
+    await t.rejects(a.run(a.vfs.lookup(OWN_FOLDER, Buffer.from(name))), { code: "NotFound" });
+  }
 });
 
 t.test("who looks and reads all the time does not hold a recall up", async (t) => {
@@ -126,7 +181,6 @@ t.test("who looks and reads all the time does not hold a recall up", async (t) =
   }
   isOver = true;
   await world.run(beside);
-  t.same(a.stored, []);
 });
 
 /** As the kernel: pages of a write that were not cached stay locked until it is answered. */
@@ -271,36 +325,4 @@ t.test("many given back at once share the kernel; slow ones hold nothing up", as
   t.equal(ended.size, files - slow.size, "the others have ended");
   await mount.run(dropped);
   t.equal(ended.size, files);
-});
-
-t.test("a file opened for writing while its recall waits for its turn", async (t) => {
-  const world = await newWorld(1);
-  const [a, b] = [await world.mount(), await world.mount()];
-  const others: number[] = [];
-  for (let i = 0; i < 64; i++) {
-    const { ino, handle } = await a.create(1, `o${i}`);
-    await a.run(a.vfs.release(ino, handle));
-    others.push(ino);
-  }
-  const { ino, handle } = await a.create(1, "a");
-  await a.write({ ino, handle }, 0, "own");
-  await a.run(a.vfs.release(ino, handle));
-  const other = { ino: await b.lookup(1, "a"), handle: await b.open(ino) };
-  const reader = { ino, handle: await a.open(ino, 0) };
-  await b.write(other, 3, " and others");
-  for (const each of others) await a.run(a.vfs.getattr(each));
-  const answeredMs = world.clock.now;
-  t.equal((await a.run(a.vfs.lookup(1, Buffer.from("a")))).attributes.size, 14);
-  await a.read(reader, 0, 3);
-
-  const dropped: number[] = [];
-  a.onInvalidate = async (which) => {
-    if (which === ino) dropped.push(world.clock.now);
-    await new Promise<void>((resolve) => void world.clock.schedule(40, resolve));
-  };
-  const given = a.vfs.dropCaches();
-  await world.clock.advance(5);
-  const opened = a.vfs.open(ino, 2, CALLER);
-  await world.run(Promise.all([given, opened]));
-  t.ok(dropped[0]! >= answeredMs + 50, "the kernel has seen the size first");
 });

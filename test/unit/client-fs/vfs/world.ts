@@ -11,6 +11,7 @@ import type { Address, RandomSource } from "../../../../cluster/platform/ports.j
 import { Vfs, type VfsOptions } from "../../../../client-fs/vfs/vfs.js";
 import type { WorkerRecord } from "../../../../client-fs/vfs/worker-record.js";
 import { SessionObjects, type ClosableObjects } from "../../../../client-fs/vfs/session-objects.js";
+import { OWN_FOLDER } from "../../../../client-fs/file-system.js";
 import type { Caller, KernelNotifier } from "../../../../client-fs/file-system.js";
 import {
   MdsClient,
@@ -38,6 +39,8 @@ import { SimClock } from "../../../sim/sim-clock.js";
 import { SimHost, SimNetwork } from "../../../sim/sim-network.js";
 
 export const CALLER: Caller = { uid: 1000, gid: 1000, pid: 1, umask: 0o022 };
+/** Looks at the mount for itself. */
+export const LOOKER: Caller = { ...CALLER, pid: 2 };
 export const OBJECT_SIZE = 64 * 1024;
 const BLOCK = 4_096;
 
@@ -260,7 +263,7 @@ class World {
       return () => void this.leaderListeners.delete(listener);
     },
   };
-  private get randomSource(): RandomSource {
+  get randomSource(): RandomSource {
     return { u32: () => this.random.u32(), bytes: (length) => this.random.bytes(length) };
   }
 
@@ -436,8 +439,10 @@ export class TestMount implements KernelNotifier {
   readonly mds: MdsClient;
   readonly vfs: Vfs;
   readonly invalidated: number[] = [];
-  /** Bytes that the kernel was given. */
-  readonly stored: { ino: number; offset: number; bytes: Buffer }[] = [];
+  /** Sizes that looks of the mount at itself brought to the kernel. */
+  readonly looked: number[] = [];
+  /** What happens between the question of a look and its end. */
+  onLook: (() => Promise<void>) | undefined;
   nameEpoch = 0;
   /** What the kernel does while it drops pages, e.g. writes mapped ones back. */
   onInvalidate: ((ino: number, offset: number, length: number) => Promise<void>) | undefined;
@@ -461,6 +466,7 @@ export class TestMount implements KernelNotifier {
       mds: this.mds,
       objects,
       clock,
+      random: world.randomSource,
       logger: world.logger,
       cacheBytes: 2 ** 24,
       writeBackBytesMax: 2 ** 22,
@@ -478,9 +484,11 @@ export class TestMount implements KernelNotifier {
     this.invalidated.push(ino);
     await this.onInvalidate?.(ino, offset, length);
   }
-  store(ino: number, offset: number, bytes: Buffer): Promise<void> {
-    this.stored.push({ ino, offset, bytes });
-    return Promise.resolve();
+  async lookForOwn(name: string): Promise<void> {
+    const { attributes } = await this.vfs.lookup(OWN_FOLDER, Buffer.from(name), LOOKER);
+    this.vfs.forget(attributes.ino, 1);
+    await this.onLook?.();
+    this.looked.push(attributes.size);
   }
   /** What the kernel does when it is to drop a name. */
   onForgetName: ((parent: number, name: string) => void) | undefined;
