@@ -3,7 +3,7 @@
  * unpacked, copied and removed, a large directory listed. For `npm run bench`, which does it on
  * mounts of dss and on the local disk beside them.
  */
-import { mkdirSync } from "node:fs";
+import { mkdirSync, mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { succeed } from "../support/process.js";
 import type { Scope } from "../support/scope.js";
@@ -36,12 +36,16 @@ export interface Place {
 
 export class FileTests {
   private readonly done = new Map<string, { unit: Unit; runs: Run[] }>();
+  /** Two places may be one folder, mounted in two ways. */
+  private readonly folder: string;
 
   constructor(
     private readonly scope: Scope,
     private readonly place: Place,
     private readonly isWanted: (name: string) => boolean,
-  ) {}
+  ) {
+    this.folder = mkdtempSync(join(place.folder, "files-"));
+  }
 
   async run(runs: number, sizes: FileSizes): Promise<Result[]> {
     for (const workers of [1, WORKERS]) {
@@ -71,7 +75,7 @@ export class FileTests {
     };
     const phases = ["create", "stat", "read", "delete"];
     if (!phases.some((phase) => this.isWanted(name(phase)))) return;
-    const folder = join(this.place.folder, `small-${workers}-${run}`);
+    const folder = join(this.folder, `small-${workers}-${run}`);
     mkdirSync(folder);
     for (const phase of phases) {
       if (phase === "stat") this.place.cold();
@@ -88,7 +92,7 @@ export class FileTests {
     if (!["tar -x", "cp -r", "rm -r of both"].some((what) => this.isWanted(name(what)))) return;
     const tar = await makeTree(this.scope, files);
     for (let run = 0; run < runs; run++) {
-      const [unpacked, copied] = ["t", "c"].map((each) => join(this.place.folder, `${each}${run}`));
+      const [unpacked, copied] = ["t", "c"].map((each) => join(this.folder, `${each}${run}`));
       mkdirSync(unpacked!);
       await this.measure(name("tar -x"), "s", () =>
         this.seconds("tar", "-C", unpacked!, "-xf", tar),
@@ -104,7 +108,7 @@ export class FileTests {
     const name = (what: string): string =>
       `${this.place.prefix}directory of ${entries} entries: ${what}`;
     if (!["ls -l", "ls -l, cold"].some((what) => this.isWanted(name(what)))) return;
-    const folder = join(this.place.folder, "large");
+    const folder = join(this.folder, "large");
     mkdirSync(folder);
     const make = ["-c", 'cd "$1" && seq "$2" | xargs touch', "-", folder, String(entries)];
     await succeed(this.scope, "sh", make, { withinMs: PROGRAM_MS });
