@@ -100,7 +100,7 @@ export const LEADER_DEFAULTS: LeaderOptions = {
   confirmedMs: 3_000,
   checkpointMs: 5_000,
   checkpointBatches: 256,
-  capabilitiesMax: 65_536,
+  capabilitiesMax: 131_072,
   expiryMs: 300_000,
   inoRange: 1024,
   journalLingerMs: 0,

@@ -239,7 +239,7 @@ export const OPTIONS = {
       "a client that is heard of and keeps a recalled capability for this long is evicted",
     ),
     capabilitiesMax: count(
-      { default: 65_536, min: 16, max: 2 ** 24, simulate: [16, 256] },
+      { default: 131_072, min: 16, max: 2 ** 24, simulate: [16, 256] },
       "capabilities that a client session holds before the oldest are asked back",
     ),
     pageCacheBytes: bytes(
