@@ -5,7 +5,8 @@
  *
  * Owns: that process.
  */
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcessByStdio } from "node:child_process";
+import type { Readable, Writable } from "node:stream";
 import { DssError } from "../../cluster/base/errors.js";
 import { Fifo } from "../../cluster/base/fifo.js";
 
@@ -15,6 +16,7 @@ const SCRIPT =
 const THERE = 0x31;
 const NEWLINE = 0x0a;
 
+type Shell = ChildProcessByStdio<Writable, Readable, null>;
 interface Look {
   name: string;
   resolve: () => void;
@@ -22,7 +24,7 @@ interface Look {
 }
 
 export class Looker {
-  private shell: ChildProcess | undefined;
+  private shell: Shell | undefined;
   /** In the order of their answers. */
   private readonly looks = new Fifo<Look>();
 
@@ -34,36 +36,51 @@ export class Looker {
   }
 
   /** Resolves when the kernel has found the name. Rejects with Disk when it has not. */
-  look(name: string): Promise<void> {
-    return new Promise((resolve, reject) => {
+  async look(name: string): Promise<void> {
+    this.shell ??= this.start();
+    const { stdin } = this.shell;
+    await new Promise<void>((resolve, reject) => {
       this.looks.push({ name, resolve, reject });
-      this.shell ??= this.start();
-      this.shell.stdin!.write(`${name}\n`);
+      stdin.write(`${name}\n`);
     });
   }
   /** A look that is under way is over when its request has been answered. */
   stop(): void {
-    this.shell?.stdin!.end();
-    this.shell = undefined;
+    const { shell } = this;
+    if (shell === undefined) return;
+    shell.stdin.end();
+    this.ended(shell, new Error("the mount has ended"));
   }
 
-  private start(): ChildProcess {
-    const shell = spawn("/bin/sh", ["-c", SCRIPT, "sh", this.folder], {
-      cwd: "/",
-      stdio: ["pipe", "pipe", "ignore"],
-      detached: true, // A signal for the group of the mount is not for it.
-    });
+  private start(): Shell {
+    const failure = `no shell to look at ${this.folder} with`;
+    let shell: Shell;
+    try {
+      shell = spawn("/bin/sh", ["-c", SCRIPT, "sh", this.folder], {
+        cwd: "/",
+        stdio: ["pipe", "pipe", "ignore"],
+        detached: true, // A signal for the group of the mount is not for it.
+      });
+    } catch (error) {
+      throw new DssError("Disk", failure, { cause: error });
+    }
+    this.watch(shell, failure);
+    return shell;
+  }
+  private watch(shell: Shell, failure: string): void {
     const ended = (error: Error): void => this.ended(shell, error);
     shell.once("error", ended);
     shell.once("exit", () => ended(new Error("the shell has ended")));
+    // Node leaves the pipes out when there are no more descriptors.
+    if ((shell.stdin as Writable | undefined) === undefined) throw new DssError("Disk", failure);
     shell.stdin.on("error", ended);
     shell.stdout.on("error", ended);
-    shell.stdout.on("data", (answers: Buffer) => this.answered(answers));
+    shell.stdout.on("data", (answers: Buffer) => this.answered(shell, answers));
     shell.unref();
     for (const pipe of [shell.stdin, shell.stdout]) (pipe as { unref?: () => void }).unref?.();
-    return shell;
   }
-  private answered(answers: Buffer): void {
+  private answered(shell: Shell, answers: Buffer): void {
+    if (this.shell !== shell) return;
     for (const byte of answers) {
       if (byte === NEWLINE) continue;
       const look = this.looks.shift();
@@ -71,7 +88,7 @@ export class Looker {
       else look?.reject(new DssError("Disk", `${this.folder}/${look.name} cannot be seen`));
     }
   }
-  private ended(shell: ChildProcess, cause: Error): void {
+  private ended(shell: Shell, cause: Error): void {
     if (this.shell !== shell) return;
     this.shell = undefined;
     for (let look = this.looks.shift(); look !== undefined; look = this.looks.shift()) {

@@ -91,6 +91,7 @@ export class FileOperations {
     const node = this.table.get(ino);
     this.register(node, id, flags, cause);
     node.toldOpen = true; // As the session says that takes over.
+    node.sizeInherited = true;
     const handle = this.handles.get(id)!;
     if (cause !== 0) this.unheard.set(cause, handle);
   }
@@ -296,7 +297,8 @@ export class FileOperations {
     checkAlive(node, handle);
     this.table.accessTimes.read(node, handle);
     const isSure = this.mds.trusted || offset + length <= node.size;
-    if (node.barrier === undefined && isSure && this.table.tryPin(node, "shared")) {
+    const isReady = node.barrier === undefined && isSure && !node.sizeInherited;
+    if (isReady && this.table.tryPin(node, "shared")) {
       return this.readPinned(node, handle, offset, length);
     }
     return this.readLater(node, handle, offset, length);
@@ -310,6 +312,9 @@ export class FileOperations {
     // Where the file ends the leader alone can tell: OSDs know of bytes, not of their absence.
     if (offset + length > node.size) await this.table.acquire(node, "shared");
     await this.table.pin(node, "shared", false);
+    // It was asked for before the pages were dropped for the next worker, and so was the size.
+    if (node.sizeInherited) await this.table.kernel.makeSure(node);
+    node.sizeInherited = false;
     return this.readPinned(node, handle, offset, length);
   }
   private readPinned(

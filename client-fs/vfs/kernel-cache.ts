@@ -176,7 +176,7 @@ export class KernelCache {
     return node;
   }
   /** The kernel has the size of the file under this capability, if anybody can depend on it. */
-  private async makeSure(node: Node | undefined): Promise<void> {
+  async makeSure(node: Node | undefined): Promise<void> {
     if (node === undefined || node.opens === 0 || !node.isRegular) return;
     for (let i = 0; i < LOOKS && node.kernelSize !== node.size && this.parts.valid(node); i++) {
       node.looking ??= this.lookAt(node).finally(() => (node.looking = undefined));

@@ -254,8 +254,7 @@ export class NodeTable implements SessionCache {
   }
 
   addLookup(node: Node, count = 1): void {
-    // One that the kernel makes now has the size that it is told.
-    if (node.lookups === 0 && !this.isHeir) node.kernelSize = node.size;
+    if (node.lookups === 0) node.kernelSize = undefined; // What it knew before is gone.
     node.lookups += count;
     this.idle.delete(node);
   }

@@ -69,6 +69,8 @@ export class Node {
   /** The size that the kernel has for certain, if there is one. */
   kernelSize: number | undefined = undefined;
   look: Look | undefined = undefined;
+  /** Open since an earlier worker; the kernel may have any size. */
+  sizeInherited = false;
   /** Resolves at the end of that look: false when there can be none. */
   looking: Promise<boolean> | undefined = undefined;
   opens = 0;

@@ -260,7 +260,9 @@ export class Vfs implements FileSystem {
   /** An entry that the kernel counts as a look-up. */
   private lookedUp(ino: Ino, parent: Node): Entry {
     const node = this.table.get(ino);
+    const isNew = node.lookups === 0 && !this.table.isHeir;
     this.table.addLookup(node);
+    if (isNew) node.kernelSize = node.size; // The kernel makes it with the size that it is told.
     return this.entryOf(node, parent);
   }
   private actor(caller: Caller): Actor {

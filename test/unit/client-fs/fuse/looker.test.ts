@@ -53,7 +53,9 @@ t.test("the shell ends with the looker", async (t) => {
   const looker = new Looker(base);
   await looker.look(".");
   const { pid } = looker;
+  const under = looker.look(".");
   looker.stop();
+  await t.rejects(under, { code: "Disk", message: /no look at/ });
   const isThere = (): boolean => {
     try {
       return process.kill(pid!, 0);

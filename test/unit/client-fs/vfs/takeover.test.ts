@@ -136,7 +136,11 @@ t.test("an open file: what was synced is there, what was not is reported once", 
   kernel.kill();
   await kernel.restart();
   t.ok(kernel.mount.invalidated.includes(file.ino), "the kernel drops its pages");
+  t.same(kernel.mount.looked, []);
   t.equal(String(await kernel.mount.read(file, 0, 100)), "synced");
+  t.same(kernel.mount.looked, [6], "before a read is answered the kernel has its end");
+  t.equal(String(await kernel.mount.read(file, 0, 100)), "synced");
+  t.same(kernel.mount.looked, [6]);
   t.equal(await kernel.mount.size(file.ino), 6);
   const syncer = await kernel.run((vfs, caller) => vfs.open(file.ino, 2, caller));
   const elsewhere = kernel.ask((vfs) => vfs.fsync(file.ino, syncer.handle));
