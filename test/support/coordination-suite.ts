@@ -127,10 +127,7 @@ export function coordinationSuite(t: Test, driver: CoordinationDriver): void {
       session.get("/order").then((node) => order.push(`r${node!.data.toString()}`)),
     ]);
     await Promise.all(requests.flat());
-    t.same(
-      order,
-      Array.from({ length: 300 }, (_, i) => [`w${i + 1}`, `r${i}`]).flat(),
-    );
+    t.same(order, Array.from({ length: 300 }, (_, i) => [`w${i + 1}`, `r${i}`]).flat());
   });
 
   t.test("watches fire once, before anything newer is read", async (t) => {
@@ -176,7 +173,9 @@ export function coordinationSuite(t: Test, driver: CoordinationDriver): void {
       await driver.pause(1);
     }
     await change;
-    t.equal(reads.at(-2), "watch", "the watch comes before the new value");
+    // An answer from before the change may have come in one piece with the watch.
+    const news = reads.filter((each) => each !== "1");
+    t.same(news, ["watch", "2"], "the watch comes before the new value");
     await driver.pause(100);
     t.equal(seen.length, 5, "nothing else fires");
   });
