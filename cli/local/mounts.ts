@@ -199,6 +199,9 @@ export async function probe(mountpoint: string): Promise<"none" | "dead" | "hung
   // The kernel may still answer from its cache, or wait for the last descriptor to close.
   const record = readRecord(mountpoint);
   if (record !== undefined && !isMountAlive(record)) return "dead";
+  return await answerOf(mountpoint);
+}
+async function answerOf(mountpoint: string): Promise<"dead" | "hung" | "usable"> {
   const answered = statfs(mountpoint).then(
     () => "usable" as const,
     (error: NodeJS.ErrnoException) =>
@@ -269,12 +272,20 @@ export async function startMount(request: MountRequest): Promise<MountRecord> {
   return record;
 }
 
-/** Lazily, so that it also works on a mount whose process is gone; nothing when there is none. */
+/**
+ * Lazily, so that it also works on a mount whose process is gone; nothing when there is none. The
+ * supervisor may be dead and a thread of the worker live on, waiting in the kernel for what only
+ * its process would have answered (a page to be let go): nobody who uses the mount would ever hear
+ * anything. Then the connection is ended, too.
+ */
 export async function takeAway(mountpoint: string): Promise<void> {
   const found = findMount(mountpoint);
   if (found === undefined || !isFuseMount(found)) return;
+  const record = readRecord(mountpoint);
+  const mayHang = record === undefined || !isMountAlive(record);
+  const abort = mayHang && (await answerOf(mountpoint)) === "hung";
   try {
-    await unmountPath(mountpoint, { lazy: true });
+    await unmountPath(mountpoint, { lazy: true, abort });
   } catch (error) {
     if (!isDssError(error, "NotFound")) throw error;
   }

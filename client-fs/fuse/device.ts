@@ -731,8 +731,11 @@ async function mount(fd: number, target: string, options: MountOptions): Promise
  * Runs umount(8). Rejects with `Busy` when files are open, `NotFound` when nothing is mounted
  * there. `lazy` also takes away a mount whose daemon is dead.
  */
-export async function unmountPath(target: string, options: { lazy?: boolean } = {}): Promise<void> {
-  const args = options.lazy === true ? ["-i", "-l"] : ["-i"];
+export async function unmountPath(
+  target: string,
+  { lazy = false, abort = false }: { lazy?: boolean; abort?: boolean } = {},
+): Promise<void> {
+  const args = ["-i", ...(lazy ? ["-l"] : []), ...(abort ? ["-f"] : [])];
   const { status, stderr } = await runCommand("umount", [...args, "--", target]);
   if (status === 0) return;
   const message = `umount ${target}: ${stderr === "" ? `exit status ${status}` : stderr}`;

@@ -139,6 +139,29 @@ await t.test("without its supervisor it ends in good order", async (t) => {
   await cluster.ok(["umount", cluster.mount], { withinMs: 60_000 });
 });
 
+await t.test(
+  "with nobody left to answer it can be taken away, and who waits hears so",
+  async (t) => {
+    const path = tempFolder(t, "orphan");
+    await cluster.ok(["mount", path], { withinMs: 60_000 });
+    writeFileSync(join(path, "file"), "bytes");
+    const of = async (what: string): Promise<number> =>
+      Number(await succeed(t, "pgrep", ["-f", `${what} ${path}( |$)`]));
+    const [served, supervisor] = [await of("main.js mount"), await of("program.js")];
+    // As one of its threads that the kernel does not let go.
+    process.kill(served, "SIGSTOP");
+    t.teardown(() => cluster.kill([served]));
+    await cluster.kill([supervisor]);
+    const reader = start(t, "cat", [join(path, "other")]);
+    await waitFor("the reader's wait", () =>
+      /fuse|request_wait/.test(readFileSync(`/proc/${reader.pid}/wchan`, "utf8")),
+    );
+    await cluster.ok(["umount", "--force", path], { withinMs: 30_000 });
+    t.not((await reader.exited).code, 0);
+    t.notOk(readFileSync("/proc/mounts", "utf8").includes(path));
+  },
+);
+
 await t.test("told so, a mount ends with its worker", async (t) => {
   const path = tempFolder(t, "mortal");
   t.teardown(() => cluster.dss(["umount", path]));
