@@ -20,6 +20,7 @@ import type { MdsClient } from "../../mds/client/mds-client.js";
 import type { SessionCache } from "../../mds/client/session-cache.js";
 import {
   covers,
+  ROOT_INO,
   type CapabilityMode,
   type Grant,
   type Inode,
@@ -118,6 +119,7 @@ export class NodeTable implements SessionCache {
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
     const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
     this.accessTimes = new AccessTimes(this.mds, this.clock, this.logger, mode, directories);
+    this.addLookup(this.get(ROOT_INO)); // The kernel has it without a look-up, as long as it is mounted.
     this.dataEnvironment = {
       ...options.data,
       onError: (node, error) => this.onDataError(node, error),

@@ -2,7 +2,7 @@
  * The file suites on the mount of a real cluster: 3 OSDs, 2 metadata servers, the kernel's FUSE.
  * One cluster for all, because starting one takes longer than most of the tests.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { startCluster } from "../../support/cluster.js";
@@ -48,6 +48,15 @@ await t.test("locks", (t) => locksSuite(t, cluster, second));
 await t.test("two mounts", async (t) => {
   mkdirSync(join(cluster.mount, "two"));
   await twoMountsSuite(t, { a: join(cluster.mount, "two"), b: join(second, "two") });
+  await t.test("the root of the file system", async (t) => {
+    for (const mode of [0o750, 0o755]) {
+      const before = statSync(cluster.mount);
+      chmodSync(second, mode);
+      t.equal(statSync(cluster.mount).mode & 0o777, mode);
+      mkdirSync(join(second, `in-root-${mode}`));
+      t.equal(statSync(cluster.mount).nlink, before.nlink + 1);
+    }
+  });
   const ways = [join(cluster.mount, "two"), join(second, "two")] as const;
   const places = { ways, local: join(local, "posix") };
   await t.test("beside a local file system", (t) =>

@@ -311,6 +311,7 @@ t.test("many given back at once share the kernel; slow ones hold nothing up", as
   let isOver = false;
   const ended = new Set<number>();
   mount.onInvalidate = async (ino) => {
+    if (ino === 1) return; // The directory that they are in.
     if (!slow.has(ino)) most = Math.max(most, ++underWay);
     await new Promise<void>((resolve) => {
       world.clock.schedule(slow.has(ino) ? 10_000 : 5, resolve);
@@ -325,4 +326,26 @@ t.test("many given back at once share the kernel; slow ones hold nothing up", as
   t.equal(ended.size, files - slow.size, "the others have ended");
   await mount.run(dropped);
   t.equal(ended.size, files);
+});
+
+t.test("the kernel is told of the root directory, though it never looked it up", async (t) => {
+  const world = await newWorld(7);
+  const [a, b] = [await world.mount({ inodesMax: 16 }), await world.mount()];
+  const modeOnA = async (): Promise<number> => (await a.run(a.vfs.getattr(1))).attributes.mode;
+  const before = await modeOnA();
+  a.invalidated.length = 0;
+  await b.run(b.vfs.setattr(1, { mode: 0o700 }, { ...CALLER, uid: 0 }));
+  t.ok(a.invalidated.includes(1), "its attributes are dropped");
+  t.not(await modeOnA(), before);
+  // However long nobody has asked for it: what the kernel has is not forgotten here.
+  for (let i = 0; i < 64; i++) {
+    const { ino, handle } = await a.create(1, `f${i}`);
+    await a.run(a.vfs.release(ino, handle));
+    a.vfs.forget(ino, 1);
+  }
+  await modeOnA();
+  await world.clock.advance(10_000);
+  a.invalidated.length = 0;
+  await b.run(b.vfs.setattr(1, { mode: 0o755 }, { ...CALLER, uid: 0 }));
+  t.ok(a.invalidated.includes(1));
 });
