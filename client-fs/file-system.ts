@@ -80,8 +80,10 @@ export interface OpenReply {
 
 export interface OpenDirReply {
   handle: number;
-  /** Let the kernel cache the listing (FOPEN_CACHE_DIR with FOPEN_KEEP_CACHE). */
+  /** Let the kernel cache the listing (FOPEN_CACHE_DIR). */
   cacheListing: boolean;
+  /** A listing cached at an earlier open is still good (FOPEN_KEEP_CACHE). */
+  keepListing: boolean;
 }
 
 export interface DirEntry {

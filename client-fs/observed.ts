@@ -249,7 +249,7 @@ class Observer {
         this.texts.delete(handle as number);
         return done();
       },
-      opendir: () => Promise.resolve({ handle: 0, cacheListing: false }),
+      opendir: () => Promise.resolve({ handle: 0, cacheListing: false, keepListing: false }),
       readdir: (_ino, _handle, cookie) =>
         Promise.resolve(entries.filter((entry) => entry.cookie > (cookie as number))),
       releasedir: done,

@@ -123,7 +123,7 @@ export class VolumeFileSystem implements FileSystem {
   }
 
   async opendir(): Promise<OpenDirReply> {
-    return { handle: 0, cacheListing: false };
+    return { handle: 0, cacheListing: false, keepListing: false };
   }
   async readdir(_ino: number, _handle: number, cookie: number): Promise<Iterable<DirEntry>> {
     const names: [string, number, number][] = [

@@ -578,8 +578,9 @@ served(27, "OPENDIR", {
   method: "opendir",
   call: (r, fs) => fs.opendir(r.ino, r.u32(0), r.caller),
   encode: (reply, open) => {
-    const cached = abi.FOPEN.CACHE_DIR | abi.FOPEN.KEEP_CACHE;
-    putOpen(reply.scratch, BODY, open.handle, open.cacheListing ? cached : 0);
+    const cached = open.cacheListing ? abi.FOPEN.CACHE_DIR : 0;
+    const kept = open.keepListing ? abi.FOPEN.KEEP_CACHE : 0;
+    putOpen(reply.scratch, BODY, open.handle, cached | kept);
     return abi.OPEN_OUT_SIZE;
   },
   undo: (r, fs, open) => void fs.releasedir(r.ino, open.handle).catch(nothing),

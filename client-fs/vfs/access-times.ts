@@ -56,14 +56,22 @@ export class AccessTimes {
   listed(node: Node): void {
     if (this.directories) this.note(node);
   }
+  /** Whether a listing of the directory would change its time. */
+  isListingDue(node: Node): boolean {
+    return this.directories && this.isDue(node, this.clock.wallNs());
+  }
   /** As Linux does it for a local file system. */
+  private isDue({ inode }: Node, now: bigint): boolean {
+    if (this.mode === "noatime" || inode === undefined || inode.nlink === 0) return false;
+    const { atimeNs, mtimeNs, ctimeNs } = inode;
+    if (now <= atimeNs) return false;
+    if (this.mode === "strictatime") return true;
+    return atimeNs <= mtimeNs || atimeNs <= ctimeNs || now - atimeNs >= DAY_NS;
+  }
   note(node: Node): void {
     const { inode, ino } = node;
-    if (this.mode === "noatime" || inode === undefined || inode.nlink === 0) return;
     const now = this.clock.wallNs();
-    const { atimeNs, mtimeNs, ctimeNs } = inode;
-    const isDue = atimeNs <= mtimeNs || atimeNs <= ctimeNs || now - atimeNs >= DAY_NS;
-    if (now <= atimeNs || (!isDue && this.mode === "relatime")) return;
+    if (inode === undefined || !this.isDue(node, now)) return;
     if (this.times.size >= KEPT_MAX && !this.times.has(ino)) return;
     node.inode = { ...inode, atimeNs: now };
     this.times.set(ino, now);

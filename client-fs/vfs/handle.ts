@@ -3,7 +3,7 @@
  * is.
  */
 import type { Ino } from "../../cluster/base/ids.js";
-import type { DirectoryEntry } from "../../mds/proto.js";
+import type { DirectoryEntry, MdsReply } from "../../mds/proto.js";
 import type { Node } from "./node.js";
 
 /** Entries of a directory that always come with attributes. */
@@ -53,6 +53,13 @@ export class FileHandle {
   }
 }
 
+interface ListingAhead {
+  readonly cookie: number;
+  readonly plus: boolean;
+  /** Undefined: it failed. */
+  readonly reply: Promise<MdsReply | undefined>;
+}
+
 export class DirectoryHandle {
   /** The listing's page in hand: entries that follow `from`. */
   entries: DirectoryEntry[] = [];
@@ -63,6 +70,12 @@ export class DirectoryHandle {
    * so.
    */
   whole = -1;
+  /** The page after the one in hand, under way. */
+  ahead: ListingAhead | undefined = undefined;
+  /** `Node.namesEpoch` when the kernel began to keep this listing; undefined: it does not. */
+  epoch: number | undefined = undefined;
+  /** Every entry since the start came with attributes, or its reader looked at it. */
+  hadAttributes = false;
   /** `Node.looks` when the reader began. */
   private looks = 0;
   private isLooking = false;
@@ -85,4 +98,17 @@ export class DirectoryHandle {
     readonly id: number,
     readonly ino: Ino,
   ) {}
+
+  /** rewinddir(3) must see what changed since. */
+  rewind(): void {
+    this.from = -1;
+    this.ahead = undefined;
+    this.hadAttributes = true;
+  }
+  /** The page after `cookie`, if it was asked for. */
+  async takeAhead(cookie: number, plus: boolean): Promise<MdsReply | undefined> {
+    const { ahead } = this;
+    this.ahead = undefined;
+    return ahead?.cookie === cookie && (ahead.plus || !plus) ? ahead.reply : undefined;
+  }
 }

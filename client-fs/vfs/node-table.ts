@@ -119,7 +119,7 @@ export class NodeTable implements SessionCache {
     this.local = new LocalChanges(options.mds, this, options.sync !== true);
     const { mode, directories } = options.atime ?? { mode: "relatime", directories: true };
     this.accessTimes = new AccessTimes(this.mds, this.clock, this.logger, mode, directories);
-    this.addLookup(this.get(ROOT_INO)); // The kernel has it without a look-up, as long as it is mounted.
+    this.addLookup(this.get(ROOT_INO)); // The kernel has it without a look-up.
     this.dataEnvironment = {
       ...options.data,
       onError: (node, error) => this.onDataError(node, error),
@@ -593,8 +593,13 @@ export class NodeTable implements SessionCache {
     const { generation } = this;
     // Not for what others ask for meanwhile.
     const recalls = held.map((node) => ({ node, recall: node.recall }));
-    const isUnderWay = (): boolean =>
-      recalls.some(({ node, recall }) => recall !== undefined && node.recall === recall);
+    const isUnderWay = (): boolean => {
+      for (let last = recalls.at(-1); last !== undefined; last = recalls.at(-1)) {
+        if (last.recall !== undefined && last.node.recall === last.recall) return true;
+        recalls.pop();
+      }
+      return false;
+    };
     while (generation === this.generation && isUnderWay()) {
       await new Promise<void>((resolve) => this.clock.setTimer(GIVE_BACK_MS, resolve));
     }
@@ -800,6 +805,7 @@ export class NodeTable implements SessionCache {
     if (node.mode === "none" || node.recall !== undefined) return;
     this.logger.warn({ ino: node.ino, seq: node.seq }, "a capability was not the leader's to know");
     node.mode = "none";
+    node.dropNames();
     node.space = undefined;
     node.xattrs = undefined;
     node.data?.dropCache();

@@ -11,6 +11,7 @@ import type { Epoch, Ino } from "../../cluster/base/ids.js";
 import type { CapabilityMode, Inode, LastWord, Recall } from "../../mds/proto.js";
 import type { FileData } from "./file-data.js";
 import type { FileSpace } from "./file-space.js";
+import type { KernelListing } from "./kernel-listings.js";
 
 export const S_IFMT = 0o170000;
 export const S_IFREG = 0o100000;
@@ -105,6 +106,8 @@ export class Node {
   looks = 0;
   /** Directories: counts how often `names` was thrown away. */
   namesEpoch = 0;
+  /** Directories: what the kernel may have of the listing. */
+  kernelListing: KernelListing | undefined = undefined;
   xattrs: Map<string, Buffer> | undefined = undefined;
   data: FileData | undefined = undefined;
   /** What is allocated, while exclusive and written to: newer than the inode's figure. */

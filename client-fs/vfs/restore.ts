@@ -15,6 +15,7 @@ import { extentsOf } from "../../osd/client/striper.js";
 import { DirectoryHandle } from "./handle.js";
 import type { FileLocks } from "./file-locks.js";
 import type { FileOperations } from "./file-operations.js";
+import type { KernelListings } from "./kernel-listings.js";
 import type { NodeTable } from "./node-table.js";
 import { FAILED, KEPT, UNTOLD, UNWRITTEN, type KeptFile, type Recorded } from "./worker-record.js";
 
@@ -30,6 +31,7 @@ export interface RestoreParts {
   files: FileOperations;
   locks: FileLocks;
   directories: Map<number, DirectoryHandle>;
+  kernelListings: KernelListings;
   objects: ObjectAccess;
   clock: Clock;
   logger: Logger;
@@ -41,7 +43,9 @@ export function restoreHandles(parts: RestoreParts, recorded: Recorded): void {
   for (const handle of recorded.handles) {
     if (!handle.isDirectory) files.restore(handle);
     else {
-      directories.set(handle.id, new DirectoryHandle(handle.id, handle.ino));
+      const restored = new DirectoryHandle(handle.id, handle.ino);
+      directories.set(handle.id, restored);
+      parts.kernelListings.restored(table.get(handle.ino), restored);
       table.get(handle.ino).opens++;
     }
     table.noteUsed(table.get(handle.ino));

@@ -4,12 +4,12 @@
  * open files do is in file-operations.ts.
  *
  * What the kernel may keep: names while the directory's shared capability is held, attributes
- * while the inode's is, both for `attributeValidMs` at most and only when the kernel can be told
- * to drop them.
+ * while the inode's is, both for `attributeValidMs` at most, no longer than the session's lease,
+ * and only when the kernel can be told to drop them. Listings: kernel-listings.ts.
  *
  * Owns: the tables of inodes and handles. One instance serves one mount.
  */
-import { DssError } from "../../cluster/base/errors.js";
+import { DssError, isDssError } from "../../cluster/base/errors.js";
 import type { Ino } from "../../cluster/base/ids.js";
 import type { Logger } from "../../cluster/base/log.js";
 import type { Clock, RandomSource, Timer } from "../../cluster/platform/ports.js";
@@ -22,6 +22,7 @@ import {
   XATTR_VALUE_MAX,
   type Actor,
   type Inode,
+  type MdsReply,
   type Request,
 } from "../../mds/proto.js";
 import type { ObjectAccess } from "../../osd/client/object-access.js";
@@ -49,6 +50,7 @@ import { FileLocks } from "./file-locks.js";
 import { FilesAhead } from "./files-ahead.js";
 import { FileOperations, type WriteOptions } from "./file-operations.js";
 import { DirectoryHandle, O_EXCL, O_SYNC, O_TRUNC } from "./handle.js";
+import { KernelListings } from "./kernel-listings.js";
 import { ListingAhead } from "./listing-ahead.js";
 import { type Node, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, writeBackError } from "./node.js";
 import { nameKey } from "./names.js";
@@ -93,6 +95,11 @@ const HANDLES_PER_WORKER = 2 ** 36;
 
 const BLOCK = 4096;
 const STATFS_VALID_MS = 1_000;
+/**
+ * A new worker has the kernel forget names and what is open, and does not know which directories
+ * programs work in: their attributes outlive a worker only for so long.
+ */
+const DIRECTORY_VALID_MS = 1_000;
 /** Entries asked for at a time. */
 const LISTING_PAGE = 1_024;
 const FIRST_NAMES = 64;
@@ -118,6 +125,7 @@ export class Vfs implements FileSystem {
   private readonly files: FileOperations;
   private readonly locks: FileLocks;
   private readonly listingAhead: ListingAhead;
+  private readonly kernelListings: KernelListings;
   private readonly mds: MdsClient;
   private readonly clock: Clock;
   private readonly budget: WriteBudget;
@@ -157,6 +165,8 @@ export class Vfs implements FileSystem {
       lost: (handle) => this.files.loseLock(handle),
     });
     this.listingAhead = new ListingAhead(mds, this.table, logger);
+    const { attributeValidMs: namesValidMs } = options;
+    this.kernelListings = new KernelListings(this.table, this.clock, namesValidMs);
     mds.setCache(this.table);
     mds.setLocks(this.locks);
     this.watchAge();
@@ -183,9 +193,9 @@ export class Vfs implements FileSystem {
   // ---- Other workers of the same mount ---------------------------------------------------------
 
   private get restoring(): RestoreParts {
-    const { mds, table, files, locks, directories, clock } = this;
+    const { mds, table, files, locks, directories, kernelListings, clock } = this;
     const { objects, logger } = this.options;
-    return { mds, table, files, locks, directories, objects, clock, logger };
+    return { mds, table, files, locks, directories, kernelListings, objects, clock, logger };
   }
   /** Goes on where another worker has ended; opens the session. Then requests may be read. */
   async takeOver(recorded: Recorded, openWithinMs: number): Promise<void> {
@@ -245,16 +255,17 @@ export class Vfs implements FileSystem {
 
   private entryOf(node: Node, parent: Node | undefined): Entry {
     const { table } = this;
-    const valid = this.options.attributeValidMs;
+    const { canInvalidate, canInvalidateNames } = table.kernel;
     table.kernel.answering(node);
+    // Should this process stop, others may change what it has told as soon as its lease is over.
+    const valid = Math.min(this.options.attributeValidMs, this.mds.trustedMs);
+    const attributesValid = node.isDirectory ? Math.min(valid, DIRECTORY_VALID_MS) : valid;
+    const lastsName = canInvalidateNames && parent !== undefined && table.lasting(parent);
     return {
       attributes: attributesOf(node, this.options.owner),
       generation: 0,
-      entryValidMs:
-        parent !== undefined && table.kernel.canInvalidateNames && table.lasting(parent)
-          ? valid
-          : 0,
-      attributesValidMs: table.kernel.canInvalidate && table.lasting(node) ? valid : 0,
+      entryValidMs: lastsName ? valid : 0,
+      attributesValidMs: canInvalidate && table.lasting(node) ? attributesValid : 0,
     };
   }
   /** An entry that the kernel counts as a look-up. */
@@ -777,15 +788,19 @@ export class Vfs implements FileSystem {
     const node = this.table.get(ino);
     const id = this.nextHandle++;
     this.options.record?.opened({ id, ino, flags: 0, cause: 0, isDirectory: true });
-    this.directories.set(id, new DirectoryHandle(id, ino));
+    const handle = new DirectoryHandle(id, ino);
+    this.directories.set(id, handle);
     node.opens++;
     this.table.noteUsed(node);
-    return Promise.resolve({ handle: id, cacheListing: false });
+    return Promise.resolve({ handle: id, ...this.kernelListings.opened(node, handle) });
   }
   releasedir(ino: Ino, handle: number): Promise<void> {
-    if (this.directories.delete(handle)) {
+    const listing = this.directories.get(handle);
+    if (listing !== undefined) {
+      this.directories.delete(handle);
       this.options.record?.closed(handle);
       const node = this.table.get(ino);
+      this.kernelListings.closed(node, listing);
       node.opens--;
       this.table.noteIdle(node);
     }
@@ -810,14 +825,21 @@ export class Vfs implements FileSystem {
     }
     const after = cookie <= COOKIE_DOTDOT ? 0 : cookie - COOKIE_DOTDOT;
     if (cookie === 0) this.table.accessTimes.listed(this.table.get(ino));
-    // rewinddir(3) must see what changed since.
-    if (after === 0) listing.from = -1;
+    if (after === 0) listing.rewind();
     const start = this.positionIn(listing, after);
     const plus = options.plus && listing.wantsAttributes(this.table.get(ino), cookie);
     // The first page brings them to this mount in any case: its look-ups are answered here.
     if (start < 0) await this.fetchListing(listing, after, plus || after === 0);
+    else if (start > 0) this.listAhead(listing, plus);
+    const dropped = this.kernelListings.before(this.table.get(ino), listing);
+    if (dropped !== undefined) await dropped;
     // Of a large directory a few names first: what their reader does with them says the rest.
-    const most = options.plus && !plus && after === 0 ? FIRST_NAMES : Infinity;
+    const isFirst = options.plus && !plus && after === 0;
+    const most = isFirst ? FIRST_NAMES : Infinity;
+    if (!plus && !isFirst) listing.hadAttributes = false;
+    if (listing.end && Math.max(start, 0) === listing.entries.length) {
+      this.kernelListings.ended(this.table.get(ino), listing);
+    }
     return this.entries(listing, cookie, Math.max(start, 0), { plus, most });
   }
 
@@ -851,13 +873,7 @@ export class Vfs implements FileSystem {
     }
     const last = listing.entries[listing.entries.length - 1];
     const continues = listing.from >= 0 && last !== undefined && last.cookie === after;
-    const reply = await this.mds.call({
-      op: "readdir",
-      ino,
-      cookie: after,
-      limit: LISTING_PAGE,
-      plus,
-    });
+    const reply = (await listing.takeAhead(after, plus)) ?? (await this.askPage(ino, after, plus));
     const node = this.table.get(ino);
     if (after === 0) listing.whole = node.mode === "none" ? -1 : node.namesEpoch;
     else if (!continues || listing.whole !== node.namesEpoch) listing.whole = -1;
@@ -865,6 +881,20 @@ export class Vfs implements FileSystem {
     listing.from = after;
     listing.end = reply.answer.end === true || listing.entries.length === 0;
     if (listing.end && listing.whole === node.namesEpoch) this.table.names.noteComplete(node);
+  }
+
+  private askPage(ino: Ino, cookie: number, plus: boolean): Promise<MdsReply> {
+    return this.mds.call({ op: "readdir", ino, cookie, limit: LISTING_PAGE, plus });
+  }
+  /** Who comes back for more of a page wants the next one, too: the leader works meanwhile. */
+  private listAhead(listing: DirectoryHandle, plus: boolean): void {
+    const last = listing.entries[listing.entries.length - 1];
+    if (listing.end || last === undefined || listing.ahead?.cookie === last.cookie) return;
+    const reply = this.askPage(listing.ino, last.cookie, plus).catch((error: unknown) => {
+      if (!isDssError(error)) throw error;
+      return undefined; // Whoever needs it asks again, and hears what is wrong.
+    });
+    listing.ahead = { cookie: last.cookie, plus, reply };
   }
 
   private *entries(

@@ -295,8 +295,8 @@ export const OPTIONS = {
       "a request that is not answered for this long, with all retries, fails",
     ),
     attributeLeaseMs: ms(
-      { default: SECOND, min: 0, max: MINUTE, simulate: [0, 2 * SECOND] },
-      "how long the kernel may keep attributes and names without asking",
+      { default: 5 * SECOND, min: 0, max: MINUTE, simulate: [0, 6 * SECOND] },
+      "how long the kernel may keep attributes and names without asking; the lease bounds it",
     ),
   },
   /** What a new pool gets; a pool keeps its values. */

@@ -291,9 +291,13 @@ export class MdsClient {
   }
   /** What is cached under capabilities may be believed. */
   get trusted(): boolean {
+    return this.trustedMs > 0;
+  }
+  /** For so long, should the leader not be heard of again. */
+  get trustedMs(): number {
+    if (this.sessionId === 0 || this.hasLapsed) return 0;
     // By the clock, not by a timer: a program that slept for long reads before its timers run.
-    const isLeased = this.clock.now() < this.lastContactMs + this.leaseMs;
-    return this.sessionId !== 0 && !this.hasLapsed && isLeased;
+    return Math.max(0, this.lastContactMs + this.leaseMs - this.clock.now());
   }
   get active(): boolean {
     return this.state === "active";

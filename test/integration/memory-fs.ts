@@ -401,7 +401,7 @@ export class MemoryFileSystem implements FileSystem {
 
   async opendir(ino: number): Promise<OpenDirReply> {
     this.directory(ino).opens++;
-    return { handle: this.nextHandle++, cacheListing: false };
+    return { handle: this.nextHandle++, cacheListing: false, keepListing: false };
   }
   async readdir(
     ino: number,

@@ -9,7 +9,9 @@ export const AGENT_PROGRAM = String.raw`
 import base64, ctypes, errno, fcntl, json, mmap, os, stat, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 root = sys.argv[1]
-files, maps = {}, {}
+files, maps, folders = {}, {}, {}
+libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
+for each in (libc.readdir, libc.rewinddir, libc.closedir): each.argtypes = [ctypes.c_void_p]
 os.umask(0)
 AT_FDCWD = -100
 PROTECTION = {"r": mmap.PROT_READ, "w": mmap.PROT_READ | mmap.PROT_WRITE}
@@ -58,6 +60,24 @@ def op_write(name, data, flags, mode=0o644):
     try: write_all(fd, base64.b64decode(data), 0)
     finally: os.close(fd)
 def op_list(name): return os.listdir(there(name))
+def op_opendir(slot, name):
+    folders[slot] = libc.opendir(there(name).encode())
+    if not folders[slot]: check(-1)
+def op_readsome(slot, count):
+    names = []
+    while len(names) < count:
+        ctypes.set_errno(0)
+        entry = libc.readdir(folders[slot])
+        if not entry:
+            if ctypes.get_errno(): check(-1)
+            break
+        name = ctypes.string_at(entry + 19).decode()
+        if name not in (".", ".."): names.append(name)
+    return names
+def op_relist(slot):
+    libc.rewinddir(folders[slot])
+    return op_readsome(slot, 1 << 30)
+def op_closedir(slot): check(libc.closedir(folders.pop(slot)))
 def op_rename(name, other, flags=0):
     check(libc.renameat2(AT_FDCWD, there(name).encode(), AT_FDCWD, there(other).encode(), flags))
 def op_link(name, other): os.link(there(name), there(other))

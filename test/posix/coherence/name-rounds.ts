@@ -291,14 +291,28 @@ interface Spell {
 }
 
 /**
- * One makes and removes names while the other lists: what was there all the time is listed once,
- * what was never there is not.
+ * One makes and removes names while the other lists, anew or by a directory that it keeps open and
+ * perhaps has read a part of: what was there all the time is listed once, what was never there is
+ * not.
  */
 export const listings: Kind = async ({ agents, random }) => {
   await agents[0].call("mkdir", "listed");
   const stable = new Set<string>();
+  const holders = new Set<Agent>();
   let version = 0;
+  const listingBy = (agent: Agent): Call =>
+    holders.has(agent) && random.chance(0.5) ? ["relist", "held"] : ["list", "listed"];
+  const hold = async (agent: Agent): Promise<void> => {
+    if (!holders.has(agent)) await agent.call("opendir", "held", "listed");
+    else if (random.chance(0.3)) {
+      holders.delete(agent);
+      return await agent.call("closedir", "held");
+    }
+    holders.add(agent);
+    if (random.chance(0.5)) await agent.call("readsome", "held", random.int(1, 20));
+  };
   return async (x, y) => {
+    if (random.chance(0.5)) await hold(random.pick(agents));
     const spells = new Map<string, Spell>();
     for (const name of stable) {
       spells.set(name, { making: 0, made: 0, removing: Infinity, removed: Infinity });
@@ -315,7 +329,7 @@ export const listings: Kind = async ({ agents, random }) => {
         calls.push(["write", `listed/${name}`, "", O_WRONLY | O_CREAT | O_EXCL]);
       }
     }
-    const listing = Array.from({ length: random.int(1, 4) }, (): Call => ["list", "listed"]);
+    const listing = Array.from({ length: random.int(1, 4) }, () => listingBy(y));
     const [changes, lists] = await Promise.all([x.all(calls), y.all(listing)]);
     for (const [i, { begin, end }] of changes.entries()) {
       const [operation, path] = calls[i] as [string, string];
@@ -341,8 +355,8 @@ export const listings: Kind = async ({ agents, random }) => {
       }
       expectEqual(`${y.name}: names that nobody made`, [...found], []);
     }
-    for (const agent of random.chance(0.3) ? agents : [y]) {
-      const names = await agent.call<string[]>("list", "listed");
+    for (const agent of random.chance(0.3) ? agents : [y, y]) {
+      const names = await agent.call<string[]>(...listingBy(agent));
       expectEqual(`${agent.name} lists`, names.sort(), [...stable].sort());
     }
   };
