@@ -210,7 +210,8 @@ export class LocalChanges {
       ctimeNs: actor.timeNs,
     };
     if (mtimeNs !== undefined) node.publishedMtimeNs = mtimeNs;
-    if (!this.tellWithCreation(node)) this.promise(request, { child: node });
+    if (this.tellWithCreation(node) || this.mds.amendLast(request)) return true;
+    this.promise(request, { child: node });
     return true;
   }
   /**

@@ -18,23 +18,29 @@ import type { ClientId, Ino } from "../../cluster/base/ids.js";
 import type { LockedRange } from "../../cluster/base/lock-ranges.js";
 import { msgpack } from "../../cluster/wire/registry.js";
 import type { LoggedRequest, RequestLog } from "../../mds/client/request-log.js";
-import type { LockKind } from "../../mds/proto.js";
+import type { LockKind, Request } from "../../mds/proto.js";
 
 /** Where the log is. Synchronous: nothing is answered before it is there. */
 export interface RecordStore {
   /** Empty for the first worker of a mount. */
   read(): Buffer;
-  append(bytes: Buffer): void;
+  /** One after the other, without a gap. */
+  append(parts: readonly Buffer[]): void;
   /** Instead of everything so far, at once. */
-  replace(bytes: Buffer): void;
+  replace(parts: readonly Buffer[]): void;
 }
 
 /** A format that another version cannot read has another number. */
-export const RECORD_FORMAT = 2;
+export const RECORD_FORMAT = 3;
 const HEADER_BYTES = 8;
-/** Notes that came since the log was written anew; and bytes of files among them. */
+/**
+ * The log is written anew after so many bytes of notes; and when those of files that are written
+ * back are so many more than those that are not, so that a byte is copied less than half a time.
+ */
 const REWRITE_BYTES = 8 * 2 ** 20;
 const REWRITE_KEPT_BYTES = 32 * 2 ** 20;
+/** Frames up to this size are put together in memory that is used again. */
+const SCRATCH_BYTES = 64 * 2 ** 10;
 /** Of all files that are kept at a time; those beyond are not. */
 const KEPT_BYTES_MAX = 24 * 2 ** 20;
 const DONE_MAX = 1_024;
@@ -89,6 +95,7 @@ type Note =
   | ["format", number, number]
   | ["session", ClientId]
   | ["request", LoggedRequest]
+  | ["amended", number, Partial<Request>]
   | ["answered", number, Ino]
   | ["settled", number, boolean]
   | ["open", RecordedHandle]
@@ -98,7 +105,15 @@ type Note =
   | ["lock", string, RecordedLock]
   | ["unlock", string]
   | ["append", RecordedAppend];
-const notesCodec = msgpack<Note[]>();
+/** In the log: where its bytes are is said by all notes before it, what they are by `sum`. */
+type KeptNote = ["keep", { ino: Ino; mtimeNs: bigint; pieces: KeptPiece[] }];
+interface KeptPiece {
+  start: number;
+  length: number;
+  sum: number;
+}
+type LoggedNote = Exclude<Note, ["keep", KeptFile]> | KeptNote;
+const notesCodec = msgpack<LoggedNote[]>();
 
 /** What all notes together say. */
 class State {
@@ -123,6 +138,11 @@ class State {
       case "request":
         this.requests.set(note[1].id, note[1]);
         return;
+      case "amended": {
+        const logged = this.requests.get(note[1]);
+        if (logged !== undefined) Object.assign(logged.request, note[2]);
+        return;
+      }
       case "answered": {
         const request = this.requests.get(note[1]);
         if (request === undefined || request.state === "done") return;
@@ -254,12 +274,17 @@ export class WorkerRecord implements RequestLog {
       at += HEADER_BYTES + length;
       // The end of a write that its process did not survive: nobody has heard of what it says.
       if (body.length < length || crc32(body) !== sum) break;
-      for (const note of notesCodec.decode(body)) {
-        if (first && (note[0] !== "format" || note[1] !== RECORD_FORMAT)) {
-          throw new DssError("IncompatibleVersion", "the mount's record is another version's");
-        }
-        first = false;
+      const logged = notesCodec.decode(body);
+      const [head] = logged;
+      if (first && (head?.[0] !== "format" || head[1] !== RECORD_FORMAT)) {
+        throw new DssError("IncompatibleVersion", "the mount's record is another version's");
+      }
+      const notes = withBytes(logged, found, at);
+      if (notes === undefined) break;
+      first = false;
+      for (const note of notes) {
         this.state.apply(note);
+        if (note[0] === "keep") at += bytesOf(note[1]);
       }
     }
     if (first) throw new DssError("Corrupt", "the mount's record cannot be read");
@@ -277,15 +302,19 @@ export class WorkerRecord implements RequestLog {
     try {
       this.write(notes);
     } catch (error) {
-      if (this.rewriteWithoutKept()) return;
+      if (this.rewriteSmaller()) return;
       this.isBroken = true;
       this.onBroken(error);
     }
   }
-  /** There is no room for the bytes of files: true when there is for everything else. */
-  private rewriteWithoutKept(): boolean {
+  /** There is no room: true when there is for what counts, or for all but the bytes of files. */
+  private rewriteSmaller(): boolean {
+    if (this.rewritten()) return true;
     if (this.state.kept.size === 0) return false;
     this.state.forgetKept();
+    return this.rewritten();
+  }
+  private rewritten(): boolean {
     try {
       this.rewrite();
       return true;
@@ -303,24 +332,23 @@ export class WorkerRecord implements RequestLog {
     });
   }
   private write(notes: Note[]): void {
-    if (this.bytes > REWRITE_BYTES || this.keptAppended > REWRITE_KEPT_BYTES) {
+    const keptMax = REWRITE_KEPT_BYTES + 2 * this.state.keptBytes;
+    if (this.bytes > REWRITE_BYTES || this.keptAppended > keptMax) {
       this.rewrite();
       return;
     }
-    const framed = frameOf(notes);
-    const kept = keptBytesOf(notes);
-    this.keptAppended += kept;
-    this.bytes += framed.length - kept;
-    this.store.append(framed);
+    const frame = frameOf(notes);
+    this.keptAppended += keptBytesOf(notes);
+    this.bytes += frame[0].length;
+    this.store.append(frame);
   }
   private rewrite(): void {
     const notes = [...this.state.notes()];
-    const framed = frameOf([["format", RECORD_FORMAT, this.generation], ...notes]);
+    const frame = frameOf([["format", RECORD_FORMAT, this.generation], ...notes]);
     // Rare, however much there is that stays.
-    const kept = keptBytesOf(notes);
-    this.bytes = Math.min(framed.length - kept, REWRITE_BYTES / 2);
-    this.keptAppended = Math.min(kept, REWRITE_KEPT_BYTES / 2);
-    this.store.replace(framed);
+    this.bytes = Math.min(frame[0].length, REWRITE_BYTES / 2);
+    this.keptAppended = keptBytesOf(notes);
+    this.store.replace(frame);
   }
 
   // ---- Requests --------------------------------------------------------------------------------
@@ -332,8 +360,8 @@ export class WorkerRecord implements RequestLog {
     this.note(["request", request]);
     this.noteCause(request.cause, request.id);
   }
-  amended(request: LoggedRequest): void {
-    this.note(["request", request]);
+  amended(id: number, more: Partial<Request>): void {
+    this.note(["amended", id, more]);
   }
   private noteCause(cause: number, id: number): void {
     if (cause === 0) return;
@@ -403,11 +431,51 @@ function keptBytesOf(notes: readonly Note[]): number {
 function bytesOf({ pieces }: KeptFile): number {
   return pieces.reduce((bytes, { data }) => bytes + data.length, 0);
 }
-function frameOf(notes: Note[]): Buffer {
-  const body = notesCodec.encode(notes);
-  const framed = Buffer.allocUnsafe(HEADER_BYTES + body.length);
-  framed.writeUInt32LE(body.length, 0);
-  framed.writeUInt32LE(crc32(body), 4);
-  body.copy(framed, HEADER_BYTES);
-  return framed;
+const scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+/**
+ * The notes, and after them the bytes of files of which they speak. It is to be written before the
+ * next one is made.
+ *
+ *     0   u32  length of the notes
+ *     4   u32  their crc32
+ *     8   …    the notes, as msgpack
+ *         …    the pieces of kept files, in the order of the notes
+ */
+function frameOf(notes: readonly Note[]): [Buffer, ...Buffer[]] {
+  const pieces: Buffer[] = [];
+  const logged = notes.map((note): LoggedNote => {
+    if (note[0] !== "keep") return note;
+    const { ino, mtimeNs, pieces: kept } = note[1];
+    const said = kept.map(({ start, data }) => {
+      pieces.push(data);
+      return { start, length: data.length, sum: crc32(data) };
+    });
+    return ["keep", { ino, mtimeNs, pieces: said }];
+  });
+  const body = notesCodec.encode(logged);
+  const length = HEADER_BYTES + body.length;
+  const head = length <= SCRATCH_BYTES ? scratch.subarray(0, length) : Buffer.allocUnsafe(length);
+  head.writeUInt32LE(body.length, 0);
+  head.writeUInt32LE(crc32(body), 4);
+  head.set(body, HEADER_BYTES);
+  return [head, ...pieces];
+}
+/** The notes with the files' bytes, which begin `at`; undefined: they are not all there. */
+function withBytes(logged: readonly LoggedNote[], found: Buffer, at: number): Note[] | undefined {
+  const notes: Note[] = [];
+  for (const note of logged) {
+    if (note[0] !== "keep") {
+      notes.push(note);
+      continue;
+    }
+    const { ino, mtimeNs, pieces } = note[1];
+    const whole = pieces.map(({ start, length, sum }) => {
+      const data = found.subarray(at, at + length);
+      at += length;
+      return data.length === length && crc32(data) === sum ? { start, data } : undefined;
+    });
+    if (!whole.every((piece) => piece !== undefined)) return undefined;
+    notes.push(["keep", { ino, mtimeNs, pieces: whole }]);
+  }
+  return notes;
 }

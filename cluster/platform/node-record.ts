@@ -13,12 +13,14 @@
  *     16  …    the log
  */
 import { closeSync, fstatSync, ftruncateSync, mkdtempSync } from "node:fs";
-import { openSync, readSync, rmSync, writeSync } from "node:fs";
+import { openSync, readSync, rmSync, writeSync, writevSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "../base/checksum.js";
 
 const MAGIC = 0x52737364;
 const HEAD_BYTES = 16;
+/** IOV_MAX of writev(2). */
+const PARTS_MAX = 1_024;
 
 /** Descriptors of the two files. */
 export type RecordFiles = readonly [number, number];
@@ -57,20 +59,19 @@ export class FileRecord {
     readAll(this.present, log, HEAD_BYTES);
     return log;
   }
-  append(bytes: Buffer): void {
-    writeAll(this.present, bytes, this.end);
-    this.end += bytes.length;
+  append(parts: readonly Buffer[]): void {
+    this.end = writeAll(this.present, parts, this.end);
   }
   /** All or nothing: whoever reads finds the old log or the new one. */
-  replace(bytes: Buffer): void {
+  replace(parts: readonly Buffer[]): void {
     const old = this.present;
     const count = this.count + 1;
     const next = this.files[count % 2 === 0 ? 0 : 1];
     ftruncateSync(next, 0);
-    writeAll(next, bytes, HEAD_BYTES);
-    writeAll(next, headOf(count), 0);
+    const end = writeAll(next, parts, HEAD_BYTES);
+    writeAll(next, [headOf(count)], 0);
     this.count = count;
-    this.end = HEAD_BYTES + bytes.length;
+    this.end = end;
     ftruncateSync(old, 0);
   }
 }
@@ -97,8 +98,24 @@ function readAll(fd: number, into: Buffer, position: number): void {
     at += read;
   }
 }
-function writeAll(fd: number, bytes: Buffer, position: number): void {
-  for (let at = 0; at < bytes.length;) {
-    at += writeSync(fd, bytes, at, bytes.length - at, position + at);
+/** Returns the position behind it. */
+function writeAll(fd: number, parts: readonly Buffer[], position: number): number {
+  for (let rest = parts; rest.length > 0;) {
+    const some = rest.slice(0, PARTS_MAX);
+    const [first] = some as [Buffer];
+    const written =
+      some.length === 1
+        ? writeSync(fd, first, 0, first.length, position)
+        : writevSync(fd, some, position);
+    position += written;
+    rest = withoutFirst(rest, written);
   }
+  return position;
+}
+function withoutFirst(parts: readonly Buffer[], bytes: number): readonly Buffer[] {
+  let at = 0;
+  for (; at < parts.length && bytes >= parts[at]!.length; at++) bytes -= parts[at]!.length;
+  const rest = parts.slice(at);
+  if (bytes > 0) rest[0] = rest[0]!.subarray(bytes);
+  return rest;
 }

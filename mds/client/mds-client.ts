@@ -463,8 +463,22 @@ export class MdsClient {
   amend(ino: Ino, attributes: MadeAttributes): void {
     const entry = this.untold.get(ino);
     assert(entry?.request.op === "create", "amended is what is on no way yet");
-    entry.request.attributes = attributes;
-    this.log.amended(loggedOf(entry));
+    this.amendEntry(entry, { attributes });
+  }
+  /**
+   * True: the last change that was promised is one of the same inode's attributes and on no way
+   * yet, and says this, too.
+   */
+  amendLast(request: Extract<Request, { op: "setattr" }>): boolean {
+    const last = this.batch.at(-1);
+    if (last?.promised !== true || last.request.op !== "setattr") return false;
+    if (last.request.ino !== request.ino) return false;
+    this.amendEntry(last, request);
+    return true;
+  }
+  private amendEntry(entry: Outstanding, more: Partial<Request>): void {
+    Object.assign(entry.request, more);
+    this.log.amended(entry.id, more);
   }
   /** As `call`, for what nobody waits for: it may travel with others. */
   callLater(request: Request): Promise<MdsReply> {

@@ -44,7 +44,7 @@ export interface RequestLog {
   session(client: ClientId): void;
   entered(request: LoggedRequest): void;
   /** It says more than when it was entered, and is on no way yet. */
-  amended(request: LoggedRequest): void;
+  amended(id: number, more: Partial<Request>): void;
   answered(id: number, ino: Ino): void;
   /** It is over; not `executed`: refused, or lost with its session. */
   settled(id: number, executed: boolean): void;

@@ -346,3 +346,31 @@ t.test("a small file is one change: made, written, its mode and times set", asyn
   }
   await mount.run(mount.vfs.destroy());
 });
+
+t.test("attributes of one inode set one after the other are one change", async (t) => {
+  const world = await newWorld(1);
+  const mount = await world.mount();
+  const { vfs, mds } = mount;
+  const a = await mkdir(mount, 1, "a");
+  const b = await mkdir(mount, 1, "b");
+  await world.clock.advance(2_000);
+  const asked: string[] = [];
+  const promise = mds.promise.bind(mds);
+  mds.promise = (request, cause) => (asked.push(request.op), promise(request, cause));
+  await mount.run(vfs.setattr(a, { mtimeNs: 5n, atimeNs: 6n }, CALLER));
+  await mount.run(vfs.setattr(a, { uid: 7, gid: 8 }, CALLER));
+  await mount.run(vfs.setattr(a, { mode: 0o750, mtimeNs: 9n }, CALLER));
+  t.same(asked, ["setattr"]);
+  await mount.run(vfs.setattr(b, { mode: 0o700 }, CALLER));
+  await mount.run(vfs.setattr(a, { gid: 9 }, CALLER));
+  t.same(asked, ["setattr", "setattr", "setattr"], "what came between keeps its place");
+  await world.clock.advance(2_000); // They are on their way: nothing is added to them.
+  await mount.run(vfs.setattr(a, { gid: 10 }, CALLER));
+  t.equal(asked.length, 4);
+  await mount.run(vfs.syncfs());
+  const other = await world.mount();
+  const { attributes } = await mount.run(other.vfs.getattr(a));
+  t.match(attributes, { mode: 0o040750, uid: 7, gid: 10, atimeNs: 6n, mtimeNs: 9n });
+  t.match((await mount.run(other.vfs.getattr(b))).attributes, { mode: 0o040700 });
+  await mount.run(vfs.destroy());
+});

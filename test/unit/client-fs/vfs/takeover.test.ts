@@ -19,11 +19,11 @@ class MemoryRecord implements RecordStore {
   read(): Buffer {
     return Buffer.from(this.bytes);
   }
-  append(bytes: Buffer): void {
-    this.bytes = Buffer.concat([this.bytes, bytes]);
+  append(parts: readonly Buffer[]): void {
+    this.bytes = Buffer.concat([this.bytes, ...parts]);
   }
-  replace(bytes: Buffer): void {
-    this.bytes = Buffer.from(bytes);
+  replace(parts: readonly Buffer[]): void {
+    this.bytes = Buffer.concat(parts);
   }
 }
 
@@ -250,7 +250,7 @@ t.test("small files that were closed outlive the worker, as they were last", asy
   const { end } = Takeovers.prototype;
   t.teardown(() => (Takeovers.prototype.end = end));
   Takeovers.prototype.end = function (...args) {
-    store.replace(kernel.store.bytes);
+    store.replace([kernel.store.bytes]);
     return end.apply(this, args);
   };
   await kernel.restart();

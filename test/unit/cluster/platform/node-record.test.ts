@@ -23,15 +23,15 @@ t.test("the next process finds what was appended, since it was replaced", (t) =>
   const files = filesFor(t);
   const first = new FileRecord(files);
   t.equal(text(first), "");
-  first.replace(bytes("one"));
-  first.append(bytes(" two"));
+  first.replace([bytes("one")]);
+  first.append([bytes(" two")]);
   t.equal(text(first), "one two");
   const second = new FileRecord(files);
   t.equal(text(second), "one two");
-  second.append(bytes(" three"));
+  second.append([bytes(" three")]);
   for (let i = 0; i < 5; i++) {
-    second.replace(bytes(`${i}`));
-    second.append(bytes("!"));
+    second.replace([bytes(`${i}`)]);
+    second.append([bytes("!")]);
     t.equal(text(new FileRecord(files)), `${i}!`);
   }
   const sizes = files.map((fd) => fstatSync(fd).size);
@@ -42,7 +42,7 @@ t.test("the next process finds what was appended, since it was replaced", (t) =>
 t.test("one that is replaced is the old one until all of the new one is there", (t) => {
   const files = filesFor(t);
   const record = new FileRecord(files);
-  record.replace(bytes("the old one"));
+  record.replace([bytes("the old one")]);
   const present = files.findIndex((fd) => fstatSync(fd).size > 0);
   const next = files[1 - present]!;
   // As a process leaves it that dies before the head is written, or while it is.
@@ -54,18 +54,18 @@ t.test("one that is replaced is the old one until all of the new one is there", 
   writeSync(next, head, 0, 16, 0);
   t.equal(text(new FileRecord(files)), "the old one", "the head is not whole");
   const after = new FileRecord(files);
-  after.replace(bytes("the third"));
+  after.replace([bytes("the third")]);
   t.equal(text(new FileRecord(files)), "the third");
   t.end();
 });
 
 t.test("the newer one counts when the old one was not let go", (t) => {
   const files = filesFor(t);
-  new FileRecord(files).replace(bytes("first"));
+  new FileRecord(files).replace([bytes("first")]);
   const old = files.find((fd) => fstatSync(fd).size > 0)!;
   const whole = Buffer.alloc(fstatSync(old).size);
   readSync(old, whole, 0, whole.length, 0);
-  new FileRecord(files).replace(bytes("second"));
+  new FileRecord(files).replace([bytes("second")]);
   t.equal(fstatSync(old).size, 0);
   writeSync(old, whole, 0, whole.length, 0);
   t.equal(text(new FileRecord(files)), "second");
