@@ -54,6 +54,8 @@ export class FileHandle {
 }
 
 interface ListingAhead {
+  /** `Node.listingEpoch` when it was asked for. */
+  readonly epoch: number;
   readonly cookie: number;
   readonly plus: boolean;
   /** Undefined: it failed. */
@@ -65,6 +67,8 @@ export class DirectoryHandle {
   entries: DirectoryEntry[] = [];
   from = -1;
   end = false;
+  /** `Node.listingEpoch` when the page was asked for. */
+  pageEpoch = -1;
   /**
    * `Node.namesEpoch` when a listing from the start began and nothing was skipped since; -1: not
    * so.
@@ -72,7 +76,7 @@ export class DirectoryHandle {
   whole = -1;
   /** The page after the one in hand, under way. */
   ahead: ListingAhead | undefined = undefined;
-  /** `Node.namesEpoch` when the kernel began to keep this listing; undefined: it does not. */
+  /** `Node.listingEpoch` when the kernel began to keep this listing; undefined: it does not. */
   epoch: number | undefined = undefined;
   /** Every entry since the start came with attributes, or its reader looked at it. */
   hadAttributes = false;
@@ -105,10 +109,21 @@ export class DirectoryHandle {
     this.ahead = undefined;
     this.hadAttributes = true;
   }
-  /** The page after `cookie`, if it was asked for. */
-  async takeAhead(cookie: number, plus: boolean): Promise<MdsReply | undefined> {
+  /** What is still in hand from `index` on was listed before something changed. */
+  discardFrom(index: number): void {
+    this.entries = this.entries.slice(0, index);
+    this.end = false;
+    this.ahead = undefined;
+  }
+  /** Whether it follows the page in hand without a gap. */
+  continuesAt(cookie: number): boolean {
+    return this.from >= 0 && (this.entries.at(-1)?.cookie ?? this.from) === cookie;
+  }
+  /** The page after `cookie`, if it was asked for since the directory changed. */
+  async takeAhead(cookie: number, plus: boolean, epoch: number): Promise<MdsReply | undefined> {
     const { ahead } = this;
     this.ahead = undefined;
-    return ahead?.cookie === cookie && (ahead.plus || !plus) ? ahead.reply : undefined;
+    if (ahead === undefined || ahead.epoch !== epoch || (plus && !ahead.plus)) return undefined;
+    return ahead.cookie === cookie ? ahead.reply : undefined;
   }
 }

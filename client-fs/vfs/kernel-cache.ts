@@ -6,6 +6,9 @@
  * while a WRITE that needs more than what is being given back waits for the end of the recall. The
  * page in which it ends is passed by then: it holds nothing, or it would not be locked.
  *
+ * Names. The kernel keeps those of a listing from when it takes the answer on, and programs may be
+ * slow to be woken: names are dropped when nobody can be taking any.
+ *
  * Ends of files. A read ends where the kernel takes the end of the file to be. What is asked of the
  * attributes, and a short answer to a READ, are thrown away there when they meet a drop (Linux,
  * fs/fuse/inode.c: `attr_version`), and a read that depended on them goes by an older size. So
@@ -23,6 +26,8 @@ import type { Look, Node } from "./node.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
 export const HOLD_MS = 20;
+/** A reader of a directory who has not asked again may still be taking an answer for so long. */
+const TAKING_MS = 20;
 /** A recall does not wait longer for a look. */
 const LOOK_MS = 1_000;
 /** Of one file: somebody may be changing its size all the time. */
@@ -157,8 +162,18 @@ export class KernelCache {
   }
   private async dropAll(node: Node, isDirectory: boolean): Promise<void> {
     if (!this.canInvalidate) return;
-    if (isDirectory && this.canInvalidateNames) await this.notifier!.invalidateAllEntries();
+    if (isDirectory && this.canInvalidateNames) {
+      await this.taken(node);
+      await this.notifier!.invalidateAllEntries();
+    }
     if (this.mayKnow(node)) await this.tell(node.ino, 0, 0);
+  }
+
+  /** What was listed with attributes has come to the kernel. */
+  private async taken({ given }: Node): Promise<void> {
+    if (given === undefined) return;
+    const left = Math.max(...given.values()) + TAKING_MS - this.parts.clock.now();
+    if (left > 0) await new Promise<void>((resolve) => this.parts.clock.setTimer(left, resolve));
   }
 
   // ---- Sizes -----------------------------------------------------------------------------------

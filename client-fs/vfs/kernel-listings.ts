@@ -3,16 +3,21 @@
  * nobody: neither for its names nor, as the kernel keeps what it knows of them too, for their
  * attributes and access lists, which a listing with attributes brings anew.
  *
- * Changes by programs of this kernel it sees itself (Linux, fs/fuse/readdir.c: it compares the
- * directory's i_version when a listing begins). For those of others it is told to drop the pages
- * with the capability. What is left is an answer that was on its way meanwhile: the kernel adds its
- * entries to the pages afterwards. So
+ * Changes by programs of this kernel it sees itself, when a listing begins (Linux,
+ * fs/fuse/readdir.c: it compares the directory's i_version). For those of others it is told to drop
+ * the pages with the capability. What is left are entries that were listed before a change and
+ * come to the kernel after it: it adds them to pages that somebody has begun since. So
  *
- * - pages of before count as good only when the directory's capability, and with it what is known
- *   of its names, has lasted since they were begun;
+ * - nobody is given a page that was listed before the last change (`Vfs.readdir`);
+ * - pages of before count as good only when nothing has changed, and the directory's capability has
+ *   lasted, since they were begun;
  * - while somebody is still reading who began before that, nobody else's listing is kept;
  * - and what that reader gets is dropped again with each further request of his, which comes
  *   after the kernel has taken the answer to the one before.
+ *
+ * Names that come with attributes are the kernel's for some seconds, counted from when it takes the
+ * answer, and what it takes after it was told to drop all names, it keeps. So with a directory's
+ * capability it is told when it can be taken to have the answers given before (`KernelCache`).
  *
  * A listing without attributes is not kept for the next one, which may want them: one by one they
  * cost more than the whole listing. Owns: nothing; see `Node.kernelListing`.
@@ -28,7 +33,7 @@ const NO_EPOCH = -1;
 
 /** What the kernel may have of a directory's listing. */
 export interface KernelListing {
-  /** `Node.namesEpoch` when it began. */
+  /** `Node.listingEpoch` when it began. */
   epoch: number;
   beganMs: number;
   /** Open directories whose listings the kernel keeps. */
@@ -47,7 +52,7 @@ export class KernelListings {
 
   opened(node: Node, handle: DirectoryHandle): Omit<OpenDirReply, "handle"> {
     const nothing = { cacheListing: false, keepListing: false };
-    const { namesEpoch: epoch, kernelListing: known } = node;
+    const { listingEpoch: epoch, kernelListing: known } = node;
     if (!this.table.kernel.canInvalidate || !this.table.lasting(node)) return nothing;
     const readers = known?.readers ?? 0;
     if (known?.epoch !== epoch && readers > 0) return nothing;
@@ -73,12 +78,22 @@ export class KernelListings {
   closed(node: Node, handle: DirectoryHandle): void {
     const known = node.kernelListing;
     if (handle.epoch !== undefined && known !== undefined) known.readers--;
+    this.asked(node, handle);
   }
 
+  /** The kernel has taken the answer before. */
+  asked(node: Node, handle: DirectoryHandle): void {
+    if (node.given?.delete(handle) === true && node.given.size === 0) node.given = undefined;
+  }
+  /** Names go out with attributes. */
+  given(node: Node, handle: DirectoryHandle): void {
+    node.given ??= new Map();
+    node.given.set(handle, this.clock.now());
+  }
   /** Before a request for entries is answered. */
   before(node: Node, handle: DirectoryHandle): Promise<void> | undefined {
     const { epoch } = handle;
-    const isGood = epoch === node.namesEpoch && this.table.lasting(node);
+    const isGood = epoch === node.listingEpoch && this.table.lasting(node);
     return epoch === undefined || isGood ? undefined : this.table.kernel.tell(node.ino, 0, 0);
   }
   /** The kernel has had every entry. */

@@ -134,7 +134,7 @@ export class LocalChanges {
     if (type === S_IFREG) node.maxSize = NEW_FILE_GRANT;
     node.minEpoch = directory.minEpoch;
     touch(directory, actor, { size: 1, nlink: type === S_IFDIR ? 1 : 0 });
-    this.table.names.set(parent, name, ino);
+    this.table.names.change(parent, name, ino);
     const request: Of<"create"> = {
       // The name is known to be free: whoever has it after all must not be taken for this one.
       ...{ op: "create", ...making, exclusive: true, ino },
@@ -179,7 +179,7 @@ export class LocalChanges {
     return true;
   }
   private remove(directory: Node, name: Buffer, child: Node, actor: Actor): void {
-    this.table.names.set(directory.ino, name, 0);
+    this.table.names.change(directory.ino, name, 0);
     child.inode = { ...child.inode!, nlink: 0, ctimeNs: actor.timeNs };
     this.table.gone(child);
     child.removed = true;

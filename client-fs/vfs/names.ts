@@ -26,7 +26,7 @@ export class Names {
       case "create": {
         const ino = answer.inode?.ino;
         if (ino === undefined) return;
-        this.set(request.parent, request.name, ino);
+        this.change(request.parent, request.name, ino);
         const node = this.table.get(ino);
         if (ino === request.ino) node.unshared = node.mode !== "none";
         if (ino === request.ino && (request.mode & S_IFMT) === S_IFDIR && node.mode !== "none") {
@@ -36,13 +36,15 @@ export class Names {
         return;
       }
       case "link":
-        this.set(request.parent, request.name, request.ino);
+        this.change(request.parent, request.name, request.ino);
         return;
       case "unlink":
       case "rmdir":
-        this.set(request.parent, request.name, 0);
+        this.change(request.parent, request.name, 0);
         return;
       case "rename": {
+        this.table.get(request.parent).listingEpoch++;
+        this.table.get(request.newParent).listingEpoch++;
         const moved = answer.inode?.ino;
         if (moved === undefined) {
           this.forget(request.parent, request.name);
@@ -77,7 +79,12 @@ export class Names {
     if (this.table.peek(parent)?.promisedNames?.has(nameKey(name)) === true) return;
     this.set(parent, name, ino);
   }
-  set(parent: Ino, name: Buffer, ino: Ino): void {
+  /** By this mount, now. */
+  change(parent: Ino, name: Buffer, ino: Ino): void {
+    this.table.get(parent).listingEpoch++;
+    this.set(parent, name, ino);
+  }
+  private set(parent: Ino, name: Buffer, ino: Ino): void {
     const directory = this.table.get(parent);
     if (ino !== 0) {
       const child = this.table.peek(ino);

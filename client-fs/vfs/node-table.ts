@@ -633,19 +633,26 @@ export class NodeTable implements SessionCache {
       if (node.orphan) node.stale = true;
       for (const wake of node.gate.splice(0)) wake();
       this.marks.dropped(node);
-      if (this.kernel.mayKnow(node)) this.invalidateLater(node.ino, 0, 0);
     }
     this.toPublish.clear();
     this.accessTimes.clear();
     this.local.evicted(lostRequests, reason);
     this.kernel.forgetNames();
+    this.dropInKernel();
     this.logger.error({ files: lost }, "the session was lost; unwritten files report EIO");
   }
   lapsed(): void {
-    for (const node of this.nodes.values()) {
-      if (this.kernel.mayKnow(node)) this.invalidateLater(node.ino, 0, 0);
-    }
     this.kernel.forgetNames();
+    this.dropInKernel();
+  }
+  /** Listings first: the kernel keeps them without a term, and there may be many files. */
+  private dropInKernel(): void {
+    const known = [...this.nodes.values()].filter((node) => this.kernel.mayKnow(node));
+    for (const isListed of [true, false]) {
+      for (const { ino, kernelListing } of known) {
+        if ((kernelListing !== undefined) === isListed) this.invalidateLater(ino, 0, 0);
+      }
+    }
   }
   resumed(): void {
     for (const node of this.nodes.values()) {

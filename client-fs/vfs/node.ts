@@ -11,6 +11,7 @@ import type { Epoch, Ino } from "../../cluster/base/ids.js";
 import type { CapabilityMode, Inode, LastWord, Recall } from "../../mds/proto.js";
 import type { FileData } from "./file-data.js";
 import type { FileSpace } from "./file-space.js";
+import type { DirectoryHandle } from "./handle.js";
 import type { KernelListing } from "./kernel-listings.js";
 
 export const S_IFMT = 0o170000;
@@ -106,8 +107,15 @@ export class Node {
   looks = 0;
   /** Directories: counts how often `names` was thrown away. */
   namesEpoch = 0;
+  /** Rises also with each name that this mount makes or removes: what was listed before is old. */
+  listingEpoch = 0;
   /** Directories: what the kernel may have of the listing. */
   kernelListing: KernelListing | undefined = undefined;
+  /**
+   * Handles that were given entries and have not asked again, with the time of it: the kernel may
+   * not have taken the answer yet. Allocated when needed.
+   */
+  given: Map<DirectoryHandle, number> | undefined = undefined;
   xattrs: Map<string, Buffer> | undefined = undefined;
   data: FileData | undefined = undefined;
   /** What is allocated, while exclusive and written to: newer than the inode's figure. */
@@ -202,6 +210,7 @@ export class Node {
     this.names = undefined;
     this.complete = false;
     this.namesEpoch++;
+    this.listingEpoch++;
   }
 
   fail(error: DssError): void {

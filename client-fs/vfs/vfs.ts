@@ -102,6 +102,8 @@ const STATFS_VALID_MS = 1_000;
 const DIRECTORY_VALID_MS = 1_000;
 /** Entries asked for at a time. */
 const LISTING_PAGE = 1_024;
+/** Attempts to have a page in which no change is missing. */
+const PAGE_ROUNDS = 3;
 const FIRST_NAMES = 64;
 /** "." and ".." come before the leader's cookies. */
 const COOKIE_DOT = 1;
@@ -828,6 +830,7 @@ export class Vfs implements FileSystem {
     if (after === 0) listing.rewind();
     const start = this.positionIn(listing, after);
     const plus = options.plus && listing.wantsAttributes(this.table.get(ino), cookie);
+    this.kernelListings.asked(this.table.get(ino), listing);
     // The first page brings them to this mount in any case: its look-ups are answered here.
     if (start < 0) await this.fetchListing(listing, after, plus || after === 0);
     else if (start > 0) this.listAhead(listing, plus);
@@ -839,11 +842,14 @@ export class Vfs implements FileSystem {
     if (!plus && !isFirst) listing.hadAttributes = false;
     if (listing.end && Math.max(start, 0) === listing.entries.length) {
       this.kernelListings.ended(this.table.get(ino), listing);
-    }
+    } else if (plus) this.kernelListings.given(this.table.get(ino), listing);
     return this.entries(listing, cookie, Math.max(start, 0), { plus, most });
   }
 
-  /** Index of the first entry after `cookie` in the page in hand; -1: another page is needed. */
+  /**
+   * Index of the first entry after `cookie` in the page in hand; -1: another page is needed. The
+   * kernel shares what it is given with other readers, who may have begun after the last change.
+   */
   private positionIn(listing: DirectoryHandle, cookie: number): number {
     const { entries, from } = listing;
     if (from < 0 || cookie < from) return -1;
@@ -854,7 +860,8 @@ export class Vfs implements FileSystem {
       if (entries[middle]!.cookie > cookie) high = middle;
       else low = middle + 1;
     }
-    return low === entries.length && !listing.end ? -1 : low;
+    if (listing.pageEpoch !== this.table.get(listing.ino).listingEpoch) listing.discardFrom(low);
+    return low === listing.entries.length && !listing.end ? -1 : low;
   }
 
   private async fetchListing(
@@ -869,11 +876,11 @@ export class Vfs implements FileSystem {
       listing.entries = own;
       listing.from = after;
       listing.end = true;
+      listing.pageEpoch = this.table.get(ino).listingEpoch;
       return;
     }
-    const last = listing.entries[listing.entries.length - 1];
-    const continues = listing.from >= 0 && last !== undefined && last.cookie === after;
-    const reply = (await listing.takeAhead(after, plus)) ?? (await this.askPage(ino, after, plus));
+    const continues = listing.continuesAt(after);
+    const reply = await this.pageSince(listing, after, plus);
     const node = this.table.get(ino);
     if (after === 0) listing.whole = node.mode === "none" ? -1 : node.namesEpoch;
     else if (!continues || listing.whole !== node.namesEpoch) listing.whole = -1;
@@ -883,18 +890,36 @@ export class Vfs implements FileSystem {
     if (listing.end && listing.whole === node.namesEpoch) this.table.names.noteComplete(node);
   }
 
+  /** Asked for again when names came or went meanwhile, unless they do so all the time. */
+  private async pageSince(
+    listing: DirectoryHandle,
+    after: number,
+    plus: boolean,
+  ): Promise<MdsReply> {
+    const { ino } = listing;
+    for (let round = 1; ; round++) {
+      const epoch = this.table.get(ino).listingEpoch;
+      const ahead = await listing.takeAhead(after, plus, epoch);
+      const reply = ahead ?? (await this.askPage(ino, after, plus));
+      listing.pageEpoch = epoch;
+      if (this.table.get(ino).listingEpoch === epoch || round === PAGE_ROUNDS) return reply;
+    }
+  }
   private askPage(ino: Ino, cookie: number, plus: boolean): Promise<MdsReply> {
     return this.mds.call({ op: "readdir", ino, cookie, limit: LISTING_PAGE, plus });
   }
   /** Who comes back for more of a page wants the next one, too: the leader works meanwhile. */
   private listAhead(listing: DirectoryHandle, plus: boolean): void {
     const last = listing.entries[listing.entries.length - 1];
-    if (listing.end || last === undefined || listing.ahead?.cookie === last.cookie) return;
+    const { ahead } = listing;
+    if (listing.end || last === undefined) return;
+    if (ahead?.cookie === last.cookie && (ahead.plus || !plus)) return;
+    const epoch = this.table.get(listing.ino).listingEpoch;
     const reply = this.askPage(listing.ino, last.cookie, plus).catch((error: unknown) => {
       if (!isDssError(error)) throw error;
       return undefined; // Whoever needs it asks again, and hears what is wrong.
     });
-    listing.ahead = { cookie: last.cookie, plus, reply };
+    listing.ahead = { epoch, cookie: last.cookie, plus, reply };
   }
 
   private *entries(
@@ -904,6 +929,8 @@ export class Vfs implements FileSystem {
     { plus, most }: { plus: boolean; most: number },
   ): Iterable<DirEntry> {
     const directory = this.table.get(listing.ino);
+    const { names } = directory;
+    const isPresent = listing.pageEpoch === directory.listingEpoch;
     if (cookie < COOKIE_DOT) {
       yield { name: DOT, ino: listing.ino, type: S_IFDIR, cookie: COOKIE_DOT };
     }
@@ -922,8 +949,7 @@ export class Vfs implements FileSystem {
       if (plus) {
         // Changed since the page came? Then the kernel asks for it by name.
         const node = this.table.peek(entry.ino);
-        const same =
-          directory.names === undefined || directory.names.get(nameKey(entry.name)) === entry.ino;
+        const same = names === undefined ? isPresent : names.get(nameKey(entry.name)) === entry.ino;
         if (node !== undefined && same && this.table.valid(node) && node.inode!.nlink > 0) {
           listed.entry = this.entryOf(node, directory);
         }

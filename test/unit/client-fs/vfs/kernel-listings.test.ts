@@ -4,6 +4,7 @@ import { DssError } from "../../../../cluster/base/errors.js";
 import type { OpenDirReply } from "../../../../client-fs/file-system.js";
 import { CALLER, newWorld, type TestMount } from "./world.js";
 
+const NO_FLAGS = { noReplace: false, exchange: false };
 const DROPPED = { cacheListing: true, keepListing: false };
 const KEPT = { cacheListing: true, keepListing: true };
 const NEITHER = { cacheListing: false, keepListing: false };
@@ -125,4 +126,56 @@ t.test("names and attributes are the kernel's no longer than the lease", async (
   await world.clock.advance(left - 300);
   t.ok(b.mds.trustedMs > 0 && b.mds.trustedMs <= 300);
   t.same(await valid(), [b.mds.trustedMs, b.mds.trustedMs]);
+});
+
+t.test("nobody is given what was listed before a change, of whomever", async (t) => {
+  for (const files of [250, 2_500, 5_000]) {
+    for (const isOwn of [true, false]) {
+      const { a, b, ino } = await two(files);
+      const entries = async (handle: number, cookie: number): Promise<string[]> => {
+        const names: string[] = [];
+        for (;;) {
+          const asked = b.vfs.readdir(ino, handle, cookie, { maxEntries: 100, plus: true });
+          const some = [...(await b.run(asked))].slice(0, 100);
+          if (some.length === 0) return names;
+          for (const { name, entry } of some)
+            names.push(`${name.toString()} ${entry?.attributes.ino}`);
+          cookie = some.at(-1)!.cookie;
+        }
+      };
+      const { handle } = await open(b, ino);
+      const { cookie } = await read(b, ino, handle, { answers: 2 });
+      const changer = isOwn ? b : a;
+      for (let i = 0; i < 20; i++) {
+        const file = await changer.create(ino, `new${i}`);
+        await b.run(changer.vfs.release(file.ino, file.handle));
+        const [from, to] = [Buffer.from(`f${i}`), Buffer.from(`moved${i}`)];
+        await b.run(changer.vfs.rename(ino, from, ino, to, NO_FLAGS, CALLER));
+        await b.run(changer.vfs.unlink(ino, Buffer.from(`f${i + 100}`), CALLER));
+      }
+      t.same(await list(b, ino), NEITHER, "the reader began before");
+      const fresh = await open(b, ino);
+      const expected = await entries(fresh.handle, cookie);
+      t.same(await entries(handle, cookie), expected, `${files} ${isOwn ? "own" : "others'"}`);
+      await b.run(b.vfs.releasedir(ino, fresh.handle));
+      await b.run(b.vfs.releasedir(ino, handle));
+      t.same(await list(b, ino), DROPPED);
+      t.same(await list(b, ino), KEPT);
+    }
+  }
+});
+
+t.test("names are dropped when the kernel must have taken those it was given", async (t) => {
+  const { world, a, b, ino } = await two(250);
+  const { handle } = await open(b, ino);
+  const { cookie } = await read(b, ino, handle, { answers: 1 });
+  let before = world.clock.now;
+  await a.create(ino, "waits");
+  t.ok(world.clock.now - before > 15, `${world.clock.now - before} ms`);
+  await read(b, ino, handle, { cookie, answers: 1 });
+  await b.run(b.vfs.releasedir(ino, handle));
+  await b.run(b.vfs.getattr(ino));
+  before = world.clock.now;
+  await a.create(ino, "need not");
+  t.ok(world.clock.now - before < 5, `${world.clock.now - before} ms`);
 });
