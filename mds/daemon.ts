@@ -27,6 +27,7 @@ import {
   MdsPing,
   MdsReleased,
   MdsTakenOver,
+  MdsClaim,
   OpenMdsSession,
   type AdminReply,
   type AdminRequest,
@@ -130,6 +131,10 @@ export class MdsDaemon {
           (opened) => incoming.reply(opened),
           (error: unknown) => incoming.fail(error),
         );
+    });
+    messenger.handle(MdsClaim, (incoming) => {
+      this.leader().claim(incoming.message, incoming.link);
+      incoming.reply({});
     });
     messenger.handle(CloseMdsSession, (incoming) => {
       this.leader()

@@ -57,6 +57,8 @@ import {
   type MdsStatus,
   type Released,
   type SessionClose,
+  type Claim,
+  type Held,
   type SessionOpen,
   type SessionOpened,
   type TakenOver,
@@ -212,6 +214,7 @@ export class MdsLeader {
   private phase: "reconnecting" | "active" | "stopped" = "reconnecting";
   private readonly whenActive: (() => void)[] = [];
   /** Answers that wait for the store to confirm the term. */
+  private readonly claims = new WeakMap<Link, Held[]>();
   private held: { send: () => void; drop?: (error: DssError) => void }[] = [];
   private confirmedAt: number;
   /** When the store confirmed the term after a time without: what nobody could do until then. */
@@ -598,7 +601,22 @@ export class MdsLeader {
     };
   }
 
-  async openSession(open: SessionOpen, link: Link): Promise<SessionOpened> {
+  /** The first parts of what a session goes on with, for the `openSession` that follows. */
+  claim({ held }: Claim, link: Link): void {
+    const claims = this.claims.get(link);
+    if (claims === undefined) this.claims.set(link, held);
+    else for (const each of held) claims.push(each);
+  }
+  private takeClaims(open: SessionOpen, link: Link): SessionOpen {
+    const claims = this.claims.get(link) ?? [];
+    this.claims.delete(link);
+    if (claims.length === (open.claimed ?? 0)) return { ...open, held: [...claims, ...open.held] };
+    // What is not claimed would count as given back.
+    throw new DssError("ConnectionLost", "the connection broke in the middle of the claims");
+  }
+
+  async openSession(asked: SessionOpen, link: Link): Promise<SessionOpened> {
+    const open = this.takeClaims(asked, link);
     checkOpen(open);
     // The answer begins a lease, so the term must be known to be ours.
     await this.confirmedLately();

@@ -107,6 +107,15 @@ export interface Grant {
 
 export type SessionType = "mount" | "nbd" | "cli" | "library";
 
+export interface Held {
+  ino: Ino;
+  mode: CapabilityMode;
+  seq: number;
+}
+/** Part of `SessionOpen.held`, where that is too much for one message. */
+export interface Claim {
+  held: Held[];
+}
 export interface SessionOpen {
   type: SessionType;
   /**
@@ -124,7 +133,9 @@ export interface SessionOpen {
    */
   client: ClientId;
   /** Going on: what the session holds. */
-  held: { ino: Ino; mode: CapabilityMode; seq: number }[];
+  held: Held[];
+  /** How many more were said before, by `MdsClaim` on the same connection. */
+  claimed?: number;
   /** Going on: unlinked files that it has open. */
   orphans: Ino[];
   /** Going on: files that it has open without holding a capability (released with `open`). */
@@ -798,6 +809,10 @@ export interface SessionClose {
 export const OpenMdsSession = defineCall(300, "OpenMdsSession", {
   request: msgpack<SessionOpen>(),
   reply: msgpack<SessionOpened>(),
+});
+export const MdsClaim = defineCall(334, "MdsClaim", {
+  request: msgpack<Claim>(),
+  reply: msgpack<Record<string, never>>(),
 });
 export const CloseMdsSession = defineCall(302, "CloseMdsSession", {
   request: msgpack<SessionClose>(),

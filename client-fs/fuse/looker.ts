@@ -85,7 +85,7 @@ export class Looker {
       if (byte === NEWLINE) continue;
       const look = this.looks.shift();
       if (byte === THERE) look?.resolve();
-      else look?.reject(new DssError("Disk", `${this.folder}/${look.name} cannot be seen`));
+      else look?.reject(new DssError("Disk", `the names in ${this.folder} cannot be seen`));
     }
   }
   private ended(shell: Shell, cause: Error): void {

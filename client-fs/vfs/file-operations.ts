@@ -91,7 +91,7 @@ export class FileOperations {
     const node = this.table.get(ino);
     this.register(node, id, flags, cause);
     node.toldOpen = true; // As the session says that takes over.
-    node.sizeInherited = true;
+    node.sizeUnsure = true;
     const handle = this.handles.get(id)!;
     if (cause !== 0) this.unheard.set(cause, handle);
   }
@@ -297,7 +297,7 @@ export class FileOperations {
     checkAlive(node, handle);
     this.table.accessTimes.read(node, handle);
     const isSure = this.mds.trusted || offset + length <= node.size;
-    const isReady = node.barrier === undefined && isSure && !node.sizeInherited;
+    const isReady = node.barrier === undefined && isSure && !node.sizeUnsure;
     if (isReady && this.table.tryPin(node, "shared")) {
       return this.readPinned(node, handle, offset, length);
     }
@@ -312,10 +312,26 @@ export class FileOperations {
     // Where the file ends the leader alone can tell: OSDs know of bytes, not of their absence.
     if (offset + length > node.size) await this.table.acquire(node, "shared");
     await this.table.pin(node, "shared", false);
-    // It was asked for before the pages were dropped for the next worker, and so was the size.
-    if (node.sizeInherited) await this.table.kernel.makeSure(node);
-    node.sizeInherited = false;
+    if (node.sizeUnsure) await this.lookAtSize(node);
     return this.readPinned(node, handle, offset, length);
+  }
+  /** Pinned: it stays what the kernel is shown. */
+  private async lookAtSize(node: Node): Promise<void> {
+    await this.table.kernel.makeSure(node);
+    node.sizeUnsure = false;
+  }
+  /** Before a size is answered that the kernel may throw away. */
+  async makeSureOfSize(node: Node): Promise<void> {
+    if (node.opens === 0 || !node.isRegular) {
+      node.sizeUnsure = false;
+      return;
+    }
+    await this.table.pin(node, "shared", false);
+    try {
+      await this.lookAtSize(node);
+    } finally {
+      this.table.unpin(node);
+    }
   }
   private readPinned(
     node: Node,
@@ -680,7 +696,12 @@ export class FileOperations {
     // It is a modification in any case.
     if (!grows && !zeroes) this.wrote(node, 0);
     this.table.unpin(node);
-    if (grows) await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+    if (grows) await this.lengthen(node, end);
+  }
+  /** The kernel takes the longer one of that and what it knows. */
+  private async lengthen(node: Node, end: number): Promise<void> {
+    await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
+    node.kernelSize = undefined;
   }
   /** copy_file_range(2); see file-copy.ts. */
   copy(
@@ -732,9 +753,7 @@ export class FileOperations {
     await this.table.pin(node, "exclusive", false);
     const { size } = node;
     this.table.unpin(node);
-    if (end > size) {
-      await this.resize(node, end, { uid: 0, gid: 0, timeNs: this.clock.wallNs() });
-    }
+    if (end > size) await this.lengthen(node, end);
   }
   private async zero(node: Node, offset: number, end: number): Promise<void> {
     await this.alone(node, async () => {

@@ -32,7 +32,7 @@ const TAKING_MS = 20;
 const LOOK_MS = 1_000;
 /** Of one file: somebody may be changing its size all the time. */
 const LOOKS = 3;
-/** When there was none, others do without for so long. */
+/** When there was none of a file, or none at all, others do without for so long. */
 const BLIND_MS = 10_000;
 /**
  * Inodes whose pages are dropped at a time: thousands of capabilities may be asked for at once. One
@@ -54,9 +54,10 @@ export interface KernelCacheParts {
 export class KernelCache {
   private notifier: KernelNotifier | undefined;
   private readonly drops = new Slots(DROPS);
-  /** Nobody else finds out the names of looks: they lead past the permissions of directories. */
-  private secret: string | undefined;
-  /** Looks under way by name. */
+  /**
+   * Looks under way by name. Nobody else finds out the names: they lead past the permissions of
+   * directories.
+   */
   private readonly looks = new Map<string, Node>();
   private blindUntilMs = 0;
   /** The kernel cannot be told to drop things: nothing may be given to it to keep. */
@@ -185,14 +186,20 @@ export class KernelCache {
   /** What a look is about, when a process asks for that name. */
   lookedFor(name: string, pid: number | undefined): Node | undefined {
     const node = this.looks.get(name);
-    if (node?.look === undefined || !this.parts.valid(node)) return undefined;
+    if (node?.look === undefined) return undefined;
+    node.look.wasAsked = true;
+    if (!this.parts.valid(node)) return undefined;
     node.look.pid = pid;
     node.look.size = node.size;
     return node;
   }
   /** The kernel has the size of the file under this capability, if anybody can depend on it. */
   async makeSure(node: Node | undefined): Promise<void> {
-    if (node === undefined || node.opens === 0 || !node.isRegular) return;
+    if (node === undefined || !node.isRegular) return;
+    if (node.opens === 0) {
+      node.kernelSize = undefined;
+      return;
+    }
     for (let i = 0; i < LOOKS && node.kernelSize !== node.size && this.parts.valid(node); i++) {
       node.looking ??= this.lookAt(node).finally(() => (node.looking = undefined));
       if (!(await node.looking)) return;
@@ -201,10 +208,13 @@ export class KernelCache {
   /** False when there can be no look. */
   private async lookAt(node: Node): Promise<boolean> {
     const { clock, logger } = this.parts;
-    if (this.notifier?.lookForOwn === undefined || clock.now() < this.blindUntilMs) return false;
-    this.secret ??= this.parts.random.bytes(16).toString("hex");
-    const name = `${this.secret}-${node.ino}`;
-    const look: Look = { pid: undefined, size: undefined, wasLost: false };
+    const blindUntilMs = Math.max(this.blindUntilMs, node.blindUntilMs);
+    if (this.notifier?.lookForOwn === undefined || clock.now() < blindUntilMs) {
+      node.kernelSize = undefined;
+      return false;
+    }
+    const name = this.parts.random.bytes(16).toString("hex");
+    const look: Look = { pid: undefined, size: undefined, wasAsked: false, wasLost: false };
     node.look = look;
     this.looks.set(name, node);
     try {
@@ -214,8 +224,12 @@ export class KernelCache {
       return true;
     } catch (error) {
       if (!isDssError(error)) throw error;
+      node.kernelSize = undefined;
       if (error.code === "ShuttingDown") return false;
-      this.blindUntilMs = clock.now() + BLIND_MS;
+      // Whoever came as far as the name can see the mount; one that is late waits for this file.
+      const isOfFile = look.wasAsked || error.code === "TimedOut";
+      if (isOfFile) node.blindUntilMs = clock.now() + BLIND_MS;
+      else this.blindUntilMs = clock.now() + BLIND_MS;
       logger.warn({ ino: node.ino, error: describeError(error) }, "the mount cannot see itself");
       return false;
     } finally {

@@ -105,6 +105,7 @@ export class Names {
     if (directory === undefined) return;
     directory.names?.delete(nameKey(name));
     directory.complete = false;
+    directory.namesEpoch++; // A listing that is under way does not make them complete.
   }
   /** The inode behind a name: 0 when it does not exist, undefined when that must be asked. */
   find(directory: Node, name: Buffer): Ino | undefined {

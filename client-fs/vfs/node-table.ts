@@ -648,6 +648,7 @@ export class NodeTable implements SessionCache {
   /** Listings first: the kernel keeps them without a term, and there may be many files. */
   private dropInKernel(): void {
     const known = [...this.nodes.values()].filter((node) => this.kernel.mayKnow(node));
+    for (const node of known) if (node.opens > 0 && node.isRegular) node.sizeUnsure = true;
     for (const isListed of [true, false]) {
       for (const { ino, kernelListing } of known) {
         if ((kernelListing !== undefined) === isListed) this.invalidateLater(ino, 0, 0);

@@ -36,6 +36,8 @@ export interface Look {
   /** Who asks, and what it was answered. */
   pid: number | undefined;
   size: number | undefined;
+  /** Somebody asked for its name. */
+  wasAsked: boolean;
   /** It had to ask again: the answer was thrown away. */
   wasLost: boolean;
 }
@@ -71,8 +73,13 @@ export class Node {
   /** The size that the kernel has for certain, if there is one. */
   kernelSize: number | undefined = undefined;
   look: Look | undefined = undefined;
-  /** Open since an earlier worker; the kernel may have any size. */
-  sizeInherited = false;
+  /**
+   * Open while the kernel was told to drop what it knew without a look (an earlier worker's, or
+   * without a lease): it throws away the size that whoever reads just then has asked for.
+   */
+  sizeUnsure = false;
+  /** There was no look lately: none before that moment. */
+  blindUntilMs = 0;
   /** Resolves at the end of that look: false when there can be none. */
   looking: Promise<boolean> | undefined = undefined;
   opens = 0;

@@ -21,6 +21,7 @@ import {
   XATTR_NAME_MAX,
   XATTR_VALUE_MAX,
   type Actor,
+  type Grant,
   type Inode,
   type MdsReply,
   type Request,
@@ -379,12 +380,16 @@ export class Vfs implements FileSystem {
     const node = this.table.get(ino);
     if (caller !== undefined && caller.pid === node.look?.pid) node.look.wasLost = true;
     const counting = node.space?.pending;
-    if (counting === undefined && this.table.valid(node)) {
+    if (counting === undefined && this.table.valid(node) && !node.sizeUnsure) {
       return Promise.resolve(this.entryOf(node, undefined));
     }
     const known = (): Promise<Node> => this.known(ino);
     const asked = counting === undefined ? known() : counting.then(known);
-    return asked.then((found) => this.entryOf(found, undefined));
+    return asked.then(async (found) => {
+      const isLook = caller !== undefined && caller.pid === found.look?.pid;
+      if (found.sizeUnsure && !isLook) await this.files.makeSureOfSize(found);
+      return this.entryOf(found, undefined);
+    });
   }
 
   async setattr(ino: Ino, changes: SetAttributes, caller: Caller): Promise<Entry> {
@@ -898,11 +903,14 @@ export class Vfs implements FileSystem {
   ): Promise<MdsReply> {
     const { ino } = listing;
     for (let round = 1; ; round++) {
-      const epoch = this.table.get(ino).listingEpoch;
-      const ahead = await listing.takeAhead(after, plus, epoch);
+      const { listingEpoch, mode } = this.table.get(ino);
+      const ahead = await listing.takeAhead(after, plus, listingEpoch);
       const reply = ahead ?? (await this.askPage(ino, after, plus));
-      listing.pageEpoch = epoch;
-      if (this.table.get(ino).listingEpoch === epoch || round === PAGE_ROUNDS) return reply;
+      const node = this.table.get(ino);
+      // The answer that brings the capability is as new as that.
+      const isNew = mode === "none" && reply.grants.some((grant) => isHeld(node, grant));
+      listing.pageEpoch = isNew ? node.listingEpoch : listingEpoch;
+      if (listing.pageEpoch === node.listingEpoch || round === PAGE_ROUNDS) return reply;
     }
   }
   private askPage(ino: Ino, cookie: number, plus: boolean): Promise<MdsReply> {
@@ -1089,4 +1097,7 @@ function timeOf<Key extends "atimeNs" | "mtimeNs">(
 ): { [K in Key]?: bigint } {
   if (value === undefined) return {};
   return { [key]: value === "now" ? actor.timeNs : value } as { [K in Key]?: bigint };
+}
+function isHeld(node: Node, { ino, seq }: Grant): boolean {
+  return ino === node.ino && node.mode !== "none" && seq === node.seq;
 }

@@ -22,6 +22,8 @@ import type { LockKind, Request } from "../../mds/proto.js";
 
 /** Where the log is. Synchronous: nothing is answered before it is there. */
 export interface RecordStore {
+  /** Bytes that may still be stored, here and by others. */
+  room(): number;
   /** Empty for the first worker of a mount. */
   read(): Buffer;
   /** One after the other, without a gap. */
@@ -43,6 +45,11 @@ const REWRITE_KEPT_BYTES = 32 * 2 ** 20;
 const SCRATCH_BYTES = 64 * 2 ** 10;
 /** Of all files that are kept at a time; those beyond are not. */
 const KEPT_BYTES_MAX = 24 * 2 ** 20;
+/**
+ * Part of the room that each of the two may have at most: the log is three times that, and a new
+ * one that again, beside it.
+ */
+const ROOM_PART = 1 / 6;
 const DONE_MAX = 1_024;
 
 /** State of a file's data, as bits. */
@@ -241,6 +248,8 @@ export class WorkerRecord implements RequestLog {
   /** Which worker of its mount this is. */
   readonly generation: number;
 
+  private readonly keptMax: number;
+  private readonly rewriteKept: number;
   private isBroken = false;
   private isCommitting = false;
 
@@ -252,6 +261,9 @@ export class WorkerRecord implements RequestLog {
     private readonly store: RecordStore,
     private readonly onBroken: (error: unknown) => void = () => undefined,
   ) {
+    const part = Math.floor(store.room() * ROOM_PART);
+    this.keptMax = Math.min(KEPT_BYTES_MAX, part);
+    this.rewriteKept = Math.min(REWRITE_KEPT_BYTES, part);
     const found = store.read();
     if (found.length > 0) {
       this.readNotes(found);
@@ -332,8 +344,8 @@ export class WorkerRecord implements RequestLog {
     });
   }
   private write(notes: Note[]): void {
-    const keptMax = REWRITE_KEPT_BYTES + 2 * this.state.keptBytes;
-    if (this.bytes > REWRITE_BYTES || this.keptAppended > keptMax) {
+    const appendedMax = this.rewriteKept + 2 * this.state.keptBytes;
+    if (this.bytes > REWRITE_BYTES || this.keptAppended > appendedMax) {
       this.rewrite();
       return;
     }
@@ -402,7 +414,7 @@ export class WorkerRecord implements RequestLog {
   }
   /** There is room for its bytes. */
   mayKeep(file: KeptFile): boolean {
-    return !this.isBroken && this.state.keptBytes + bytesOf(file) <= KEPT_BYTES_MAX;
+    return !this.isBroken && this.state.keptBytes + bytesOf(file) <= this.keptMax;
   }
   /** Its buffers do not change before `data` says that the file is not KEPT any more. */
   keep(file: KeptFile): void {

@@ -13,7 +13,7 @@
  *     16  …    the log
  */
 import { closeSync, fstatSync, ftruncateSync, mkdtempSync } from "node:fs";
-import { openSync, readSync, rmSync, writeSync, writevSync } from "node:fs";
+import { openSync, readSync, rmSync, statfsSync, writeSync, writevSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "../base/checksum.js";
 
@@ -59,8 +59,18 @@ export class FileRecord {
     readAll(this.present, log, HEAD_BYTES);
     return log;
   }
+  /** Bytes that its file system has left. */
+  room(): number {
+    const { bavail, bsize } = statfsSync(`/proc/self/fd/${this.present}`);
+    return bavail * bsize;
+  }
   append(parts: readonly Buffer[]): void {
-    this.end = writeAll(this.present, parts, this.end);
+    try {
+      this.end = writeAll(this.present, parts, this.end);
+    } catch (error) {
+      ftruncateSync(this.present, this.end); // A shorter log may need the room.
+      throw error;
+    }
   }
   /** All or nothing: whoever reads finds the old log or the new one. */
   replace(parts: readonly Buffer[]): void {

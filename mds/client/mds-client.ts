@@ -29,6 +29,7 @@ import { errorFromBody } from "../../cluster/wire/error-body.js";
 import {
   CloseMdsSession,
   MdsAdmin,
+  MdsClaim,
   MdsKeepAlive,
   MdsLockOutcome,
   MdsOperation,
@@ -99,6 +100,8 @@ const IDS_PER_WORKER = 2 ** 36;
 const ATTEMPT_MS = 60_000;
 const OPEN_ATTEMPT_MS = 5_000;
 const CLOSE_MS = 3_000;
+/** Of what a session goes on with, in one message: some 2 MB of the 4 that one may have. */
+const CLAIMS_MAX = 50_000;
 /** A wait that is longer than this is logged, once. */
 const SLOW_MS = 5_000;
 const CHECK_MS = 1_000;
@@ -470,6 +473,7 @@ export class MdsClient {
    * yet, and says this, too.
    */
   amendLast(request: Extract<Request, { op: "setattr" }>): boolean {
+    if (this.state !== "active") return false; // What came since is not in the batch.
     const last = this.batch.at(-1);
     if (last?.promised !== true || last.request.op !== "setattr") return false;
     if (last.request.ino !== request.ino) return false;
@@ -888,9 +892,15 @@ export class MdsClient {
     this.early = [];
     const resumed = this.sessionId !== 0;
     this.log.commit();
+    const held = resumed ? this.cache.held() : [];
     const sentMs = this.clock.now();
     let opened: SessionOpened;
     try {
+      const claimed = Math.floor(held.length / CLAIMS_MAX) * CLAIMS_MAX;
+      for (let at = 0; at < claimed; at += CLAIMS_MAX) {
+        const message = { held: held.slice(at, at + CLAIMS_MAX) };
+        await peer.call(MdsClaim, message, { deadlineMs: OPEN_ATTEMPT_MS });
+      }
       const answer = await peer.call(
         OpenMdsSession,
         {
@@ -900,7 +910,8 @@ export class MdsClient {
           pid: options.pid,
           detail: options.detail,
           client: this.sessionId,
-          held: resumed ? this.cache.held() : [],
+          claimed,
+          held: held.slice(claimed),
           orphans: resumed ? this.cache.orphans() : [],
           open: resumed ? this.cache.opened() : [],
           locks: resumed ? this.locks.claims() : [],

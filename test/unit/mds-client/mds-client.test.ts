@@ -3,6 +3,7 @@
  * on simulated time.
  */
 import t from "tap";
+import { NO_CACHE } from "../../../mds/client/session-cache.js";
 import { DssError } from "../../../cluster/base/errors.js";
 import { MDS_ENTITY_BASE } from "../../../cluster/base/ids.js";
 import { silentLogger } from "../../../cluster/base/log.js";
@@ -15,9 +16,11 @@ import {
   MdsKeepAlive,
   MdsOperation,
   MdsSafe,
+  MdsClaim,
   OpenMdsSession,
   type MdsCall,
   type MdsReply,
+  type Held,
   type SessionOpen,
 } from "../../../mds/proto.js";
 import type { Incoming, Link } from "../../../cluster/messenger/messenger.js";
@@ -28,6 +31,7 @@ import { newWorld } from "../client-fs/vfs/world.js";
 /** A leader that says exactly what the test wants. */
 class Scripted {
   readonly opens: SessionOpen[] = [];
+  readonly claims: Held[] = [];
   readonly calls: MdsCall[] = [];
   link: Link | undefined;
   confirmed = true;
@@ -59,6 +63,10 @@ class Scripted {
         clusterId: "test",
         epoch: 1,
       });
+    });
+    messenger.handle(MdsClaim, (incoming) => {
+      this.claims.push(...incoming.message.held);
+      incoming.reply({});
     });
     messenger.handle(MdsOperation, (incoming) => {
       this.calls.push(incoming.message);
@@ -191,6 +199,25 @@ t.test("unsafe and unanswered requests go to the next leader, in order", async (
   t.notOk(isSafe);
   second.link!.post(MdsSafe, { journal: 14 });
   await stage.run(safe);
+});
+
+t.test("a session goes on with more capabilities than one message holds", async (t) => {
+  const stage = new Stage();
+  const first = await stage.lead(1);
+  await stage.run(stage.client.open(5_000));
+  const held = Array.from({ length: 262_144 }, (_, i) => ({
+    ...{ ino: 2 ** 40 + i, mode: "exclusive" as const, seq: 2 ** 50 + i },
+  }));
+  stage.client.setCache({ ...NO_CACHE, held: () => held });
+  first.host.crash();
+  await stage.clock.advance(100);
+  const second = await stage.lead(2);
+  await stage.clock.advance(3_000);
+  t.ok(stage.client.active);
+  t.equal(second.opens.length, 1);
+  const { claimed, held: last } = second.opens[0]!;
+  t.equal(second.claims.length, claimed);
+  t.strictSame([...second.claims, ...last], held);
 });
 
 t.test("a lower term is refused; keep-alives go out every third of the lease", async (t) => {

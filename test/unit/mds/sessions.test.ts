@@ -6,7 +6,7 @@ import t from "tap";
 import { silentLogger } from "../../../cluster/base/log.js";
 import { ROOT_INO } from "../../../mds/proto.js";
 import { replayMetadata } from "../../../mds/replay.js";
-import { TestClient, TestCluster, settle } from "./harness.js";
+import { FakeLink, TestClient, TestCluster, settle } from "./harness.js";
 
 async function begin(): Promise<{ cluster: TestCluster; a: TestClient; b: TestClient }> {
   const cluster = new TestCluster({ leaseMs: 2_000, recallTimeoutMs: 1_000 });
@@ -293,4 +293,26 @@ t.test("a missing or damaged batch is refused", async (t) => {
   await t.rejects(load(), { code: "Corrupt", message: new RegExp(`batch ${seq} is missing`) });
   cluster.data.batches.set(seq, good);
   await t.resolves(load());
+});
+
+t.test("what a client said that it holds counts with what it says at last", async (t) => {
+  const { cluster, a, b } = await begin();
+  await a.create(ROOT_INO, "x");
+  await cluster.lead();
+  const resume = (claimed: number, link: FakeLink): Promise<unknown> => {
+    const open = { type: "library" as const, instance: "", host: "test", pid: 1, detail: "" };
+    const going = { client: a.id, held: [], orphans: [], floor: a.floor };
+    return cluster.leader.openSession({ ...open, ...going, claimed }, link);
+  };
+  const link = new FakeLink();
+  await t.rejects(resume(1, link), { code: "ConnectionLost", retry: "same" }, "a part is missing");
+  cluster.leader.claim({ held: [{ ino: ROOT_INO, mode: "shared", seq: 1 }] }, link);
+  await resume(1, link);
+  await b.open({ client: b.id });
+  cluster.leader.keepAlive({ client: a.id, floor: a.floor }, link);
+  b.keepAlive();
+  await settle();
+  void b.create(ROOT_INO, "y");
+  await cluster.clock.advance(100);
+  t.match(link.recalls, [{ ino: ROOT_INO, mode: "none" }], "the new leader knows of it");
 });

@@ -374,3 +374,22 @@ t.test("attributes of one inode set one after the other are one change", async (
   t.match((await mount.run(other.vfs.getattr(b))).attributes, { mode: 0o040700 });
   await mount.run(vfs.destroy());
 });
+
+t.test("attributes set while there is no leader come after what was done before", async (t) => {
+  const world = await newWorld(1);
+  const mount = await world.mount();
+  const { vfs } = mount;
+  const d = await mkdir(mount, 1, "d");
+  await world.clock.advance(2_000);
+  await mount.run(vfs.setattr(d, { mtimeNs: 5n }, CALLER));
+  world.network.breakBetween(mount.host.name, "mds1");
+  for (let i = 0; i < 50 && mount.mds.active; i++) await world.clock.advance(0.1);
+  t.notOk(mount.mds.active);
+  t.ok(mount.mds.mayPromise);
+  await make(mount, d, "f");
+  await mount.run(vfs.setattr(d, { mtimeNs: 7n }, CALLER));
+  await mount.run(vfs.syncfs());
+  const other = await world.mount();
+  t.match((await mount.run(other.vfs.getattr(d))).attributes, { mtimeNs: 7n });
+  await mount.run(vfs.destroy());
+});

@@ -14,8 +14,12 @@ import { CALLER, newWorld, type TestMount, type World } from "./world.js";
 const O_SYNC_APPEND = 0o4012002;
 const S_IFREG = 0o100000;
 
+const ROOM = 2 ** 30;
 class MemoryRecord implements RecordStore {
   bytes = Buffer.alloc(0);
+  room(): number {
+    return ROOM;
+  }
   read(): Buffer {
     return Buffer.from(this.bytes);
   }

@@ -17,7 +17,11 @@ class MemoryRecord implements RecordStore {
   length = 0;
   replaced = 0;
   copied = 0;
+  free = Infinity;
   roomFor = Infinity;
+  room(): number {
+    return this.free;
+  }
   read(): Buffer {
     return Buffer.concat(this.parts);
   }
@@ -163,6 +167,33 @@ t.test("without room the log is written anew, and if that is not enough without 
   record.entered(setattr(2));
   record.commit();
   t.equal(broken, 1, "then the mount has to know");
+  t.end();
+});
+
+t.test("the log takes two thirds of the room at most, the new one beside it counted", (t) => {
+  const store = new MemoryRecord();
+  store.free = 12 * MIB;
+  let most = 0;
+  const { replace } = store;
+  store.replace = (parts): void => {
+    const before = store.length;
+    replace.call(store, parts);
+    most = Math.max(most, before + store.length);
+  };
+  const record = new WorkerRecord(store);
+  const text = "x".repeat(64 * 1024);
+  let kept = 0;
+  for (let ino = 1; ino <= 1_000; ino++) {
+    if (ino > 100) record.data(ino - 100, 0);
+    const data = Buffer.from(text);
+    if (!record.mayKeep({ ino, mtimeNs: 1n, pieces: [{ start: 0, data }] })) continue;
+    keep(record, ino, text);
+    record.commit();
+    kept++;
+    t.ok(store.length < 8 * MIB);
+  }
+  t.ok(kept > 300, `${kept} files`);
+  t.ok(store.replaced > 2 && most < 8.5 * MIB, `${most} bytes`);
   t.end();
 });
 

@@ -26,6 +26,7 @@ import {
   MdsOperations,
   MdsReleased,
   MdsTakenOver,
+  MdsClaim,
   OpenMdsSession,
 } from "../../../../mds/proto.js";
 import { replayMetadata } from "../../../../mds/replay.js";
@@ -347,6 +348,10 @@ class World {
           (opened) => incoming.reply(opened),
           (error: unknown) => incoming.fail(error),
         );
+      });
+      messenger.handle(MdsClaim, (incoming) => {
+        leader.claim(incoming.message, incoming.link);
+        incoming.reply({});
       });
       messenger.handle(CloseMdsSession, (incoming) => {
         leader.closeSession(incoming.message, incoming.link).then(
