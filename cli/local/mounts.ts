@@ -30,6 +30,7 @@ import {
   prepareMountpoint,
   threadPoolSize,
   unmountPath,
+  type MountInfo,
 } from "../../client-fs/fuse/device.js";
 import { runtimeFolder } from "./folders.js";
 import type { ControlReply, ControlRequest, MountSupervision } from "./mount-supervisor.js";
@@ -272,6 +273,10 @@ export async function startMount(request: MountRequest): Promise<MountRecord> {
   return record;
 }
 
+function isOurs(found: MountInfo): boolean {
+  return isFuseMount(found) && found.type.endsWith(".dss");
+}
+
 /**
  * Lazily, so that it also works on a mount whose process is gone; nothing when there is none. The
  * supervisor may be dead and a thread of the worker live on, waiting in the kernel for what only
@@ -280,7 +285,7 @@ export async function startMount(request: MountRequest): Promise<MountRecord> {
  */
 export async function takeAway(mountpoint: string): Promise<void> {
   const found = findMount(mountpoint);
-  if (found === undefined || !isFuseMount(found)) return;
+  if (found === undefined || !isOurs(found)) return;
   const record = readRecord(mountpoint);
   const mayHang = record === undefined || !isMountAlive(record);
   const abort = mayHang && (await answerOf(mountpoint)) === "hung";
@@ -303,14 +308,14 @@ export async function stopMount(path: string, options: UnmountOptions = {}): Pro
   const mountpoint = resolve(path);
   const record = readRecord(mountpoint);
   const found = findMount(mountpoint);
-  const isOurs = found !== undefined && isFuseMount(found) && found.type.endsWith(".dss");
-  if (!isOurs && record === undefined) {
+  const isThere = found !== undefined && isOurs(found);
+  if (!isThere && record === undefined) {
     const what = found === undefined ? "nothing is mounted" : `a ${found.type} is mounted`;
     throw new DssError("NotFound", `${what} at ${mountpoint}`, {
       hint: "dss umount ends mounts of dss; see them with: findmnt -t fuse.dss",
     });
   }
-  if (isOurs) await unmount(mountpoint, options);
+  if (isThere) await unmount(mountpoint, options);
   if (record === undefined) return;
   await finish(record, options);
 }

@@ -532,7 +532,7 @@ function crash(error: unknown): void {
 
 // Mounting
 
-interface MountInfo {
+export interface MountInfo {
   device: string;
   mountpoint: string;
   type: string;

@@ -30,8 +30,8 @@ export class DataMarks {
     if (this.record === undefined || (node.marks & (UNWRITTEN | KEPT)) !== UNWRITTEN) return;
     const file = { ino: node.ino, mtimeNs: node.inode!.mtimeNs, pieces };
     if (!this.record.mayKeep(file)) return;
-    this.set(node, node.marks | KEPT);
     this.record.keep(file);
+    this.set(node, node.marks | KEPT);
   }
   /** What was kept is not to be written any more as it was: the objects or the size change. */
   changing(node: Node): void {

@@ -409,8 +409,9 @@ export class WorkerRecord implements RequestLog {
   closed(id: number): void {
     if (this.state.handles.has(id)) this.note(["close", id]);
   }
+  /** KEPT counts after `keep` only, and not when the bytes had to be left out since. */
   data(ino: Ino, bits: number): void {
-    this.note(["data", ino, bits]);
+    this.note(["data", ino, this.state.kept.has(ino) ? bits : bits & ~KEPT]);
   }
   /** There is room for its bytes. */
   mayKeep(file: KeptFile): boolean {

@@ -1,6 +1,8 @@
 /** The log that a mount's worker leaves: what it says after any end, and how long it becomes. */
 import t from "tap";
 import {
+  FAILED,
+  KEPT,
   RECORD_FORMAT,
   WorkerRecord,
   type RecordStore,
@@ -9,7 +11,6 @@ import { crc32 } from "../../../../cluster/base/checksum.js";
 import { msgpack } from "../../../../cluster/wire/registry.js";
 import type { LoggedRequest } from "../../../../mds/client/request-log.js";
 
-const KEPT = 8;
 const MIB = 2 ** 20;
 
 class MemoryRecord implements RecordStore {
@@ -162,6 +163,9 @@ t.test("without room the log is written anew, and if that is not enough without 
     [],
   );
   t.equal(requests.length, 1);
+  record.data(13, FAILED | KEPT); // As who does not know of it says.
+  record.commit();
+  t.match(new WorkerRecord(cut(store)).inherited!.data.at(-1), { ino: 13, bits: FAILED });
   t.equal(broken, 0);
   store.roomFor = 0;
   record.entered(setattr(2));
