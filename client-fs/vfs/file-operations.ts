@@ -318,7 +318,7 @@ export class FileOperations {
   /** Pinned: it stays what the kernel is shown. */
   private async lookAtSize(node: Node): Promise<void> {
     await this.table.kernel.makeSure(node);
-    node.sizeUnsure = false;
+    if (this.table.valid(node)) node.sizeUnsure = false;
   }
   /** Before a size is answered that the kernel may throw away. */
   async makeSureOfSize(node: Node): Promise<void> {

@@ -349,3 +349,42 @@ t.test("the kernel is told of the root directory, though it never looked it up",
   await b.run(b.vfs.setattr(1, { mode: 0o755 }, { ...CALLER, uid: 0 }));
   t.ok(a.invalidated.includes(1));
 });
+
+t.test("who asks for a size after the lease lapsed is answered after a look", async (t) => {
+  const { world, a, b, file, ino, other } = await shared();
+  await b.write(other, 0, "first");
+  await b.run(b.vfs.fsync(ino, other.handle));
+  world.crashLeader();
+  await world.clock.advance(15_000);
+  t.notOk(a.mds.trusted);
+  const asked = a.vfs.getattr(ino, undefined, CALLER); // By a kernel that will not believe it.
+  a.looked.length = 0;
+  await world.lead();
+  t.equal((await a.run(asked)).attributes.size, 5);
+  t.same(a.looked, [5]);
+  t.equal(await a.size(ino), 5);
+  await a.read(file, 0, 10);
+  t.same(a.looked, [5], "once");
+});
+
+t.test("a look that found the mount and no answer leaves those of other files alone", async (t) => {
+  const { world, a, b, file, other } = await shared();
+  const second = await a.create(1, "second");
+  const theirs = { ino: second.ino, handle: await b.open(await b.lookup(1, "second")) };
+  await a.run(a.vfs.lookup(1, Buffer.from("second")));
+  const recalled = async (mine: typeof file, their: typeof file): Promise<void> => {
+    await b.write(their, 0, "longer");
+    await a.read(mine, 0, 3);
+    await b.write(their, 0, "b");
+  };
+  a.onLook = () => new Promise(() => undefined);
+  await recalled(file, other);
+  a.onLook = undefined;
+  await recalled(second, theirs);
+  t.same(a.looked, [6]);
+  await recalled(file, other);
+  t.same(a.looked, [6], "not this one's");
+  await world.clock.advance(10_000);
+  await recalled(file, other);
+  t.same(a.looked, [6, 6]);
+});
