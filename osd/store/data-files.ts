@@ -7,18 +7,23 @@
  * gathered in it. The kernel cannot keep a page right that is written in both ways at once (pages
  * come in groups of many blocks), so in each file the two take turns. Large reads pass by it the
  * first time, and go through it when they come again: who reads everything once would pay for
- * pages that nobody needs, and drive out those that are.
+ * pages that nobody needs, and drive out those that are. What is read in small pieces here and
+ * there is fetched into it in large ones (`ReadAround`).
  */
 import { LRUCache } from "lru-cache";
 import { BLOCK_SIZE } from "../../cluster/base/checksum.js";
 import { isDssError } from "../../cluster/base/errors.js";
 import type { DirectFile, Disk, DiskFile } from "../../cluster/platform/ports.js";
 import type { Run } from "./extent-map.js";
+import { ReadAround } from "./read-around.js";
 import { WayTurns } from "./way-turns.js";
 
 const DIRECTORY = "data";
 /** Reads of less go through the page cache, which reads ahead for them. */
 const DIRECT_READ_BLOCKS = (256 * 1024) / BLOCK_SIZE;
+/** What is fetched around small reads, and how many at a time: the disk has others to serve. */
+const PLACE_BYTES = DIRECT_READ_BLOCKS * BLOCK_SIZE;
+const FETCHES_MAX = 2;
 /** Large reads that are remembered: the last ones of together so many blocks (4 GiB). */
 const REMEMBERED_BLOCKS = 2 ** 32 / BLOCK_SIZE;
 
@@ -35,6 +40,10 @@ export class DataFiles {
   private readonly changed = new Set<number>();
   /** Where large reads began lately, in units of `DIRECT_READ_BLOCKS`; sizes are in blocks. */
   private readonly readBefore = new LRUCache<number, true>({ maxSize: REMEMBERED_BLOCKS });
+  private readonly around = new ReadAround(DIRECT_READ_BLOCKS);
+  private readonly fetches = new Set<Promise<void>>();
+  /** Where fetched bytes go: the page cache has them then, nobody looks at these. */
+  private readonly fetched = Buffer.allocUnsafeSlow(PLACE_BYTES);
 
   constructor(
     private readonly disk: Disk,
@@ -202,8 +211,24 @@ export class DataFiles {
       const got = file.readSync(buffer.subarray(offset, offset + bytes), this.position(start));
       buffer.fill(0, offset + got, offset + bytes);
       offset += bytes;
+      this.readAround(start, file);
     }
     return true;
+  }
+
+  /** Has the page cache hold what lies around a small read, if it is one of several there. */
+  private readAround(block: number, file: DiskFile): void {
+    if (this.fetches.size >= FETCHES_MAX) return;
+    const place = Math.floor(this.position(block) / PLACE_BYTES);
+    const placesPerFile = Math.ceil(this.fileBytes / PLACE_BYTES);
+    if (!this.around.noteRead(this.fileOf(block) * placesPerFile + place)) return;
+    // A block that cannot be read is an error of whoever wants it.
+    const fetch = file.read(this.fetched, place * PLACE_BYTES).then(
+      () => undefined,
+      () => undefined,
+    );
+    this.fetches.add(fetch);
+    void fetch.then(() => this.fetches.delete(fetch));
   }
 
   async read(run: Run, buffer: Buffer): Promise<void> {
@@ -253,6 +278,7 @@ export class DataFiles {
   }
 
   async close(): Promise<void> {
+    await Promise.all(this.fetches);
     for (const direct of this.directs) await direct?.close();
     for (const opening of this.opening) {
       if (!opening) continue;
