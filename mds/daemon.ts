@@ -133,8 +133,12 @@ export class MdsDaemon {
         );
     });
     messenger.handle(MdsClaim, (incoming) => {
-      this.leader().claim(incoming.message, incoming.link);
-      incoming.reply({});
+      try {
+        this.leader().claim(incoming.message, incoming.link);
+        incoming.reply({});
+      } catch (error) {
+        incoming.fail(error);
+      }
     });
     messenger.handle(CloseMdsSession, (incoming) => {
       this.leader()

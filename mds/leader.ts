@@ -69,7 +69,7 @@ import { Purger, type PurgeLister, type PurgerParts } from "./purger.js";
 import { Recounter } from "./recounter.js";
 import { recoverFile } from "./recovery.js";
 import type { Replayed } from "./replay.js";
-import { checkCall, checkLast, checkOpen } from "./request-check.js";
+import { checkCall, checkHeld, checkLast, checkOpen } from "./request-check.js";
 import { Takeovers } from "./takeover.js";
 import type { MetadataStore } from "./store/metadata-store.js";
 
@@ -96,6 +96,8 @@ export interface LeaderOptions {
   /** The object of a deleted file that has only one is freed this much later. */
   purgeDelayMs: number;
 }
+/** Capabilities that one session may claim, whatever `capabilitiesMax` says now. */
+const CLAIMS_MAX = 2 ** 20;
 export const LEADER_DEFAULTS: LeaderOptions = {
   leaseMs: 10_000,
   recallTimeoutMs: 60_000,
@@ -603,9 +605,14 @@ export class MdsLeader {
 
   /** The first parts of what a session goes on with, for the `openSession` that follows. */
   claim({ held }: Claim, link: Link): void {
-    const claims = this.claims.get(link);
-    if (claims === undefined) this.claims.set(link, held);
-    else for (const each of held) claims.push(each);
+    checkHeld(held);
+    const claims = this.claims.get(link) ?? [];
+    const most = Math.max(CLAIMS_MAX, 4 * this.parts.options.capabilitiesMax);
+    if (claims.length + held.length > most) {
+      throw new DssError("Malformed", `session: it holds more than ${most} capabilities`);
+    }
+    for (const each of held) claims.push(each);
+    this.claims.set(link, claims);
   }
   private takeClaims(open: SessionOpen, link: Link): SessionOpen {
     const claims = this.claims.get(link) ?? [];
@@ -616,8 +623,8 @@ export class MdsLeader {
   }
 
   async openSession(asked: SessionOpen, link: Link): Promise<SessionOpened> {
+    checkOpen(asked);
     const open = this.takeClaims(asked, link);
-    checkOpen(open);
     // The answer begins a lease, so the term must be known to be ours.
     await this.confirmedLately();
     return open.client === 0 ? this.beginSession(open, link) : this.resumeSession(open, link);
@@ -711,8 +718,11 @@ export class MdsLeader {
     for (const [ino, held] of known) {
       const claim = told.get(ino);
       if (held.mode === "exclusive") {
+        if (!returning) continue;
+        // It names in a release what it was granted, not what this leader has numbered anew.
+        if (claim?.mode === "exclusive") held.seq = claim.seq;
         // The holder's last word went to a leader that is gone: its objects tell.
-        if (claim?.mode !== "exclusive" && returning) lost.push(ino);
+        else lost.push(ino);
       } else if (claim === undefined || !covers(claim.mode, held.mode)) {
         this.lower(session, ino, claim?.mode ?? "none");
       }

@@ -6,6 +6,7 @@ import { DssError } from "../cluster/base/errors.js";
 import {
   ACCESSED_MAX,
   FILE_SIZE_MAX,
+  type Held,
   LOCK_END,
   type LastWord,
   type Layout,
@@ -280,6 +281,20 @@ export function checkCall(call: MdsCall): void {
   }
 }
 
+const HELD_MODES: ReadonlySet<unknown> = new Set(["none", "shared", "sole", "exclusive"]);
+
+/** What a session says that it holds. */
+export function checkHeld(held: unknown): asserts held is Held[] {
+  if (!Array.isArray(held)) throw new DssError("Malformed", "session: what it holds is no list");
+  for (const each of held as (Partial<Held> | null)[]) {
+    // Numbers below 0 are those of volumes.
+    const isHeld = Number.isSafeInteger(each?.ino) && isOf("int", each?.seq);
+    if (!isHeld || !HELD_MODES.has(each?.mode)) {
+      throw new DssError("Malformed", "session: a capability that it holds");
+    }
+  }
+}
+
 export function checkOpen(open: SessionOpen): void {
   for (const member of ["instance", "host", "detail"] as const) {
     if (!isOf("text", open[member])) throw new DssError("Malformed", `session: ${member}`);
@@ -293,7 +308,8 @@ export function checkOpen(open: SessionOpen): void {
   if (!["mount", "nbd", "cli", "library"].includes(open.type)) {
     throw new DssError("Malformed", `session: type ${String(open.type)}`);
   }
-  if (!Array.isArray(open.held) || !Array.isArray(open.orphans)) {
+  checkHeld(open.held);
+  if (!isOf("int", open.claimed ?? 0) || !Array.isArray(open.orphans)) {
     throw new DssError("Malformed", "session: lists of what it holds");
   }
   for (const claim of open.locks ?? []) {

@@ -141,6 +141,7 @@ export class FileOperations {
     const handle = new FileHandle(id, node.ino, flags, node.errorSeq);
     this.handles.set(id, handle);
     node.opens++;
+    if (node.blindDrops > 0) node.sizeUnsure = true;
     if (this.unheard.size > 0 && cause !== 0) this.forgetUnheard(cause);
     this.record?.opened({ id, ino: node.ino, flags, cause, isDirectory: false });
     if (handle.writable) node.writers++;
@@ -318,7 +319,8 @@ export class FileOperations {
   /** Pinned: it stays what the kernel is shown. */
   private async lookAtSize(node: Node): Promise<void> {
     await this.table.kernel.makeSure(node);
-    if (this.table.valid(node)) node.sizeUnsure = false;
+    const isSure = !this.table.kernel.canLook || node.kernelSize === node.size;
+    if (isSure && this.table.valid(node)) node.sizeUnsure = false;
   }
   /** Before a size is answered that the kernel may throw away. */
   async makeSureOfSize(node: Node): Promise<void> {

@@ -22,7 +22,7 @@ import { Slots } from "../../cluster/base/slots.js";
 import type { Clock, RandomSource, Timer } from "../../cluster/platform/ports.js";
 import { covers } from "../../mds/proto.js";
 import { OWN_FOLDER, type KernelNotifier } from "../file-system.js";
-import type { Look, Node } from "./node.js";
+import { newLook, type Node } from "./node.js";
 
 /** How long a read or write waits in the gate while the kernel may be waiting for it. */
 export const HOLD_MS = 20;
@@ -75,6 +75,10 @@ export class KernelCache {
     void this.tell(1, 0, 0);
   }
 
+  /** Whether the mount can look at what its kernel knows. */
+  get canLook(): boolean {
+    return this.notifier?.lookForOwn !== undefined;
+  }
   mayKnow(node: Node): boolean {
     return node.lookups > 0 || this.parts.isHeir;
   }
@@ -82,8 +86,11 @@ export class KernelCache {
   async tell(ino: Ino, offset: number, length: number): Promise<void> {
     const { notifier } = this;
     if (notifier === undefined || !this.canInvalidate) return;
+    const node = this.parts.peek(ino);
+    const isBlind = node?.opens === 0;
+    if (isBlind) node.blindDrops++;
     try {
-      await this.makeSure(this.parts.peek(ino));
+      await this.makeSure(node);
       await notifier.invalidateInode(ino, offset, length);
     } catch (error) {
       if (!isDssError(error)) throw error;
@@ -91,10 +98,11 @@ export class KernelCache {
         this.canInvalidate = false;
         return;
       }
-      const node = this.parts.peek(ino);
       if (node !== undefined) node.kernelMayBeStale = true;
       const { logger } = this.parts;
       logger.warn({ ino, error: describeError(error) }, "the kernel kept pages of an inode");
+    } finally {
+      if (isBlind) node.blindDrops--;
     }
   }
   /** One name, in its own time: see `KernelNotifier.invalidateEntry`. */
@@ -188,7 +196,10 @@ export class KernelCache {
     const node = this.looks.get(name);
     if (node?.look === undefined) return undefined;
     node.look.wasAsked = true;
-    if (!this.parts.valid(node)) return undefined;
+    if (!this.parts.valid(node)) {
+      node.look.wasRefused = true;
+      return undefined;
+    }
     node.look.pid = pid;
     node.look.size = node.size;
     return node;
@@ -214,7 +225,7 @@ export class KernelCache {
       return false;
     }
     const name = this.parts.random.bytes(16).toString("hex");
-    const look: Look = { pid: undefined, size: undefined, wasAsked: false, wasLost: false };
+    const look = newLook();
     node.look = look;
     this.looks.set(name, node);
     try {
@@ -225,7 +236,7 @@ export class KernelCache {
     } catch (error) {
       if (!isDssError(error)) throw error;
       node.kernelSize = undefined;
-      if (error.code === "ShuttingDown") return false;
+      if (error.code === "ShuttingDown" || look.wasRefused) return false;
       // Whoever came as far as the name can see the mount; one that is late waits for this file.
       const isOfFile = look.wasAsked || error.code === "TimedOut";
       if (isOfFile) node.blindUntilMs = clock.now() + BLIND_MS;

@@ -73,6 +73,8 @@ export class NodeTable implements SessionCache {
   private readonly nodes = new Map<Ino, Node>();
   /** Without users, the longest idle first. */
   private readonly idle = new Set<Node>();
+  /** What was given back while there was no session to say it in. */
+  private readonly unsaid = new Map<Ino, Released>();
   /** Of files that do not exist any more. */
   private readonly idleGone = new Set<Node>();
   private readonly mds: MdsClient;
@@ -529,10 +531,20 @@ export class NodeTable implements SessionCache {
     node.seq = recall.seq;
     node.recall = undefined;
     if (released.open) node.toldOpen = true;
-    this.mds.release({ ...released, seq: recall.seq });
+    this.releaseSoon({ ...released, seq: recall.seq });
     if (mode !== "exclusive") this.marks.told(node);
     for (const wake of node.gate.splice(0)) wake();
     this.noteIdle(node);
+  }
+
+  /** The session may just be opening, by a message that says the capability is held. */
+  private releaseSoon(released: Released): void {
+    if (!this.mds.release(released)) this.unsaid.set(released.ino, released);
+  }
+  releaseUnsaid(): void {
+    const unsaid = [...this.unsaid.values()];
+    this.unsaid.clear();
+    for (const released of unsaid) this.releaseSoon(released);
   }
 
   /** In the journal before the capability is gone: afterwards nobody here may say it any more. */
@@ -556,6 +568,7 @@ export class NodeTable implements SessionCache {
   // ---- Session ---------------------------------------------------------------------------------
 
   held(): { ino: Ino; mode: CapabilityMode; seq: number }[] {
+    this.unsaid.clear(); // By not being named.
     const held: { ino: Ino; mode: CapabilityMode; seq: number }[] = [];
     for (const node of this.nodes.values()) {
       if (node.mode !== "none") held.push({ ino: node.ino, mode: node.mode, seq: node.seq });
@@ -817,6 +830,7 @@ export class NodeTable implements SessionCache {
     node.space = undefined;
     node.xattrs = undefined;
     node.data?.dropCache();
+    if (node.opens > 0 && node.isRegular) node.sizeUnsure = true;
     this.invalidateLater(node.ino, 0, 0);
   }
   /** The inode does not exist any more: nothing of it is written. */

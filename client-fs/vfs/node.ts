@@ -40,7 +40,16 @@ export interface Look {
   wasAsked: boolean;
   /** It had to ask again: the answer was thrown away. */
   wasLost: boolean;
+  /** Somebody asked, and there was no capability to answer under. */
+  wasRefused: boolean;
 }
+export const newLook = (): Look => ({
+  pid: undefined,
+  size: undefined,
+  wasAsked: false,
+  wasLost: false,
+  wasRefused: false,
+});
 
 /** Bytes of whole pages of the kernel. */
 export interface PageRange {
@@ -78,6 +87,8 @@ export class Node {
    * without a lease): it throws away the size that whoever reads just then has asked for.
    */
   sizeUnsure = false;
+  /** Drops in the kernel under way that began while nobody had it open, and so without a look. */
+  blindDrops = 0;
   /** There was no look lately: none before that moment. */
   blindUntilMs = 0;
   /** Resolves at the end of that look: false when there can be none. */

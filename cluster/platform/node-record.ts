@@ -59,10 +59,10 @@ export class FileRecord {
     readAll(this.present, log, HEAD_BYTES);
     return log;
   }
-  /** Bytes that its file system has left. */
+  /** Bytes that its file system has left; a tmpfs without a limit says 0 of 0. */
   room(): number {
-    const { bavail, bsize } = statfsSync(`/proc/self/fd/${this.present}`);
-    return bavail * bsize;
+    const { blocks, bavail, bsize } = statfsSync(`/proc/self/fd/${this.present}`);
+    return blocks === 0 ? Infinity : bavail * bsize;
   }
   append(parts: readonly Buffer[]): void {
     try {

@@ -985,6 +985,7 @@ export class MdsClient {
         this.send(entry);
       }
     }
+    this.cache.releaseUnsaid?.();
     for (const { link: from, run } of this.early.splice(0)) if (from === link) run();
     for (const waiter of this.openWaiters.splice(0)) waiter.resolve();
     // Tells a new leader that nothing more is replayed, so that it need not wait for it.

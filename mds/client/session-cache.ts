@@ -45,6 +45,8 @@ export interface SessionCache {
   /** The lease ran out: what is cached must not be believed until `resumed`. */
   lapsed(): void;
   resumed(): void;
+  /** A session is open again: says what was given back after `held` was asked. */
+  releaseUnsaid?(): void;
 }
 /** For programs that hold no capabilities. */
 export const NO_CACHE: SessionCache = {

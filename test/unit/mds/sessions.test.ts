@@ -316,3 +316,20 @@ t.test("what a client said that it holds counts with what it says at last", asyn
   await cluster.clock.advance(100);
   t.match(link.recalls, [{ ino: ROOT_INO, mode: "none" }], "the new leader knows of it");
 });
+
+t.test("claims that are no claims are refused, and the leader goes on", async (t) => {
+  const { cluster, a } = await begin();
+  const link = new FakeLink();
+  const held = { ino: ROOT_INO, mode: "shared" as const, seq: 1 };
+  const bad = [undefined, 7, "held", [null], [{ ...held, ino: "1" }], [{ ...held, mode: "all" }]];
+  const open = { type: "library" as const, instance: "", host: "test", pid: 1, detail: "" };
+  const going = { client: a.id, orphans: [], floor: a.floor };
+  for (const wrong of bad as (typeof held)[][]) {
+    t.throws(() => cluster.leader.claim({ held: wrong }, link), { code: "Malformed" });
+    const opening = cluster.leader.openSession({ ...open, ...going, held: wrong }, link);
+    await t.rejects(opening, { code: "Malformed" });
+  }
+  const many = Array.from({ length: 2 ** 19 + 1 }, () => held);
+  cluster.leader.claim({ held: many }, link);
+  t.throws(() => cluster.leader.claim({ held: many }, link), { code: "Malformed" });
+});

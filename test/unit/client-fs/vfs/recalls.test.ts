@@ -388,3 +388,75 @@ t.test("a look that found the mount and no answer leaves those of other files al
   await recalled(file, other);
   t.same(a.looked, [6, 6]);
 });
+
+/** A recall of a file that `a` has open, for which nobody else waits; and how its drop ends. */
+async function askedBack(mode: "shared" | "exclusive") {
+  const all = await shared();
+  const { world, a, b, file, ino, other } = all;
+  await a.write(file, 0, "text");
+  await a.run(a.vfs.fsync(ino, file.handle));
+  if (mode === "shared") await b.read(other, 0, 4);
+  await world.lead({ capabilitiesMax: 8 });
+  await a.read(file, 0, 4);
+  let endDrop = (): void => undefined;
+  const isDropping = new Promise<void>((resolve) => {
+    a.onInvalidate = (dropped) => {
+      if (dropped !== ino) return Promise.resolve();
+      resolve();
+      return new Promise((end) => (endDrop = end));
+    };
+  });
+  for (let i = 0; i < 20; i++) await a.create(1, `more${i}`);
+  await a.run(isDropping);
+  a.onInvalidate = undefined;
+  const said: boolean[] = [];
+  const release = a.mds.release.bind(a.mds);
+  a.mds.release = (released) => {
+    const isSaid = release(released);
+    if (released.ino === ino) said.push(isSaid);
+    return isSaid;
+  };
+  return { ...all, endDrop, said };
+}
+
+t.test("what is given back while a session opens is known to the new leader", async (t) => {
+  const { world, a, file, endDrop, said } = await askedBack("shared");
+  const goOn: (() => void)[] = [];
+  world.onOpening = () => new Promise((resolve) => void goOn.push(resolve));
+  await world.lead();
+  await world.clock.advance(100);
+  endDrop();
+  await world.clock.advance(100);
+  t.same(said, [false], "between the list of what is held and the session");
+  world.onOpening = undefined;
+  for (const each of goOn) each();
+  t.equal((await a.read(file, 0, 10)).toString(), "text");
+  t.same(said, [false, true]);
+});
+
+t.test("what an earlier leader asked for can be given back to the next", async (t) => {
+  const { world, a, file, endDrop, said } = await askedBack("exclusive");
+  await world.lead();
+  await world.clock.advance(100);
+  endDrop();
+  await world.clock.advance(100);
+  t.same(said, [true]);
+  t.equal((await a.read(file, 0, 10)).toString(), "text");
+});
+
+t.test("a file that is opened while the kernel drops its pages has a size looked at", async (t) => {
+  const { a, b, file, ino, other } = await shared();
+  await a.run(a.vfs.release(ino, file.handle));
+  await b.write(other, 0, "longer");
+  await b.run(b.vfs.fsync(ino, other.handle));
+  await a.run(a.vfs.getattr(ino, undefined, CALLER));
+  let asked: Promise<unknown> | undefined;
+  a.onInvalidate = async () => {
+    const handle = (await a.vfs.open(ino, 2, CALLER)).handle;
+    asked ??= a.vfs.getattr(ino, handle, CALLER); // By a kernel that will not believe it.
+  };
+  await b.write(other, 0, "b");
+  a.onInvalidate = undefined;
+  await a.run(asked!);
+  t.ok(a.looked.includes(6), `${a.looked.join()} were looked at`);
+});

@@ -28,6 +28,7 @@ import {
   MdsTakenOver,
   MdsClaim,
   OpenMdsSession,
+  type SessionOpened,
 } from "../../../../mds/proto.js";
 import { replayMetadata } from "../../../../mds/replay.js";
 import { MemoryMetadata } from "../../../../mds/store/memory-store.js";
@@ -288,6 +289,9 @@ class World {
     }
   }
 
+  /** What happens while the message that opens a session is on its way. */
+  onOpening: (() => Promise<void>) | undefined;
+
   /** The leader, if any, dies; another takes over. */
   async lead(options: Partial<typeof LEADER_DEFAULTS> = {}): Promise<void> {
     this.leaderHost?.crash();
@@ -344,7 +348,10 @@ class World {
         onFailure: (error) => this.failures.push(error),
       });
       messenger.handle(OpenMdsSession, (incoming) => {
-        leader.openSession(incoming.message, incoming.link).then(
+        const { message, link } = incoming;
+        const opening = this.onOpening?.();
+        const open = (): Promise<SessionOpened> => leader.openSession(message, link);
+        (opening?.then(open) ?? open()).then(
           (opened) => incoming.reply(opened),
           (error: unknown) => incoming.fail(error),
         );
