@@ -15,7 +15,7 @@ import {
   hashDigits,
 } from "./dentry.js";
 import { COLLISIONS_MAX, firstCookie, nameHash } from "../proto-order.js";
-import { S_IFMT, type InodeRecord } from "./inode.js";
+import { isDirectory, S_IFMT, type InodeRecord } from "./inode.js";
 import type { Metadata } from "./metadata.js";
 import {
   directoryPageKey,
@@ -62,7 +62,9 @@ export class Draft {
     this.inodes.set(inode.ino, inode);
     return inode;
   }
+  /** Of an inode number under which nothing is stored. */
   createInode(inode: InodeRecord): InodeRecord {
+    if (isDirectory(inode)) this.metadata.cache.loadEmpty(directoryPageKey(inode.ino, ""));
     this.setCounter("inodes", this.counter("inodes") + 1);
     return this.put(inode);
   }
@@ -73,7 +75,8 @@ export class Draft {
     this.inodes.set(inode.ino, undefined);
     this.setCounter("inodes", Math.max(0, this.counter("inodes") - 1));
     if (inode.xattrCount > 0) this.add({ d: "xattrDrop", ino: inode.ino });
-    if (inode.nlink > 1) this.add({ d: "linkDrop", ino: inode.ino });
+    const hadNames = inode.nlink > 1 && !isDirectory(inode); // Those of a directory are ".."s.
+    if (hadNames) this.add({ d: "linkDrop", ino: inode.ino });
     if (this.metadata.quotas.has(inode.ino)) this.add({ d: "quotaRemove", ino: inode.ino });
     const bound = dataBound(this.metadata, capabilities, inode);
     const holder = capabilities.exclusiveHolder(inode.ino);

@@ -65,6 +65,11 @@ export class PageCache {
     this.resident.set(key, page); // Whoever loads pins it next; unpinning makes it evictable.
     return page;
   }
+  /** Takes in a page that the store does not have: there is no need to ask it. */
+  loadEmpty(key: string): void {
+    if (this.resident.has(key)) return;
+    this.settle(this.load(key, undefined));
+  }
   pin(key: string): void {
     const page = this.resident.get(key);
     assert(page !== undefined, `page ${key} is pinned but not in memory`);

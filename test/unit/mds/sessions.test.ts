@@ -333,3 +333,24 @@ t.test("claims that are no claims are refused, and the leader goes on", async (t
   cluster.leader.claim({ held: many }, link);
   t.throws(() => cluster.leader.claim({ held: many }, link), { code: "Malformed" });
 });
+
+t.test("of a directory that is made and removed the store is asked nothing", async (t) => {
+  const { cluster, a } = await begin();
+  await a.mkdir(ROOT_INO, "warm");
+  const asked: string[] = [];
+  const loadPage = cluster.store.loadPage.bind(cluster.store);
+  cluster.store.loadPage = (key) => {
+    asked.push(key);
+    return loadPage(key);
+  };
+  const { ino } = (await a.mkdir(ROOT_INO, "d")).answer.inode!;
+  await a.create(ino, "f");
+  const actor = a.actor();
+  await a.send({ op: "unlink", parent: ino, name: Buffer.from("f"), stillOpen: false, actor });
+  asked.length = 0; // The queue of what is to be purged.
+  await a.send({ op: "rmdir", parent: ROOT_INO, name: Buffer.from("d"), actor });
+  t.same(asked, []);
+  const again = (await a.mkdir(ROOT_INO, "e")).answer.inode!;
+  await a.create(again.ino, "f");
+  t.same(asked, []);
+});
